@@ -1,0 +1,3 @@
+"""Layerwise compression for deployment."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,271 @@
+"""The command line: parse, call, render. The only module that exits."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from lwc import __version__
+from lwc.errors import BUG, GATE_FAILED, INTERRUPTED, OK, LwcError
+
+app = typer.Typer(
+    name="lwc",
+    help="Layerwise compression made for deployment: labelled reviews in, a verified Triton endpoint out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Look at data before using it.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="recipe file, e.g. recipes/amazon_2.5x.yaml")]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer reads the annotation at run time
+    typer.Option("--set", help="override one key: --set train.epochs=1 (repeatable)", metavar="KEY=VALUE"),
+]
+Runs = Annotated[Path, typer.Option("--runs", help="where runs and the stage store live")]
+AsJson = Annotated[bool, typer.Option("--json", help="machine-readable result on stdout")]
+
+
+def _load(path: Path, overrides: list[str] | None) -> Any:
+    from lwc.recipe_file import load_recipe
+
+    return load_recipe(path, overrides or ())
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"lwc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
+) -> None:
+    del version, debug  # --debug is read from argv by main(), which must know it before parsing fails
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    models: Annotated[Path, typer.Option("--triton-models", help="where the repository is put")] = Path(
+        "triton_models"
+    ),
+    until: Annotated[Optional[str], typer.Option("--until", help="stop after this stage")] = None,  # noqa: UP045
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe end to end. Exit 3 when a gate fails."""
+    from lwc import render
+    from lwc.pipeline import run as run_line
+    from lwc.pipeline import run_folder
+    from lwc.stages import check_stage
+
+    loaded = _load(recipe, overrides)
+    check_stage(until)
+    folder = run_folder(runs, loaded)
+    render.note(f"{loaded.name}: {loaded.description or recipe}")
+    with render.RunView() as view:
+        results = run_line(loaded, runs, view.event, until)
+    if "verify" not in results:
+        render.note(f"stopped after {until}; `lwc run {recipe}` goes on from there")
+        raise typer.Exit(OK)
+    from lwc.finish import finish
+
+    report = finish(loaded, results, folder, models)
+    if as_json:
+        _print_json(report)
+    render.quality_table(report)
+    render.gates_table(report["gates"])
+    render.note(f"report: {folder / 'report.html'}   repository: {models / loaded.name}")
+    render.note(report["verdict"]["summary"])
+    raise typer.Exit(OK if report["verdict"]["passed"] else GATE_FAILED)
+
+
+@app.command()
+def plan(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
+    """Show which stages would run and why, without running any."""
+    from lwc import render
+    from lwc.pipeline import plan as plan_line
+
+    plans = plan_line(_load(recipe, overrides), runs)
+    if as_json:
+        _print_json([{"stage": p.stage.name, "hit": p.hit, "why": p.reason, "key": p.key} for p in plans])
+    else:
+        render.plan_table(plans)
+
+
+@app.command()
+def validate(recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...")], overrides: Overrides = None) -> None:
+    """Check recipes; every problem of a file is reported in one go."""
+    from lwc import render
+
+    failed: LwcError | None = None
+    for path in recipes:
+        try:
+            loaded = _load(path, overrides)
+        except LwcError as problem:
+            render.error(problem)
+            failed = problem
+        else:
+            render.note(f"{path}: ok ({loaded.name}, {loaded.target.ratio:g}x of {loaded.target.of})")
+    if failed is not None:
+        raise typer.Exit(failed.exit_code)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a recipe, for editors."""
+    from lwc.recipe import Recipe
+
+    _print_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()})
+
+
+@app.command()
+def score(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
+    """Train (or reuse) the model and rank its blocks."""
+    from lwc import render
+    from lwc.artifacts import read_json
+    from lwc.pipeline import run as run_line
+
+    loaded = _load(recipe, overrides)
+    with render.RunView() as view:
+        results = run_line(loaded, runs, view.event, "score")
+    importance = read_json(results["score"].path / "importance.json")
+    if as_json:
+        _print_json(importance)
+    else:
+        render.importance_table(importance)
+
+
+@app.command()
+def serve(
+    repository: Annotated[Path, typer.Argument(help="a repository folder, e.g. triton_models/amazon_2.5x")],
+    http_port: Annotated[int, typer.Option(help="0 picks a free one")] = 8000,
+    grpc_port: Annotated[int, typer.Option(help="0 picks a free one")] = 8001,
+    metrics_port: Annotated[int, typer.Option(help="0 picks a free one")] = 8002,
+    docker: Annotated[bool, typer.Option("--docker", help="print and use the official image")] = False,
+) -> None:
+    """Serve a repository until Ctrl-C: embedded Triton on 127.0.0.1, or the official image."""
+    from lwc import render
+    from lwc.serving.foreground import serve_docker, serve_embedded
+
+    if docker:
+        raise typer.Exit(serve_docker(repository, http_port, grpc_port, metrics_port, render.note))
+    serve_embedded(repository, http_port, grpc_port, metrics_port, render.note)
+
+
+@app.command()
+def loadtest(
+    samples: Annotated[Path, typer.Argument(help="texts with labels: a run's verify/samples.parquet, or CSV/JSONL")],
+    url: Annotated[str, typer.Option(help="host:port of the server")] = "127.0.0.1:8000",
+    protocol: Annotated[str, typer.Option(help="http or grpc")] = "http",
+    model: Annotated[str, typer.Option(help="served model that takes text")] = "",
+    users: Annotated[int, typer.Option(min=1)] = 4,
+    seconds: Annotated[float, typer.Option(min=1.0)] = 15.0,
+    warmup: Annotated[float, typer.Option(min=0.0)] = 2.0,
+    max_error_rate: Annotated[float, typer.Option(min=0.0, max=1.0, help="exit 3 above it")] = 0.0,
+    max_p95_ms: Annotated[Optional[float], typer.Option(help="exit 3 above it")] = None,  # noqa: UP045
+    min_requests: Annotated[int, typer.Option(min=1)] = 50,
+    out: Annotated[Path, typer.Option(help="where HTML, CSV and raw samples go")] = Path("loadtest"),
+    as_json: AsJson = False,
+) -> None:
+    """Load-test a served text model with Locust and check its answers. Exit 3 past a threshold."""
+    from lwc import render
+    from lwc.serving.loadtest.run import check_thresholds, run_loadtest
+
+    result = run_loadtest(
+        url=url, protocol=protocol, model=model, samples_path=samples, users=users, seconds=seconds,
+        warmup_seconds=warmup, out=out, min_requests=min_requests,
+    )  # fmt: skip
+    failures = check_thresholds(result, max_error_rate, max_p95_ms)
+    if as_json:
+        _print_json(result)
+    render.loadtest(result)
+    for failure in failures:
+        render.note(f"FAIL {failure}")
+    raise typer.Exit(GATE_FAILED if failures else OK)
+
+
+@app.command()
+def report(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
+    """Decide the gates and write the report again from finished stages; runs no stage."""
+    from lwc import render
+    from lwc.finish import refresh
+
+    loaded = _load(recipe, overrides)
+    written = refresh(loaded, runs)
+    if as_json:
+        _print_json(written)
+    render.quality_table(written)
+    render.gates_table(written["gates"])
+    raise typer.Exit(OK if written["verdict"]["passed"] else GATE_FAILED)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Tell what this machine can do, with the fix for each lack."""
+    from lwc import render
+    from lwc.doctor import examine
+
+    checks = examine()
+    if as_json:
+        _print_json([check.__dict__ for check in checks])
+    else:
+        render.doctor_table(checks)
+
+
+@data_app.command("inspect")
+def data_inspect(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Read, clean and split a recipe's data and show its quality report; nothing is kept."""
+    from lwc import render
+    from lwc.data.inspect import inspect
+
+    loaded = _load(recipe, overrides)
+    quality = inspect(loaded.data, loaded.seed)
+    if as_json:
+        _print_json(quality)
+    else:
+        render.tree(quality)
+
+
+def main() -> None:
+    """Entry point: turns exceptions into one message and the documented exit code."""
+    debug = "--debug" in sys.argv
+    try:
+        code = app(standalone_mode=False)
+    except LwcError as problem:
+        if debug:
+            raise
+        from lwc import render
+
+        render.error(problem)
+        sys.exit(problem.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("interrupted; run the same command again to go on from here", err=True)
+        sys.exit(INTERRUPTED)
+    except Exception as problem:
+        shown = getattr(problem, "show", None)
+        if shown is not None:  # a usage error of the command-line parser
+            shown()
+            sys.exit(2)
+        if debug:
+            raise
+        typer.echo(f"bug: {type(problem).__name__}: {problem}\n  do: run again with --debug and report it", err=True)
+        sys.exit(BUG)
+    sys.exit(code if isinstance(code, int) else OK)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What this machine and installation are. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = (
+    "torch", "transformers", "tokenizers", "accelerate", "numpy", "scikit-learn", "onnx", "onnxruntime",
+    "tritonclient", "nvidia-pytriton", "locust", "tensorrt",
+)  # fmt: skip
+
+
+def versions(names: tuple[str, ...] = LIBRARIES) -> dict[str, str | None]:
+    """Installed version of each distribution, None where it is not installed."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def cpu_model() -> str:
+    """The processor's own name, or the architecture where the system does not tell."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cpu_flags() -> set[str]:
+    """Instruction-set flags of the processor (Linux), empty where unknown."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("flags"):
+                return set(line.partition(":")[2].split())
+    return set()
+
+
+def cpu_limit() -> int:
+    """Cores this process may use: affinity, cut by a cgroup v2 quota where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.is_file():
+        limit, _, period = quota.read_text().strip().partition(" ")
+        if limit != "max" and period:
+            cores = max(1, min(cores, int(int(limit) / int(period))))
+    return cores
+
+
+def gpu_present() -> bool:
+    """Whether the NVIDIA driver's tool is here; a cheap test that needs no torch."""
+    return shutil.which("nvidia-smi") is not None
+
+
+def describe() -> dict[str, Any]:
+    """Machine, versions and date for the report."""
+    memory = None
+    info = Path("/proc/meminfo")
+    if info.is_file():
+        memory = round(int(info.read_text().split()[1]) / 1024**2, 1)
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "cpu": cpu_model(),
+        "cores": cpu_limit(),
+        "memory_gib": memory,
+        "gpu": gpu_present(),
+        "libraries": versions(),
+    }

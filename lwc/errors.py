@@ -1,0 +1,60 @@
+"""Errors a user can cause, each with a hint and the exit code it maps to."""
+
+from __future__ import annotations
+
+OK = 0
+BUG = 1
+USAGE = 2
+GATE_FAILED = 3
+MISSING = 4
+INTERRUPTED = 130
+
+
+class LwcError(Exception):
+    """One clear error: what is wrong and where, plus what to do about it.
+
+    ``exit_code`` is the process exit status the command line reports for it.
+    """
+
+    exit_code: int = BUG
+
+    def __init__(self, message: str, hint: str = "", exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        if exit_code is not None:
+            self.exit_code = exit_code
+
+
+class RecipeError(LwcError):
+    """The recipe or the command line is wrong (exit 2)."""
+
+    exit_code = USAGE
+
+
+class DataError(LwcError):
+    """The data cannot be used as the recipe asks (exit 2)."""
+
+    exit_code = USAGE
+
+
+class ModelError(LwcError):
+    """The model cannot be loaded, cut or exported (exit 2)."""
+
+    exit_code = USAGE
+
+
+class TargetError(LwcError):
+    """The compression target cannot be reached (exit 2)."""
+
+    exit_code = USAGE
+
+
+class ServingError(LwcError):
+    """A server did not start, answer or stop as it must (exit 1 unless told otherwise)."""
+
+
+class MissingDependency(LwcError):
+    """Hardware, a package or a download is missing (exit 4)."""
+
+    exit_code = MISSING

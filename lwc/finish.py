@@ -1,0 +1,52 @@
+"""After the last stage: gates, report, and the repository put where people deploy it from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lwc.artifacts import publish_folder
+from lwc.environment import describe
+from lwc.errors import RecipeError
+from lwc.pipeline import STORE_FOLDER, StageResult, plan, run_folder
+from lwc.recipe import Recipe
+
+
+def finish(recipe: Recipe, results: Mapping[str, StageResult], folder: Path, models: Path) -> dict[str, Any]:
+    """Decide the gates, write ``report.*`` to ``folder``, publish the repository to ``models/<name>``."""
+    written = _report(recipe, results, folder)
+    publish_folder(results["package"].path / "repository", models / recipe.name)
+    publish_folder(results["verify"].path, folder / "verify")
+    return written
+
+
+def refresh(recipe: Recipe, runs: Path) -> dict[str, Any]:
+    """The report again, with the recipe's gates of now, from stages that are all finished.
+
+    Raises:
+        RecipeError: a stage would have to run first.
+    """
+    results: dict[str, StageResult] = {}
+    for planned in plan(recipe, runs):
+        if planned.artifact is not None:
+            results[planned.stage.name] = StageResult(planned.artifact.path, planned.artifact.seconds, True)
+        elif planned.stage.cached:
+            raise RecipeError(
+                f"{recipe.name}: stage {planned.stage.name} has not run: {planned.reason}",
+                "use `lwc run` first",
+            )
+        elif planned.key is not None:
+            # The last measurement of a stage that is measured anew in every run.
+            measured = runs / STORE_FOLDER / planned.stage.name / planned.key[:24]
+            if measured.is_dir():
+                results[planned.stage.name] = StageResult(measured, 0.0, True)
+    return _report(recipe, results, run_folder(runs, recipe))
+
+
+def _report(recipe: Recipe, results: Mapping[str, StageResult], folder: Path) -> dict[str, Any]:
+    from lwc.report.build import build_report
+
+    stages = {name: {"seconds": round(result.seconds, 2), "hit": result.hit} for name, result in results.items()}
+    paths = {name: result.path for name, result in results.items()}
+    return build_report(recipe, paths, describe(), stages, folder)

@@ -1,0 +1,178 @@
+"""The line of stages: plan it (hit or miss, and why), then run what is missing. Imports no torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lwc.artifacts import Artifact, Store, key_of, read_json, write_json
+from lwc.recipe import Recipe
+from lwc.stages import STAGES, Stage, StageContext
+
+STORE_FOLDER = ".store"
+RECORD = "stages.json"
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What a stage would do: ``hit`` with its artifact, or a miss with the reason."""
+
+    stage: Stage
+    hit: bool
+    reason: str
+    key: str | None = None
+    ingredients: Mapping[str, Any] = field(default_factory=dict)
+    artifact: Artifact | None = None
+
+
+def run_folder(runs: Path, recipe: Recipe) -> Path:
+    """The folder a recipe's report goes to. The name's pattern keeps it inside ``runs``."""
+    return runs / recipe.name
+
+
+def _ingredients(stage: Stage, recipe: Recipe, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
+    return {
+        "stage": stage.name,
+        "version": stage.version,
+        "config": stage.config(recipe),
+        "external": stage.external(recipe),
+        "inputs": {name: inputs[name].digest for name in stage.inputs},
+        "seed": recipe.seed,
+        "libraries": stage.library_versions(),
+    }
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        flat: dict[str, Any] = {}
+        for key, item in value.items():
+            flat.update(_flatten(item, f"{prefix}.{key}" if prefix else str(key)))
+        return flat
+    return {prefix: value}
+
+
+def _why(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
+    """The first differences between what a stage was made from last time and now."""
+    if before is None:
+        return "never run"
+    old, new = _flatten(before), _flatten(now)
+    changes = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    if not changes:
+        return "its result is gone or damaged"
+    told = []
+    for name in changes[:3]:
+        short = name.removeprefix("config.")
+        if name.startswith("inputs."):
+            told.append(f"{name.removeprefix('inputs.')} gave another result")
+        elif name.startswith("external."):
+            told.append(f"content of {name.removeprefix('external.')} changed")
+        else:
+            told.append(f"{short}: {old.get(name)} → {new.get(name)}")
+    return "; ".join(told) + (f" (+{len(changes) - 3} more)" if len(changes) > 3 else "")
+
+
+def _plan_one(
+    stage: Stage, recipe: Recipe, store: Store, done: Mapping[str, Artifact], record: Mapping[str, Any]
+) -> StagePlan:
+    waiting = [name for name in stage.inputs if name not in done]
+    if waiting:
+        return StagePlan(stage, False, f"{waiting[0]} runs first")
+    ingredients = _ingredients(stage, recipe, done)
+    key = key_of(ingredients)
+    if not stage.cached:
+        return StagePlan(stage, False, "measured anew in every run", key, ingredients)
+    artifact = store.find(stage.name, key)
+    if artifact is not None:
+        return StagePlan(stage, True, "unchanged", key, ingredients, artifact)
+    return StagePlan(stage, False, _why(record.get(stage.name), ingredients), key, ingredients)
+
+
+def _record(runs: Path, recipe: Recipe) -> dict[str, Any]:
+    path = run_folder(runs, recipe) / RECORD
+    return dict(read_json(path)) if path.is_file() else {}
+
+
+def plan(recipe: Recipe, runs: Path) -> list[StagePlan]:
+    """Every stage in order with hit or miss and why; nothing is run."""
+    store = Store(runs / STORE_FOLDER)
+    record = _record(runs, recipe)
+    done: dict[str, Artifact] = {}
+    plans = []
+    for stage in STAGES:
+        planned = _plan_one(stage, recipe, store, done, record)
+        if planned.artifact is not None:
+            done[stage.name] = planned.artifact
+        plans.append(planned)
+    return plans
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A stage's folder, how long it took to make, and whether it was reused."""
+
+    path: Path
+    seconds: float
+    hit: bool
+
+
+Event = Callable[[str, str, str], None]
+"""Called as ``event(kind, stage, text)`` with kind ``hit``, ``start``, ``progress`` or ``done``."""
+
+
+def run(recipe: Recipe, runs: Path, event: Event, until: str | None = None) -> dict[str, StageResult]:
+    """Run the line up to and including ``until``; finished stages are reused.
+
+    Raises:
+        LwcError: from the stage that failed. What finished before stays reusable.
+    """
+    store = Store(runs / STORE_FOLDER)
+    folder = run_folder(runs, recipe)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = _record(runs, recipe)
+    done: dict[str, Artifact] = {}
+    results: dict[str, StageResult] = {}
+    for stage in STAGES:
+        planned = _plan_one(stage, recipe, store, done, record)
+        if planned.artifact is not None:
+            artifact, hit = planned.artifact, True
+            event("hit", stage.name, f"reused, took {artifact.seconds:.0f} s when made")
+        else:
+            event("start", stage.name, planned.reason)
+            artifact, hit = _build(stage, recipe, store, planned, done, event), False
+            event("done", stage.name, f"{artifact.seconds:.1f} s")
+        done[stage.name] = artifact
+        results[stage.name] = StageResult(artifact.path, artifact.seconds, hit)
+        record[stage.name] = dict(planned.ingredients)
+        write_json(folder / RECORD, record)
+        if stage.name == until:
+            break
+    return results
+
+
+def _build(
+    stage: Stage,
+    recipe: Recipe,
+    store: Store,
+    planned: StagePlan,
+    done: Mapping[str, Artifact],
+    event: Event,
+) -> Artifact:
+    assert planned.key is not None
+    with store.build(stage.name, planned.key) as (out, scratch):
+        # Another process may have finished the same work while this one waited for the lock.
+        ready = store.find(stage.name, planned.key) if stage.cached else None
+        if ready is not None:
+            return ready
+        started = time.monotonic()
+        context = StageContext(
+            recipe=recipe,
+            inputs={name: done[name].path for name in stage.inputs},
+            out=out,
+            scratch=scratch,
+            progress=lambda text: event("progress", stage.name, text),
+        )
+        stage.function(context)
+        return store.commit(stage.name, planned.key, planned.ingredients, time.monotonic() - started)

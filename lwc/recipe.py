@@ -1,0 +1,312 @@
+"""The recipe schema: frozen pydantic models, unknown keys refused. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+
+class Section(BaseModel):
+    """Base of every recipe section: immutable, unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def _ratio(value: Any) -> Any:
+    """Accept ``2.5`` and ``"2.5x"``; anything else is left for pydantic to refuse."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*[x×]?\s*", value)
+        if match:
+            return float(match.group(1))
+    return value
+
+
+Ratio = Annotated[float, BeforeValidator(_ratio), Field(ge=1.0, le=1000.0)]
+RatioBase = Literal["blocks", "params", "size", "latency"]
+Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+# --- data -------------------------------------------------------------------------------------
+
+
+class Columns(Section):
+    """Which column of a table holds what; unset ones do not exist in the source."""
+
+    body: str = "text"
+    title: str | None = None
+    rating: str | None = None
+    label: str | None = None
+    user: str | None = None
+    item: str | None = None
+    time: str | None = None
+
+
+class AmazonSample(Section):
+    """The embedded default: 5,000 Amazon Fine Food reviews from Debian's r-cran-modeldata."""
+
+    kind: Literal["amazon-sample"]
+
+
+class McAuleyFile(Section):
+    """McAuley 2014 / 2018 / 2023 JSON lines, plain or gzip; relative paths look in LWC_DATA_DIR too."""
+
+    kind: Literal["mcauley"]
+    paths: tuple[str, ...] = Field(min_length=1)
+
+
+class TableFile(Section):
+    """CSV, TSV or Parquet (by suffix, .gz allowed) with a column map."""
+
+    kind: Literal["table"]
+    paths: tuple[str, ...] = Field(min_length=1)
+    columns: Columns = Columns()
+
+
+class HubDataset(Section):
+    """A Hugging Face dataset id, or a local folder in that layout."""
+
+    kind: Literal["hub"]
+    id: str
+    config: str | None = None
+    split: str = "train"
+    columns: Columns = Columns()
+
+
+class Amazon2023(Section):
+    """An official Amazon Reviews 2023 category file, size and SHA-256 pinned."""
+
+    kind: Literal["amazon-2023"]
+    category: str
+
+
+DataSource = Annotated[AmazonSample | McAuleyFile | TableFile | HubDataset | Amazon2023, Field(discriminator="kind")]
+
+
+class Labels(Section):
+    """How labels are made: star schemes (binary: >=4 vs <=2, 3 dropped) or the label column as it is."""
+
+    scheme: Literal["binary", "three_class", "five_class", "column"] = "binary"
+    # Order of the class names; needed only to fix ids of a label column.
+    names: tuple[str, ...] | None = None
+
+
+class Split(Section):
+    """``auto`` is user-disjoint where users exist, else temporal, else random stratified."""
+
+    by: Literal["auto", "user", "time", "random"] = "auto"
+    validation: Fraction = 0.1
+    test: Fraction = 0.2
+
+    @model_validator(mode="after")
+    def _leaves_train(self) -> Split:
+        if self.validation + self.test >= 0.95:
+            raise ValueError("validation + test must leave at least 5% for training")
+        return self
+
+
+class Data(Section):
+    source: DataSource = AmazonSample(kind="amazon-sample")
+    text_fields: tuple[Literal["title", "body"], ...] = Field(default=("body",), min_length=1)
+    labels: Labels = Labels()
+    split: Split = Split()
+    near_duplicate_threshold: Annotated[float, Field(ge=0.5, le=1.0)] = 0.9
+    max_bad_rows: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
+    limit: Positive | None = Field(default=None, description="random subsample of rows, after cleaning")
+    calibration: Positive = Field(default=256, description="rows of train set aside for scores")
+
+
+# --- model and training -----------------------------------------------------------------------
+
+
+class Pretrained(Section):
+    """A checkpoint: local path, ``package:<module>`` (weights in an installed package), or hub id."""
+
+    kind: Literal["pretrained"]
+    source: str
+    sha256: str | None = Field(default=None, description="of the weights file; checked before use")
+    revision: str | None = None
+    trust_remote_code: bool = False
+    max_length: Annotated[int, Field(ge=8, le=8192)] = 128
+
+
+class FromConfig(Section):
+    """A transformer trained from scratch (pre-norm ModernBERT with mean pooling, or post-norm BERT)."""
+
+    kind: Literal["config"]
+    blocks: Annotated[int, Field(ge=1, le=200)] = 12
+    hidden: Positive = 128
+    heads: Positive = 4
+    intermediate: Positive | None = None
+    vocab_size: Annotated[int, Field(ge=200, le=500_000)] = 8000
+    norm: Literal["pre", "post"] = "pre"
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    max_length: Annotated[int, Field(ge=8, le=8192)] = 128
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> FromConfig:
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
+        return self
+
+
+ModelSource = Annotated[Pretrained | FromConfig, Field(discriminator="kind")]
+
+
+class Optimization(Section):
+    """Settings of the one training loop, shared by train and recover."""
+
+    epochs: Annotated[float, Field(gt=0.0)] = 1.0
+    batch_size: Positive = 32
+    learning_rate: Annotated[float, Field(gt=0.0, lt=1.0)] = 2e-4
+    warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    patience: Positive = Field(default=3, description="evaluations without a better macro-F1")
+    evaluations_per_epoch: Positive = 1
+    checkpoint_every: Positive = Field(default=50, description="steps between resumable checkpoints")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+class Recovery(Optimization):
+    """Recovery distillation from the uncut model."""
+
+    epochs: Annotated[float, Field(gt=0.0)] = 3.0
+    temperature: Annotated[float, Field(gt=0.0)] = 2.0
+    logits_weight: Annotated[float, Field(ge=0.0)] = 1.0
+    hidden_weight: Annotated[float, Field(ge=0.0)] = 1.0
+    label_weight: Annotated[float, Field(ge=0.0)] = 0.0
+
+
+# --- importance, selection --------------------------------------------------------------------
+
+
+class _Method(Section):
+    weight: Annotated[float, Field(ge=0.0)] = 1.0
+
+
+class BlockInfluence(_Method):
+    method: Literal["block_influence"]
+
+
+class EmpiricalFisher(_Method):
+    method: Literal["fisher"]
+
+
+class Taylor(_Method):
+    method: Literal["taylor"]
+
+
+class Ablation(_Method):
+    method: Literal["ablation"]
+
+
+ScorerConfig = Annotated[BlockInfluence | EmpiricalFisher | Taylor | Ablation, Field(discriminator="method")]
+
+
+class Score(Section):
+    methods: tuple[ScorerConfig, ...] = Field(
+        default=(
+            BlockInfluence(method="block_influence"),
+            EmpiricalFisher(method="fisher"),
+            Taylor(method="taylor"),
+            Ablation(method="ablation"),
+        ),
+        min_length=1,
+    )
+    fusion: Literal["mean_rank"] = "mean_rank"
+    batch_size: Positive = 16
+
+    @model_validator(mode="after")
+    def _methods_once(self) -> Score:
+        names = [m.method for m in self.methods]
+        if len(set(names)) != len(names):
+            raise ValueError(f"a method is listed twice: {names}")
+        if not any(m.weight > 0 for m in self.methods):
+            raise ValueError("every method has weight 0")
+        return self
+
+
+class Target(Section):
+    """How small: a ratio and what it is a ratio of. There is no default base."""
+
+    ratio: Ratio
+    of: RatioBase
+
+
+class Select(Section):
+    strategy: Literal["fused", "greedy"] = "fused"
+    keep_first: Annotated[int, Field(ge=0)] = 0
+    keep_last: Annotated[int, Field(ge=0)] = 0
+
+
+# --- evaluation, export, serving --------------------------------------------------------------
+
+
+class Evaluate(Section):
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 2000
+    batch_size: Positive = 32
+
+
+class Shape(Section):
+    batch: Positive
+    length: Positive
+
+
+class Export(Section):
+    parity_tolerance: Annotated[float, Field(gt=0.0)] = 1e-4
+    latency_shapes: tuple[Shape, ...] = (Shape(batch=1, length=64), Shape(batch=8, length=64))
+    latency_repeats: Annotated[int, Field(ge=3)] = 20
+
+
+class Package(Section):
+    max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    queue_delay_microseconds: Annotated[int, Field(ge=0)] = 1000
+    instances: Positive = 1
+    intra_op_threads: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="0 = the CPU limit of the container, shared among the instances"
+    )
+
+
+class Verify(Section):
+    users: Positive = 4
+    seconds: Annotated[float, Field(ge=1.0)] = 15.0
+    warmup_seconds: Annotated[float, Field(ge=0.0)] = 2.0
+    protocols: tuple[Literal["http", "grpc"], ...] = Field(default=("http", "grpc"), min_length=1)
+    min_requests: Positive = 50
+    startup_seconds: Annotated[float, Field(gt=0.0)] = 60.0
+
+
+class Gate(Section):
+    """Pass when ``metric op value``. A metric is a dotted path into report.json."""
+
+    metric: Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)*$")]
+    op: Literal[">=", "<=", ">", "<", "=="]
+    value: float
+    # Multiply `value` by another report metric, so that a limit can be relative to the base model.
+    relative_to: str | None = None
+
+
+class Recipe(Section):
+    """One YAML file: a labelled corpus in, a smaller served transformer and a report out."""
+
+    schema_version: Literal[1]
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    description: str = ""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 17
+    data: Data = Data()
+    model: ModelSource
+    train: Optimization = Optimization()
+    score: Score = Score()
+    target: Target
+    select: Select = Select()
+    recover: Recovery = Recovery()
+    evaluate: Evaluate = Evaluate()
+    export: Export = Export()
+    package: Package = Package()
+    verify: Verify = Verify()
+    gates: tuple[Gate, ...] = ()

@@ -1,0 +1,191 @@
+"""What a person sees on the terminal (stderr). ``--json`` output goes to stdout instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from lwc.errors import LwcError
+from lwc.pipeline import StagePlan
+
+console = Console(stderr=True, highlight=False)
+
+
+def error(problem: LwcError) -> None:
+    """One error: what is wrong, then what to do."""
+    console.print(Text("error: ", style="bold red") + Text(problem.message), soft_wrap=True)
+    if problem.hint:
+        console.print(Text("  do: ", style="bold") + Text(problem.hint), soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """One plain line."""
+    console.print(escape(text), soft_wrap=True)
+
+
+class RunView:
+    """Live line of the running stage; a finished stage leaves one line behind."""
+
+    def __init__(self) -> None:
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+        self._interactive = console.is_terminal
+        self._last = ""
+
+    def __enter__(self) -> RunView:
+        if self._interactive:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._interactive:
+            self._live.stop()
+
+    def event(self, kind: str, stage: str, text: str) -> None:
+        """A pipeline event (`lwc.pipeline.Event`)."""
+        if kind == "progress":
+            self._last = text
+            if self._interactive:
+                self._live.update(Text(f"  {stage:<9} {text}", style="cyan"))
+            return
+        if kind == "start":
+            self._last = ""
+            if self._interactive:
+                self._live.update(Text(f"  {stage:<9} …", style="cyan"))
+            else:
+                console.print(f"… {stage:<9} {escape(text)}")
+            return
+        mark = "[dim]=[/dim]" if kind == "hit" else "[green]✓[/green]"
+        # The last word of a stage (loss reached, blocks kept) is worth keeping; a hit has none.
+        said = f"{text} · {self._last}" if kind == "done" and self._last else text
+        console.print(f"{mark} {stage:<9} {escape(said)}")
+        if self._interactive:
+            self._live.update("")
+
+
+def plan_table(plans: Sequence[StagePlan]) -> None:
+    """Stages with hit or miss and the reason."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("stage", "", "why"):
+        table.add_column(column)
+    for planned in plans:
+        state = "[green]hit[/green]" if planned.hit else "[yellow]run[/yellow]"
+        table.add_row(planned.stage.name, state, escape(planned.reason))
+    console.print(table)
+
+
+def _number(value: Any, digits: int = 3) -> str:
+    if isinstance(value, Mapping):
+        middle = _number(value.get("value"), digits)
+        if value.get("low") is None:
+            return middle
+        return f"{middle} [dim]({value['low']:.{digits}f}–{value['high']:.{digits}f})[/dim]"
+    if isinstance(value, bool) or value is None:
+        return "not measured" if value is None else str(value)
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+
+
+def quality_table(report: Mapping[str, Any]) -> None:
+    """Accuracy and macro-F1 of base, compressed and floors, then the ratios and the verdict."""
+    quality = report["quality"]
+    table = Table(title=f"test split, n = {quality['base']['n']}, 95% intervals", title_justify="left", box=None)
+    for column in ("model", "accuracy", "macro-F1"):
+        table.add_column(column)
+    rows = [
+        ("base", quality["base"]),
+        ("cut, not recovered", quality["unrecovered"]),
+        ("cut and recovered", quality["compressed"]),
+        *((f"floor: {name}", value) for name, value in quality["floors"].items()),
+    ]
+    for name, metrics in rows:
+        table.add_row(name, _number(metrics["accuracy"]), _number(metrics["macro_f1"]))
+    console.print(table)
+    ratios = ", ".join(
+        f"{name} {value:.2f}×" for name, value in report["ratios"].items() if isinstance(value, int | float)
+    )
+    console.print(f"[bold]smaller by[/bold] {ratios}")
+    console.print(f"[bold]retention[/bold] accuracy {_number(report['retention']['accuracy'], 4)},"
+                  f" macro-F1 {_number(report['retention']['macro_f1'], 4)}")  # fmt: skip
+    for protocol, measured in (report.get("serving") or {}).items():
+        if not isinstance(measured, Mapping):
+            continue
+        latency = measured["latency_ms"]
+        console.print(
+            f"[bold]{protocol}[/bold] {measured['throughput_rps']:.0f} requests/s, p50 {latency['p50']:.1f} ms,"
+            f" p95 {latency['p95']:.1f} ms, p99 {latency['p99']:.1f} ms, errors {measured['errors']},"
+            f" served accuracy {measured['served']['accuracy']:.3f}"
+        )
+
+
+def gates_table(gates: Sequence[Mapping[str, Any]]) -> None:
+    """Every gate with its value."""
+    for gate in gates:
+        mark = "[green]pass[/green]" if gate["passed"] else "[bold red]FAIL[/bold red]"
+        value = gate["value"]
+        shown = f"{value:.5g}" if isinstance(value, int | float) else "not measured"
+        reason = f" — {gate['reason']}" if gate.get("reason") and not gate["passed"] else ""
+        console.print(f"{mark} {gate['metric']} = {shown} ({gate['op']} {gate['threshold']:.5g}){escape(reason)}")
+
+
+def importance_table(importance: Mapping[str, Any]) -> None:
+    """Blocks by methods, raw scores, then the fused ranking and the agreement of the methods."""
+    methods = importance["methods"]
+    table = Table(title=f"importance on {importance['examples']} calibration examples (higher = keep)", box=None)
+    table.add_column("block", justify="right")
+    for name, method in methods.items():
+        table.add_column(f"{name}\n[dim]{escape(method['unit'])}[/dim]", justify="right")
+    table.add_column("fused", justify="right", style="bold")
+    for block in range(importance["blocks"]):
+        cells = [f"{method['scores'][block]:.4g}" for method in methods.values()]
+        table.add_row(str(block), *cells, f"{importance['fused']['scores'][block]:.3f}")
+    console.print(table)
+    console.print(f"most important first: {importance['fused']['ranking']}")
+    for name, reason in importance["excluded"].items():
+        console.print(f"left out of the fusion: {name}: {escape(reason)}")
+    taus = importance["kendall_tau"]
+    for row, name in enumerate(taus["names"]):
+        agreement = ", ".join(
+            f"{other} {value:+.2f}"
+            for other, value in zip(taus["names"], taus["matrix"][row], strict=True)
+            if other != name
+        )
+        console.print(f"[dim]Kendall τ of {name} with {agreement}[/dim]")
+
+
+def loadtest(result: Mapping[str, Any]) -> None:
+    """One load test's figures."""
+    latency, served = result["latency_ms"], result["served"]
+    console.print(
+        f"{result['protocol']}: {result['requests']} requests, {result['throughput_rps']:.1f}/s, errors {result['errors']}"
+        f" ({result['error_rate']:.2%}); p50 {_number(latency['p50'], 1)} ms, p95 {_number(latency['p95'], 1)} ms,"
+        f" p99 {_number(latency['p99'], 1)} ms; served accuracy {_number(served['accuracy'])} on {served['n']} texts"
+    )
+
+
+def doctor_table(checks: Sequence[Any]) -> None:
+    """Findings with the fix for each lack."""
+    for check in checks:
+        mark = {True: "[green]✓[/green]", False: "[red]✗[/red]", None: "[dim]·[/dim]"}[check.ok]
+        console.print(f"{mark} {check.name:<18} {escape(check.found)}")
+        if check.fix:
+            console.print(f"  [bold]do:[/bold] {escape(check.fix)}")
+
+
+def tree(value: Any, indent: int = 0) -> None:
+    """Nested figures, one a line."""
+    pad = "  " * indent
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            console.print(f"{pad}[bold]{escape(str(key))}[/bold]")
+            tree(item, indent + 1)
+        else:
+            shown = f"{item:.4g}" if isinstance(item, float) else str(item)
+            console.print(f"{pad}{escape(str(key))}: {escape(shown)}")

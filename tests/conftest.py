@@ -1,0 +1,29 @@
+"""Fixtures shared by all tests: tests never touch the user's cache, run folder or network settings."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Nothing loads from a hub in tests; a test that tried would hang on a machine without a network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository_root() -> Path:
+    """The folder that holds pyproject.toml."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def reviews_dir() -> Path:
+    """Real reviews for tests that need them; skips with the reason where they are absent."""
+    folder = os.environ.get("LWC_DATA_DIR")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("LWC_DATA_DIR is not set to a folder of real reviews")
+    return Path(folder)

@@ -1,0 +1,107 @@
+"""The store: nothing half-written is trusted, equal content gives equal digests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lwc.artifacts import MANIFEST, Store, digest_paths, key_of, publish_folder, read_json, write_json
+from lwc.errors import LwcError
+
+KEY = key_of({"stage": "train", "config": {"epochs": 1}})
+
+
+def build(store: Store, text: str = "weights") -> Path:
+    with store.build("train", KEY) as (out, _):
+        (out / "model").mkdir()
+        (out / "model" / "weights").write_text(text)
+        return store.commit("train", KEY, {"stage": "train"}, 1.5).path
+
+
+def test_a_committed_result_is_found(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.find("train", KEY) is None
+    path = build(store)
+    found = store.find("train", KEY)
+    assert found is not None
+    assert found.path == path
+    assert found.seconds == 1.5
+    assert not (tmp_path / "work" / f"train-{KEY[:24]}").exists()
+
+
+def test_an_uncommitted_result_is_not_found_and_scratch_survives(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(RuntimeError), store.build("train", KEY) as (out, scratch):
+        (out / "half").write_text("x")
+        (scratch / "checkpoint").write_text("step 40")
+        raise RuntimeError("killed")
+    assert store.find("train", KEY) is None
+    with store.build("train", KEY) as (out, scratch):
+        assert list(out.iterdir()) == [], "half-written output is gone"
+        assert (scratch / "checkpoint").read_text() == "step 40"
+
+
+@pytest.mark.parametrize("damage", ["truncate", "change", "delete", "manifest", "no manifest"])
+def test_a_damaged_result_is_a_miss(tmp_path: Path, damage: str) -> None:
+    store = Store(tmp_path)
+    path = build(store)
+    weights = path / "model" / "weights"
+    if damage == "truncate":
+        weights.write_text("wei")
+    elif damage == "change":
+        weights.write_text("WEIGHTS")
+    elif damage == "delete":
+        weights.unlink()
+    elif damage == "manifest":
+        (path / MANIFEST).write_text('{"key": ')
+    else:
+        (path / MANIFEST).unlink()
+    assert store.find("train", KEY) is None
+    build(store)
+    assert store.find("train", KEY) is not None, "a rebuild replaces what was damaged"
+
+
+def test_digest_is_of_content_not_of_time_or_place(tmp_path: Path) -> None:
+    first, second = Store(tmp_path / "a"), Store(tmp_path / "b")
+    build(first)
+    build(second)
+    one, two = first.find("train", KEY), second.find("train", KEY)
+    assert one is not None
+    assert two is not None
+    assert one.digest == two.digest
+    build(second, "other")
+    three = second.find("train", KEY)
+    assert three is not None
+    assert three.digest != one.digest
+
+
+def test_same_name_with_new_bytes_is_another_digest(tmp_path: Path) -> None:
+    file = tmp_path / "reviews.csv"
+    file.write_text("a")
+    before = digest_paths([file])
+    file.write_text("b")
+    assert digest_paths([file]) != before
+
+
+def test_json_is_whole_and_finite(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(path, {"a": float("nan")})
+    assert read_json(path) == {"a": 1}, "the old file is still whole"
+    path.write_text("{")
+    with pytest.raises(LwcError, match="not valid JSON"):
+        read_json(path)
+    assert json.loads('{"a": 1}') == {"a": 1}
+
+
+def test_publishing_replaces_and_leaves_no_rest(tmp_path: Path) -> None:
+    for text in ("one", "two"):
+        source = tmp_path / text
+        source.mkdir()
+        (source / text).write_text(text)
+        publish_folder(source, tmp_path / "models" / "name")
+    assert [p.name for p in (tmp_path / "models" / "name").iterdir()] == ["two"]
+    assert [p.name for p in (tmp_path / "models").iterdir()] == ["name"]

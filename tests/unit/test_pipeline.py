@@ -1,0 +1,120 @@
+"""The line of stages: hits, misses with the reason, resuming, and nothing cached that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lwc import pipeline
+from lwc.errors import LwcError, RecipeError
+from lwc.recipe import Recipe
+from lwc.recipe_file import parse_recipe
+from lwc.stages import STAGES, Stage, StageContext, check_stage
+
+TEXT = """\
+schema_version: 1
+name: tiny
+model: {kind: config}
+target: {ratio: 2, of: blocks}
+gates: [{metric: retention.accuracy, op: ">=", value: 0.99}]
+"""
+
+
+def recipe(*overrides: str) -> Recipe:
+    return parse_recipe(TEXT, "tiny.yaml", overrides)
+
+
+@pytest.fixture()
+def line(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A line of three stages that write what they were made from; returns the log of what ran."""
+    ran: list[str] = []
+
+    def writes(name: str) -> Callable[[StageContext], None]:
+        def function(context: StageContext) -> None:
+            ran.append(name)
+            made = [str(getattr(context.recipe, name if name != "verify" else "seed"))]
+            made += [(path / "made").read_text() for path in context.inputs.values()]
+            (context.out / "made").write_text("\n".join(made))
+
+        return function
+
+    stages = (
+        Stage("data", 1, (), ("data",), writes("data")),
+        Stage("train", 1, ("data",), ("train",), writes("train")),
+        Stage("verify", 1, ("train",), (), writes("verify"), cached=False),
+    )
+    monkeypatch.setattr(pipeline, "STAGES", stages)
+    return ran
+
+
+def silent(kind: str, stage: str, text: str) -> None:
+    pass
+
+
+def test_second_run_reuses_all_but_what_is_measured_anew(tmp_path: Path, line: list[str]) -> None:
+    pipeline.run(recipe(), tmp_path, silent)
+    assert line == ["data", "train", "verify"]
+    results = pipeline.run(recipe(), tmp_path, silent)
+    assert line[3:] == ["verify"]
+    assert [results[name].hit for name in ("data", "train", "verify")] == [True, True, False]
+
+
+def test_a_gate_retrains_nothing(tmp_path: Path, line: list[str]) -> None:
+    pipeline.run(recipe(), tmp_path, silent)
+    plans = pipeline.plan(recipe("gates.0.value=0.5"), tmp_path)
+    assert [p.hit for p in plans] == [True, True, False]
+
+
+def test_a_change_reruns_from_there_and_says_why(tmp_path: Path, line: list[str]) -> None:
+    assert [p.reason for p in pipeline.plan(recipe(), tmp_path)][0] == "never run"
+    pipeline.run(recipe(), tmp_path, silent)
+    changed = pipeline.plan(recipe("train.epochs=7"), tmp_path)
+    assert [p.hit for p in changed] == [True, False, False]
+    assert changed[1].reason == "train.epochs: 1.0 → 7.0"
+    assert changed[2].reason == "train runs first"
+    del line[:]
+    pipeline.run(recipe("train.epochs=7"), tmp_path, silent)
+    assert line == ["train", "verify"]
+    del line[:]
+    pipeline.run(recipe(), tmp_path, silent)
+    assert line == ["verify"], "going back to the old settings finds the old results"
+
+
+def test_a_failure_is_not_cached(tmp_path: Path, line: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(context: StageContext) -> None:
+        (context.out / "made").write_text("half")
+        raise LwcError("disk full")
+
+    broken = (pipeline.STAGES[0], Stage("train", 1, ("data",), ("train",), breaks), pipeline.STAGES[2])
+    whole = pipeline.STAGES
+    monkeypatch.setattr(pipeline, "STAGES", broken)
+    with pytest.raises(LwcError, match="disk full"):
+        pipeline.run(recipe(), tmp_path, silent)
+    monkeypatch.setattr(pipeline, "STAGES", whole)
+    pipeline.run(recipe(), tmp_path, silent)
+    assert line == ["data", "train", "verify"], "data was kept, train ran again"
+
+
+def test_a_damaged_result_is_told_and_rebuilt(tmp_path: Path, line: list[str]) -> None:
+    results = pipeline.run(recipe(), tmp_path, silent)
+    (results["train"].path / "made").write_text("damaged")
+    assert pipeline.plan(recipe(), tmp_path)[1].reason == "its result is gone or damaged"
+    assert not pipeline.run(recipe(), tmp_path, silent)["train"].hit
+
+
+def test_until(tmp_path: Path, line: list[str]) -> None:
+    assert list(pipeline.run(recipe(), tmp_path, silent, until="train")) == ["data", "train"]
+    with pytest.raises(RecipeError, match="no stage 'trian'") as caught:
+        check_stage("trian")
+    assert "train" in caught.value.hint
+
+
+def test_every_stage_reads_only_what_stands_before_it() -> None:
+    before: set[str] = set()
+    for stage in STAGES:
+        assert set(stage.inputs) <= before, stage.name
+        assert set(stage.sections) <= set(Recipe.model_fields), stage.name
+        assert "gates" not in stage.sections, "a gate must not retrain"
+        before.add(stage.name)

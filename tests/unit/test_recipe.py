@@ -1,0 +1,124 @@
+"""Recipes: what is read, what is refused, and how clearly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from lwc.errors import RecipeError
+from lwc.recipe import Recipe
+from lwc.recipe_file import load_recipe, parse_recipe
+
+MINIMAL = """\
+schema_version: 1
+name: tiny
+model: {kind: config, blocks: 4, hidden: 16, heads: 2}
+target: {ratio: 2.5x, of: blocks}
+"""
+
+
+def refuse(text: str, *overrides: str) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(text, "r.yaml", overrides)
+    assert caught.value.exit_code == 2
+    return [line.strip() for line in caught.value.message.splitlines()[1:]]
+
+
+def test_minimal_recipe_gets_defaults() -> None:
+    recipe = parse_recipe(MINIMAL, "r.yaml")
+    assert recipe.target.ratio == 2.5
+    assert recipe.data.text_fields == ("body",), "titles leak the label: never a default"
+    assert [m.method for m in recipe.score.methods] == ["block_influence", "fisher", "taylor", "ablation"]
+
+
+@pytest.mark.parametrize("written", ["2.5", "2.5x", '"2.5x"', "2.5×", "'2.5'"])
+def test_ratio_spellings(written: str) -> None:
+    assert parse_recipe(MINIMAL.replace("2.5x", written), "r").target.ratio == 2.5
+
+
+def test_ratio_needs_its_base_and_at_least_one() -> None:
+    assert refuse(MINIMAL.replace(", of: blocks", "")) == ["line 4: target.of: required, but not given"]
+    assert "target.ratio" in refuse(MINIMAL.replace("2.5x", "0.9x"))[0]
+
+
+@pytest.mark.parametrize(("written", "value"), [("1e-5", 1e-5), ("2E-5", 2e-5), ("0.00002", 2e-5), ("2.e-5", 2e-5)])
+def test_scientific_notation_is_a_number(written: str, value: float) -> None:
+    assert parse_recipe(MINIMAL + f"train: {{learning_rate: {written}}}\n", "r").train.learning_rate == value
+
+
+def test_yaml_1_1_surprises_stay_text() -> None:
+    names = "data: {source: {kind: amazon-sample}, labels: {scheme: column, names: [no, yes, on, 017, 12:30]}}\n"
+    assert parse_recipe(MINIMAL + names.replace("017", '"017"'), "r").data.labels.names == (
+        "no", "yes", "on", "017", "12:30",
+    )  # fmt: skip
+    assert parse_recipe(MINIMAL + names, "r").data.labels.names == ("no", "yes", "on", "017", "12:30")
+
+
+def test_duplicate_keys_are_refused_with_both_lines() -> None:
+    assert refuse(MINIMAL + "name: other\n") == ["line 5: name: key given twice (first on line 2)"]
+
+
+def test_one_mistake_is_one_error() -> None:
+    assert refuse(MINIMAL + "train: {lerning_rate: 1e-4}\n") == [
+        "line 5: train.lerning_rate: unknown key; did you mean 'learning_rate'?"
+    ]
+    assert refuse(MINIMAL.replace("model:", "modle:")) == ["line 3: modle: unknown key; did you mean 'model'?"]
+    (problem,) = refuse(MINIMAL + "score: {methods: [{method: fischer}]}\n")
+    assert problem.startswith("line 5: score.methods.0:")
+    assert problem.endswith("did you mean 'fisher'?")
+
+
+def test_all_problems_come_in_one_go() -> None:
+    problems = refuse(MINIMAL + "sede: 1\ntrain: {epochs: 0}\ngates: [{metric: A b, op: '>=', value: 1}]\n")
+    assert [p.split(":")[1].strip() for p in problems] == ["sede", "train.epochs", "gates.0.metric"]
+
+
+def test_overrides() -> None:
+    assert parse_recipe(MINIMAL, "r", ["train.epochs=1", "target.ratio=3x"]).train.epochs == 1
+    assert refuse(MINIMAL, "trian.epochs=1")[0].startswith("--set: trian: unknown key")
+    assert refuse(MINIMAL, "train.epochs=x")[0].startswith("--set: train.epochs:")
+    with pytest.raises(RecipeError, match=r"not of the form path\.to\.key=value"):
+        parse_recipe(MINIMAL, "r", ["train.epochs"])
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/x", "a/b", "", ".hidden", "a\\b", "x" * 65])
+def test_a_name_cannot_leave_its_folder(name: str) -> None:
+    assert any("name" in problem for problem in refuse(MINIMAL.replace("name: tiny", f"name: {json.dumps(name)}")))
+
+
+def test_missing_and_broken_files(tmp_path: Path) -> None:
+    (tmp_path / "amazon.yaml").write_text(MINIMAL)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(tmp_path / "amazn.yaml")
+    assert "did you mean" in caught.value.hint
+    with pytest.raises(RecipeError, match=r"r\.yaml, line 2: not valid YAML"):
+        parse_recipe("a: [1,\nb: }", "r.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
+    with pytest.raises(RecipeError, match="cannot be read as UTF-8"):
+        load_recipe(tmp_path / "latin.yaml")
+
+
+def test_recipes_are_frozen() -> None:
+    recipe = parse_recipe(MINIMAL, "r")
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_every_shipped_recipe_is_valid(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.name == path.stem, "the run folder is named after the recipe: keep it the file's name"
+    assert recipe.gates, "a shipped recipe decides something"
+    # The published schema accepts what the loader accepts (ratios spelled "2.5x" excepted: editors see a number).
+    document = yaml.safe_load(path.read_text())
+    document["target"]["ratio"] = recipe.target.ratio
+    for section in ("train", "recover"):
+        if isinstance(document.get(section, {}).get("learning_rate"), str):
+            document[section]["learning_rate"] = float(document[section]["learning_rate"])
+    jsonschema.validate(document, Recipe.model_json_schema())
