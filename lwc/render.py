@@ -164,8 +164,8 @@ def loadtest(result: Mapping[str, Any]) -> None:
     """One load test's figures."""
     latency, served = result["latency_ms"], result["served"]
     console.print(
-        f"{result['protocol']}: {result['requests']} requests, {result['throughput_rps']:.1f}/s, errors {result['errors']}"
-        f" ({result['error_rate']:.2%}); p50 {_number(latency['p50'], 1)} ms, p95 {_number(latency['p95'], 1)} ms,"
+        f"{result['protocol']}: {result['requests']} requests, {result['throughput_rps']:.1f}/s,"
+        f" errors {result['errors']} ({result['error_rate']:.2%}); p50 {_number(latency['p50'], 1)} ms, p95 {_number(latency['p95'], 1)} ms,"
         f" p99 {_number(latency['p99'], 1)} ms; served accuracy {_number(served['accuracy'])} on {served['n']} texts"
     )
 

@@ -26,7 +26,7 @@ def recipe(*overrides: str) -> Recipe:
     return parse_recipe(TEXT, "tiny.yaml", overrides)
 
 
-@pytest.fixture()
+@pytest.fixture
 def line(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A line of three stages that write what they were made from; returns the log of what ran."""
     ran: list[str] = []
@@ -68,7 +68,7 @@ def test_a_gate_retrains_nothing(tmp_path: Path, line: list[str]) -> None:
 
 
 def test_a_change_reruns_from_there_and_says_why(tmp_path: Path, line: list[str]) -> None:
-    assert [p.reason for p in pipeline.plan(recipe(), tmp_path)][0] == "never run"
+    assert pipeline.plan(recipe(), tmp_path)[0].reason == "never run"
     pipeline.run(recipe(), tmp_path, silent)
     changed = pipeline.plan(recipe("train.epochs=7"), tmp_path)
     assert [p.hit for p in changed] == [True, False, False]
