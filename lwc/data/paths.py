@@ -1,0 +1,31 @@
+"""Where data files lie: named paths, ``LWC_DATA_DIR``, and the download cache."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lwc.errors import DataError
+
+
+def cache_dir() -> Path:
+    """``$LWC_CACHE_DIR``, or ``~/.cache/lwc``."""
+    return Path(os.environ.get("LWC_CACHE_DIR") or Path.home() / ".cache" / "lwc")
+
+
+def locate(name: str) -> Path:
+    """A data file by path; a relative one is looked up here, then in ``LWC_DATA_DIR``.
+
+    Raises:
+        DataError: it is in neither place.
+    """
+    path = Path(name).expanduser()
+    tried = [path]
+    folder = os.environ.get("LWC_DATA_DIR")
+    if folder and not path.is_absolute():
+        tried.append(Path(folder) / path)
+    for candidate in tried:
+        if candidate.is_file():
+            return candidate
+    places = ", ".join(str(candidate) for candidate in tried)
+    raise DataError(f"{name}: no such data file (looked at {places})", "fix the path, or set LWC_DATA_DIR")

@@ -1,0 +1,210 @@
+"""The data stage: read, clean, label, de-duplicate, split, report."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lwc.artifacts import file_digest, write_json
+from lwc.data.cleaning import clean, exact_duplicates, fold, near_duplicates
+from lwc.data.quality import describe_splits
+from lwc.data.rows import Bad, Row
+from lwc.data.sources.registry import SOURCES
+from lwc.data.splits import NAMES, assign, choose
+from lwc.errors import DataError
+from lwc.recipe import Data, Labels
+
+STAR_NAMES = {
+    "binary": ("negative", "positive"),
+    "three_class": ("negative", "neutral", "positive"),
+    "five_class": ("1", "2", "3", "4", "5"),
+}
+
+
+def label_name(row: Row, scheme: str) -> str | None:
+    """A row's class name under a scheme; None where the scheme leaves the row out (3 stars in binary).
+
+    Raises:
+        DataError: the source has no stars, or no label column.
+    """
+    if scheme == "column":
+        if row.label is None:
+            raise DataError(f"{row.file}: labels.scheme is column, but the source has no label column",
+                            "map data.source.columns.label, or use a star scheme")  # fmt: skip
+        return row.label
+    if row.rating is None:
+        hint = "use labels: {scheme: column}" if row.label is not None else "map data.source.columns.rating"
+        raise DataError(f"{row.file}: labels.scheme is {scheme}, but the source has no star ratings", hint)
+    stars = row.rating
+    if scheme == "five_class":
+        return str(round(stars))
+    if stars == 3 or 2 < stars < 4:
+        return "neutral" if scheme == "three_class" else None
+    return "positive" if stars >= 4 else "negative"
+
+
+def _names(labels: Labels, found: Counter[str]) -> list[str]:
+    if labels.scheme != "column":
+        return list(STAR_NAMES[labels.scheme])
+    names = list(labels.names) if labels.names is not None else sorted(found)
+    unnamed = sorted(set(found) - set(names))
+    if unnamed:
+        raise DataError(f"labels {unnamed} occur in the data but not in data.labels.names", "add them, or leave names out")
+    return names
+
+
+def _text(row: Row, fields: tuple[str, ...]) -> str:
+    return clean("\n".join(part for part in (getattr(row, field) for field in fields) if part))
+
+
+class _Reader:
+    """Reads a source into rows and quarantine, and keeps the account: read = rows + bad."""
+
+    def __init__(self, data: Data, out: Path, progress: Callable[[str], None]) -> None:
+        self.data, self.progress = data, progress
+        self.rows: list[tuple[Row, str, str]] = []  # row, text, label name
+        self.read = 0
+        self.bad: Counter[str] = Counter()
+        self.left_out = 0
+        self._quarantine = out / "quarantine.jsonl"
+
+    def run(self) -> None:
+        source = self.data.source
+        with self._quarantine.open("w", encoding="utf-8") as file:
+            for item in SOURCES[source.kind].read(source, self.progress):
+                self.read += 1
+                if self.read % 5000 == 0:
+                    self.progress(f"{self.read:,} rows read")
+                bad = item if isinstance(item, Bad) else self._take(item)
+                if bad is not None:
+                    self.bad[bad.reason.split(":")[0].split("(")[0].strip()] += 1
+                    file.write(json.dumps(bad.__dict__, ensure_ascii=True) + "\n")
+        bad_rows = sum(self.bad.values())
+        if self.read == 0:
+            raise DataError("the source has no rows", "name another source")
+        if bad_rows > self.data.max_bad_rows * self.read:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in self.bad.most_common(4))
+            raise DataError(
+                f"{bad_rows} of {self.read} rows are bad, more than data.max_bad_rows {self.data.max_bad_rows:.0%}"
+                f" ({reasons})",
+                "fix the data, or raise the limit; `lwc data inspect --set data.max_bad_rows=1` shows the report",
+            )
+
+    def _take(self, row: Row) -> Bad | None:
+        text = _text(row, self.data.text_fields)
+        if not fold(text):
+            return Bad(row.file, row.line, "empty text")
+        name = label_name(row, self.data.labels.scheme)
+        if name is None:
+            self.left_out += 1
+        else:
+            self.rows.append((row, text, name))
+        return None
+
+
+def _without_duplicates(
+    rows: list[tuple[Row, str, str]], threshold: float
+) -> tuple[list[tuple[Row, str, str]], dict[str, int]]:
+    folded = [fold(text) for _, text, _ in rows]
+    names = sorted({name for _, _, name in rows})
+    ids = {name: index for index, name in enumerate(names)}
+    repeats, conflicts = exact_duplicates(folded, [ids[name] for _, _, name in rows])
+    left = [index for index in range(len(rows)) if index not in repeats and index not in conflicts]
+    near = near_duplicates([folded[index] for index in left], threshold) if threshold < 1 else set()
+    kept = [rows[index] for position, index in enumerate(left) if position not in near]
+    counts = {"exact": len(repeats), "conflicting_labels": len(conflicts), "near": len(near)}
+    return kept, counts
+
+
+def _write(path: Path, rows: list[tuple[Row, str, str]], chosen: np.ndarray, labels: np.ndarray) -> None:
+    picked = [rows[index] for index in chosen]
+    table = pa.table(
+        {
+            "id": pa.array(chosen, pa.int64()),
+            "text": pa.array([text for _, text, _ in picked], pa.string()),
+            "label": pa.array(labels[chosen], pa.int64()),
+            "user": pa.array([row.user for row, _, _ in picked], pa.string()),
+            "item": pa.array([row.item for row, _, _ in picked], pa.string()),
+            "time": pa.array([row.time for row, _, _ in picked], pa.int64()),
+        }
+    )
+    pq.write_table(table, path)
+
+
+def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | None = None) -> dict[str, Any]:
+    """Write the split files, ``labels.json``, ``quality.json``, ``quarantine.jsonl`` and ``source.json`` to ``out``.
+
+    Calibration rows are a stratified sample *of* the train split (they are trained on too; never of validation or test).
+
+    Raises:
+        DataError: unusable data: too many bad rows, a split or a class without rows, a field that is not there.
+    """
+    say = progress or (lambda _: None)
+    reader = _Reader(data, out, say)
+    reader.run()
+    say("removing duplicates")
+    rows, duplicates = _without_duplicates(reader.rows, data.near_duplicate_threshold)
+    if data.limit is not None and data.limit < len(rows):
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[: data.limit])
+        rows = [rows[index] for index in chosen]
+    names = _names(data.labels, Counter(name for _, _, name in rows))
+    labels = np.array([names.index(name) for _, _, name in rows], dtype=np.int64)
+    users, times = [row.user for row, _, _ in rows], [row.time for row, _, _ in rows]
+    kind = choose(data.split, users, times)
+    parts = assign(kind, data.split, labels.tolist(), users, times, seed)
+    members = {name: np.flatnonzero(parts == index) for index, name in enumerate(NAMES)}
+    _check(members, labels, names)
+    members["calibration"] = _calibration(members["train"], labels, data.calibration, seed)
+    for name, chosen in members.items():
+        _write(out / f"{name}.parquet", rows, chosen, labels)
+    write_json(out / "labels.json", names)
+    sources = SOURCES[data.source.kind].files(data.source)
+    description = {
+        "source": data.source.kind,
+        "settings": data.source.model_dump(mode="json"),
+        "text_fields": list(data.text_fields),
+        "files": [{"name": p.name, "bytes": p.stat().st_size, "sha256": file_digest(p)} for p in sources],
+    }
+    write_json(out / "source.json", description)
+    quality = {
+        "source": data.source.kind,
+        "text_fields": list(data.text_fields),
+        "rows_read": reader.read,
+        "rows_bad": dict(reader.bad),
+        "rows_left_out_by_label_scheme": reader.left_out,
+        "duplicates": duplicates,
+        "rows_used": len(rows),
+        "split_by": kind,
+        "label_names": names,
+        **describe_splits([text for _, text, _ in rows], labels, users, members, names),
+    }
+    write_json(out / "quality.json", quality)
+    return quality
+
+
+def _check(members: dict[str, np.ndarray], labels: np.ndarray, names: list[str]) -> None:
+    for split, chosen in members.items():
+        if len(chosen) == 0:
+            raise DataError(f"the {split} split has no rows", "use more data, or larger data.split shares")
+    present = np.bincount(labels[members["train"]], minlength=len(names))
+    lacking = [name for name, count in zip(names, present, strict=True) if count == 0]
+    if lacking or len(names) < 2:
+        raise DataError(f"classes without train rows: {lacking or names}", "use more data, or another label scheme")
+
+
+def _calibration(train: np.ndarray, labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """A stratified sample of train rows: every class in its own share, at least one row each."""
+    random = np.random.default_rng([seed, 1])
+    share = min(1.0, count / len(train))
+    chosen: list[np.ndarray] = []
+    for label in np.unique(labels[train]):
+        rows = train[labels[train] == label]
+        chosen.append(random.permutation(rows)[: max(1, round(share * len(rows)))])
+    return np.sort(np.concatenate(chosen))

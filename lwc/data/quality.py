@@ -1,0 +1,79 @@
+"""The data quality report: what a careful person would look at before training."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lwc.data.cleaning import fold
+
+# The most frequent English function words; in English prose they are over a third of all words.
+_ENGLISH = frozenset(
+    "the a an and or but of to in on for with is are was were be been it its this that i you he she they we my your not"
+    " have has had do does did as at by from so if would will can just very all".split()
+)
+_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
+_PERCENTILES = (5, 25, 50, 75, 95, 99)
+
+
+def english_share(text: str) -> float:
+    """Share of words (0 to 1) that are English function words."""
+    words = _WORD.findall(text.casefold())
+    return sum(word in _ENGLISH for word in words) / len(words) if words else 0.0
+
+
+def describe(texts: Sequence[str], labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """Counts, label balance, lengths, language guess and lexical diversity of one set of rows."""
+    lengths = np.array([len(text.split()) for text in texts])
+    counts = np.bincount(labels, minlength=len(names))
+    words = [word for text in texts for word in _WORD.findall(text.casefold())]
+    shares = np.array([english_share(text) for text in texts])
+    sample = words[:100_000]
+    return {
+        "rows": len(texts),
+        "labels": {name: int(count) for name, count in zip(names, counts, strict=True)},
+        "majority_share": float(counts.max() / counts.sum()),
+        "words": {f"p{p}": float(np.percentile(lengths, p)) for p in _PERCENTILES},
+        # Short texts carry too few words to tell: only those of 8 or more are guessed.
+        "english_by_function_words": float((shares[lengths >= 8] >= 0.2).mean()) if (lengths >= 8).any() else None,
+        "distinct_words": len(set(words)),
+        # Type-token ratio falls with length, so it is taken over one stated number of words.
+        "type_token_ratio": {"words": len(sample), "ratio": len(set(sample)) / max(1, len(sample))},
+    }
+
+
+def leaks(
+    texts: Sequence[str], users: Sequence[str | None], members: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, int]]:
+    """Texts and users that two of train, validation and test share; a random split may share users."""
+    found: dict[str, dict[str, int]] = {}
+    names = ("train", "validation", "test")
+    content = {name: {fold(texts[index]) for index in members[name]} for name in names}
+    people = {name: {users[index] for index in members[name]} - {None} for name in names}
+    for position, one in enumerate(names):
+        for other in names[position + 1 :]:
+            found[f"{one}/{other}"] = {
+                "texts": len(content[one] & content[other]),
+                "users": len(people[one] & people[other]),
+            }
+    return found
+
+
+def describe_splits(
+    texts: Sequence[str],
+    labels: np.ndarray,
+    users: Sequence[str | None],
+    members: Mapping[str, np.ndarray],
+    names: Sequence[str],
+) -> dict[str, Any]:
+    """`describe` for each split, and the leak check between them."""
+    return {
+        "splits": {
+            name: describe([texts[index] for index in chosen], labels[chosen], names)
+            for name, chosen in members.items()
+        },
+        "leaks": leaks(texts, users, members),
+    }

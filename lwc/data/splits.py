@@ -1,0 +1,92 @@
+"""Disjoint splits: by user, by time, or random and stratified; and reading them back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from lwc.artifacts import read_json
+from lwc.errors import DataError
+from lwc.recipe import Split
+
+NAMES = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows of a split: ids (N,), texts, label ids (N,)."""
+
+    ids: np.ndarray
+    texts: list[str]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def load_split(folder: Path, name: str) -> Examples:
+    """Read ``train``, ``validation``, ``calibration`` or ``test`` from a data stage's folder."""
+    table = pq.read_table(folder / f"{name}.parquet", columns=["id", "text", "label"])
+    return Examples(
+        table["id"].to_numpy().astype(np.int64), table["text"].to_pylist(), table["label"].to_numpy().astype(np.int64)
+    )
+
+
+def load_labels(folder: Path) -> list[str]:
+    """Class names; a label id is a position in this list."""
+    return [str(name) for name in read_json(folder / "labels.json")]
+
+
+def choose(settings: Split, users: Sequence[str | None], times: Sequence[int | None]) -> str:
+    """The kind of split: what the recipe names, or for ``auto`` user, else time, else random.
+
+    Raises:
+        DataError: the recipe names a field that rows lack.
+    """
+    have = {"user": all(u is not None for u in users), "time": all(t is not None for t in times)}
+    if settings.by == "auto":
+        return "user" if have["user"] else "time" if have["time"] else "random"
+    if settings.by in have and not have[settings.by]:
+        raise DataError(f"data.split.by is {settings.by}, but some rows have no {settings.by}", "use by: random or auto")
+    return settings.by
+
+
+def _position(seed: int, user: str) -> float:
+    digest = hashlib.sha256(f"{seed}\0{user}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def assign(
+    kind: str,
+    settings: Split,
+    labels: Sequence[int],
+    users: Sequence[str | None],
+    times: Sequence[int | None],
+    seed: int,
+) -> np.ndarray:
+    """Split of each row (N,) as 0 train, 1 validation, 2 test.
+
+    ``user``: a user's hash decides, so that all rows of a user land together whatever else is in the data.
+    ``time``: oldest rows train, newest test; rows of one moment stay together. ``random``: stratified by label.
+    """
+    count = len(labels)
+    first, second = 1 - settings.validation - settings.test, 1 - settings.test
+    if kind == "user":
+        positions = np.array([_position(seed, str(user)) for user in users])
+    elif kind == "time":
+        moments = np.array([int(time) if time is not None else 0 for time in times])
+        ordered = np.sort(moments)
+        # The share of rows that are older: equal moments share a value.
+        positions = np.searchsorted(ordered, moments, side="left") / count
+    else:
+        positions = np.empty(count)
+        random = np.random.default_rng(seed)
+        for label in np.unique(labels):
+            rows = np.flatnonzero(np.asarray(labels) == label)
+            positions[random.permutation(rows)] = (np.arange(len(rows)) + 0.5) / len(rows)
+    return np.where(positions < first, 0, np.where(positions < second, 1, 2))

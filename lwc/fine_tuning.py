@@ -1,0 +1,68 @@
+"""The train stage: a base classifier, fine-tuned from a checkpoint or trained from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lwc.artifacts import write_json
+from lwc.data.splits import load_labels, load_split
+from lwc.losses import label_loss
+from lwc.models.batches import Batch, encode
+from lwc.models.families import family_of
+from lwc.models.load import build_from_config, check_weights, load_classifier, load_tokenizer, save_checkpoint
+from lwc.models.tokenizer import train_wordpiece
+from lwc.recipe import FromConfig, Recipe
+from lwc.training import fit
+
+
+def _start(recipe: Recipe, texts: list[str], label_names: list[str]) -> tuple[Any, Any]:
+    source = recipe.model
+    if isinstance(source, FromConfig):
+        tokenizer = train_wordpiece(texts, source.vocab_size, source.max_length)
+        return build_from_config(source, tokenizer, label_names, recipe.seed), tokenizer
+    if source.sha256 is not None:
+        check_weights(source.source, source.sha256)
+    # The new head is random: seeded, so that the same recipe gives the same model.
+    from transformers import set_seed
+
+    set_seed(recipe.seed)
+    model = load_classifier(source.source, label_names, source.revision, source.trust_remote_code)
+    tokenizer = load_tokenizer(source.source, source.revision, source.trust_remote_code)
+    tokenizer.model_max_length = source.max_length
+    return model, tokenizer
+
+
+def _loss(model: Any, batch: Batch) -> Any:
+    return label_loss(model(**batch.inputs).logits, batch.labels)
+
+
+def train_classifier(
+    recipe: Recipe, data_dir: Path, out: Path, scratch: Path, progress: Callable[[str], None]
+) -> None:
+    """Train the base model on the train split; write ``model/`` and ``metrics.json``.
+
+    Raises:
+        ModelError: the checkpoint cannot be used, or its family has no row.
+    """
+    train, validation = load_split(data_dir, "train"), load_split(data_dir, "validation")
+    model, tokenizer = _start(recipe, train.texts, load_labels(data_dir))
+    family_of(model)  # before the hours of training, not after
+    max_length = recipe.model.max_length
+    encoded = encode(tokenizer, train.texts, max_length)
+    result = fit(
+        model,
+        encoded,
+        train.labels,
+        encode(tokenizer, validation.texts, max_length),
+        validation.labels,
+        recipe.train,
+        _loss,
+        recipe.seed,
+        scratch / "checkpoints",
+        progress,
+    )
+    save_checkpoint(model, tokenizer, out / "model")
+    write_json(out / "metrics.json", {**asdict(result), "n_train": len(encoded), "truncated": encoded.truncated})

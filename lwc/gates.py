@@ -1,0 +1,82 @@
+"""Gates: thresholds on report metrics that decide whether a run passed."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from lwc.recipe import Gate
+
+OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+    "==": operator.eq,
+}
+
+
+def lookup(report: Mapping[str, Any], path: str) -> tuple[float | None, str]:
+    """The number at a dotted path, or None and the reason there is none.
+
+    A list is entered by position; an interval (``{"value", "low", "high"}``) stands for its value; true and false
+    read as 1 and 0.
+    """
+    node: Any = report
+    walked: list[str] = []
+    for part in path.split("."):
+        walked.append(part)
+        if isinstance(node, Mapping) and part in node:
+            node = node[part]
+        elif isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        elif node is None:
+            return None, f"{'.'.join(walked[:-1])} was not measured"
+        else:
+            return None, f"the report has no {'.'.join(walked)}"
+    if isinstance(node, Mapping) and "value" in node:
+        node = node["value"]
+    if node is None:
+        return None, f"{path} was not measured"
+    if isinstance(node, bool):
+        return float(node), ""
+    if not isinstance(node, int | float):
+        return None, f"{path} is not a number"
+    if not math.isfinite(node):
+        return None, f"{path} is not finite"
+    return float(node), ""
+
+
+def _decide_one(gate: Gate, report: Mapping[str, Any]) -> dict[str, Any]:
+    value, reason = lookup(report, gate.metric)
+    threshold: float | None = gate.value
+    if gate.relative_to is not None:
+        reference, missing = lookup(report, gate.relative_to)
+        threshold = None if reference is None else gate.value * reference
+        reason = reason or missing
+    passed = False
+    if value is not None and threshold is not None:
+        passed = OPERATORS[gate.op](value, threshold)
+        reason = "" if passed else f"{gate.metric} is {value:.6g}, must be {gate.op} {threshold:.6g}"
+        if not passed and gate.relative_to is not None:
+            reason += f" ({gate.value:g} × {gate.relative_to})"
+    return {
+        "metric": gate.metric,
+        "op": gate.op,
+        "threshold": threshold,
+        "value": value,
+        "passed": passed,
+        "reason": reason,
+    }
+
+
+def decide(gates: Iterable[Gate], report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Decide every gate on the report.
+
+    Returns:
+        In recipe order, ``{"metric", "op", "threshold", "value", "passed", "reason"}``. A metric that is missing,
+        not a number or not finite fails its gate, with the reason; a passed gate has an empty reason.
+    """
+    return [_decide_one(gate, report) for gate in gates]

@@ -1,0 +1,51 @@
+"""Block influence (Men et al. 2024, ShortGPT, eq. 1): how much a block turns the hidden state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from lwc.importance.types import LayerImportance
+from lwc.models.batches import Batch
+from lwc.models.families import Family, block_list, hidden_states
+
+
+@torch.inference_mode()
+def block_influence(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
+    """BI_l = 1 − E[cos(h_in, h_out)] over all real tokens, h of shape (B, T, D).
+
+    Unit: 1 − cosine, 0 (identity) to 2. Padding does not count. Deviation: the mean is over tokens of the
+    calibration set, each with the same weight, whatever batch it came in.
+    """
+    started = time.monotonic()
+    blocks = block_list(model, family)
+    sums = [0.0] * len(blocks)
+    tokens = 0
+    mask: Tensor | None = None
+
+    def watch(index: int) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            before = args[0] if args else kwargs["hidden_states"]
+            # float64: 1 − cos of nearly equal vectors cancels most digits.
+            cosine = functional.cosine_similarity(before.double(), hidden_states(output).double(), dim=-1)
+            assert mask is not None
+            sums[index] += float((1 - cosine)[mask.bool()].sum())
+
+        return hook
+
+    handles = [block.register_forward_hook(watch(i), with_kwargs=True) for i, block in enumerate(blocks)]
+    try:
+        for batch in batches:
+            mask = batch.mask
+            tokens += int(mask.sum())
+            model(**batch.inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    scores = tuple(max(0.0, total / tokens) for total in sums)
+    return LayerImportance("block_influence", scores, "1 − cos(h_in, h_out)", time.monotonic() - started)

@@ -1,0 +1,16 @@
+"""SCORERS: every method, one row each. A new one is a module, a config class in the recipe, and a row here."""
+
+from __future__ import annotations
+
+from lwc.importance.ablation import ablation
+from lwc.importance.block_influence import block_influence
+from lwc.importance.fisher import fisher
+from lwc.importance.taylor import taylor
+from lwc.importance.types import Scorer
+
+SCORERS: dict[str, Scorer] = {
+    "block_influence": block_influence,
+    "fisher": fisher,
+    "taylor": taylor,
+    "ablation": ablation,
+}

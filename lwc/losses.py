@@ -1,0 +1,38 @@
+"""Losses of training and recovery: pure functions of tensors."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of logits (B, C) against labels (B,), in nats."""
+    return functional.cross_entropy(logits, labels)
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T² · KL(teacher ‖ student) at temperature T, mean over the batch (Hinton et al. 2015, eq. 1-4).
+
+    Args:
+        student, teacher: logits (B, C). T² keeps gradients of one size across temperatures.
+    """
+    return temperature**2 * functional.kl_div(
+        functional.log_softmax(student / temperature, dim=-1),
+        functional.log_softmax(teacher / temperature, dim=-1),
+        reduction="batchmean",
+        log_target=True,
+    )
+
+
+def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Squared distance of hidden states (B, T, D) over real tokens, in units of the teacher's own size.
+
+    Divided by the teacher's mean square, so that one weight fits every depth and width: 0 is equal, 1 is what a
+    student of zeros would score. Padding does not count (``mask`` is (B, T)).
+    """
+    real = mask.unsqueeze(-1).to(student.dtype)
+    distance = ((student - teacher) ** 2 * real).sum()
+    size = (teacher**2 * real).sum()
+    return distance / size.clamp_min(torch.finfo(student.dtype).tiny)

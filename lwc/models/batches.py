@@ -1,0 +1,102 @@
+"""Texts to token ids to padded batches, the same way everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of each text, unpadded. ``truncated`` texts were longer than ``max_length``."""
+
+    ids: list[list[int]]
+    types: list[list[int]] | None
+    pad_id: int
+    max_length: int
+    truncated: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Model inputs (B, T), labels (B,), and the positions (B,) of the rows in the data they came from."""
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    rows: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """The attention mask (B, T): 1 where a token is real."""
+        return self.inputs["attention_mask"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def encode(tokenizer: Any, texts: Sequence[str], max_length: int) -> Encoded:
+    """Tokenize with truncation to ``max_length`` tokens, special ones included."""
+    if not texts:
+        raise ValueError("no texts to encode")
+    full = tokenizer(list(texts), add_special_tokens=True, truncation=True, max_length=max_length,
+                     return_overflowing_tokens=False, return_length=False)  # fmt: skip
+    # A text was cut when one token more would have been kept.
+    longer = tokenizer(list(texts), add_special_tokens=True, truncation=True, max_length=max_length + 1)
+    truncated = sum(len(ids) > max_length for ids in longer["input_ids"])
+    types = full.get("token_type_ids")
+    return Encoded(full["input_ids"], types, int(tokenizer.pad_token_id), max_length, truncated)
+
+
+def pad(encoded: Encoded, rows: Sequence[int], labels: np.ndarray[Any, Any]) -> Batch:
+    """One batch of these rows, padded on the right to its longest text."""
+    length = max(len(encoded.ids[row]) for row in rows)
+    ids = torch.full((len(rows), length), encoded.pad_id, dtype=torch.long)
+    mask = torch.zeros((len(rows), length), dtype=torch.long)
+    types = torch.zeros((len(rows), length), dtype=torch.long)
+    for position, row in enumerate(rows):
+        tokens = encoded.ids[row]
+        ids[position, : len(tokens)] = torch.tensor(tokens)
+        mask[position, : len(tokens)] = 1
+        if encoded.types is not None:
+            types[position, : len(tokens)] = torch.tensor(encoded.types[row])
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if encoded.types is not None:
+        inputs["token_type_ids"] = types
+    index = np.asarray(rows)
+    return Batch(inputs, torch.from_numpy(labels[index].astype(np.int64)), torch.from_numpy(index))
+
+
+# Rows of about equal length are batched together within windows of this many batches, so that batches
+# carry little padding and their order is still random.
+_WINDOW = 16
+
+
+def batches(
+    encoded: Encoded, labels: np.ndarray[Any, Any], batch_size: int, *, length_bucketed: bool, seed: int | None
+) -> list[Batch]:
+    """All rows in batches. ``seed`` shuffles (None keeps a fixed order); the same seed gives the same batches."""
+    count = len(encoded)
+    lengths = np.array([len(ids) for ids in encoded.ids])
+    order = np.arange(count)
+    random = np.random.default_rng(seed) if seed is not None else None
+    if random is not None:
+        order = random.permutation(count)
+    if length_bucketed:
+        if random is None:
+            order = np.argsort(lengths, kind="stable")
+        else:
+            window = batch_size * _WINDOW
+            chunks = [order[start : start + window] for start in range(0, count, window)]
+            order = np.concatenate([chunk[np.argsort(lengths[chunk], kind="stable")] for chunk in chunks])
+    groups = [order[start : start + batch_size] for start in range(0, count, batch_size)]
+    if length_bucketed and random is not None:
+        random.shuffle(groups)
+    return [pad(encoded, [int(row) for row in group], labels) for group in groups]

@@ -1,0 +1,195 @@
+"""Load, build and save classifiers as ordinary Hugging Face checkpoints."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+    set_seed,
+)
+
+from lwc.artifacts import file_digest
+from lwc.errors import MissingDependency, ModelError
+from lwc.models.source import resolve_source
+from lwc.recipe import FromConfig
+
+logger = logging.getLogger(__name__)
+HEAD = frozenset({"classifier", "pooler", "pre_classifier", "score", "head"})
+"""Parts of a parameter name that belong to the classification head: these may start at random."""
+
+
+def _names(label_names: list[str]) -> dict[str, Any]:
+    return {
+        "num_labels": len(label_names),
+        "id2label": dict(enumerate(label_names)),
+        "label2id": {name: index for index, name in enumerate(label_names)},
+    }
+
+
+def check_weights(source: str, sha256: str) -> None:
+    """Compare the weights file of a local checkpoint with a pinned SHA-256.
+
+    Raises:
+        ModelError: there is no single safetensors file, or it is another one than was pinned.
+    """
+    files = sorted(Path(resolve_source(source)).glob("*.safetensors"))
+    if len(files) != 1:
+        raise ModelError(f"{source}: model.sha256 pins one weights file, found {len(files)}", "leave sha256 out")
+    found = file_digest(files[0])
+    if found != sha256:
+        raise ModelError(
+            f"{source}: {files[0].name} has SHA-256 {found}, the recipe pins {sha256}", "check what was installed"
+        )
+
+
+def load_classifier(
+    source: Path | str,
+    label_names: list[str] | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
+    """A sequence classifier in float32 and eval mode, with eager attention (exact and exportable).
+
+    A head that the checkpoint lacks, or has for another number of classes, is initialised; missing *backbone* weights
+    are an error, since scores computed on random weights look like any others. Where the checkpoint has the same
+    classes in another order, its head is reordered: labels are mapped by name, never by position.
+
+    Raises:
+        ModelError: no usable checkpoint, or weights of the backbone were not found in it.
+        MissingDependency: a hub id that is neither cached nor reachable.
+    """
+    resolved = str(source) if isinstance(source, Path) else resolve_source(source)
+    try:
+        config = AutoConfig.from_pretrained(resolved, revision=revision or "main", trust_remote_code=trust_remote_code)
+        own = [str(config.id2label[index]) for index in range(config.num_labels)]
+        for name, value in (_names(label_names) if label_names is not None else {}).items():
+            setattr(config, name, value)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            resolved,
+            config=config,
+            dtype=torch.float32,
+            revision=revision or "main",
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            attn_implementation="eager",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        if Path(resolved).is_dir() or not isinstance(error, OSError):
+            raise ModelError(
+                f"{resolved}: cannot be loaded: {error}", "whole safetensors weights and their config.json are needed"
+            ) from error
+        raise MissingDependency(
+            f"{resolved}: not a local folder, and not reachable on the hub",
+            "download it and give the folder's path, or use package:<module>",
+        ) from error
+    unfit = {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}
+    backbone = sorted(key for key in unfit if HEAD.isdisjoint(key.split(".")))
+    if backbone:
+        raise ModelError(
+            f"{resolved}: {len(backbone)} backbone weights are not in the checkpoint or have another shape, "
+            f"e.g. {backbone[0]}",
+            "name the checkpoint of this architecture",
+        )
+    if label_names is not None and own != label_names and sorted(own) == sorted(label_names):
+        _reorder_classes(model, [own.index(name) for name in label_names])
+    return model.eval()
+
+
+def _reorder_classes(model: Any, order: list[int]) -> None:
+    """Make output i of the head what output ``order[i]`` was."""
+    layers = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == len(order) and not HEAD.isdisjoint(name.split("."))
+    ]
+    if not layers:
+        raise ModelError(
+            f"{type(model).__name__}: its classes are in another order, and its output layer was not found",
+            "reorder labels.names in the recipe to the checkpoint's id2label",
+        )
+    with torch.no_grad():
+        for parameter in layers[-1].parameters():
+            parameter.copy_(parameter[order].clone())
+
+
+def load_tokenizer(source: Path | str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The fast tokenizer of a checkpoint.
+
+    Raises:
+        ModelError: there is none, or only a slow one (serving needs tokenizer.json).
+    """
+    resolved = str(source) if isinstance(source, Path) else resolve_source(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            resolved, revision=revision or "main", trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{resolved}: no usable tokenizer: {error}", "save the tokenizer beside the model") from error
+    if not tokenizer.is_fast:
+        raise ModelError(f"{resolved}: only a slow tokenizer", "convert it to tokenizer.json")
+    # Without vocabulary files, transformers makes an empty tokenizer that turns every word into [UNK].
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise ModelError(f"{resolved}: its tokenizer has no vocabulary", "save the tokenizer beside the model")
+    if tokenizer.pad_token_id is None:
+        raise ModelError(f"{resolved}: its tokenizer has no padding token", "set pad_token and save it again")
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def build_from_config(settings: FromConfig, tokenizer: Any, label_names: list[str], seed: int) -> Any:
+    """A new classifier with seeded random weights: pre-norm ModernBERT with mean pooling, or post-norm BERT."""
+    set_seed(seed)
+    common = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": settings.hidden,
+        "num_hidden_layers": settings.blocks,
+        "num_attention_heads": settings.heads,
+        "intermediate_size": settings.intermediate or 4 * settings.hidden,
+        "max_position_embeddings": settings.max_length,
+        "pad_token_id": tokenizer.pad_token_id,
+        **_names(label_names),
+    }
+    if settings.norm == "post":
+        return BertForSequenceClassification(
+            BertConfig(
+                **common,
+                hidden_dropout_prob=settings.dropout,
+                attention_probs_dropout_prob=settings.dropout,
+                attn_implementation="eager",
+            )
+        ).eval()
+    config = ModernBertConfig(
+        **common,
+        cls_token_id=tokenizer.cls_token_id,
+        sep_token_id=tokenizer.sep_token_id,
+        bos_token_id=tokenizer.cls_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+        layer_types=["full_attention"] * settings.blocks,
+        classifier_pooling="mean",
+        embedding_dropout=settings.dropout,
+        mlp_dropout=settings.dropout,
+        attention_dropout=settings.dropout,
+        classifier_dropout=settings.dropout,
+        attn_implementation="eager",
+    )
+    return ModernBertForSequenceClassification(config).eval()
+
+
+def save_checkpoint(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write weights (safetensors), config with label names, and tokenizer: complete for ``from_pretrained``."""
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,44 @@
+"""Where a checkpoint lies, found without importing torch."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from lwc.errors import MissingDependency, ModelError
+
+PACKAGE = "package:"
+
+
+def resolve_source(source: str) -> str:
+    """A folder for a local path or ``package:<module>``; a hub id is returned as it is.
+
+    Raises:
+        ModelError: the source looks like a path but is not there, or the package carries no checkpoint.
+        MissingDependency: the package is not installed.
+    """
+    if source.startswith(PACKAGE):
+        return str(_package_folder(source.removeprefix(PACKAGE)))
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{source}: no config.json in this folder", "name the folder of a saved checkpoint")
+        return str(folder)
+    if source.startswith(("/", ".", "~")) or source.count("/") > 1:
+        raise ModelError(f"{source}: no such folder", "give an existing folder, a hub id, or package:<module>")
+    return source
+
+
+def _package_folder(module: str) -> Path:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        name = module.replace("_", "-")
+        raise MissingDependency(f"package:{module}: not installed", f"pip install {name}")
+    root = Path(spec.origin).parent
+    configs = sorted(root.rglob("config.json"), key=lambda path: (len(path.parts), str(path)))
+    folders = [path.parent for path in configs if any(path.parent.glob("*.safetensors"))]
+    if not folders:
+        raise ModelError(
+            f"package:{module}: no config.json beside safetensors weights under {root}", "use another package"
+        )
+    return folders[0]

@@ -1,0 +1,102 @@
+"""Bypass blocks for a moment, or remove them for good."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from lwc.errors import ModelError
+from lwc.models.families import Family, block_list
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Parameters of the whole model and of each block; tied weights count once."""
+
+    total: int
+    per_block: list[int]
+
+    def without(self, removed: Collection[int]) -> int:
+        """Parameters left after these blocks are gone."""
+        return self.total - sum(self.per_block[index] for index in removed)
+
+
+def parameter_counts(model: nn.Module, family: Family) -> ParameterCounts:
+    """Count parameters, in all and per block."""
+    per_block = [sum(p.numel() for p in block.parameters()) for block in block_list(model, family)]
+    return ParameterCounts(sum(p.numel() for p in model.parameters()), per_block)
+
+
+def _checked(count: int, blocks: Collection[int]) -> set[int]:
+    chosen = set(blocks)
+    wrong = sorted(index for index in chosen if not 0 <= index < count)
+    if wrong:
+        raise ModelError(f"no blocks {wrong} in a model of {count} blocks", f"blocks are numbered 0 to {count - 1}")
+    return chosen
+
+
+@contextmanager
+def bypass(model: nn.Module, family: Family, blocks: Collection[int]) -> Iterator[None]:
+    """Replace blocks by the identity on the residual stream: h_out = h_in, nothing is computed.
+
+    This is not zeroing a block's output, which would also kill the residual. Nests; restores exactly.
+    """
+    modules = block_list(model, family)
+    chosen = _checked(len(modules), blocks)
+
+    def identity(hidden: Tensor, *_: Any, **__: Any) -> Any:
+        return family.as_output(hidden)
+
+    replaced: list[tuple[nn.Module, Any]] = []
+    try:
+        for index in sorted(chosen):
+            module = modules[index]
+            replaced.append((module, module.__dict__.get("forward")))
+            module.__dict__["forward"] = identity
+        yield
+    finally:
+        for module, before in reversed(replaced):
+            if before is None:
+                del module.__dict__["forward"]
+            else:
+                module.__dict__["forward"] = before
+
+
+def remove_blocks(model: nn.Module, family: Family, removed: Collection[int]) -> Any:
+    """A copy of the model without these blocks, consistent down to config lists and ``layer_idx``.
+
+    Saved, it loads in stock transformers; its logits are those of the model with the blocks bypassed.
+
+    Raises:
+        ModelError: a block does not exist, carries a role, or none would be left.
+    """
+    count = len(block_list(model, family))
+    gone = _checked(count, removed)
+    if len(gone) == count:
+        raise ModelError("every block would be removed", "keep at least one")
+    role = sorted(gone & set(family.protected))
+    if role:
+        raise ModelError(f"blocks {role} of {family.model_type} carry a role and cannot be removed", "keep them")
+    smaller: Any = copy.deepcopy(model)
+    modules = block_list(smaller, family)
+    kept = [index for index in range(count) if index not in gone]
+    survivors = [modules[index] for index in kept]
+    del modules[:]
+    modules.extend(survivors)
+    for position, block in enumerate(survivors):
+        for module in block.modules():
+            for name in ("layer_idx", "layer_id", "layer_number"):
+                if isinstance(getattr(module, name, None), int):
+                    setattr(module, name, position)
+    config = smaller.config
+    setattr(config, family.depth_field, len(kept))
+    for name in family.per_block_fields:
+        values = getattr(config, name, None)
+        if isinstance(values, list | tuple) and len(values) == count:
+            setattr(config, name, [values[index] for index in kept])
+    return smaller

@@ -1,0 +1,104 @@
+"""Build the report: ``report.json``, ``report.md``, ``report.html`` and PNGs, from finished stage folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lwc.artifacts import read_json, write_json
+from lwc.gates import decide
+from lwc.recipe import Recipe
+from lwc.report.collect import collect
+from lwc.report.content import compose
+from lwc.report.document import Figure
+from lwc.report.html import render_html
+from lwc.report.markdown import render_markdown
+from lwc.report.plots import confusion_plot, importance_heatmap, latency_plot, retention_plot
+from lwc.report.verdict import verdict
+
+SCHEMA = Path(__file__).with_name("schema.json")
+
+
+def report_schema() -> dict[str, Any]:
+    """The JSON Schema of ``report.json``."""
+    schema: dict[str, Any] = read_json(SCHEMA)
+    return schema
+
+
+def build_report(
+    recipe: Recipe,
+    stage_dirs: Mapping[str, Path],
+    environment: Mapping[str, Any],
+    seconds: Mapping[str, Any],
+    out: Path,
+) -> dict[str, Any]:
+    """Collect what the stages left, decide the recipe's gates and write the report.
+
+    Args:
+        recipe: names the run and holds the gates.
+        stage_dirs: stage name → finished folder; a stage that did not run is left out and reads "not measured".
+        environment: machine and versions, kept as given; ``date`` and ``libraries`` are shown apart.
+        seconds: stage name → seconds, or ``{"seconds", "hit"}``.
+        out: folder for ``report.json``, ``report.md``, ``report.html`` and ``report_*.png``.
+
+    Returns:
+        The content of ``report.json``, whose shape ``schema.json`` documents.
+    """
+    report = collect(recipe, stage_dirs, environment, seconds)
+    report["gates"] = decide(recipe.gates, report)
+    report["verdict"] = verdict(report)
+    out.mkdir(parents=True, exist_ok=True)
+    for stale in out.glob("report_*.png"):
+        stale.unlink()
+    document = compose(report, _figures(report, stage_dirs.get("verify"), out))
+    _write(out / "report.md", render_markdown(document))
+    _write(out / "report.html", render_html(document, out))
+    write_json(out / "report.json", report)
+    return report
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def _latencies(folder: Path | None) -> dict[str, NDArray[np.float32]]:
+    """Raw latencies (N,) in ms by protocol, of those load tests that ran."""
+    found: dict[str, NDArray[np.float32]] = {}
+    for protocol in ("http", "grpc"):
+        for file in sorted(folder.rglob(f"latencies_{protocol}.npy")) if folder is not None else ():
+            values = np.load(file, allow_pickle=False)
+            if values.size:
+                found[protocol] = values
+    return found
+
+
+def _figures(report: Mapping[str, Any], verify: Path | None, out: Path) -> dict[str, Figure]:
+    figures: dict[str, Figure] = {}
+    if report["importance"]:
+        name = importance_heatmap(report["importance"], report["selection"], out / "report_importance.png")
+        caption = (
+            "Importance of each block by each method: raw scores, coloured from each method's lowest to its highest. "
+            "Removed blocks are framed in red."
+        )
+        figures["importance"] = Figure(name, caption)
+    if report["retention"] and report["ratios"][report["target"]["of"]] is not None:
+        name = retention_plot(report, out / "report_retention.png")
+        figures["retention"] = Figure(name, "Retention against compression, with 95% intervals.")
+    if report["quality"]:
+        models = [
+            (title, report["quality"][key]["confusion"])
+            for key, title in (("base", "base"), ("unrecovered", "before recovery"), ("compressed", "compressed"))
+        ]
+        name = confusion_plot(models, report["data"]["label_names"], out / "report_confusion.png")
+        figures["confusion"] = Figure(name, "Confusion matrices on the test split: count and share of the true class.")
+    samples = _latencies(verify)
+    if samples:
+        name = latency_plot(samples, out / "report_latency.png")
+        figures["latency"] = Figure(name, "Latency of every answered request under load.")
+    return figures

@@ -1,0 +1,110 @@
+"""Stage folders in, one report dictionary out. A stage that did not run leaves None, never 0."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lwc.artifacts import read_json
+from lwc.recipe import Recipe
+
+SCHEMA_VERSION = 1
+
+
+def _read(stage_dirs: Mapping[str, Path], stage: str, name: str) -> dict[str, Any] | None:
+    folder = stage_dirs.get(stage)
+    if folder is None or not (folder / name).is_file():
+        return None
+    content = read_json(folder / name)
+    if not isinstance(content, dict):
+        raise TypeError(f"{folder / name} must hold a JSON object")
+    return content
+
+
+def _weights_bytes(stage_dirs: Mapping[str, Path], stage: str) -> int | None:
+    folder = stage_dirs.get(stage)
+    files = list((folder / "model").glob("*.safetensors")) if folder is not None else []
+    return sum(file.stat().st_size for file in files) or None
+
+
+def _ratios(
+    stage_dirs: Mapping[str, Path], selection: dict[str, Any] | None, export: dict[str, Any] | None
+) -> dict[str, float | None]:
+    """All four ratios. Size and latency come from the exported pair; size falls back to the weight files."""
+    planned: dict[str, Any] = (selection or {}).get("ratios") or {}
+    measured: dict[str, Any] = (export or {}).get("ratios") or {}
+    latency: dict[str, Any] = (export or {}).get("latency") or {}
+    size = measured.get("size")
+    if size is None:
+        before, after = _weights_bytes(stage_dirs, "train"), _weights_bytes(stage_dirs, "recover")
+        size = before / after if before and after else None
+    return {
+        "blocks": planned.get("blocks"),
+        "params": planned.get("params"),
+        "size": size,
+        "latency": measured.get("latency", latency.get("ratio")),
+    }
+
+
+def _target(recipe: Recipe, ratios: Mapping[str, float | None]) -> dict[str, Any]:
+    reached = ratios[recipe.target.of]
+    return {
+        "ratio": recipe.target.ratio,
+        "of": recipe.target.of,
+        "reached": reached,
+        "met": None if reached is None else reached >= recipe.target.ratio,
+    }
+
+
+def _data(recipe: Recipe, stage_dirs: Mapping[str, Path], evaluation: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "source": _read(stage_dirs, "data", "source.json"),
+        "quality": _read(stage_dirs, "data", "quality.json"),
+        "text_fields": list(recipe.data.text_fields),
+        "label_scheme": recipe.data.labels.scheme,
+        "label_names": evaluation.get("label_names"),
+        "truncated": evaluation.get("truncated"),
+        "n_train": evaluation.get("n_train"),
+        "n_test": evaluation.get("n"),
+    }
+
+
+def collect(
+    recipe: Recipe,
+    stage_dirs: Mapping[str, Path],
+    environment: Mapping[str, Any],
+    stages: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything measured, as ``report.json`` holds it, still without gates and verdict."""
+    evaluation = _read(stage_dirs, "evaluate", "evaluation.json") or {}
+    selection = _read(stage_dirs, "select", "selection.json")
+    export = _read(stage_dirs, "export", "export.json")
+    ratios = _ratios(stage_dirs, selection, export)
+    dumped = recipe.model_dump(mode="json")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "recipe": {**{key: dumped[key] for key in ("name", "description", "seed")}, "resolved": dumped},
+        "target": _target(recipe, ratios),
+        "ratios": ratios,
+        "quality": evaluation.get("quality"),
+        "retention": evaluation.get("retention"),
+        "retention_unrecovered": evaluation.get("retention_unrecovered"),
+        "bootstrap": evaluation.get("bootstrap"),
+        "importance": _read(stage_dirs, "score", "importance.json"),
+        "selection": selection,
+        "training": {
+            "train": _read(stage_dirs, "train", "metrics.json"),
+            "recover": _read(stage_dirs, "recover", "metrics.json"),
+        },
+        "parity": (export or {}).get("parity"),
+        "latency": (export or {}).get("latency"),
+        "export": export,
+        "serving": _read(stage_dirs, "verify", "serving.json"),
+        "data": _data(recipe, stage_dirs, evaluation),
+        "environment": dict(environment),
+        "stages": {
+            name: dict(value) if isinstance(value, Mapping) else {"seconds": value, "hit": None}
+            for name, value in stages.items()
+        },
+    }

@@ -1,0 +1,259 @@
+"""What the report says, section by section, from the report dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lwc.report.document import Document, Figure, Paragraph, Section, Table
+from lwc.report.formats import (
+    NOT_MEASURED,
+    duration,
+    number,
+    percent,
+    ratio,
+    retention,
+    significant,
+    with_interval,
+)
+from lwc.report.setting import data_section, environment_section
+
+Block = Paragraph | Table | Figure
+_MODELS = (
+    ("base", "base model"),
+    ("unrecovered", "compressed, before recovery"),
+    ("compressed", "compressed, recovered"),
+)
+_FLOORS = (("majority", "floor: majority class"), ("tfidf", "floor: TF-IDF + logistic regression"))
+
+
+def _quality_row(name: str, measured: Mapping[str, Any]) -> tuple[str, ...]:
+    keys = ("accuracy", "macro_f1", "balanced_accuracy", "ece")
+    return (name, *(with_interval(measured.get(key)) for key in keys))
+
+
+def _quality(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Section:
+    quality = report["quality"]
+    if not quality:
+        return Section("Quality", [Paragraph(f"Quality: {NOT_MEASURED}.")])
+    rows = [_quality_row(title, quality[key]) for key, title in _MODELS]
+    rows += [_quality_row(title, quality["floors"][key]) for key, title in _FLOORS if key in quality["floors"]]
+    drawn = report.get("bootstrap") or {}
+    caption = (
+        f"Test split, n = {quality['base']['n']:,}, read once. 95% percentile intervals of "
+        f"{number(drawn.get('resamples'))} bootstrap resamples, seed {number(drawn.get('seed'))}. "
+        "Lower is better for calibration error."
+    )
+    header = ("model", "accuracy", "macro-F1", "balanced accuracy", "calibration error")
+    kept = [
+        (
+            name,
+            retention((report["retention_unrecovered"] or {}).get(key)),
+            retention((report["retention"] or {}).get(key)),
+        )
+        for key, name in (
+            ("accuracy", "accuracy"),
+            ("macro_f1", "macro-F1"),
+            ("balanced_accuracy", "balanced accuracy"),
+        )
+    ]
+    blocks: list[Block] = [
+        Table(header, tuple(rows), caption, strong=(2,)),
+        Table(
+            ("retention of base", "before recovery", "recovered"),
+            tuple(kept),
+            "Compressed metric ÷ base metric on the same texts, resampled in pairs.",
+        ),
+    ]
+    blocks += [figures[key] for key in ("retention", "confusion") if key in figures]
+    return Section("Quality", blocks)
+
+
+def _gates(report: Mapping[str, Any]) -> Section:
+    gates = report["gates"]
+    if not gates:
+        return Section("Gates", [Paragraph("The recipe sets no gates.", "quiet")])
+    rows = tuple(
+        (
+            "pass" if gate["passed"] else "FAIL",
+            gate["metric"],
+            NOT_MEASURED if gate["value"] is None else significant(gate["value"]),
+            f"{gate['op']} {NOT_MEASURED if gate['threshold'] is None else significant(gate['threshold'])}",
+            gate["reason"] if gate["value"] is None or gate["threshold"] is None else "",
+        )
+        for gate in gates
+    )
+    bad = tuple(i for i, gate in enumerate(gates) if not gate["passed"])
+    header = ("", "metric", "value", "must be", "why not measured")
+    width = len(header) if any(row[-1] for row in rows) else len(header) - 1
+    return Section("Gates", [Table(header[:width], tuple(row[:width] for row in rows), bad=bad)])
+
+
+def _importance(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Section:
+    importance, selection = report["importance"], report["selection"]
+    if not importance:
+        return Section("Importance", [Paragraph(f"Importance: {NOT_MEASURED}.")])
+    blocks: list[Block] = [figures["importance"]] if "importance" in figures else []
+    blocks.append(
+        Table(
+            ("method", "unit", "weight", "seconds"),
+            tuple(
+                (name, str(m["unit"]), number(float(m["weight"]), 2), number(float(m["seconds"]), 1))
+                for name, m in importance["methods"].items()
+            ),
+            f"Scored on {number(importance.get('examples'))} calibration texts of train; higher = keep. "
+            f"Best first by mean rank: {', '.join(map(str, importance['fused']['ranking']))}.",
+        )
+    )
+    for name, reason in (importance.get("excluded") or {}).items():
+        blocks.append(Paragraph(f"{name} was left out of the fusion: {reason}", "bad"))
+    tau = importance.get("kendall_tau")
+    if tau and len(tau["names"]) > 1:
+        rows = tuple(
+            (name, *(NOT_MEASURED if v is None else f"{v:.2f}" for v in row))
+            for name, row in zip(tau["names"], tau["matrix"], strict=True)
+        )
+        caption = "Agreement of the methods (Kendall τ of their rankings; 1 = same order, 0 = none)."
+        blocks.append(Table(("", *tau["names"]), rows, caption))
+    if selection:
+        blocks.append(Paragraph(f"Selection strategy: {selection['strategy']}.", "quiet"))
+    return Section("Importance and selection", blocks)
+
+
+def _size(report: Mapping[str, Any]) -> Section:
+    ratios, selection = report["ratios"], report["selection"] or {}
+    before, after = selection.get("params_before"), selection.get("params_after")
+    kept = len(selection["kept"]) if "kept" in selection else None
+    files = (report["export"] or {}).get("files") or {}
+    sizes = [_bytes(files.get(key)) for key in ("base", "compressed")]
+    rows = (
+        ("blocks", number(selection.get("blocks_before")), number(kept), ratio(ratios["blocks"])),
+        ("params", number(before), number(after), ratio(ratios["params"])),
+        ("size (ONNX file)", *sizes, ratio(ratios["size"])),
+        ("latency", "see below", "see below", ratio(ratios["latency"])),
+    )
+    blocks: list[Block] = [Table(("", "base", "compressed", "ratio"), rows)]
+    shapes = _latency_rows(report["latency"])
+    if shapes:
+        caption = "ONNX Runtime on this machine, base and compressed interleaved, median ms."
+        blocks.append(Table(("batch × length", "base", "compressed", "ratio"), shapes, caption))
+    else:
+        blocks.append(Paragraph(f"Latency of the exported models: {NOT_MEASURED}."))
+    blocks.append(_parity(report["parity"]))
+    return Section("Size, latency and parity", blocks)
+
+
+def _bytes(described: Any) -> str:
+    value = described.get("bytes") if isinstance(described, Mapping) else None
+    return NOT_MEASURED if value is None else f"{value / 1e6:,.1f} MB"
+
+
+def _latency_rows(latency: Any) -> tuple[tuple[str, ...], ...]:
+    shapes: Sequence[Any] = latency.get("shapes", ()) if isinstance(latency, Mapping) else ()
+    return tuple(
+        (
+            f"{shape['batch']} × {shape['length']}",
+            number(shape.get("base_ms"), 2),
+            number(shape.get("compressed_ms"), 2),
+            ratio(shape.get("ratio")),
+        )
+        for shape in shapes
+    )
+
+
+def _parity(parity: Any) -> Paragraph:
+    if not parity:
+        return Paragraph(f"Parity of ONNX and PyTorch: {NOT_MEASURED}.")
+    return Paragraph(
+        f"Parity of ONNX Runtime and PyTorch, worse of base and compressed: max |Δ logit| "
+        f"{significant(parity.get('max_abs_diff'))} (tolerance {significant(parity.get('tolerance'))}), "
+        f"equal labels on {percent(parity.get('label_agreement'))} of the texts.",
+        "" if parity.get("passed") else "bad",
+    )
+
+
+def _serving(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Section:
+    serving = report["serving"]
+    measured = {k: v for k, v in (serving or {}).items() if isinstance(v, Mapping) and "requests" in v}
+    if not measured:
+        text = "Serving was not run: latency under load, throughput, errors and served accuracy are not measured."
+        return Section("Serving", [Paragraph(text)])
+    rows = []
+    for name, one in measured.items():
+        latency, served = one.get("latency_ms") or {}, one.get("served") or {}
+        rows.append(
+            (
+                name,
+                number(one.get("requests")),
+                f"{number(one.get('errors'))} ({percent(one.get('error_rate'), 2)})",
+                number(one.get("throughput_rps"), 1),
+                *(number(latency.get(q), 1) for q in ("p50", "p95", "p99")),
+                number(served.get("accuracy")),
+                number(served.get("offline_accuracy")),
+                number(served.get("macro_f1")),
+                percent(served.get("matches_offline"), 2),
+                number(served.get("n")),
+            )
+        )
+    header = (
+        "protocol", "requests", "errors", "requests/s", "p50 ms", "p95 ms", "p99 ms",
+        "served accuracy", "offline accuracy", "served macro-F1", "equal to offline", "texts",
+    )  # fmt: skip
+    verify = report["recipe"]["resolved"]["verify"]
+    caption = (
+        f"Triton server on this machine, test-split texts in, labels out; {verify['users']} users, "
+        f"{verify['seconds']:g} s after {verify['warmup_seconds']:g} s of warm-up. The load generator shares the cores."
+    )
+    blocks: list[Block] = [Table(header, tuple(rows), caption)]
+    for name, one in measured.items():
+        if (one.get("served") or {}).get("note"):
+            blocks.append(Paragraph(f"{name}: {one['served']['note']}."))
+    if "latency" in figures:
+        blocks.append(figures["latency"])
+    return Section("Serving", blocks)
+
+
+def _stages(report: Mapping[str, Any]) -> Section:
+    rows = tuple(
+        (name, duration(s.get("seconds")), {True: "reused", False: "run", None: NOT_MEASURED}[s.get("hit")])
+        for name, s in report["stages"].items()
+    )
+    return Section("Stages", [Table(("stage", "time", ""), rows)])
+
+
+def compose(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Document:
+    """The document of a finished report; ``figures`` are those that could be drawn, by name."""
+    recipe, verdict, ratios = report["recipe"], report["verdict"], report["ratios"]
+    head = [Paragraph(verdict[key]) for key in ("removed", "cost", "gained")]
+    head += [Paragraph(text, "bad") for text in verdict["warnings"]]
+    head.append(Paragraph(verdict["gates"], "good" if verdict["passed"] and report["gates"] else ""))
+    if not verdict["passed"]:
+        head[-1] = Paragraph(verdict["gates"], "bad")
+    kept = report["retention"] or {}
+    quality = (report["quality"] or {}).get("compressed") or {}
+    tiles = [(name, ratio(ratios[name]), "smaller") for name in ("blocks", "params", "size")]
+    tiles.append(("latency", ratio(ratios["latency"]), "faster"))
+    for key, name in (("accuracy", "accuracy"), ("macro_f1", "macro-F1")):
+        tiles.append((name, number(quality.get(key)), f"{percent(kept.get(key))} of base"))
+    passed = bool(verdict["passed"])
+    state = "gates failed" if not passed else "passed" if report["gates"] else "no gates"
+    when = report["environment"].get("date")
+    parts = [recipe["description"], f"seed {recipe['seed']}", str(when) if when else ""]
+    return Document(
+        title=recipe["name"],
+        subtitle=" · ".join(part for part in parts if part),
+        passed=passed,
+        state=state,
+        verdict=head,
+        tiles=tiles,
+        sections=[
+            _gates(report),
+            _quality(report, figures),
+            _size(report),
+            _importance(report, figures),
+            _serving(report, figures),
+            data_section(report),
+            environment_section(report),
+            _stages(report),
+        ],
+    )

@@ -1,0 +1,105 @@
+"""Report sections on what the numbers were measured with: data, text fields, seeds, machine, versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lwc.report.document import Paragraph, Section, Table
+from lwc.report.formats import NOT_MEASURED, number, percent, significant
+
+
+def _source(data: Mapping[str, Any]) -> str:
+    source = data["source"]
+    if not source:
+        return NOT_MEASURED
+    facts = [
+        f"{key}: {value}"
+        for key, value in source.items()
+        if key != "source" and isinstance(value, str | int | float) and not isinstance(value, bool)
+    ]
+    for file in source.get("files") or ():
+        facts.append(f"{file.get('name')}, SHA-256 {str(file.get('sha256'))[:16]}…")
+    name = source.get("source")
+    return "; ".join([str(name), *facts] if name is not None else facts)
+
+
+def _splits(data: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
+    splits = (data["quality"] or {}).get("splits") or {}
+    rows = []
+    for name, split in splits.items():
+        if isinstance(split, Mapping):
+            balance = split.get("labels") or split.get("label_counts") or {}
+            text = ", ".join(f"{k}: {number(v)}" for k, v in balance.items()) if isinstance(balance, Mapping) else ""
+            rows.append((str(name), number(split.get("rows")), text or NOT_MEASURED))
+    return tuple(rows)
+
+
+def _counts(value: Any) -> str:
+    """``a: 1, b: 2`` of a dictionary of counts, "none" where it is empty or all 0."""
+    if not isinstance(value, Mapping):
+        return NOT_MEASURED
+    found = [f"{key.replace('_', ' ')}: {number(count)}" for key, count in value.items() if count]
+    return ", ".join(found) or "none"
+
+
+def _cleaning(quality: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("rows read, used", f"{number(quality.get('rows_read'))}, {number(quality.get('rows_used'))}"),
+        ("bad rows, quarantined", _counts(quality.get("rows_bad"))),
+        ("duplicates removed", _counts(quality.get("duplicates"))),
+        ("split by", str(quality.get("split_by") or NOT_MEASURED)),
+    ]
+
+
+def _truncated(data: Mapping[str, Any]) -> str:
+    cut = data["truncated"]
+    if not cut:
+        return NOT_MEASURED
+    share = cut["count"] / cut["of"] if cut["of"] else None
+    return (
+        f"{number(cut['count'])} of {number(cut['of'])} test texts ({percent(share)}) "
+        f"were cut at {cut['max_length']} tokens"
+    )
+
+
+def data_section(report: Mapping[str, Any]) -> Section:
+    """Source, text fields, labels, truncation and split sizes."""
+    data = report["data"]
+    fields = ", ".join(data["text_fields"])
+    rows = [
+        ("source", _source(data)),
+        ("text fields", fields),
+        ("labels", f"{data['label_scheme']}: {', '.join(data['label_names'] or [NOT_MEASURED])}"),
+        ("truncated", _truncated(data)),
+        *_cleaning(data["quality"] or {}),
+    ]
+    blocks: list[Paragraph | Table] = [Table(("", ""), tuple(rows))]
+    if "title" in data["text_fields"]:
+        warning = (
+            f"Text fields used: {fields}. Titles often state the label (“Five Stars”), so figures with "
+            "titles look better than the review text alone would give."
+        )
+        blocks.append(Paragraph(warning, "bad"))
+    splits = _splits(data)
+    if splits:
+        blocks.append(Table(("split", "rows", "labels"), splits))
+    return Section("Data", blocks)
+
+
+def environment_section(report: Mapping[str, Any]) -> Section:
+    """Machine, versions and seeds."""
+    environment, drawn = report["environment"], report.get("bootstrap") or {}
+    rows = [
+        (key.replace("_", " "), significant(value) if isinstance(value, bool | int | float) else str(value))
+        for key, value in environment.items()
+        if not isinstance(value, Mapping) and value is not None
+    ]
+    libraries = environment.get("libraries")
+    if isinstance(libraries, Mapping):
+        rows.append(("libraries", ", ".join(f"{k} {v}" for k, v in libraries.items() if v)))
+        absent = ", ".join(k for k, v in libraries.items() if not v)
+        if absent:
+            rows.append(("not installed", absent))
+    rows.append(("seed", f"{report['recipe']['seed']} (run), {number(drawn.get('seed'))} (bootstrap); one seed"))
+    return Section("Machine, versions, seeds", [Table(("", ""), tuple(rows))])

@@ -1,0 +1,135 @@
+"""The verdict: what was removed, what it cost, what it gained, and what failed. Said first, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lwc.report.formats import (
+    NOT_MEASURED,
+    percent,
+    ratio,
+    retention,
+    significant,
+    with_interval,
+)
+
+_NEARLY_ALWAYS = 0.99
+NAMES = {
+    "base": "base model",
+    "unrecovered": "compressed model before recovery",
+    "compressed": "compressed model",
+}
+
+
+def _blocks(numbers: list[int]) -> str:
+    return ", ".join(str(n) for n in numbers) if numbers else "none"
+
+
+def _removed(report: Mapping[str, Any]) -> str:
+    selection = report["selection"]
+    if not selection:
+        return "Removed: not measured (the select stage has not run)."
+    kept, gone = selection["kept"], selection["removed"]
+    return (
+        f"Removed {len(gone)} of {selection['blocks_before']} blocks ({_blocks(gone)}); "
+        f"kept {len(kept)} ({_blocks(kept)})."
+    )
+
+
+def _cost(report: Mapping[str, Any]) -> str:
+    quality, kept = report["quality"], report["retention"]
+    if not quality or not kept:
+        return "Cost: not measured (the evaluate stage has not run)."
+    parts = []
+    for key, name in (("accuracy", "accuracy"), ("macro_f1", "macro-F1")):
+        base, small = quality["base"][key], quality["compressed"][key]
+        parts.append(f"{name} {with_interval(base)} → {with_interval(small)}, retention {retention(kept[key])}")
+    n = quality["compressed"]["n"]
+    return f"Cost on {n:,} test texts (95% intervals): {'; '.join(parts)}."
+
+
+def _gain(report: Mapping[str, Any]) -> str:
+    ratios = report["ratios"]
+    parts = [f"{ratio(ratios[name])} in {name}" for name in ("blocks", "params", "size", "latency")]
+    target = report["target"]
+    asked = f"The target was {ratio(target['ratio'])} in {target['of']}: "
+    if target["met"] is None:
+        asked += f"{NOT_MEASURED}."
+    else:
+        asked += "met." if target["met"] else f"missed at {ratio(target['reached'])}."
+    return f"Gained: {', '.join(parts)}. {asked}"
+
+
+def collapsed(quality: Mapping[str, Any]) -> tuple[int, float] | None:
+    """(class id, share) where a model gives at least 99% of its answers to one class, else None.
+
+    A data set that itself is that skewed does not excuse the model: it still tells nothing apart.
+    """
+    columns = [sum(row[i] for row in quality["confusion"]) for i in range(len(quality["confusion"]))]
+    share = max(columns) / sum(columns)
+    return (columns.index(max(columns)), share) if share >= _NEARLY_ALWAYS else None
+
+
+def warnings(report: Mapping[str, Any]) -> list[str]:
+    """What a reader must not miss: collapse onto a class, a floor not beaten, text cut off, serving not run."""
+    found: list[str] = []
+    quality = report["quality"]
+    labels = report["data"]["label_names"] or []
+    if quality:
+        floors = quality.get("floors") or {}
+        for key in ("base", "compressed"):
+            one = collapsed(quality[key])
+            if one is not None:
+                label = f'"{labels[one[0]]}"' if one[0] < len(labels) else f"class {one[0]}"
+                often = (
+                    "always: it predicts one class and tells nothing apart"
+                    if one[1] == 1
+                    else f"{percent(one[1])} of the time: it hardly tells the classes apart"
+                )
+                f1 = with_interval(quality[key]["macro_f1"])
+                found.append(f"The {NAMES[key]} answers {label} {often}. Look at its macro-F1, {f1}, not its accuracy.")
+            for floor, title in (("majority", "the majority class"), ("tfidf", "TF-IDF + logistic regression")):
+                if floor not in floors:
+                    continue
+                short = [
+                    name
+                    for metric, name in (("accuracy", "accuracy"), ("macro_f1", "macro-F1"))
+                    if quality[key][metric]["value"] <= floors[floor][metric]["value"]
+                ]
+                if short:
+                    found.append(f"The {NAMES[key]} does not beat {title} in {' and '.join(short)}.")
+    if not report["serving"]:
+        found.append("Serving was not run: latency under load and served accuracy are not measured.")
+    return found
+
+
+def gate_line(gate: Mapping[str, Any]) -> str:
+    """One gate in words, with value and threshold."""
+    value = NOT_MEASURED if gate["value"] is None else significant(gate["value"])
+    limit = NOT_MEASURED if gate["threshold"] is None else significant(gate["threshold"])
+    line = f"{gate['metric']} = {value} (must be {gate['op']} {limit})"
+    return f"{line}: {gate['reason']}" if gate["value"] is None or gate["threshold"] is None else line
+
+
+def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"passed", "summary", "removed", "cost", "gained", "gates", "warnings"}`` of a report with decided gates."""
+    failed = [gate for gate in report["gates"] if not gate["passed"]]
+    total = len(report["gates"])
+    if failed:
+        gates = f"{len(failed)} of {total} gates failed: {'; '.join(gate_line(g) for g in failed)}."
+    elif total:
+        gates = f"All {total} gates passed."
+    else:
+        gates = "No gates were set, so nothing was decided."
+    removed, cost, gained = _removed(report), _cost(report), _gain(report)
+    noticed = warnings(report)
+    return {
+        "passed": not failed,
+        "summary": " ".join([removed, cost, gained, *noticed, gates]),
+        "removed": removed,
+        "cost": cost,
+        "gained": gained,
+        "gates": gates,
+        "warnings": noticed,
+    }

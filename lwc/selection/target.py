@@ -1,0 +1,63 @@
+"""Target arithmetic: how many blocks may stay for a named ratio."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+from lwc.errors import TargetError
+from lwc.models.surgery import ParameterCounts
+from lwc.recipe import Target
+
+# A ratio asked as 2.4 must not fail on 12 / 5 = 2.4000000000000004 or its neighbour.
+_TOLERANCE = 1e-9
+# Bytes a parameter takes in the float32 checkpoint; the header is a few kB and left out.
+_BYTES = 4
+
+
+def ratios(counts: ParameterCounts, kept: Collection[int]) -> dict[str, float]:
+    """Blocks, params and size of the whole model ÷ those of the model with these blocks only."""
+    removed = set(range(len(counts.per_block))) - set(kept)
+    left = counts.without(removed)
+    return {
+        "blocks": len(counts.per_block) / len(kept),
+        "params": counts.total / left,
+        "size": (counts.total * _BYTES) / (left * _BYTES),
+    }
+
+
+def _reach(counts: ParameterCounts, keep: int, of: str) -> float:
+    """The ratio that keeping *any* ``keep`` blocks reaches at least: the dearest ones are counted as kept."""
+    dearest = sorted(range(len(counts.per_block)), key=lambda index: -counts.per_block[index])[:keep]
+    return ratios(counts, dearest)[of]
+
+
+def blocks_to_keep(target: Target, counts: ParameterCounts, protected: Collection[int] = ()) -> int:
+    """The most blocks that may stay so that the ratio is reached, whichever they are.
+
+    Raises:
+        TargetError: the ratio cannot be reached by removing blocks; says what can, and which lever is missing.
+    """
+    total = len(counts.per_block)
+    if target.of == "latency":
+        raise TargetError(
+            "target.of: latency needs a measured search over exported models, which this version does not have",
+            "use of: blocks and a gate on ratios.latency",
+        )
+    least = max(1, len(set(protected)))
+    for keep in range(total, least - 1, -1):
+        if _reach(counts, keep, target.of) >= target.ratio - _TOLERANCE:
+            return keep
+    reachable = math.floor(_reach(counts, least, target.of) * 100) / 100
+    blocks = sum(counts.per_block)
+    lever = (
+        f"; blocks hold {blocks / counts.total:.0%} of the parameters, so the missing lever is trimming the vocabulary"
+        if target.of in ("params", "size")
+        else ""
+    )
+    role = f" (block {sorted(protected)} must stay)" if protected else ""
+    raise TargetError(
+        f"target {target.ratio:g}x of {target.of} cannot be reached by removing blocks: with {least} of {total}"
+        f" left{role} it is {reachable:g}x{lever}",
+        f"ask for at most {reachable:g}x of {target.of}, or name another base (of: blocks)",
+    )

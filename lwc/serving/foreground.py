@@ -1,0 +1,50 @@
+"""Serve a repository in the foreground until the user stops it."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from lwc.errors import MissingDependency, RecipeError
+from lwc.serving.server import TritonServer, docker_command
+
+
+def _check(repository: Path) -> None:
+    if not repository.is_dir() or not any(repository.glob("*/config.pbtxt")):
+        raise RecipeError(
+            f"{repository}: no Triton model repository (no */config.pbtxt)", "give the folder that `lwc run` named"
+        )
+
+
+def serve_embedded(
+    repository: Path, http_port: int, grpc_port: int, metrics_port: int, say: Callable[[str], None]
+) -> None:
+    """Start the embedded server on 127.0.0.1 and wait for Ctrl-C or for the server to end."""
+    _check(repository)
+    ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
+    with TritonServer(repository, **ports) as server:
+        say(f"ready  http {server.http_url}  grpc {server.grpc_url}  metrics {server.metrics_url}")
+        say(f"log    {server.log_path}")
+        say(
+            "The embedded server is for development and tests; in production use an image of 26.07 or later (--docker)."
+        )
+        say("Ctrl-C stops it.")
+        while server.running:
+            time.sleep(0.5)
+
+
+def serve_docker(
+    repository: Path, http_port: int, grpc_port: int, metrics_port: int, say: Callable[[str], None]
+) -> int:
+    """Print the official image's command and run it; returns its exit status."""
+    _check(repository)
+    command = docker_command(repository.resolve(), http_port, grpc_port, metrics_port)
+    say(" ".join(command))
+    try:
+        return subprocess.run(command, check=False).returncode
+    except FileNotFoundError as error:
+        raise MissingDependency(
+            "docker is not installed", "install it, or run the printed command elsewhere"
+        ) from error

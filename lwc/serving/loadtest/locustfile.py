@@ -1,0 +1,215 @@
+"""What Locust loads, in a process of its own: importing Locust patches sockets and threads.
+
+Its settings come as a JSON file whose path stands in ``LWC_LOADTEST``; what it leaves is the records file the
+parent decides from. The exit status only says whether that file was written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gevent
+import locust.stats
+from locust import FastHttpUser, User, constant, events
+from locust.exception import StopUser
+
+from lwc.serving.loadtest import wire
+from lwc.serving.loadtest.recorder import Recorder, Ticket
+
+SETTINGS: dict[str, Any] = json.loads(Path(os.environ["LWC_LOADTEST"]).read_text(encoding="utf-8"))
+TEXTS: list[str] = SETTINGS["texts"]
+MODEL: str = SETTINGS["model"]
+CLASSES: int | None = SETTINGS["classes"]
+LABELS: set[str] | None = set(SETTINGS["labels"]) if SETTINGS["labels"] else None
+TIMEOUT_S: float = SETTINGS["timeout_s"]
+CSV_TICK_S = 0.5
+locust.stats.CSV_STATS_INTERVAL_SEC = CSV_TICK_S
+RECORDER = Recorder(samples=len(TEXTS), rate=SETTINGS["rate"])
+
+
+def check_label(answer: wire.Answer) -> str:
+    """The label's name, when it is one of the names that are known."""
+    if LABELS is not None and answer.label not in LABELS:
+        raise wire.WireError(f"the label {answer.label!r} is none of {sorted(LABELS)}")
+    return answer.label
+
+
+def next_ticket() -> Ticket:
+    """Take the next sample and wait until it is due."""
+    ticket = RECORDER.take()
+    if ticket is None:
+        raise StopUser
+    wait = ticket.started - RECORDER.clock()
+    if wait > 0:
+        gevent.sleep(wait)
+    if RECORDER.phase == "stop" or (RECORDER.phase == "measure") != ticket.measured:
+        return next_ticket()
+    RECORDER.send(ticket)
+    return ticket
+
+
+class HttpClassifier(FastHttpUser):  # type: ignore[misc]
+    """Sends one text a request with hand-encoded binary tensors."""
+
+    abstract = SETTINGS["protocol"] != "http"
+    host = SETTINGS["url"]
+    wait_time = constant(0)
+    network_timeout = TIMEOUT_S
+    connection_timeout = TIMEOUT_S
+
+    def classify(self) -> None:
+        """Send the next text and note the answer."""
+        ticket = next_ticket()
+        body, header_length = wire.encode_request([TEXTS[ticket.sample]])
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Accept-Encoding": "identity",
+            wire.HEADER_LENGTH: str(header_length),
+        }
+        path = f"/v2/models/{MODEL}/infer"
+        with self.client.post(path, data=body, headers=headers, name="infer", catch_response=True) as response:
+            label, error = None, None
+            try:
+                label = self.read(response)
+            except wire.WireError as problem:
+                error = str(problem)
+            RECORDER.finish(ticket, label, error)
+            if error is None:
+                response.success()
+            else:
+                response.failure(error)
+
+    def read(self, response: Any) -> str:
+        """The label in a response, or a WireError saying why there is none."""
+        if response.status_code != 200:
+            cause = response.text or getattr(response, "error", "")
+            raise wire.WireError(f"HTTP {response.status_code}: {cause!s:.200}")
+        length = response.headers.get(wire.HEADER_LENGTH)
+        if length is not None and not str(length).isdigit():
+            raise wire.WireError(f"{wire.HEADER_LENGTH} is {length!r:.40}")
+        outputs = wire.decode_response(response.content, int(length) if length is not None else None)
+        return check_label(wire.read_answer(outputs, CLASSES))
+
+    tasks: ClassVar = [classify]
+
+
+if SETTINGS["protocol"] == "grpc":
+    import grpc
+    import grpc.experimental.gevent
+    from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+    # Without this one blocked call blocks every user: 10 users then make the requests of one.
+    grpc.experimental.gevent.init_gevent()
+
+    class GrpcClassifier(User):  # type: ignore[misc]
+        """Sends one text a request as raw input contents, over a connection of its own."""
+
+        wait_time = constant(0)
+        # A proxy of the environment must not stand between the test and the server.
+        options: ClassVar = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+
+        def on_start(self) -> None:
+            """Open the connection."""
+            self.channel = grpc.insecure_channel(SETTINGS["url"], options=self.options)
+            self.stub = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
+
+        def on_stop(self) -> None:
+            """Close the connection."""
+            self.channel.close()
+
+        def classify(self) -> None:
+            """Send the next text and note the answer."""
+            ticket = next_ticket()
+            request = service_pb2.ModelInferRequest(model_name=MODEL)
+            request.inputs.add(name="text", datatype="BYTES", shape=[1, 1])
+            request.raw_input_contents.append(wire.encode_strings([TEXTS[ticket.sample]]))
+            for name in ("label", "scores"):
+                request.outputs.add(name=name)
+            label, error, size = None, None, 0
+            try:
+                response = self.stub.ModelInfer(request, timeout=TIMEOUT_S)
+                size = response.ByteSize()
+                label = check_label(wire.read_answer(grpc_outputs(response), CLASSES))
+            except grpc.RpcError as problem:
+                error = f"gRPC {problem.code().name}: {problem.details()!s:.200}"
+            except wire.WireError as problem:
+                error = str(problem)
+            latency = RECORDER.finish(ticket, label, error)
+            self.environment.events.request.fire(
+                request_type="gRPC",
+                name="infer",
+                response_time=latency,
+                response_length=size,
+                exception=None if error is None else wire.WireError(error),
+                context={},
+            )
+
+        tasks: ClassVar = [classify]
+
+
+def grpc_outputs(response: Any) -> dict[str, wire.RawTensor]:
+    """The tensors of a ModelInferResponse, from raw or typed contents."""
+    outputs: dict[str, wire.RawTensor] = {}
+    for index, tensor in enumerate(response.outputs):
+        if index < len(response.raw_output_contents):
+            data = response.raw_output_contents[index]
+        elif tensor.datatype == "BYTES":
+            data = b"".join(struct.pack("<I", len(v)) + v for v in tensor.contents.bytes_contents)
+        else:
+            values = tensor.contents.fp32_contents
+            data = struct.pack(f"<{len(values)}f", *values)
+        outputs[tensor.name] = wire.RawTensor(tensor.datatype, tuple(tensor.shape), data)
+    return outputs
+
+
+def on_init(environment: Any, runner: Any, web_ui: Any) -> None:
+    """Assume failure until the records are written, and let a bug in a user end that user, not loop."""
+    environment.process_exit_code = 1
+    environment.catch_exceptions = False
+
+
+def on_spawned(user_count: int) -> None:
+    """Start the clock when every user is there, so that ramp-up is not measured."""
+    if RECORDER.phase == "warmup" and not RECORDER.began:
+        gevent.spawn(timeline)
+
+
+def timeline() -> None:
+    """Warm up, measure, stop."""
+    environment = ENVIRONMENT[0]
+    gevent.sleep(SETTINGS["warmup_seconds"])
+    environment.stats.reset_all()
+    RECORDER.measure()
+    gevent.sleep(SETTINGS["seconds"])
+    RECORDER.stop()
+    deadline = RECORDER.clock() + TIMEOUT_S
+    while RECORDER.pending and RECORDER.clock() < deadline:
+        gevent.sleep(0.02)
+    # Locust's CSV files hold what the last tick wrote, so the figures of the drain need one more tick.
+    gevent.sleep(1.5 * CSV_TICK_S)
+    environment.runner.quit()
+
+
+ENVIRONMENT: list[Any] = []
+
+
+def on_start(environment: Any) -> None:
+    """Keep the environment for the timeline."""
+    ENVIRONMENT[:] = [environment]
+
+
+def on_quitting(environment: Any) -> None:
+    """Write the records; only then is the exit status 0."""
+    RECORDER.stop()
+    RECORDER.write(Path(SETTINGS["records"]))
+    environment.process_exit_code = 0
+
+
+events.init.add_listener(on_init)
+events.test_start.add_listener(on_start)
+events.spawning_complete.add_listener(on_spawned)
+events.quitting.add_listener(on_quitting)

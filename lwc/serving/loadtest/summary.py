@@ -1,0 +1,103 @@
+"""From raw records to the figures of a load test. Pure: no files, no processes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lwc.metrics import accuracy, confusion_matrix, macro_f1
+from lwc.serving.loadtest.samples import Sample
+
+TOP_ERRORS = 5
+
+
+def latencies_ms(records: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+    """Latency in ms of each answered request, shape (N,), in order of completion."""
+    return np.asarray([row[2] for row in records["rows"] if row[4] is None], dtype=np.float32)
+
+
+def summarise(
+    records: Mapping[str, Any], samples: Sequence[Sample], label_names: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Figures of one protocol: counts, error rate, latency, throughput and what was served.
+
+    Latency is over answered requests only: errors that return at once must not make it look better.
+    Throughput is answered requests over the measured seconds, the drain included.
+    """
+    rows = records["rows"]
+    errors = Counter(str(row[4]) for row in rows if row[4] is not None)
+    failed = sum(errors.values())
+    answered = [(int(row[0]), str(row[3])) for row in rows if row[4] is None]
+    duration = float(records["duration_s"])
+    result: dict[str, Any] = {
+        "requests": len(rows),
+        "errors": failed,
+        "error_rate": failed / len(rows) if rows else 1.0,
+        "error_messages": [{"message": m, "count": n} for m, n in errors.most_common(TOP_ERRORS)],
+        "duration_s": duration,
+        "throughput_rps": len(answered) / duration if duration > 0 else 0.0,
+        "warmup": dict(records["warmup"]),
+    }
+    rate = records["rate"]
+    result["load"] = "closed_loop" if rate is None else "scheduled"
+    if rate is not None:
+        result["target_rps"] = float(rate)
+        result["achieved_ratio"] = result["throughput_rps"] / float(rate)
+    if answered:
+        result["latency_ms"] = latency_figures(latencies_ms(records))
+        result["served"] = served_figures(answered, samples, label_names)
+    return result
+
+
+def latency_figures(values: npt.NDArray[np.float32]) -> dict[str, float]:
+    """p50, p95, p99, mean and max in ms of raw samples, shape (N,), N ≥ 1, linear interpolation."""
+    exact = values.astype(np.float64)
+    p50, p95, p99 = (float(v) for v in np.percentile(exact, [50, 95, 99]))
+    return {"p50": p50, "p95": p95, "p99": p99, "mean": float(exact.mean()), "max": float(exact.max())}
+
+
+def served_figures(
+    answered: Sequence[tuple[int, str]], samples: Sequence[Sample], label_names: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Quality of the answers, by label name.
+
+    ``answered`` holds (index of the sample, label served). Accuracy, macro-F1 and the confusion matrix (rows:
+    true, columns: served) are over distinct texts, each by its first answer; the offline accuracy is over
+    exactly the same texts. ``matches_offline`` is over *all* answers, so that a later wrong answer to a text
+    still shows; ``inconsistent_texts`` counts texts that got different answers.
+    """
+    first: dict[int, str] = {}
+    changed: set[int] = set()
+    for index, label in answered:
+        if first.setdefault(index, label) != label:
+            changed.add(index)
+    known = {s.label for s in samples} | set(first.values()) | {s.offline for s in samples if s.offline}
+    listed = list(label_names) if label_names is not None else []
+    names = listed + sorted(known - set(listed))
+    ids = {name: number for number, name in enumerate(names)}
+    true = [ids[samples[index].label] for index in first]
+    given = [ids[label] for label in first.values()]
+    n = len(first)
+    served_accuracy = accuracy(true, given)
+    figures: dict[str, Any] = {
+        "accuracy": served_accuracy,
+        "macro_f1": macro_f1(true, given),
+        "n": n,
+        "texts": len(samples),
+        "covered_all": n == len(samples),
+        "answers": len(answered),
+        "inconsistent_texts": len(changed),
+        "label_names": names,
+        "confusion": confusion_matrix(true, given, len(names)).tolist(),
+    }
+    if all(samples[index].offline is not None for index in first):
+        offline_accuracy = accuracy(true, [ids[str(samples[index].offline)] for index in first])
+        same = sum(samples[index].offline == label for index, label in answered)
+        figures["offline_accuracy"] = offline_accuracy
+        figures["accuracy_difference"] = abs(served_accuracy - offline_accuracy)
+        figures["matches_offline"] = same / len(answered)
+    return figures

@@ -1,0 +1,299 @@
+"""The embedded Triton server: the binary in the nvidia-pytriton wheel, started and stopped without Docker."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import uuid
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+from lwc.errors import MissingDependency, ServingError
+
+HOST = "127.0.0.1"
+STOP_SECONDS = 10.0
+LOG_LINES = 15
+SYSTEM_LIBRARIES = Path("/usr/lib/x86_64-linux-gnu")
+COMMON_FLAGS = [
+    "--model-control-mode=none",
+    "--disable-auto-complete-config",
+    "--exit-on-error=true",
+    "--strict-readiness=true",
+]
+
+
+class TritonServer:
+    """Serve a model repository on this machine for the length of a ``with`` block.
+
+    Port 0 picks a free port. ``log_path`` is removed on exit with the temporary folder; errors quote its last lines.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        http_port: int = 0,
+        grpc_port: int = 0,
+        metrics_port: int = 0,
+        startup_seconds: float = 60.0,
+    ) -> None:
+        self.repository = Path(repository).resolve()
+        self.startup_seconds = startup_seconds
+        self._asked = {"HTTP": http_port, "gRPC": grpc_port, "metrics": metrics_port}
+        self._ports: dict[str, int] = {}
+        self._id = f"lwc-{uuid.uuid4().hex[:12]}"
+        self._folder: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def http_url(self) -> str:
+        """``127.0.0.1:port`` of the HTTP endpoint."""
+        return self._url("HTTP")
+
+    @property
+    def grpc_url(self) -> str:
+        """``127.0.0.1:port`` of the gRPC endpoint."""
+        return self._url("gRPC")
+
+    @property
+    def metrics_url(self) -> str:
+        """``127.0.0.1:port`` of the metrics endpoint (its page is ``/metrics``)."""
+        return self._url("metrics")
+
+    @property
+    def log_path(self) -> Path:
+        """The server's log, there while the server runs."""
+        if self._folder is None:
+            raise ServingError("the server is not started, so it has no log")
+        return self._folder / "server.log"
+
+    @property
+    def running(self) -> bool:
+        """Whether the server process is alive."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server."""
+        if self._process is None:
+            raise ServingError("the server is not started, so it has no process")
+        return self._process.pid
+
+    def __enter__(self) -> TritonServer:
+        if self._process is not None:
+            raise ServingError("this server is already started")
+        if not self.repository.is_dir():
+            raise ServingError(f"model repository {self.repository} is not a folder")
+        wheel, libpython = _installed()
+        self._ports = _choose_ports(self._asked)
+        try:
+            self._start(wheel, libpython)
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop the server and everything it started, then remove its temporary folder. Safe to call again."""
+        process, self._process = self._process, None
+        try:
+            if process is not None:
+                _stop(process)
+        finally:
+            for left in Path("/dev/shm").glob(f"{self._id}*"):
+                left.unlink(missing_ok=True)
+            folder, self._folder = self._folder, None
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _url(self, name: str) -> str:
+        if name not in self._ports:
+            raise ServingError("the server is not started, so it has no address")
+        return f"{HOST}:{self._ports[name]}"
+
+    def _start(self, wheel: Path, libpython: Path) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="lwc-triton-"))
+        triton = wheel / "tritonserver"
+        backends = _assemble_backends(self._folder / "backends", triton)
+        command = [
+            str(triton / "bin" / "tritonserver"),
+            f"--id={self._id}",
+            f"--model-repository={self.repository}",
+            f"--backend-directory={backends}",
+            f"--backend-config=python,shm-region-prefix-name={self._id}",
+            *(f"--{name}-address={HOST}" for name in ("http", "grpc", "metrics")),
+            *(f"--{name.lower()}-port={port}" for name, port in self._ports.items()),
+            "--allow-gpu-metrics=false",
+            f"--exit-timeout-secs={int(STOP_SECONDS) - 2}",
+            *COMMON_FLAGS,
+        ]
+        with self.log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                command,
+                env=_environment(wheel, libpython),
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + self.startup_seconds
+        models = sorted(path.parent.name for path in self.repository.glob("*/config.pbtxt"))
+        checks = ["/v2/health/ready", *(f"/v2/models/{name}/ready" for name in models)]
+        while checks:
+            if not self.running:
+                code = self._process.returncode if self._process else None
+                raise ServingError(f"Triton ended while starting (exit code {code}). {self._log_tail()}")
+            if time.monotonic() > deadline:
+                raise ServingError(
+                    f"Triton was not ready after {self.startup_seconds:g} seconds, still waiting for {checks[0]}. "
+                    f"{self._log_tail()}"
+                )
+            if _get(self.http_url, checks[0]) is not None:
+                checks.pop(0)
+            else:
+                time.sleep(0.1)
+        answer = _get(self.http_url, "/v2")
+        name = json.loads(answer).get("name") if answer else None
+        if name != self._id or not self.running:
+            raise ServingError(f"{self.http_url} is answered by another server ({name!r}), not by the one just started")
+
+    def _log_tail(self) -> str:
+        text = self.log_path.read_text(encoding="utf-8", errors="replace")  # less its tables, and CUDA's absence
+        lines = [line for line in text.splitlines() if line[:1] not in ("", "|", "+") and "CudaDriver" not in line]
+        errors = [line for line in lines if line.startswith(("E", "error:"))][-LOG_LINES:]
+        tail = [line for line in lines[-LOG_LINES:] if line not in errors]
+        return "Its log says:\n" + "\n".join([*errors, *(["..."] if errors and tail else []), *tail])
+
+
+def docker_command(
+    repository: Path, http_port: int = 8000, grpc_port: int = 8001, metrics_port: int = 8002, version: str = "26.07"
+) -> list[str]:
+    """The command that serves the same repository in NVIDIA's official image."""
+    ports = zip((http_port, grpc_port, metrics_port), (8000, 8001, 8002), strict=True)
+    return [
+        "docker", "run", "--rm", "--shm-size=1g", "--user=1000:1000",
+        *(f"--publish={HOST}:{outside}:{inside}" for outside, inside in ports),
+        f"--volume={Path(repository).resolve()}:/models:ro",
+        f"nvcr.io/nvidia/tritonserver:{version}-py3",
+        "tritonserver", "--model-repository=/models", *COMMON_FLAGS,
+    ]  # fmt: skip
+
+
+def _installed() -> tuple[Path, Path]:
+    """The wheel's folder and this Python's shared library, once all that serving needs is there."""
+    spec = importlib.util.find_spec("pytriton")
+    places = list(spec.submodule_search_locations or []) if spec else []
+    wheel = Path(places[0]) if places else Path()
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    triton = wheel / "tritonserver"
+    stub = triton / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not places or not (triton / "bin" / "tritonserver").is_file():
+        raise MissingDependency("the embedded Triton server is not installed", "pip install nvidia-pytriton==0.7.0")
+    if not stub.is_file():
+        raise MissingDependency(f"the embedded Triton has no stub for Python {version}", "use Python 3.10 to 3.12")
+    numpy = importlib.metadata.version("numpy")
+    if int(numpy.split(".")[0]) >= 2:
+        raise MissingDependency(
+            f"NumPy {numpy} makes the embedded Triton server read its inputs as zeros", 'pip install "numpy<2"'
+        )
+    name = f"libpython{version}.so.1.0"
+    for folder in (Path(sysconfig.get_config_var("LIBDIR") or "/nonexistent"), SYSTEM_LIBRARIES):
+        if (folder / name).is_file():
+            return wheel, folder / name
+    raise MissingDependency(f"{name}, which Triton's Python stub needs, is missing", f"apt install libpython{version}")
+
+
+def _choose_ports(asked: dict[str, int]) -> dict[str, int]:
+    ports: dict[str, int] = {}
+    with contextlib.ExitStack() as held:
+        for name, port in sorted(asked.items(), key=lambda item: item[1] == 0):  # the given ports first
+            probe = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            if port:  # a port in TIME_WAIT is free for a server, so it must not count as busy
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except (OSError, OverflowError) as error:
+                raise ServingError(
+                    f"{name} port {port} on {HOST} cannot be used: {error}", "choose another port, or 0 for a free one"
+                ) from error
+            chosen = int(probe.getsockname()[1])
+            if chosen in ports.values():
+                raise ServingError(f"port {chosen} is given twice", "give HTTP, gRPC and metrics a port each")
+            ports[name] = chosen
+    return ports
+
+
+def _assemble_backends(folder: Path, triton: Path) -> Path:
+    python = folder / "python"
+    python.mkdir(parents=True)
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
+        shutil.copy2(triton / "backends" / "python" / name, python / name)
+    stub = python / "triton_python_backend_stub"
+    shutil.copy2(triton / "python_backend_stubs" / version / stub.name, stub)
+    stub.chmod(0o755)
+    (folder / "onnxruntime").mkdir()
+    shutil.copy2(Path(__file__).parent / "backends" / "onnxruntime_model.py", folder / "onnxruntime" / "model.py")
+    return folder
+
+
+def _environment(wheel: Path, libpython: Path) -> dict[str, str]:
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONHOME", "PYTHONPATH")}
+    libraries = [str(libpython.parent), str(wheel.parent / "nvidia_pytriton.libs")]
+    libraries += filter(None, [environment.get("LD_LIBRARY_PATH")])
+    environment["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
+    # The embedded interpreter takes its prefix from the first Python on PATH.
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return environment
+
+
+def _get(url: str, path: str) -> bytes | None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"http://{url}{path}", timeout=5) as answer:
+            return bytes(answer.read()) if answer.status == 200 else None
+    except (OSError, urllib.error.URLError, ValueError):
+        return None
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask the server to end, and kill what is left of it and of its stubs after ten seconds."""
+    children: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        children = psutil.Process(process.pid).children(recursive=True)
+    try:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        process.wait()
+        psutil.wait_procs(children, timeout=5)

@@ -1,0 +1,105 @@
+"""Prove the package: start a real Triton server on it, load it, and check every answer against offline."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lwc.errors import DataError
+from lwc.recipe import Recipe
+from lwc.serving.loadtest.run import run_loadtest
+from lwc.serving.loadtest.samples import Sample, write_samples
+from lwc.serving.server import TritonServer
+
+
+def labelled_test(data_dir: Path, evaluation_dir: Path) -> tuple[list[Sample], list[str]]:
+    """The test split with the compressed model's offline predictions, in the split's order, labels by name.
+
+    Returns the samples and the label names in id order.
+
+    Raises:
+        DataError: the two folders do not describe the same rows.
+    """
+    names = [str(name) for name in json.loads((data_dir / "labels.json").read_text(encoding="utf-8"))]
+    test = pd.read_parquet(data_dir / "test.parquet", columns=["id", "text", "label"])
+    predictions = pd.read_parquet(evaluation_dir / "predictions.parquet", columns=["id", "label", "compressed"])
+    if not test["id"].is_unique or not predictions["id"].is_unique or set(test["id"]) != set(predictions["id"]):
+        raise DataError(
+            f"{evaluation_dir} was not made from the test split in {data_dir}: the ids differ",
+            "run the evaluate stage again",
+        )
+    joined = test.merge(predictions, on="id", suffixes=("", "_evaluated"), how="left", validate="one_to_one")
+    if not (joined["label"] == joined["label_evaluated"]).all():
+        raise DataError(f"{evaluation_dir}: labels differ from those in {data_dir}", "run the evaluate stage again")
+    ids = pd.concat([joined["label"], joined["compressed"]])
+    if not ids.between(0, len(names) - 1).all():
+        raise DataError(f"a label id is outside the {len(names)} names in {data_dir / 'labels.json'}")
+    rows = zip(joined["id"], joined["text"], joined["label"], joined["compressed"], strict=True)
+    return [Sample(int(i), str(text), names[y], names[p]) for i, text, y, p in rows], names
+
+
+def verify(
+    recipe: Recipe,
+    repository: Path,
+    model_name: str,
+    evaluation_dir: Path,
+    data_dir: Path,
+    out: Path,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Serve ``repository`` and load-test its text-in model over each protocol of ``recipe.verify``.
+
+    Leaves in ``out``: ``serving.json`` (returned; one entry a protocol), ``samples.parquet``, ``server.log`` and what
+    `run_loadtest` leaves. Served accuracy stands beside the offline accuracy over exactly the texts that were
+    answered; ``covered_all`` is false, with a ``note``, where the time ended before every text was answered.
+
+    Raises:
+        ServingError: the server did not start, or a load test proved nothing.
+        MissingDependency: the serving extra is not installed.
+        DataError: evaluation and data folders do not belong together.
+    """
+    settings = recipe.verify
+    samples, names = labelled_test(data_dir, evaluation_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    samples_path = out / "samples.parquet"
+    write_samples(samples, samples_path)
+    serving: dict[str, Any] = {}
+    with TritonServer(repository, startup_seconds=settings.startup_seconds) as server:
+        try:
+            for protocol in settings.protocols:
+                result = run_loadtest(
+                    url=server.http_url if protocol == "http" else server.grpc_url,
+                    protocol=protocol,
+                    model=model_name,
+                    samples_path=samples_path,
+                    users=settings.users,
+                    seconds=settings.seconds,
+                    warmup_seconds=settings.warmup_seconds,
+                    out=out,
+                    min_requests=settings.min_requests,
+                    label_names=names,
+                    progress=progress,
+                )
+                serving[protocol] = result
+                served = result["served"]
+                if not served["covered_all"]:
+                    served["note"] = (
+                        f"time ended after {served['n']} of {served['texts']} test texts; accuracies are over those"
+                    )
+                if progress is not None:
+                    progress(
+                        f"{protocol}: p95 {result['latency_ms']['p95']:.1f} ms, {result['throughput_rps']:.0f}/s, "
+                        f"served accuracy {served['accuracy']:.4f}, offline {served['offline_accuracy']:.4f} "
+                        f"on {served['n']} texts"
+                    )
+        finally:
+            # The server takes its log with it when it ends; a failure is read from this copy.
+            shutil.copyfile(server.log_path, out / "server.log")
+    text = json.dumps(serving, indent=2, ensure_ascii=False, allow_nan=False)
+    (out / "serving.json").write_text(text + "\n", encoding="utf-8")
+    return serving

@@ -1,0 +1,213 @@
+"""The one training loop, shared by train and recover."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import set_seed
+
+from lwc import checkpoints
+from lwc.checkpoints import Progress
+from lwc.errors import LwcError
+from lwc.metrics import macro_f1
+from lwc.models.batches import Batch, Encoded, batches, pad
+from lwc.recipe import Optimization
+
+Array = np.ndarray[Any, Any]
+LossFunction = Callable[[Any, Batch], Tensor]
+"""``(model, batch) → scalar loss``, mean over the batch."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What training did: steps taken, the evaluations, and the seconds of this process."""
+
+    steps: int
+    best_macro_f1: float
+    best_step: int
+    history: list[dict[str, float]]
+    seconds: float
+    resumed_from: int
+
+
+def learning_rate(step: int, total: int, settings: Optimization) -> float:
+    """Linear warm-up to the peak, then linear decay to 0, at ``step`` (0-based) of ``total``."""
+    warmup = math.ceil(settings.warmup * total)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    return settings.learning_rate * max(0.0, (total - step) / max(1, total - warmup))
+
+
+def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices only: norms and biases are scales, not directions."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+@torch.inference_mode()
+def predict(model: Any, groups: Sequence[Batch]) -> Array:
+    """Logits (N, C) in float32, in the rows' own order, whatever order the batches come in."""
+    if not groups:
+        raise ValueError("no batches to predict")
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    rows, parts = [], []
+    for batch in groups:
+        inputs = {name: value.to(device) for name, value in batch.inputs.items()}
+        parts.append(model(**inputs).logits.float().cpu().numpy())
+        rows.append(batch.rows.numpy())
+    model.train(was_training)
+    stacked = np.concatenate(parts)
+    logits: Array = np.empty_like(stacked)
+    logits[np.concatenate(rows)] = stacked
+    return logits
+
+
+def _in_bf16(precision: str) -> bool:
+    if precision == "auto":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return precision == "bf16"
+
+
+def _order(encoded: Encoded, labels: Array, settings: Optimization, seed: int, epoch: int) -> list[list[int]]:
+    epoch_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    groups = batches(encoded, labels, settings.batch_size, length_bucketed=True, seed=epoch_seed)
+    return [group.rows.tolist() for group in groups]
+
+
+def fit(
+    model: Any,
+    train: Encoded,
+    train_labels: Array,
+    validation: Encoded,
+    validation_labels: Array,
+    settings: Optimization,
+    loss_function: LossFunction,
+    seed: int,
+    checkpoint_dir: Path,
+    progress: Callable[[str], None],
+) -> TrainingResult:
+    """Train ``model`` in place and leave it with the weights of its best validation macro-F1, in eval mode.
+
+    AdamW, linear warm-up and decay, clipped gradients, length-bucketed batches. State is written to
+    ``checkpoint_dir`` every ``settings.checkpoint_every`` steps; where a whole checkpoint stands there, training goes
+    on from it, mid-epoch, to the same result as without the interruption.
+
+    Raises:
+        LwcError: the loss is not finite.
+    """
+    started = time.monotonic()
+    set_seed(seed)
+    # Accelerate holds one precision a process, and train and recover may differ: autocast is our own.
+    accelerator = Accelerator(mixed_precision="no")
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, foreach=True
+    )
+    model, optimizer = accelerator.prepare(model, optimizer)
+    plain = accelerator.unwrap_model(model)
+    validation_batches = batches(validation, validation_labels, 64, length_bucketed=True, seed=None)
+    per_epoch = math.ceil(len(train) / settings.batch_size)
+    total = max(1, round(settings.epochs * per_epoch))
+    every = max(1, per_epoch // settings.evaluations_per_epoch)
+
+    state = Progress(step=0, history=[], best=-1.0, stale=0)
+    best: dict[str, Tensor] | None = None
+    restored = checkpoints.restore(checkpoint_dir, plain, optimizer.optimizer)
+    if restored is not None:
+        state, best = restored
+        progress(f"resuming at step {state.step}/{total}")
+    resumed_from = state.step
+
+    epoch, order = -1, []
+    since = time.monotonic()
+    while state.step < total and not state.stopped:
+        if state.step // per_epoch != epoch:
+            epoch = state.step // per_epoch
+            order = _order(train, train_labels, settings, seed, epoch)
+        batch = pad(train, order[state.step % per_epoch], train_labels)
+        rate = learning_rate(state.step, total, settings)
+        loss = _step(accelerator, model, optimizer, batch, loss_function, rate, settings)
+        state.step += 1
+        pace = (time.monotonic() - since) / (state.step - resumed_from)
+        left = int(pace * (total - state.step))
+        shown = f" · macro-F1 {state.history[-1]['macro_f1']:.3f}" if state.history else ""
+        eta = f"{left // 60}:{left % 60:02d}"
+        progress(f"step {state.step}/{total} · loss {loss:.3f} · {1 / pace:.1f} it/s · ETA {eta}{shown}")
+        if state.step % every == 0 or state.step == total:
+            best = _evaluate(plain, validation_batches, validation_labels, state, best, loss, settings.patience)
+        if state.step % settings.checkpoint_every == 0 and state.step < total:
+            checkpoints.save(checkpoint_dir, plain, optimizer.optimizer, state, best)
+    if best is not None:
+        plain.load_state_dict(best)
+    plain.eval()
+    chosen = max(state.history, key=lambda entry: entry["macro_f1"])
+    progress(f"{state.step} steps, best validation macro-F1 {chosen['macro_f1']:.3f} at step {int(chosen['step'])}")
+    return TrainingResult(
+        steps=state.step,
+        best_macro_f1=chosen["macro_f1"],
+        best_step=int(chosen["step"]),
+        history=state.history,
+        seconds=time.monotonic() - started,
+        resumed_from=resumed_from,
+    )
+
+
+def _step(
+    accelerator: Accelerator,
+    model: Any,
+    optimizer: Any,
+    batch: Batch,
+    loss_function: LossFunction,
+    rate: float,
+    settings: Optimization,
+) -> float:
+    model.train()
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    device = accelerator.device
+    moved = Batch({k: v.to(device) for k, v in batch.inputs.items()}, batch.labels.to(device), batch.rows)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=_in_bf16(settings.precision)):
+        loss = loss_function(model, moved)
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise LwcError(f"the training loss became {value}", "lower the learning rate, or use precision: fp32")
+    optimizer.zero_grad()
+    accelerator.backward(loss)
+    accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+    optimizer.step()
+    return value
+
+
+def _evaluate(
+    model: Any,
+    groups: list[Batch],
+    labels: Array,
+    state: Progress,
+    best: dict[str, Tensor] | None,
+    loss: float,
+    patience: int,
+) -> dict[str, Tensor] | None:
+    logits = predict(model, groups)
+    predicted = logits.argmax(axis=1)
+    score = macro_f1(labels, predicted)
+    accuracy = float((predicted == labels).mean())
+    state.history.append({"step": state.step, "macro_f1": score, "accuracy": accuracy, "train_loss": loss})
+    if score > state.best:
+        state.best, state.stale = score, 0
+        return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    state.stale += 1
+    state.stopped = state.stale >= patience
+    return best

@@ -1,0 +1,191 @@
+"""The main job as a user runs it: the command line, real reviews, a real Triton server, real Locust."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ROOT / "recipes" / "tiny.yaml"
+
+
+def lwc(*arguments: str | Path, cwd: Path, timeout: float = 500) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lwc.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Stage name → digest of its result, from the manifests of a run's store."""
+    found = {}
+    for manifest in (folder / "runs" / ".store").glob("*/*/manifest.json"):
+        content = json.loads(manifest.read_text())
+        weights = {name: entry["sha256"] for name, entry in content["files"].items() if "model" in name}
+        found[content["stage"]] = json.dumps(weights, sort_keys=True)
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.CompletedProcess[str]]]:
+    """A folder in which the tiny recipe ran from end to end."""
+    folder = tmp_path_factory.mktemp("run")
+    yield folder, lwc("run", TINY, "--json", cwd=folder)
+
+
+@pytest.fixture(scope="module")
+def report(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> dict[str, Any]:
+    folder, done = finished
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads((folder / "runs" / "tiny" / "report.json").read_text()))
+
+
+@pytest.mark.serving
+@pytest.mark.slow
+class TestMainJob:
+    def test_it_passes_its_gates_and_says_what_data_it_used(
+        self, finished: tuple[Path, subprocess.CompletedProcess[str]], report: dict[str, Any]
+    ) -> None:
+        _, done = finished
+        assert json.loads(done.stdout)["verdict"]["passed"] is True
+        assert all(gate["passed"] for gate in report["gates"])
+        assert len(report["gates"]) == 6
+        assert "amazon-sample" in done.stderr
+        assert "amazon-sample" in json.dumps(report["data"])
+
+    def test_the_report_follows_its_schema(self, report: dict[str, Any]) -> None:
+        schema = json.loads((ROOT / "lwc" / "report" / "schema.json").read_text())
+        jsonschema.validate(report, schema)
+
+    def test_served_answers_are_the_offline_ones(self, report: dict[str, Any]) -> None:
+        for protocol in ("http", "grpc"):
+            measured = report["serving"][protocol]
+            assert measured["errors"] == 0
+            assert measured["requests"] >= 20
+            assert measured["served"]["matches_offline"] == 1.0
+            assert 0 < measured["latency_ms"]["p50"] <= measured["latency_ms"]["p95"] <= measured["latency_ms"]["p99"]
+
+    def test_ratios_are_four_and_named(self, report: dict[str, Any]) -> None:
+        assert set(report["ratios"]) == {"blocks", "params", "size", "latency"}
+        assert report["ratios"]["blocks"] == 2.0
+        assert 1.0 < report["ratios"]["params"] < 2.0, "embeddings do not shrink"
+
+    def test_everything_is_beside_the_report(self, finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+        folder, _ = finished
+        run = folder / "runs" / "tiny"
+        assert {"report.json", "report.md", "report.html"} <= {p.name for p in run.iterdir()}
+        assert list(run.glob("*.png"))
+        repository = folder / "triton_models" / "tiny"
+        assert (repository / "tiny" / "config.pbtxt").is_file()
+
+    def test_a_second_run_reuses_every_stage(self, finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+        folder, _ = finished
+        started = time.monotonic()
+        done = lwc("run", TINY, "--until", "package", cwd=folder)
+        elapsed = time.monotonic() - started
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("reused") == 9
+        assert elapsed < 5, f"{elapsed:.1f} s with nothing to do"
+
+    def test_a_gate_changes_the_verdict_and_retrains_nothing(
+        self, finished: tuple[Path, subprocess.CompletedProcess[str]]
+    ) -> None:
+        folder, _ = finished
+        stricter = ("--set", "gates.0.value=9")
+        plan = json.loads(lwc("plan", TINY, *stricter, "--json", cwd=folder).stdout)
+        assert [row["stage"] for row in plan if not row["hit"]] == ["verify"]
+        done = lwc("report", TINY, *stricter, cwd=folder)
+        assert done.returncode == 3, done.stderr
+        assert "FAIL ratios.blocks" in done.stderr
+        assert lwc("report", TINY, cwd=folder).returncode == 0
+
+    def test_the_checkpoint_loads_without_lwc(self, finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+        folder, _ = finished
+        (model,) = (folder / "runs" / ".store" / "recover").glob("*/model")
+        code = (
+            "import sys, torch\n"
+            "from transformers import AutoModelForSequenceClassification as M, AutoTokenizer as T\n"
+            "t, m = T.from_pretrained(sys.argv[1]), M.from_pretrained(sys.argv[1]).eval()\n"
+            "x = t(['good', 'this is a longer and worse review'], padding=True, return_tensors='pt')\n"
+            "print(m(**x).logits.tolist(), m.config.id2label)\n"
+            "assert not any(n.split('.')[0] == 'lwc' for n in sys.modules)"
+        )
+        alone = subprocess.run(
+            [sys.executable, "-c", code, str(model)], cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert alone.returncode == 0, alone.stderr
+        assert "great" in alone.stdout
+
+
+KILL_POINTS = ("train", "remove", "export")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", KILL_POINTS)
+def test_killed_at_any_stage_it_resumes_to_the_same_result(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, stage: str
+) -> None:
+    folder, whole = finished
+    assert whole.returncode == 0, whole.stderr
+    command = [sys.executable, "-m", "lwc.cli", "run", str(TINY), "--until", "export"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    store = tmp_path / "runs" / ".store"
+    # In training: after the first checkpoint, so that a resume in the middle is what happens.
+    pattern = "work/train-*/scratch/*" if stage == "train" else f"work/{stage}-*/out"
+    deadline = time.monotonic() + 240
+    while not list(store.glob(pattern)) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert process.poll() is None, f"ended before {stage} could be killed"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list(store.glob(f"{stage}/*/manifest.json"))
+    done = lwc("run", TINY, "--until", "export", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    expected, got = digests(folder), digests(tmp_path)
+    for name in ("train", "remove", "recover", "export"):
+        assert got[name] == expected[name], f"{name} differs after a kill in {stage}"
+
+
+@pytest.mark.slow
+def test_interrupted_it_exits_130(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lwc.cli", "run", str(TINY), "--until", "train"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "runs").glob(".store/work/train-*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert "again" in said
+
+
+def test_help_and_validate_start_fast_and_without_torch(tmp_path: Path) -> None:
+    for arguments in (["--help"], ["validate", str(TINY)], ["plan", str(TINY)], ["schema"]):
+        code = (
+            "import sys\n"
+            f"sys.argv = ['lwc', *{arguments!r}]\n"
+            "from lwc.cli import main\n"
+            "try:\n    main()\nexcept SystemExit as done:\n    assert not done.code, done.code\n"
+            "heavy = {'torch', 'transformers', 'onnxruntime', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
+            "assert not heavy, heavy"
+        )
+        times = []
+        for _ in range(3):
+            started = time.monotonic()
+            done = subprocess.run(
+                [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+            )
+            times.append(time.monotonic() - started)
+            assert done.returncode == 0, done.stderr
+        if arguments[0] in ("--help", "validate"):
+            assert float(np.min(times)) < 0.5, f"lwc {arguments[0]}: {min(times):.2f} s"

@@ -1,0 +1,251 @@
+"""The load test against a fake server with planted faults: what it counts, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("locust")
+pytest.importorskip("tritonclient.grpc")
+
+from lwc.errors import DataError, RecipeError, ServingError
+from lwc.serving.loadtest import run as run_module
+from lwc.serving.loadtest.recorder import Recorder
+from lwc.serving.loadtest.run import check_thresholds, run_loadtest
+from lwc.serving.loadtest.samples import Sample, read_samples, write_samples
+from lwc.serving.loadtest.summary import summarise
+
+NAMES = ["great", "other", "naïve ☕"]
+# Offline is wrong about every fifth text: served accuracy must equal offline accuracy, not 1.
+SAMPLES = [Sample(100 + i, f"text {i} ☕ é", NAMES[i % 3], NAMES[(i + (i % 5 == 0)) % 3]) for i in range(30)] + [
+    Sample(999, "", "other", "other")
+]
+OFFLINE_ACCURACY = sum(s.label == s.offline for s in SAMPLES) / len(SAMPLES)
+
+
+@contextmanager
+def fake_server(folder: Path, **faults: Any) -> Iterator[dict[str, str]]:
+    settings = folder / "fake.json"
+    answers = {s.text: s.offline for s in SAMPLES}
+    settings.write_text(json.dumps({"model": "m", "names": NAMES, "answers": answers, **faults}))
+    script = Path(__file__).with_name("fake_triton.py")
+    child = subprocess.Popen([sys.executable, str(script), str(settings)], stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        ports = json.loads(child.stdout.readline())
+        yield {"http": f"http://127.0.0.1:{ports['http']}", "grpc": f"127.0.0.1:{ports['grpc']}"}
+    finally:
+        child.kill()
+        child.wait()
+
+
+def load(folder: Path, url: str, protocol: Any, **changes: Any) -> dict[str, Any]:
+    samples = folder / "samples.parquet"
+    write_samples(SAMPLES, samples)
+    settings: dict[str, Any] = {
+        "model": "m",
+        "users": 4,
+        "seconds": 1.2,
+        "warmup_seconds": 0.3,
+        "min_requests": 31,
+        "label_names": NAMES,
+        **changes,
+    }
+    return run_loadtest(url, protocol, samples_path=samples, out=folder / "out", **settings)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_healthy_server_is_measured_and_every_answer_checked(tmp_path: Path, protocol: str) -> None:
+    with fake_server(tmp_path, delay_s=0.05) as urls:
+        result = load(tmp_path, urls[protocol], protocol, users=8)
+    served = result["served"]
+    assert result["errors"] == 0
+    assert served["covered_all"]
+    assert served["accuracy"] == pytest.approx(OFFLINE_ACCURACY)
+    assert served["accuracy_difference"] == 0.0
+    assert served["matches_offline"] == 1.0
+    assert np.sum(served["confusion"]) == len(SAMPLES)
+    # 8 users and 50 ms an answer: one blocked call blocking all users would give under 20/s.
+    assert 40 < result["throughput_rps"] < 161
+    assert result["latency_ms"]["p50"] >= 50.0
+    out = tmp_path / "out"
+    raw = np.load(out / f"latencies_{protocol}.npy", allow_pickle=False)
+    assert raw.dtype == np.float32
+    assert len(raw) == result["requests"] - result["errors"]
+    assert np.percentile(raw.astype(float), 95) == pytest.approx(result["latency_ms"]["p95"])
+    assert len(set(raw.tolist())) > len(raw) * 0.9, "latencies are raw, not rounded"
+    for name in (f"locust_{protocol}.html", f"locust_{protocol}_stats.csv", f"locust_{protocol}.log"):
+        assert (out / name).stat().st_size > 0
+    assert result["warmup"]["requests"] > 0
+    # Locust's own CSV, too, is without the warm-up, but for what was on its way when that ended: one a user.
+    row = (out / f"locust_{protocol}_stats.csv").read_text().splitlines()[-1].split(",")
+    assert abs(int(row[2]) - result["requests"]) <= 8
+    json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_failures_wrong_answers_and_nan_are_counted(tmp_path: Path, protocol: str) -> None:
+    with fake_server(tmp_path, fail_every=10, nan_every=25, wrong_every=7) as urls:
+        result = load(tmp_path, urls[protocol], protocol)
+    assert 0.08 < result["error_rate"] < 0.18
+    messages = " ".join(e["message"] for e in result["error_messages"])
+    assert "planted failure" in messages
+    assert "not finite" in messages
+    assert 0.7 < result["served"]["matches_offline"] < 0.95
+    assert result["served"]["inconsistent_texts"] > 0
+
+
+def test_one_failure_within_the_budget_passes_and_above_it_fails(tmp_path: Path) -> None:
+    with fake_server(tmp_path, fail_every=100) as urls:
+        result = load(tmp_path, urls["http"], "http", min_requests=150)
+    assert result["errors"] >= 1
+    assert check_thresholds(result, max_error_rate=0.05) == []
+    assert "above the budget" in check_thresholds(result, max_error_rate=0.001)[0]
+    assert "p95" in check_thresholds(result, max_p95_ms=0.01)[0]
+    assert check_thresholds(result) == []
+
+
+def test_too_few_requests_fail(tmp_path: Path) -> None:
+    with fake_server(tmp_path, delay_s=5.0) as urls, pytest.raises(ServingError, match="at least 31 are wanted"):
+        load(tmp_path, urls["http"], "http", request_timeout_s=1.0)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_server_that_only_refuses_fails_with_its_reason(tmp_path: Path, protocol: str) -> None:
+    with fake_server(tmp_path) as urls, pytest.raises(ServingError, match="unknown model"):
+        load(tmp_path, urls[protocol], protocol, model="other")
+
+
+def test_labels_are_compared_by_name_and_unknown_names_are_errors(tmp_path: Path) -> None:
+    swapped = {"great": "other", "other": "great"}
+    with fake_server(tmp_path, rename=swapped) as urls:
+        assert load(tmp_path, urls["http"], "http")["served"]["matches_offline"] < 0.6
+    unknown = {name: f"LABEL_{i}" for i, name in enumerate(NAMES)}
+    with fake_server(tmp_path, rename=unknown) as urls, pytest.raises(ServingError, match="'LABEL_0' is none of"):
+        load(tmp_path, urls["http"], "http")
+
+
+def test_scheduled_load_shows_a_stall_that_a_closed_loop_hides(tmp_path: Path) -> None:
+    with fake_server(tmp_path, stall_at=60, stall_s=0.6) as urls:
+        closed = load(tmp_path, urls["http"], "http", users=2)
+    with fake_server(tmp_path, stall_at=60, stall_s=0.6) as urls:
+        scheduled = load(tmp_path, urls["http"], "http", users=2, rate=80.0)
+    assert closed["load"] == "closed_loop"
+    assert closed["latency_ms"]["p95"] < 200.0
+    assert scheduled["latency_ms"]["p95"] > 250.0
+    assert scheduled["achieved_ratio"] > 0.5
+
+
+def test_nothing_listening_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ServingError, match="nothing answers at"):
+        load(tmp_path, "http://127.0.0.1:9", "http")
+
+
+@pytest.mark.parametrize("url", ["https://h:1", "http://h", "h:99999", "http://h:1/path", ""])
+def test_urls_that_are_no_server_are_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(RecipeError):
+        load(tmp_path, url, "http")
+
+
+def test_protocol_and_model_must_be_real(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="http or grpc"):
+        load(tmp_path, "127.0.0.1:1", "rest")
+    with pytest.raises(RecipeError, match="not a model name"):
+        load(tmp_path, "127.0.0.1:1", "http", model="../x")
+
+
+def test_a_child_that_dies_is_a_failure_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "locustfile.py"
+    broken.write_text("raise RuntimeError('planted in the child')\n")
+    monkeypatch.setattr(run_module, "LOCUSTFILE", broken)
+    with fake_server(tmp_path) as urls, pytest.raises(ServingError, match="planted in the child"):
+        load(tmp_path, urls["http"], "http")
+
+
+def test_a_child_that_exits_0_without_records_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "locustfile.py"
+    broken.write_text("import sys\nprint('bye')\nsys.exit(0)\n")
+    monkeypatch.setattr(run_module, "LOCUSTFILE", broken)
+    stale = tmp_path / "out" / "records_http.json"
+    stale.parent.mkdir()
+    stale.write_text(json.dumps({"version": 1, "measured": True}))
+    with fake_server(tmp_path) as urls, pytest.raises(ServingError, match="left no records"):
+        load(tmp_path, urls["http"], "http")
+
+
+def test_parent_does_not_import_locust() -> None:
+    code = "import sys, lwc.serving.loadtest.run; sys.exit('locust' in sys.modules or 'gevent' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_recorder_leaves_out_the_warm_up_and_keeps_the_lost() -> None:
+    now = [0.0]
+    recorder = Recorder(samples=3, clock=lambda: now[0])
+    early = recorder.take()
+    assert early is not None
+    recorder.send(early)
+    now[0] = 1.0
+    recorder.measure()
+    recorder.finish(early, "a", None)
+    tickets = []
+    for _ in range(4):
+        ticket = recorder.take()
+        assert ticket is not None
+        recorder.send(ticket)
+        tickets.append(ticket)
+    assert [t.sample for t in tickets] == [0, 1, 2, 0]
+    now[0] = 1.25
+    recorder.finish(tickets[0], "a", None)
+    recorder.finish(tickets[1], None, "boom")
+    now[0] = 2.0
+    recorder.stop()
+    now[0] = 2.5
+    recorder.finish(tickets[2], "b", None)
+    assert recorder.take() is None
+    records = recorder.as_json()
+    assert records["warmup"] == {"requests": 1, "errors": 0}
+    assert [row[2] for row in records["rows"]] == [250.0, 250.0, 1500.0, 1500.0]
+    assert records["duration_s"] == 1.5
+    samples = [Sample(i, str(i), "a", "a") for i in range(3)]
+    result = summarise(records, samples)
+    assert (result["requests"], result["errors"]) == (4, 2)
+    assert result["served"]["accuracy"] == 0.5
+    assert result["served"]["offline_accuracy"] == 1.0
+    assert result["served"]["covered_all"] is False
+
+
+def test_samples_without_offline_predictions(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    path.write_text('{"id": 1, "text": "é", "label": "a"}\n\n{"id": 2, "text": "", "label": "b"}\n')
+    assert read_samples(path) == [Sample(1, "é", "a", None), Sample(2, "", "b", None)]
+    table = tmp_path / "s.csv"
+    table.write_text('id,text,label\n1,"NA\nno",a\n2,,b\n')
+    assert read_samples(table) == [Sample(1, "NA\nno", "a", None), Sample(2, "", "b", None)]
+    write_samples(read_samples(path), tmp_path / "s.parquet")
+    assert read_samples(tmp_path / "s.parquet") == read_samples(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "nope\n",
+        '{"id": 1, "text": "x"}\n',
+        '{"id": 1, "text": "x", "label": 3}\n',
+        '{"id": 1, "text": "\\ud800", "label": "a"}\n',
+        '{"id": 1, "text": "x", "label": "a"}\n{"id": 1, "text": "y", "label": "a"}\n',
+    ],
+)
+def test_bad_samples_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "s.jsonl"
+    path.write_text(text)
+    with pytest.raises(DataError):
+        read_samples(path)

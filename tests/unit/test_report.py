@@ -1,0 +1,256 @@
+"""The report: schema, verdict, self-contained HTML, escaping, and what was not measured."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from lwc.metrics import classification_quality, retention
+from lwc.recipe import Recipe
+from lwc.report.build import build_report, report_schema
+
+NASTY = "<script>alert('x')</script>"
+ENVIRONMENT = {"date": "2026-01-02T03:04:05+00:00", "cpu": "Some CPU", "cores": 2, "gpu": False,
+               "memory_gib": 15.6, "libraries": {"torch": "2.6.0", "tensorrt": None}}  # fmt: skip
+GATES: list[dict[str, Any]] = [
+    {"metric": "retention.macro_f1", "op": ">=", "value": 0.5},
+    {"metric": "latency.shapes.0.compressed_ms", "op": "<=", "value": 0.6, "relative_to": "latency.shapes.0.base_ms"},
+    {"metric": "serving.http.latency_ms.p95", "op": "<=", "value": 100},
+]
+
+
+def make_recipe(gates: list[dict[str, Any]] | None = None, fields: tuple[str, ...] = ("body",)) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "schema_version": 1,
+            "name": "amazon",
+            "description": "reviews <b>bold</b>",
+            "data": {"text_fields": fields},
+            "model": {"kind": "config"},
+            "target": {"ratio": 2.0, "of": "blocks"},
+            "gates": GATES if gates is None else gates,
+        }
+    )
+
+
+def write(folder: Path, name: str, content: Any) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(content), encoding="utf-8")
+
+
+def make_stages(root: Path, serving: bool = True, collapse: bool = False) -> dict[str, Path]:
+    """Small stage folders as a finished run leaves them."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random(300) < 0.65).astype(int)
+    strength = {"base": 2.2, "unrecovered": 0.5, "compressed": 0.0 if collapse else 2.0}
+    logits = {k: rng.normal(size=(300, 2)) + s * np.eye(2)[labels] for k, s in strength.items()}
+    if collapse:
+        logits["compressed"] = np.tile([0.0, 1.0], (300, 1))
+    quality: dict[str, Any] = {k: classification_quality(labels, z, 200, 1) for k, z in logits.items()}
+    quality["floors"] = {
+        "majority": classification_quality(labels, np.tile([0.0, 0.6], (300, 1)), 200, 1),
+        "tfidf": classification_quality(labels, rng.normal(size=(300, 2)) + np.eye(2)[labels], 200, 1),
+    }
+    guess = {k: z.argmax(1) for k, z in logits.items()}
+    write(root / "evaluate", "evaluation.json", {
+        "n": 300, "n_train": 900, "label_names": [NASTY, "great $x_1$"], "quality": quality,
+        "truncated": {"count": 12, "of": 300, "max_length": 64},
+        "bootstrap": {"resamples": 200, "level": 0.95, "seed": 1},
+        "retention": retention(labels, guess["base"], guess["compressed"], 200, 1),
+        "retention_unrecovered": retention(labels, guess["base"], guess["unrecovered"], 200, 1),
+    })  # fmt: skip
+    methods = {
+        name: {"scores": list(rng.random(6) * scale), "unit": unit, "seconds": 1.5, "weight": 1.0, "details": {}}
+        for name, scale, unit in (("block_influence", 0.4, "1 − cos"), ("fisher", 1e-5, "mean squared gradient"),
+                                  ("taylor", 30.0, "|w·g|"), ("ablation", 0.9, "Δ loss, nats"))
+    }  # fmt: skip
+    write(root / "score", "importance.json", {
+        "blocks": 6, "examples": 256, "methods": methods, "excluded": {},
+        "fused": {"scores": [5.5, 5.0, 4.0, 3.0, 2.5, 1.0], "ranking": [0, 1, 2, 3, 4, 5]},
+        "kendall_tau": {"names": list(methods), "matrix": np.eye(4).tolist()},
+    })  # fmt: skip
+    write(root / "select", "selection.json", {
+        "strategy": "fused", "blocks_before": 6, "kept": [0, 1, 4], "removed": [2, 3, 5],
+        "target": {"ratio": 2.0, "of": "blocks"}, "ratios": {"blocks": 2.0, "params": 1.31, "size": 1.3},
+        "params_before": 22_713_000, "params_after": 17_389_000,
+    })  # fmt: skip
+    write(root / "export", "export.json", {
+        "files": {"base": {"bytes": 90_000_000}, "compressed": {"bytes": 69_000_000}},
+        "ratios": {"size": 90 / 69, "latency": 1.9},
+        "parity": {"max_abs_diff": 3e-6, "label_agreement": 1.0, "tolerance": 1e-4, "passed": True, "cases": []},
+        "latency": {"ratio": 1.9, "shapes": [
+            {"batch": 1, "length": 64, "base_ms": 10.0, "compressed_ms": 5.2, "ratio": 1.92}]},
+    })  # fmt: skip
+    write(
+        root / "data",
+        "source.json",
+        {"source": "amazon-sample", "note": NASTY, "files": [{"name": "a.rdb", "bytes": 9, "sha256": "ab" * 32}]},
+    )
+    write(
+        root / "data",
+        "quality.json",
+        {
+            "rows_read": 1000,
+            "rows_used": 950,
+            "rows_bad": {"empty text": 3},
+            "duplicates": {"exact": 47, "near": 0},
+            "split_by": "random",
+            "splits": {"train": {"rows": 900, "labels": {NASTY: 300, "great": 600}}},
+        },
+    )
+    if serving:
+        one = {"requests": 900, "errors": 0, "error_rate": 0.0, "throughput_rps": 60.0,
+               "latency_ms": {"p50": 20.0, "p95": 41.0, "p99": 55.0, "mean": 23.0, "max": 90.0},
+               "served": {"accuracy": 0.83, "macro_f1": 0.8, "n": 300, "matches_offline": 1.0,
+                          "offline_accuracy": 0.83, "note": f"over {NASTY}"}}  # fmt: skip
+        write(root / "verify", "serving.json", {"http": one, "grpc": one})
+        for protocol in ("http", "grpc"):
+            np.save(root / "verify" / f"latencies_{protocol}.npy", rng.gamma(6, 4, 900).astype(np.float32))
+    names = ["data", "score", "select", "evaluate", "export"] + (["verify"] if serving else [])
+    return {name: root / name for name in names}
+
+
+def build(tmp_path: Path, recipe: Recipe | None = None, **settings: bool) -> tuple[dict[str, Any], str, str]:
+    stages = make_stages(tmp_path / "stages", **settings)
+    times = {name: {"seconds": 1.0, "hit": False} for name in stages}
+    out = tmp_path / "out"
+    report = build_report(recipe or make_recipe(), stages, ENVIRONMENT, times, out)
+    return report, (out / "report.html").read_text("utf-8"), (out / "report.md").read_text("utf-8")
+
+
+class Assets(HTMLParser):
+    """Collects tags, and every attribute that could load something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.loads: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [value or "" for key, value in attrs if key in {"src", "href", "srcset", "data", "action"}]
+
+
+def test_report_json_follows_the_schema(tmp_path: Path) -> None:
+    schema = report_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    report, _, _ = build(tmp_path)
+    jsonschema.validate(report, schema)
+    jsonschema.validate(json.loads((tmp_path / "out" / "report.json").read_text("utf-8")), schema)
+    assert report["verdict"]["passed"]
+    assert report["ratios"] == {"blocks": 2.0, "params": 1.31, "size": pytest.approx(1.3043, abs=1e-3), "latency": 1.9}
+
+
+def test_nothing_measured_is_null_and_says_so(tmp_path: Path) -> None:
+    report = build_report(make_recipe(), {}, {}, {}, tmp_path)
+    jsonschema.validate(report, report_schema())
+    assert report["ratios"] == dict.fromkeys(("blocks", "params", "size", "latency"))
+    assert not report["verdict"]["passed"]
+    assert all("not measured" in gate["reason"] for gate in report["gates"])
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert page.count("not measured") > 8
+    assert "0.00×" not in page
+    assert "0.000" not in page
+
+
+def test_run_without_serving_says_it_was_not_run(tmp_path: Path) -> None:
+    report, page, text = build(tmp_path, serving=False)
+    assert report["serving"] is None
+    assert "Serving was not run" in page
+    assert "Serving was not run" in text
+    failed = report["gates"][2]
+    assert not failed["passed"]
+    assert failed["value"] is None
+    assert "serving.http.latency_ms.p95 = not measured" in report["verdict"]["summary"]
+
+
+def test_html_is_one_self_contained_file(tmp_path: Path) -> None:
+    _, page, _ = build(tmp_path)
+    assets = Assets()
+    assets.feed(page)
+    assert not {"script", "link", "iframe", "object", "embed", "base"} & set(assets.tags)
+    assert assets.tags.count("img") == 4
+    assert all(source.startswith("data:image/png;base64,") for source in assets.loads)
+    assert not re.search(r"https?://|@import|url\(", page)
+    assert "viewport" in page
+    assert "@media print" in page
+
+
+def test_names_from_data_are_escaped(tmp_path: Path) -> None:
+    _, page, text = build(tmp_path)
+    assert NASTY not in page
+    assert "&lt;script&gt;" in page
+    assert "<b>bold</b>" not in page
+    assert NASTY not in text
+
+
+def test_verdict_comes_first_and_says_removed_cost_gained(tmp_path: Path) -> None:
+    report, page, text = build(tmp_path)
+    summary = report["verdict"]["summary"]
+    assert summary.startswith("Removed 3 of 6 blocks (2, 3, 5); kept 3 (0, 1, 4).")
+    for part in ("accuracy", "macro-F1", "retention", "2.00× in blocks", "1.31× in params", "1.90× in latency", "met"):
+        assert part in summary
+    assert "All 3 gates passed." in summary
+    assert page.index("Removed 3 of 6") < page.index("<section>")
+    assert text.index("Removed 3 of 6") < text.index("\n## ")
+
+
+def test_failed_gates_are_named_with_value_and_threshold(tmp_path: Path) -> None:
+    recipe = make_recipe([{"metric": "retention.macro_f1", "op": ">=", "value": 1.5}])
+    report, page, _ = build(tmp_path, recipe)
+    assert not report["verdict"]["passed"]
+    assert re.search(
+        r"1 of 1 gates failed: retention\.macro_f1 = \d\.\d+ \(must be >= 1\.5\)", report["verdict"]["summary"]
+    )
+    assert "gates failed" in page
+
+
+def test_no_gates_is_not_called_a_pass(tmp_path: Path) -> None:
+    report, page, _ = build(tmp_path, make_recipe([]))
+    assert "No gates were set" in report["verdict"]["summary"]
+    assert ">passed<" not in page
+
+
+def test_a_model_that_answers_the_majority_is_called_out(tmp_path: Path) -> None:
+    report, page, _ = build(tmp_path, collapse=True)
+    said = " ".join(report["verdict"]["warnings"])
+    assert "The compressed model answers" in said
+    assert "always" in said
+    assert "does not beat the majority class" in said
+    assert "predicts one class" in page
+    assert not any("base model answers" in text for text in report["verdict"]["warnings"])
+
+
+def test_text_fields_and_truncation_are_named(tmp_path: Path) -> None:
+    _, page, _ = build(tmp_path, make_recipe(fields=("title", "body")))
+    assert "Titles often state the label" in page
+    assert "12 of 300 test texts (4.0 %) were cut at 64 tokens" in page
+    assert "amazon-sample" in page
+    assert "empty text: 3" in page
+    assert "exact: 47" in page
+
+
+def test_same_stages_same_files(tmp_path: Path) -> None:
+    stages = make_stages(tmp_path / "stages")
+    for name in ("one", "two"):
+        build_report(make_recipe(), stages, ENVIRONMENT, {}, tmp_path / name)
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert files == sorted([
+        "report.json", "report.md", "report.html",
+        *(f"report_{plot}.png" for plot in ("importance", "retention", "confusion", "latency")),
+    ])  # fmt: skip
+    for name in files:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_a_plot_of_an_earlier_report_does_not_stay(tmp_path: Path) -> None:
+    build(tmp_path)
+    build_report(make_recipe(), {}, {}, {}, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.png"))

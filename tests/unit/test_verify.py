@@ -1,0 +1,129 @@
+"""verify(): the test split joined with the offline predictions, served by a fake server, compared by name."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pandas as pd
+import pytest
+
+pytest.importorskip("locust")
+pytest.importorskip("tritonclient.grpc")
+
+from lwc.errors import DataError
+from lwc.recipe import FromConfig, Recipe, Target, Verify
+from lwc.serving import verify as module
+
+NAMES = ["other", "great"]
+ROWS = 24
+
+
+def folders(root: Path) -> tuple[Path, Path, dict[str, str]]:
+    data, evaluation = root / "data", root / "evaluation"
+    data.mkdir()
+    evaluation.mkdir()
+    (data / "labels.json").write_text(json.dumps(NAMES))
+    labels = [i % 2 for i in range(ROWS)]
+    predicted = [y if i % 6 else 1 - y for i, y in enumerate(labels)]
+    texts = [f"review {i} ☕" for i in range(ROWS)]
+    ids = list(range(50, 50 + ROWS))
+    test = pd.DataFrame({"id": ids, "text": texts, "label": labels, "user": None, "item": None, "time": None})
+    test.to_parquet(data / "test.parquet", index=False)
+    frame = pd.DataFrame({"id": ids, "label": labels, "base": labels, "unrecovered": 0, "compressed": predicted})
+    # Another row order than the split's: rows belong together by id.
+    frame.iloc[::-1].to_parquet(evaluation / "predictions.parquet", index=False)
+    return data, evaluation, {t: NAMES[p] for t, p in zip(texts, predicted, strict=True)}
+
+
+def recipe() -> Recipe:
+    return Recipe(
+        schema_version=1,
+        name="m",
+        model=FromConfig(kind="config"),
+        target=Target(ratio=2.0, of="blocks"),
+        verify=Verify(users=2, seconds=1.0, warmup_seconds=0.2, min_requests=3),
+    )
+
+
+class FakeTriton:
+    """Stands where TritonServer stands; ``settings`` is set by the test."""
+
+    settings: Path
+
+    def __init__(self, repository: Path, *, startup_seconds: float) -> None:
+        assert startup_seconds == 60.0
+        self.log_path = self.settings
+
+    def __enter__(self) -> FakeTriton:
+        script = Path(__file__).with_name("fake_triton.py")
+        self.child = subprocess.Popen([sys.executable, str(script), str(self.settings)], stdout=subprocess.PIPE)
+        assert self.child.stdout is not None
+        ports = json.loads(self.child.stdout.readline())
+        self.http_url, self.grpc_url = f"http://127.0.0.1:{ports['http']}", f"127.0.0.1:{ports['grpc']}"
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None) -> None:
+        self.child.kill()
+        self.child.wait()
+
+
+def serve(root: Path, monkeypatch: pytest.MonkeyPatch, answers: dict[str, str], **faults: Any) -> None:
+    settings = root / "fake.json"
+    settings.write_text(json.dumps({"model": "m", "names": NAMES, "answers": answers, **faults}))
+    monkeypatch.setattr(FakeTriton, "settings", settings, raising=False)
+    monkeypatch.setattr(module, "TritonServer", FakeTriton)
+
+
+def test_both_protocols_equal_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, evaluation, answers = folders(tmp_path)
+    serve(tmp_path, monkeypatch, answers)
+    said: list[str] = []
+    out = tmp_path / "out"
+    serving = module.verify(recipe(), tmp_path, "m", evaluation, data, out, said.append)
+    assert list(serving) == ["http", "grpc"]
+    for protocol, result in serving.items():
+        served = result["served"]
+        assert served["n"] == ROWS
+        assert served["covered_all"]
+        assert served["accuracy"] == served["offline_accuracy"] == pytest.approx(20 / 24)
+        assert served["matches_offline"] == 1.0
+        assert served["label_names"] == NAMES
+        assert served["confusion"] == [[8, 4], [0, 12]]
+        assert (out / f"latencies_{protocol}.npy").is_file()
+    assert json.loads((out / "serving.json").read_text(encoding="utf-8")) == serving
+    assert (out / "server.log").is_file()
+    assert len(said) == 4
+
+
+def test_a_time_too_short_for_every_text_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, evaluation, answers = folders(tmp_path)
+    serve(tmp_path, monkeypatch, answers, delay_s=0.13)
+    serving = module.verify(recipe(), tmp_path, "m", evaluation, data, tmp_path / "out")
+    served = serving["grpc"]["served"]
+    assert 3 <= served["n"] < ROWS
+    assert served["covered_all"] is False
+    assert "time ended after" in served["note"]
+    # Over the very texts that were answered, which come in the split's order from the first on.
+    wrong = sum(i % 6 == 0 for i in range(served["n"]))
+    assert served["offline_accuracy"] == pytest.approx(1 - wrong / served["n"])
+    assert served["accuracy_difference"] == 0.0
+
+
+@pytest.mark.parametrize("change", ["rows", "labels", "range"])
+def test_folders_that_do_not_belong_together(tmp_path: Path, change: str) -> None:
+    data, evaluation, _ = folders(tmp_path)
+    frame = pd.read_parquet(evaluation / "predictions.parquet")
+    if change == "rows":
+        frame = frame.iloc[1:]
+    elif change == "labels":
+        frame["label"] = 1 - frame["label"]
+    else:
+        frame["compressed"] = 2
+    frame.to_parquet(evaluation / "predictions.parquet", index=False)
+    with pytest.raises(DataError):
+        module.labelled_test(data, evaluation)
