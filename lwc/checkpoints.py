@@ -83,8 +83,12 @@ def save(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     best: dict[str, Tensor] | None,
+    identity: str,
 ) -> None:
-    """Write ``folder/step-N`` aside, its manifest last, then rename; older ones beyond two are deleted."""
+    """Write ``folder/step-N`` aside, its manifest last, then rename; older ones beyond two are deleted.
+
+    ``identity`` names the run: only a run of the same identity restores it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / "part"
     shutil.rmtree(part, ignore_errors=True)
@@ -94,7 +98,7 @@ def save(
     save_file(_rng_tensors(), part / "random.safetensors")
     if best is not None:
         save_file(best, part / "best.safetensors")
-    write_json(part / "state.json", {"progress": progress.__dict__, "random": _rng_scalars()})
+    write_json(part / "state.json", {"identity": identity, "progress": progress.__dict__, "random": _rng_scalars()})
     files = {path.name: file_digest(path) for path in sorted(part.iterdir())}
     write_json(part / "manifest.json", files)
     final = folder / f"step-{progress.step:08d}"
@@ -105,11 +109,11 @@ def save(
 
 
 def restore(
-    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, identity: str
 ) -> tuple[Progress, dict[str, Tensor] | None] | None:
     """Load the newest whole checkpoint into model, optimizer and random states; None where there is none.
 
-    A damaged checkpoint is skipped with a warning, and the one before it is taken.
+    A damaged checkpoint, or one of another run, is skipped with a warning, and the one before it is taken.
     """
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
@@ -124,6 +128,9 @@ def restore(
             best = load_file(path / "best.safetensors") if "best.safetensors" in files else None
         except (OSError, ValueError, SafetensorError) as error:
             logger.warning("checkpoint %s is damaged (%s): falling back to the one before it", path.name, error)
+            continue
+        if state["identity"] != identity:
+            logger.warning("checkpoint %s is of a run with other data or settings: not used", path.name)
             continue
         model.load_state_dict(weights)
         _restore_optimizer(optimizer, optimizer_state)

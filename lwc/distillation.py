@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from lwc.artifacts import write_json
 from lwc.data.splits import load_split
+from lwc.errors import LwcError
 from lwc.losses import distillation_loss, hidden_loss, label_loss
 from lwc.models.batches import Batch, Encoded, batches, encode
 from lwc.models.families import block_list, family_of, hidden_states
@@ -60,6 +62,19 @@ class BlockOutputs:
         return [taken[slot] for slot in sorted(taken)]
 
 
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    # A memory-mapped file that meets a full disk ends the process with a bus error: ask before.
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise LwcError(
+            f"{folder}: the teacher's hidden states need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
+            "free some space, or set recover.hidden_weight: 0",
+        )
+
+
 class TeacherOutputs:
     """Logits and matched hidden states of the teacher over the train rows, computed once.
 
@@ -75,6 +90,7 @@ class TeacherOutputs:
         self._files: list[np.memmap[Any, np.dtype[np.float16]]] = []
         if hidden:
             shape = (int(lengths.sum()), int(teacher.config.hidden_size))
+            _check_space(folder, 2 * shape[0] * shape[1] * len(blocks))
             self._files = [
                 np.memmap(folder / f"block-{block}.f16", dtype=np.float16, mode="w+", shape=shape) for block in blocks
             ]
@@ -90,7 +106,10 @@ class TeacherOutputs:
     def _store(self, file: np.ndarray[Any, Any], batch: Batch, output: np.ndarray[Any, Any]) -> None:
         for position, row in enumerate(batch.rows.tolist()):
             start, end = self._starts[row], self._starts[row + 1]
-            file[start:end] = output[position, : end - start]
+            states = output[position, : end - start]
+            if not np.abs(states).max() < _LARGEST:
+                raise LwcError("the teacher's hidden states do not fit float16", "set recover.hidden_weight: 0")
+            file[start:end] = states
 
     def logits(self, batch: Batch) -> Tensor:
         """Teacher logits (B, C) of a batch's rows."""

@@ -157,6 +157,7 @@ def _evaluate(context: StageContext) -> None:
         unrecovered_dir=context.inputs["remove"],
         compressed_dir=context.inputs["recover"],
         out=context.out,
+        progress=context.progress,
     )
     base, small = (result["quality"][name]["accuracy"]["value"] for name in ("base", "compressed"))
     context.progress(f"test accuracy {base:.3f} → {small:.3f}")
@@ -204,6 +205,7 @@ def _verify(context: StageContext) -> None:
         context.inputs["evaluate"],
         context.inputs["data"],
         context.out,
+        context.progress,
     )
 
 

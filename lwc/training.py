@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from torch import Tensor
 from transformers import set_seed
 
 from lwc import checkpoints
+from lwc.artifacts import canonical
 from lwc.checkpoints import Progress
 from lwc.errors import LwcError
 from lwc.metrics import macro_f1
@@ -88,6 +90,15 @@ def _order(encoded: Encoded, labels: Array, settings: Optimization, seed: int, e
     return [group.rows.tolist() for group in groups]
 
 
+def _identity(encoded: Encoded, labels: Array, settings: Optimization, seed: int) -> str:
+    """Digest of what a run trains on and how: weights restored under other token ids would be noise, unnoticed."""
+    digest = hashlib.sha256(canonical([settings.model_dump(mode="json"), seed]).encode())
+    digest.update(np.asarray(labels, dtype=np.int64).tobytes())
+    for ids in encoded.ids:
+        digest.update(np.asarray([len(ids), *ids], dtype=np.int64).tobytes())
+    return digest.hexdigest()
+
+
 def fit(
     model: Any,
     train: Encoded,
@@ -125,7 +136,8 @@ def fit(
 
     state = Progress(step=0, history=[], best=-1.0, stale=0)
     best: dict[str, Tensor] | None = None
-    restored = checkpoints.restore(checkpoint_dir, plain, optimizer.optimizer)
+    identity = _identity(train, train_labels, settings, seed)
+    restored = checkpoints.restore(checkpoint_dir, plain, optimizer.optimizer, identity)
     if restored is not None:
         state, best = restored
         progress(f"resuming at step {state.step}/{total}")
@@ -149,7 +161,7 @@ def fit(
         if state.step % every == 0 or state.step == total:
             best = _evaluate(plain, validation_batches, validation_labels, state, best, loss, settings.patience)
         if state.step % settings.checkpoint_every == 0 and state.step < total:
-            checkpoints.save(checkpoint_dir, plain, optimizer.optimizer, state, best)
+            checkpoints.save(checkpoint_dir, plain, optimizer.optimizer, state, best, identity)
     if best is not None:
         plain.load_state_dict(best)
     plain.eval()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -154,6 +155,15 @@ def test_half_written_checkpoint_is_not_one(tmp_path: Path) -> None:
     assert result.resumed_from == 6
 
 
+def test_checkpoint_of_other_data_or_settings_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, loss=interrupted_at(7))
+    with caplog.at_level(logging.WARNING):
+        _, result = run(tmp_path, settings=SETTINGS.model_copy(update={"learning_rate": 1e-3}))
+    assert result.resumed_from == 0
+    assert "other data or settings" in caplog.text
+
+
 def test_no_pickle_in_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, loss=interrupted_at(7))
@@ -260,6 +270,23 @@ def test_teacher_outputs_are_the_teachers_whatever_the_batch(model_type: str, tm
         for stored, direct in zip(outputs.hidden(batch), hidden, strict=True):
             real = batch.mask.bool()
             torch.testing.assert_close(stored[real], direct[real], atol=2e-2, rtol=2e-3)
+
+
+def test_hidden_states_beyond_float16_are_refused(tmp_path: Path) -> None:
+    teacher = tiny("bert", num_labels=2)
+    with torch.no_grad():
+        teacher.bert.encoder.layer[1].output.LayerNorm.bias.fill_(1e6)
+    data, _ = learnable(4, 0)
+    with pytest.raises(LwcError, match="do not fit float16"):
+        TeacherOutputs(teacher, [1], data, tmp_path, hidden=True)
+    TeacherOutputs(teacher, [1], data, tmp_path, hidden=False)
+
+
+def test_a_disk_too_small_is_said_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lwc.distillation.shutil.disk_usage", lambda _: SimpleNamespace(free=10))
+    data, _ = learnable(4, 0)
+    with pytest.raises(LwcError, match="are free"):
+        TeacherOutputs(tiny("bert", num_labels=2), [1], data, tmp_path, hidden=True)
 
 
 def test_an_uncut_student_has_nothing_to_recover(tmp_path: Path) -> None:

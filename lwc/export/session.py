@@ -1,0 +1,24 @@
+"""ONNX Runtime sessions on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+
+def cpu_session(path: Path, threads: int) -> Any:
+    """A session on ``threads`` cores."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def run(session: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    """Logits (B, C); inputs that the graph does not declare are left out."""
+    declared = {value.name for value in session.get_inputs()}
+    feed = {name: value for name, value in inputs.items() if name in declared}
+    return np.asarray(session.run(None, feed)[0])

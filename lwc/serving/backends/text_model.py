@@ -1,0 +1,117 @@
+"""Text in, label and scores out: the text model of a repository that lwc wrote.
+
+Runs in Triton's Python backend, embedded or in the official image, with NumPy and ``tokenizers`` only. All requests
+of a batch are tokenized together and sent to the token model as one batch, so that texts of unequal length batch.
+A bad text is an error of its own request and of no other.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from tokenizers import Tokenizer
+
+if int(np.__version__.split(".")[0]) >= 2 and not hasattr(pb_utils, "PreferredMemory"):
+    raise RuntimeError("this Python backend needs numpy<2")
+
+# A megabyte of text is no review; the tokenizer would chew on it while others wait.
+MAX_CHARACTERS = 200_000
+
+
+class TritonPythonModel:
+    """See the module's text."""
+
+    def initialize(self, args):
+        config = json.loads(args["model_config"])
+        folder = Path(args["model_repository"])
+        settings = {key: value["string_value"] for key, value in config["parameters"].items()}
+        self.token_model = settings["token_model"]
+        self.inputs = settings["token_inputs"].split(",")
+        self.buckets = [int(size) for size in settings["length_buckets"].split(",")]
+        self.pad_id = int(settings["pad_id"])
+        self.tokenizer = Tokenizer.from_file(str(folder / args["model_version"] / "tokenizer.json"))
+        self.tokenizer.enable_truncation(self.buckets[-1])
+        self.tokenizer.no_padding()
+        names = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
+        self.labels = np.array([name.encode("utf-8") for name in names], dtype=np.object_)
+
+    def execute(self, requests):
+        """Answer every request, each with its own error where its texts are at fault."""
+        responses = [None] * len(requests)
+        texts, spans = [], []
+        for index, request in enumerate(requests):
+            try:
+                mine = self.read(request)
+            except ValueError as error:
+                responses[index] = refuse(str(error))
+                continue
+            spans.append((index, len(texts), len(texts) + len(mine)))
+            texts.extend(mine)
+        if texts:
+            try:
+                logits = self.classify(texts)
+            except Exception as error:
+                for index, _, _ in spans:
+                    responses[index] = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
+                return responses
+            for index, start, end in spans:
+                responses[index] = self.answer(logits[start:end])
+        return responses
+
+    def read(self, request):
+        """Texts of a request; ValueError says which one is at fault and why."""
+        raw = pb_utils.get_input_tensor_by_name(request, "text").as_numpy().reshape(-1)
+        texts = []
+        for position, value in enumerate(raw):
+            try:
+                text = value.decode("utf-8") if isinstance(value, bytes) else str(value)
+            except UnicodeDecodeError:
+                raise ValueError(f"text {position}: not valid UTF-8") from None
+            if not text.strip():
+                raise ValueError(f"text {position}: empty")
+            if len(text) > MAX_CHARACTERS:
+                raise ValueError(f"text {position}: {len(text)} characters, at most {MAX_CHARACTERS}")
+            texts.append(text)
+        return texts
+
+    def classify(self, texts):
+        """Logits (B, C) of the texts, from the token model."""
+        encodings = self.tokenizer.encode_batch(texts)
+        longest = max(len(encoding.ids) for encoding in encodings)
+        width = next(size for size in self.buckets if size >= longest)
+        arrays = {name: np.zeros((len(texts), width), dtype=np.int64) for name in self.inputs}
+        if "input_ids" in arrays:
+            arrays["input_ids"].fill(self.pad_id)
+        for row, encoding in enumerate(encodings):
+            length = len(encoding.ids)
+            values = {
+                "input_ids": encoding.ids,
+                "attention_mask": encoding.attention_mask,
+                "token_type_ids": encoding.type_ids,
+            }
+            for name, array in arrays.items():
+                array[row, :length] = values[name]
+        request = pb_utils.InferenceRequest(
+            model_name=self.token_model,
+            requested_output_names=["logits"],
+            inputs=[pb_utils.Tensor(name, array) for name, array in arrays.items()],
+        )
+        response = request.exec()
+        if response.has_error():
+            raise RuntimeError(response.error().message())
+        return pb_utils.get_output_tensor_by_name(response, "logits").as_numpy()
+
+    def answer(self, logits):
+        """Labels (B, 1) and scores (B, C) that sum to 1; an answer that is not finite is an error."""
+        if not np.isfinite(logits).all():
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError("the model's answer is not finite"))
+        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+        scores = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+        labels = self.labels[logits.argmax(axis=1)].reshape(-1, 1)
+        return pb_utils.InferenceResponse([pb_utils.Tensor("label", labels), pb_utils.Tensor("scores", scores)])
+
+
+def refuse(message):
+    """A response that blames the request (400 over HTTP)."""
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG))

@@ -1,0 +1,99 @@
+"""``config.pbtxt`` through Triton's own protobuf classes: a wrong field or type cannot be written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from lwc.environment import cpu_limit
+from lwc.errors import ModelError
+from lwc.export.onnx import OnnxInfo, TensorInfo
+from lwc.recipe import Package
+
+_DTYPES = {
+    onnx.TensorProto.INT64: "TYPE_INT64",
+    onnx.TensorProto.INT32: "TYPE_INT32",
+    onnx.TensorProto.FLOAT: "TYPE_FP32",
+    onnx.TensorProto.FLOAT16: "TYPE_FP16",
+}
+
+
+def as_text(config: Any) -> str:
+    """A ModelConfig as ``config.pbtxt``."""
+    return str(text_format.MessageToString(config))
+
+
+def parse(text: str) -> Any:
+    """``config.pbtxt`` as a ModelConfig; typos and wrong types raise ``text_format.ParseError``."""
+    return text_format.Parse(text, pb.ModelConfig())
+
+
+def intra_op_threads(package: Package) -> int:
+    """Threads of one instance: as the recipe says, or the CPU limit shared among the instances."""
+    return package.intra_op_threads or max(1, cpu_limit() // package.instances)
+
+
+def _tensor(info: TensorInfo) -> dict[str, Any]:
+    if info.dtype not in _DTYPES:
+        raise ModelError(f"tensor {info.name}: ONNX type {info.dtype} has no Triton type here", "export it as INT64/FP32")
+    # With max_batch_size > 0 the batch dimension is implied and must not be repeated.
+    return {"name": info.name, "data_type": _DTYPES[info.dtype], "dims": list(info.dims[1:])}
+
+
+def _check_dynamic(info: OnnxInfo, package: Package) -> None:
+    for tensor in info.inputs:
+        if tensor.dims[0] != -1:
+            raise ModelError(
+                f"input {tensor.name}: the ONNX file fixes the batch at {tensor.dims[0]}, the recipe's max_batch_size is"
+                f" {package.max_batch_size}",
+                "export with a dynamic batch",
+            )
+
+
+def _common(name: str, backend: str, package: Package) -> Any:
+    config = pb.ModelConfig(name=name, backend=backend, max_batch_size=package.max_batch_size)
+    config.dynamic_batching.max_queue_delay_microseconds = package.queue_delay_microseconds
+    config.version_policy.latest.num_versions = 1
+    return config
+
+
+def token_model(name: str, info: OnnxInfo, package: Package, warm_up_length: int) -> Any:
+    """Token ids in, logits out, on the ``onnxruntime`` backend; warmed up before it is ready."""
+    _check_dynamic(info, package)
+    config = _common(name, "onnxruntime", package)
+    for tensor in info.inputs:
+        config.input.add(**_tensor(tensor))
+    for tensor in info.outputs:
+        config.output.add(**_tensor(tensor), label_filename="labels.txt")
+    config.instance_group.add(kind="KIND_CPU", count=package.instances)
+    config.parameters["intra_op_thread_count"].string_value = str(intra_op_threads(package))
+    config.parameters["inter_op_thread_count"].string_value = "1"
+    warm_up = config.model_warmup.add(name="one text", batch_size=1)
+    for tensor in config.input:
+        # Zeros are valid ids of every vocabulary; random ones may not be.
+        entry = warm_up.inputs[tensor.name]
+        entry.data_type, entry.zero_data = tensor.data_type, True
+        entry.dims.append(warm_up_length)
+    return config
+
+
+def text_model(name: str, classes: int, package: Package, parameters: Mapping[str, str]) -> Any:
+    """Text in; label, its id and the scores of all classes out (Python backend, calls the token model)."""
+    config = _common(name, "python", package)
+    config.input.add(name="text", data_type="TYPE_STRING", dims=[1])
+    config.output.add(name="label", data_type="TYPE_STRING", dims=[1])
+    config.output.add(name="scores", data_type="TYPE_FP32", dims=[classes])
+    config.instance_group.add(kind="KIND_CPU", count=package.instances)
+    for key, value in parameters.items():
+        config.parameters[key].string_value = value
+    return config
+
+
+def length_buckets(max_length: int) -> Sequence[int]:
+    """Lengths that texts are padded to: powers of two and their midpoints, up to ``max_length``."""
+    sizes = {size for power in range(3, 14) for size in (2**power, 3 * 2 ** (power - 1))}
+    return [*sorted(size for size in sizes if size < max_length), max_length]
