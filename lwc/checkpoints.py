@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import random
 import shutil
 from dataclasses import dataclass
@@ -77,6 +78,11 @@ def _weights(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
 
 
+def _finite(progress: Progress) -> dict[str, Any]:
+    """As JSON: no evaluation yet is null, since JSON has no −∞."""
+    return {**progress.__dict__, "best": progress.best if progress.history else None}
+
+
 def save(
     folder: Path,
     model: torch.nn.Module,
@@ -98,7 +104,7 @@ def save(
     save_file(_rng_tensors(), part / "random.safetensors")
     if best is not None:
         save_file(best, part / "best.safetensors")
-    write_json(part / "state.json", {"identity": identity, "progress": progress.__dict__, "random": _rng_scalars()})
+    write_json(part / "state.json", {"identity": identity, "progress": _finite(progress), "random": _rng_scalars()})
     files = {path.name: file_digest(path) for path in sorted(part.iterdir())}
     write_json(part / "manifest.json", files)
     final = folder / f"step-{progress.step:08d}"
@@ -135,5 +141,6 @@ def restore(
         model.load_state_dict(weights)
         _restore_optimizer(optimizer, optimizer_state)
         _restore_rng(rng, state["random"])
-        return Progress(**state["progress"]), best
+        saved = state["progress"]
+        return Progress(**{**saved, "best": -math.inf if saved["best"] is None else saved["best"]}), best
     return None

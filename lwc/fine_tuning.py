@@ -39,9 +39,7 @@ def _loss(model: Any, batch: Batch) -> Any:
     return label_loss(model(**batch.inputs).logits, batch.labels)
 
 
-def train_classifier(
-    recipe: Recipe, data_dir: Path, out: Path, scratch: Path, progress: Callable[[str], None]
-) -> None:
+def train_classifier(recipe: Recipe, data_dir: Path, out: Path, scratch: Path, progress: Callable[[str], None]) -> None:
     """Train the base model on the train split; write ``model/`` and ``metrics.json``.
 
     Raises:

@@ -169,7 +169,9 @@ class Optimization(Section):
     patience: Positive = Field(default=3, description="evaluations without a better macro-F1")
     evaluations_per_epoch: Positive = 1
     checkpoint_every: Positive = Field(default=50, description="steps between resumable checkpoints")
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="auto: bf16 on GPUs and CPUs that multiply bf16 natively, else fp32"
+    )
 
 
 class Recovery(Optimization):
@@ -180,6 +182,10 @@ class Recovery(Optimization):
     logits_weight: Annotated[float, Field(ge=0.0)] = 1.0
     hidden_weight: Annotated[float, Field(ge=0.0)] = 1.0
     label_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    augment: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.0, description="share of rows replaced by random windows of their text, new in every epoch"
+    )
+    freeze_embeddings: bool = Field(default=True, description="embeddings come trained from the uncut model")
 
 
 # --- importance, selection --------------------------------------------------------------------

@@ -19,6 +19,7 @@ from transformers import set_seed
 from lwc import checkpoints
 from lwc.artifacts import canonical
 from lwc.checkpoints import Progress
+from lwc.environment import cpu_flags
 from lwc.errors import LwcError
 from lwc.metrics import macro_f1
 from lwc.models.batches import Batch, Encoded, batches, pad
@@ -34,7 +35,7 @@ class TrainingResult:
     """What training did: steps taken, the evaluations, and the seconds of this process."""
 
     steps: int
-    best_macro_f1: float
+    validation_macro_f1: float
     best_step: int
     history: list[dict[str, float]]
     seconds: float
@@ -80,7 +81,10 @@ def predict(model: Any, groups: Sequence[Batch]) -> Array:
 
 def _in_bf16(precision: str) -> bool:
     if precision == "auto":
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        if torch.cuda.is_available():
+            return torch.cuda.is_bf16_supported()
+        # Elsewhere bf16 is emulated, and slower than fp32.
+        return bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})
     return precision == "bf16"
 
 
@@ -99,9 +103,13 @@ def _identity(encoded: Encoded, labels: Array, settings: Optimization, seed: int
     return digest.hexdigest()
 
 
+Score = Callable[[np.ndarray], float]
+"""Validation logits (N, C) → a figure that is better when higher."""
+
+
 def fit(
     model: Any,
-    train: Encoded,
+    train: Encoded | Callable[[int], Encoded],
     train_labels: Array,
     validation: Encoded,
     validation_labels: Array,
@@ -110,8 +118,11 @@ def fit(
     seed: int,
     checkpoint_dir: Path,
     progress: Callable[[str], None],
+    score: Score | None = None,
 ) -> TrainingResult:
-    """Train ``model`` in place and leave it with the weights of its best validation macro-F1, in eval mode.
+    """Train ``model`` in place and leave it with the weights of its best validation score, in eval mode.
+
+    ``train`` may depend on the epoch; ``score`` (validation logits → number) is macro-F1 unless given.
 
     AdamW, linear warm-up and decay, clipped gradients, length-bucketed batches. State is written to
     ``checkpoint_dir`` every ``settings.checkpoint_every`` steps; where a whole checkpoint stands there, training goes
@@ -124,19 +135,19 @@ def fit(
     set_seed(seed)
     # Accelerate holds one precision a process, and train and recover may differ: autocast is our own.
     accelerator = Accelerator(mixed_precision="no")
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, foreach=True
-    )
+    optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True)
     model, optimizer = accelerator.prepare(model, optimizer)
     plain = accelerator.unwrap_model(model)
     validation_batches = batches(validation, validation_labels, 64, length_bucketed=True, seed=None)
-    per_epoch = math.ceil(len(train) / settings.batch_size)
+    judge = score or (lambda logits: macro_f1(validation_labels, logits.argmax(axis=1)))
+    per_epoch = math.ceil(len(train_labels) / settings.batch_size)
     total = max(1, round(settings.epochs * per_epoch))
     every = max(1, per_epoch // settings.evaluations_per_epoch)
 
-    state = Progress(step=0, history=[], best=-1.0, stale=0)
+    state = Progress(step=0, history=[], best=-math.inf, stale=0)
     best: dict[str, Tensor] | None = None
-    identity = _identity(train, train_labels, settings, seed)
+    rows = train if isinstance(train, Encoded) else train(0)
+    identity = _identity(rows, train_labels, settings, seed)
     restored = checkpoints.restore(checkpoint_dir, plain, optimizer.optimizer, identity)
     if restored is not None:
         state, best = restored
@@ -148,8 +159,9 @@ def fit(
     while state.step < total and not state.stopped:
         if state.step // per_epoch != epoch:
             epoch = state.step // per_epoch
-            order = _order(train, train_labels, settings, seed, epoch)
-        batch = pad(train, order[state.step % per_epoch], train_labels)
+            rows = train if isinstance(train, Encoded) else train(epoch)
+            order = _order(rows, train_labels, settings, seed, epoch)
+        batch = pad(rows, order[state.step % per_epoch], train_labels)
         rate = learning_rate(state.step, total, settings)
         loss = _step(accelerator, model, optimizer, batch, loss_function, rate, settings)
         state.step += 1
@@ -159,17 +171,17 @@ def fit(
         eta = f"{left // 60}:{left % 60:02d}"
         progress(f"step {state.step}/{total} · loss {loss:.3f} · {1 / pace:.1f} it/s · ETA {eta}{shown}")
         if state.step % every == 0 or state.step == total:
-            best = _evaluate(plain, validation_batches, validation_labels, state, best, loss, settings.patience)
+            best = _evaluate(plain, validation_batches, validation_labels, state, best, loss, settings.patience, judge)
         if state.step % settings.checkpoint_every == 0 and state.step < total:
             checkpoints.save(checkpoint_dir, plain, optimizer.optimizer, state, best, identity)
     if best is not None:
         plain.load_state_dict(best)
     plain.eval()
-    chosen = max(state.history, key=lambda entry: entry["macro_f1"])
-    progress(f"{state.step} steps, best validation macro-F1 {chosen['macro_f1']:.3f} at step {int(chosen['step'])}")
+    chosen = max(state.history, key=lambda entry: entry["score"])
+    progress(f"{state.step} steps, kept step {int(chosen['step'])} with validation macro-F1 {chosen['macro_f1']:.3f}")
     return TrainingResult(
         steps=state.step,
-        best_macro_f1=chosen["macro_f1"],
+        validation_macro_f1=chosen["macro_f1"],
         best_step=int(chosen["step"]),
         history=state.history,
         seconds=time.monotonic() - started,
@@ -211,12 +223,20 @@ def _evaluate(
     best: dict[str, Tensor] | None,
     loss: float,
     patience: int,
+    judge: Score,
 ) -> dict[str, Tensor] | None:
     logits = predict(model, groups)
     predicted = logits.argmax(axis=1)
-    score = macro_f1(labels, predicted)
-    accuracy = float((predicted == labels).mean())
-    state.history.append({"step": state.step, "macro_f1": score, "accuracy": accuracy, "train_loss": loss})
+    score = judge(logits)
+    state.history.append(
+        {
+            "step": state.step,
+            "score": score,
+            "macro_f1": macro_f1(labels, predicted),
+            "accuracy": float((predicted == labels).mean()),
+            "train_loss": loss,
+        }
+    )
     if score > state.best:
         state.best, state.stale = score, 0
         return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}

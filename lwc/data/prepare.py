@@ -56,7 +56,9 @@ def _names(labels: Labels, found: Counter[str]) -> list[str]:
     names = list(labels.names) if labels.names is not None else sorted(found)
     unnamed = sorted(set(found) - set(names))
     if unnamed:
-        raise DataError(f"labels {unnamed} occur in the data but not in data.labels.names", "add them, or leave names out")
+        raise DataError(
+            f"labels {unnamed} occur in the data but not in data.labels.names", "add them, or leave names out"
+        )
     return names
 
 

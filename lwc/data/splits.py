@@ -52,7 +52,9 @@ def choose(settings: Split, users: Sequence[str | None], times: Sequence[int | N
     if settings.by == "auto":
         return "user" if have["user"] else "time" if have["time"] else "random"
     if settings.by in have and not have[settings.by]:
-        raise DataError(f"data.split.by is {settings.by}, but some rows have no {settings.by}", "use by: random or auto")
+        raise DataError(
+            f"data.split.by is {settings.by}, but some rows have no {settings.by}", "use by: random or auto"
+        )
     return settings.by
 
 

@@ -42,6 +42,4 @@ def ablation(model: Any, family: Family, batches: Sequence[Batch], config: Any =
             loss, left = loss_and_accuracy(model, batches)
         scores.append(loss - whole)
         drops.append(accuracy - left)
-    return LayerImportance(
-        "ablation", tuple(scores), "nats", time.monotonic() - started, {"accuracy_drop": drops}
-    )
+    return LayerImportance("ablation", tuple(scores), "nats", time.monotonic() - started, {"accuracy_drop": drops})

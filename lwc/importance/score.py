@@ -50,9 +50,7 @@ def score_blocks(
     return {
         "blocks": len(block_list(model, family)),
         "examples": len(labels),
-        "methods": {
-            name: {**_finite(asdict(result)), "weight": weights[name]} for name, result in results.items()
-        },
+        "methods": {name: {**_finite(asdict(result)), "weight": weights[name]} for name, result in results.items()},
         "excluded": fusion.excluded,
         "fused": {"scores": list(fusion.scores), "ranking": list(fusion.ranking), "method": config.fusion},
         "kendall_tau": {"names": names, "matrix": matrix},

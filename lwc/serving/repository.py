@@ -37,7 +37,9 @@ def build_repository(onnx_path: Path, model_dir: Path, out: Path, package: Packa
     labels = _labels(config)
     classes = info.outputs[0].dims[-1]
     if classes not in (-1, len(labels)):
-        raise ModelError(f"{onnx_path}: {classes} outputs for {len(labels)} labels", "export the model of this checkpoint")
+        raise ModelError(
+            f"{onnx_path}: {classes} outputs for {len(labels)} labels", "export the model of this checkpoint"
+        )
     max_length = int(tokenizer["model_max_length"])
     tokens = f"{name}_tokens"
     parameters = {

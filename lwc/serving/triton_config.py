@@ -39,7 +39,9 @@ def intra_op_threads(package: Package) -> int:
 
 def _tensor(info: TensorInfo) -> dict[str, Any]:
     if info.dtype not in _DTYPES:
-        raise ModelError(f"tensor {info.name}: ONNX type {info.dtype} has no Triton type here", "export it as INT64/FP32")
+        raise ModelError(
+            f"tensor {info.name}: ONNX type {info.dtype} has no Triton type here", "export it as INT64/FP32"
+        )
     # With max_batch_size > 0 the batch dimension is implied and must not be repeated.
     return {"name": info.name, "data_type": _DTYPES[info.dtype], "dims": list(info.dims[1:])}
 

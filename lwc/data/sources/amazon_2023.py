@@ -45,7 +45,9 @@ def fetch(category: str, progress: Progress) -> Path:
     if given.is_file():
         return given
     folder = cache_dir() / "amazon-2023"
-    path = download(BASE + name, folder / name, None, f"download {BASE}{name} yourself and put it into $LWC_DATA_DIR", progress)
+    path = download(
+        BASE + name, folder / name, None, f"download {BASE}{name} yourself and put it into $LWC_DATA_DIR", progress
+    )
     pin = folder / f"{name}.sha256.json"
     found = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
     if not pin.is_file():

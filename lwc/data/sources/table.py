@@ -107,7 +107,9 @@ def read_delimited(path: Path, delimiter: str, columns: Columns) -> Rows:
             if not cells:
                 continue
             if len(cells) != len(header):
-                yield Bad(path.name, reader.line_num, f"{len(cells)} cells, the header has {len(header)}", cells[0][:120])
+                yield Bad(
+                    path.name, reader.line_num, f"{len(cells)} cells, the header has {len(header)}", cells[0][:120]
+                )
                 continue
             record = dict(zip(header, cells, strict=True))
             if any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
@@ -143,7 +145,9 @@ def read_file(path: Path, columns: Columns) -> Rows:
         return read_delimited(path, "," if suffix == ".csv" else "\t", columns)
     if suffix == ".parquet":
         return read_parquet(path, columns)
-    raise DataError(f"{path}: {suffix or 'no suffix'} is not a table format", "use .csv, .tsv (both also .gz) or .parquet")
+    raise DataError(
+        f"{path}: {suffix or 'no suffix'} is not a table format", "use .csv, .tsv (both also .gz) or .parquet"
+    )
 
 
 def read(source: TableFile, progress: Progress) -> Rows:

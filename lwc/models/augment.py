@@ -1,0 +1,54 @@
+"""Windows and token dropout of known texts: more unlabelled text for a teacher to label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lwc.models.batches import Encoded
+
+# Texts are kept this many times longer than the model reads, so that windows can come from their later parts.
+_REACH = 4
+_DROPPED = 0.1
+
+
+class Windows:
+    """Draws varied versions of each text's token ids, the same ones for the same seed and epoch.
+
+    A share of the rows, fresh in every epoch, becomes a random contiguous window (half to all of what the model reads);
+    each of these then loses a tenth of its tokens with the same chance. The others stay as they are. Labels may not
+    hold for a window; only a teacher's answers are asked for it.
+    """
+
+    def __init__(self, tokenizer: Any, texts: Sequence[str], plain: Encoded, share: float, seed: int) -> None:
+        self._plain, self._share, self._seed = plain, share, seed
+        probe, bare = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
+        start = next(i for i in range(len(probe)) if probe[i : i + len(bare)] == bare)
+        self._before, self._after = probe[:start], probe[start + len(bare) :]
+        longest = _REACH * plain.max_length
+        self._bodies: list[list[int]] = tokenizer(
+            list(texts), add_special_tokens=False, truncation=True, max_length=longest
+        )["input_ids"]
+        self._room = plain.max_length - len(self._before) - len(self._after)
+
+    def epoch(self, number: int) -> Encoded:
+        """The rows of an epoch, in their own order."""
+        random = np.random.default_rng([self._seed, 2, number])
+        ids = [
+            self._varied(body, random) if random.random() < self._share else self._plain.ids[row]
+            for row, body in enumerate(self._bodies)
+        ]
+        types = [[0] * len(row) for row in ids] if self._plain.types is not None else None
+        return Encoded(ids, types, self._plain.pad_id, self._plain.max_length, self._plain.truncated)
+
+    def _varied(self, body: list[int], random: np.random.Generator) -> list[int]:
+        most = min(self._room, len(body))
+        size = int(random.integers(max(1, most // 2), most + 1)) if most else 0
+        start = int(random.integers(0, len(body) - size + 1))
+        window = body[start : start + size]
+        if random.random() < self._share:
+            kept = random.random(len(window)) >= _DROPPED
+            window = [token for token, keep in zip(window, kept, strict=True) if keep] or window
+        return [*self._before, *window, *self._after]
