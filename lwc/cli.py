@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Literal, Optional
 
 import typer
 
@@ -170,7 +170,7 @@ def serve(
 def loadtest(
     samples: Annotated[Path, typer.Argument(help="texts with labels: a run's verify/samples.parquet, or CSV/JSONL")],
     url: Annotated[str, typer.Option(help="host:port of the server")] = "127.0.0.1:8000",
-    protocol: Annotated[str, typer.Option(help="http or grpc")] = "http",
+    protocol: Annotated[Literal["http", "grpc"], typer.Option(help="wire protocol")] = "http",
     model: Annotated[str, typer.Option(help="served model that takes text")] = "",
     users: Annotated[int, typer.Option(min=1)] = 4,
     seconds: Annotated[float, typer.Option(min=1.0)] = 15.0,

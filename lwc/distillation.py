@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lwc.arrays import Array
 from lwc.artifacts import write_json
 from lwc.data.splits import load_split
 from lwc.losses import distillation_loss, hidden_loss, label_loss
@@ -82,9 +82,7 @@ class Teacher:
             return Taught(logits, [output.float() for output in self._capture.take()])
 
 
-def recovery_loss(
-    student: Any, teacher: Teacher, settings: Recovery, capture: BlockOutputs, batch: Batch
-) -> Tensor:
+def recovery_loss(student: Any, teacher: Teacher, settings: Recovery, capture: BlockOutputs, batch: Batch) -> Tensor:
     """Weighted sum of logit distillation, hidden-state distance (mean over kept blocks) and label loss."""
     taught = teacher(batch)
     capture.take()
@@ -132,7 +130,7 @@ def recover(
     held_out = encode(tokenizer, validation.texts, recipe.model.max_length)
     target = predict(teacher_model, batches(held_out, validation.labels, 64, length_bucketed=True, seed=None))
 
-    def closeness(logits: np.ndarray) -> float:
+    def closeness(logits: Array) -> float:
         return -float(distillation_loss(torch.from_numpy(logits), torch.from_numpy(target), 1.0))
 
     with BlockOutputs(student, range(len(kept))) as capture:

@@ -129,10 +129,11 @@ def gates_table(gates: Sequence[Mapping[str, Any]]) -> None:
     """Every gate with its value."""
     for gate in gates:
         mark = "[green]pass[/green]" if gate["passed"] else "[bold red]FAIL[/bold red]"
-        value = gate["value"]
+        value, limit = gate["value"], gate["threshold"]
         shown = f"{value:.5g}" if isinstance(value, int | float) else "not measured"
+        bound = f"{limit:.5g}" if isinstance(limit, int | float) else "a limit that was not measured"
         reason = f" — {gate['reason']}" if gate.get("reason") and not gate["passed"] else ""
-        console.print(f"{mark} {gate['metric']} = {shown} ({gate['op']} {gate['threshold']:.5g}){escape(reason)}")
+        console.print(f"{mark} {gate['metric']} = {shown} ({gate['op']} {bound}){escape(reason)}")
 
 
 def importance_table(importance: Mapping[str, Any]) -> None:
@@ -163,10 +164,11 @@ def importance_table(importance: Mapping[str, Any]) -> None:
 def loadtest(result: Mapping[str, Any]) -> None:
     """One load test's figures."""
     latency, served = result["latency_ms"], result["served"]
+    shown = ", ".join(f"{name} {_number(latency[name], 1)} ms" for name in ("p50", "p95", "p99"))
     console.print(
         f"{result['protocol']}: {result['requests']} requests, {result['throughput_rps']:.1f}/s,"
-        f" errors {result['errors']} ({result['error_rate']:.2%}); p50 {_number(latency['p50'], 1)} ms, p95 {_number(latency['p95'], 1)} ms,"
-        f" p99 {_number(latency['p99'], 1)} ms; served accuracy {_number(served['accuracy'])} on {served['n']} texts"
+        f" errors {result['errors']} ({result['error_rate']:.2%}); {shown};"
+        f" served accuracy {_number(served['accuracy'])} on {served['n']} texts"
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import set_seed
 
 from lwc import checkpoints
+from lwc.arrays import Array
 from lwc.artifacts import canonical
 from lwc.checkpoints import Progress
 from lwc.environment import cpu_flags
@@ -25,7 +26,6 @@ from lwc.metrics import macro_f1
 from lwc.models.batches import Batch, Encoded, batches, pad
 from lwc.recipe import Optimization
 
-Array = np.ndarray[Any, Any]
 LossFunction = Callable[[Any, Batch], Tensor]
 """``(model, batch) → scalar loss``, mean over the batch."""
 
@@ -82,7 +82,7 @@ def predict(model: Any, groups: Sequence[Batch]) -> Array:
 def _in_bf16(precision: str) -> bool:
     if precision == "auto":
         if torch.cuda.is_available():
-            return torch.cuda.is_bf16_supported()
+            return bool(torch.cuda.is_bf16_supported())
         # Elsewhere bf16 is emulated, and slower than fp32.
         return bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})
     return precision == "bf16"
@@ -103,7 +103,7 @@ def _identity(encoded: Encoded, labels: Array, settings: Optimization, seed: int
     return digest.hexdigest()
 
 
-Score = Callable[[np.ndarray], float]
+Score = Callable[[Array], float]
 """Validation logits (N, C) → a figure that is better when higher."""
 
 

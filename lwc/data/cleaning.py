@@ -15,15 +15,18 @@ _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,200}>")
 _SPACE = re.compile(r"\s+")
 
 
+def _unwanted(character: str) -> bool:
+    """Control characters, lone surrogates, and invisible format characters but the joiners that emoji need."""
+    category = unicodedata.category(character)
+    return category in ("Cc", "Cs") or (category == "Cf" and character not in "\u200d\ufe0f")
+
+
 def clean(text: str) -> str:
     """Readable text: entities decoded, tags and control characters gone, one kind of space, Unicode NFC."""
     text = html.unescape(html.unescape(text)) if "&" in text else text
     text = _TAG.sub(" ", _BREAK.sub(" ", text)) if "<" in text else text
-    # Cc control, Cs lone surrogates, Cf invisible format characters except the joiners that emoji need.
-    text = "".join(
-        " " if unicodedata.category(c) in ("Cc", "Cs") or (unicodedata.category(c) == "Cf" and c not in "\u200d\ufe0f") else c
-        for c in text
-    ) if not text.isascii() or not text.isprintable() else text  # fmt: skip
+    if not text.isascii() or not text.isprintable():
+        text = "".join(" " if _unwanted(character) else character for character in text)
     return _SPACE.sub(" ", unicodedata.normalize("NFC", text)).strip()
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lwc.arrays import Array
 from lwc.artifacts import file_digest, write_json
 from lwc.data.cleaning import clean, exact_duplicates, fold, near_duplicates
 from lwc.data.quality import describe_splits
@@ -125,7 +126,7 @@ def _without_duplicates(
     return kept, counts
 
 
-def _write(path: Path, rows: list[tuple[Row, str, str]], chosen: np.ndarray, labels: np.ndarray) -> None:
+def _write(path: Path, rows: list[tuple[Row, str, str]], chosen: Array, labels: Array) -> None:
     picked = [rows[index] for index in chosen]
     table = pa.table(
         {
@@ -143,7 +144,7 @@ def _write(path: Path, rows: list[tuple[Row, str, str]], chosen: np.ndarray, lab
 def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | None = None) -> dict[str, Any]:
     """Write the split files, ``labels.json``, ``quality.json``, ``quarantine.jsonl`` and ``source.json`` to ``out``.
 
-    Calibration rows are a stratified sample *of* the train split (they are trained on too; never of validation or test).
+    Calibration rows are a stratified sample *of* the train split (they are trained on too; never validation or test).
 
     Raises:
         DataError: unusable data: too many bad rows, a split or a class without rows, a field that is not there.
@@ -191,7 +192,7 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
     return quality
 
 
-def _check(members: dict[str, np.ndarray], labels: np.ndarray, names: list[str]) -> None:
+def _check(members: dict[str, Array], labels: Array, names: list[str]) -> None:
     for split, chosen in members.items():
         if len(chosen) == 0:
             raise DataError(f"the {split} split has no rows", "use more data, or larger data.split shares")
@@ -201,11 +202,11 @@ def _check(members: dict[str, np.ndarray], labels: np.ndarray, names: list[str])
         raise DataError(f"classes without train rows: {lacking or names}", "use more data, or another label scheme")
 
 
-def _calibration(train: np.ndarray, labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+def _calibration(train: Array, labels: Array, count: int, seed: int) -> Array:
     """A stratified sample of train rows: every class in its own share, at least one row each."""
     random = np.random.default_rng([seed, 1])
     share = min(1.0, count / len(train))
-    chosen: list[np.ndarray] = []
+    chosen: list[Array] = []
     for label in np.unique(labels[train]):
         rows = train[labels[train] == label]
         chosen.append(random.permutation(rows)[: max(1, round(share * len(rows)))])

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from lwc.arrays import Array
 from lwc.data.cleaning import fold
 
 # The most frequent English function words; in English prose they are over a third of all words.
 _ENGLISH = frozenset(
-    "the a an and or but of to in on for with is are was were be been it its this that i you he she they we my your not"
-    " have has had do does did as at by from so if would will can just very all".split()
+    ["the", "a", "an", "and", "or", "but", "of", "to", "in", "on", "for", "with", "is", "are", "was", "were", "be", "been", "it", "its", "this", "that", "i", "you", "he", "she", "they", "we", "my", "your", "not", "have", "has", "had", "do", "does", "did", "as", "at", "by", "from", "so", "if", "would", "will", "can", "just", "very", "all"]
 )
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 _PERCENTILES = (5, 25, 50, 75, 95, 99)
@@ -25,7 +25,7 @@ def english_share(text: str) -> float:
     return sum(word in _ENGLISH for word in words) / len(words) if words else 0.0
 
 
-def describe(texts: Sequence[str], labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+def describe(texts: Sequence[str], labels: Array, names: Sequence[str]) -> dict[str, Any]:
     """Counts, label balance, lengths, language guess and lexical diversity of one set of rows."""
     lengths = np.array([len(text.split()) for text in texts])
     counts = np.bincount(labels, minlength=len(names))
@@ -45,9 +45,7 @@ def describe(texts: Sequence[str], labels: np.ndarray, names: Sequence[str]) -> 
     }
 
 
-def leaks(
-    texts: Sequence[str], users: Sequence[str | None], members: Mapping[str, np.ndarray]
-) -> dict[str, dict[str, int]]:
+def leaks(texts: Sequence[str], users: Sequence[str | None], members: Mapping[str, Array]) -> dict[str, dict[str, int]]:
     """Texts and users that two of train, validation and test share; a random split may share users."""
     found: dict[str, dict[str, int]] = {}
     names = ("train", "validation", "test")
@@ -64,9 +62,9 @@ def leaks(
 
 def describe_splits(
     texts: Sequence[str],
-    labels: np.ndarray,
+    labels: Array,
     users: Sequence[str | None],
-    members: Mapping[str, np.ndarray],
+    members: Mapping[str, Array],
     names: Sequence[str],
 ) -> dict[str, Any]:
     """`describe` for each split, and the leak check between them."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from lwc.arrays import Array
 from lwc.artifacts import read_json
 from lwc.errors import DataError
 from lwc.recipe import Split
@@ -21,9 +22,9 @@ NAMES = ("train", "validation", "test")
 class Examples:
     """Rows of a split: ids (N,), texts, label ids (N,)."""
 
-    ids: np.ndarray
+    ids: Array
     texts: list[str]
-    labels: np.ndarray
+    labels: Array
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -70,7 +71,7 @@ def assign(
     users: Sequence[str | None],
     times: Sequence[int | None],
     seed: int,
-) -> np.ndarray:
+) -> Array:
     """Split of each row (N,) as 0 train, 1 validation, 2 test.
 
     ``user``: a user's hash decides, so that all rows of a user land together whatever else is in the data.

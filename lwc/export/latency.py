@@ -25,7 +25,7 @@ def compare_latency(
     """
     sessions = {"base": cpu_session(base, threads), "compressed": cpu_session(compressed, threads)}
     names = [value.name for value in read_io(base).inputs]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for shape in shapes:
         size = (shape.batch, shape.length)
         ones = np.ones(size, dtype=np.int64)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lwc.arrays import Array
 from lwc.environment import cpu_limit
 from lwc.export.session import cpu_session, run
 from lwc.models.batches import batches, encode
@@ -17,7 +18,7 @@ BATCHES = (1, 3, 8)
 PADDINGS = ("right", "left", "holes")
 
 
-def _mask(padding: str, batch: int, length: int, random: np.random.Generator) -> np.ndarray:
+def _mask(padding: str, batch: int, length: int, random: np.random.Generator) -> Array:
     """An attention mask (B, T) with ragged rows; the first row is always full."""
     mask = np.ones((batch, length), dtype=np.int64)
     for row in range(1, batch):
@@ -70,7 +71,7 @@ def check_parity(
 
 
 @torch.inference_mode()
-def _torch(model: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
+def _torch(model: Any, inputs: dict[str, Array]) -> Array:
     tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
     return np.asarray(model(**tensors).logits.float().numpy())
 

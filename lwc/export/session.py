@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from lwc.arrays import Array
+
 
 def cpu_session(path: Path, threads: int) -> Any:
     """A session on ``threads`` cores."""
@@ -17,7 +19,7 @@ def cpu_session(path: Path, threads: int) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def run(session: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
+def run(session: Any, inputs: dict[str, Array]) -> Array:
     """Logits (B, C); inputs that the graph does not declare are left out."""
     declared = {value.name for value in session.get_inputs()}
     feed = {name: value for name, value in inputs.items() if name in declared}

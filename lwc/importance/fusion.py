@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import kendalltau, rankdata
 
+from lwc.arrays import Array
+
 
 @dataclass(frozen=True)
 class Fusion:
@@ -18,12 +20,12 @@ class Fusion:
     excluded: dict[str, str]
 
 
-def usable(scores: Mapping[str, Sequence[float]]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def usable(scores: Mapping[str, Sequence[float]]) -> tuple[dict[str, Array], dict[str, str]]:
     """(methods that say something, reason by name for those that do not).
 
     A method whose scores are constant or not all finite ranks nothing: averaging it in would only dilute the rest.
     """
-    good: dict[str, np.ndarray] = {}
+    good: dict[str, Array] = {}
     excluded: dict[str, str] = {}
     for name, values in scores.items():
         array = np.asarray(values, dtype=np.float64)
@@ -63,7 +65,7 @@ def kendall_tau(scores: Mapping[str, Sequence[float]]) -> tuple[list[str], list[
     good, _ = usable(scores)
     names = list(good)
 
-    def tau(one: np.ndarray, other: np.ndarray) -> float:
+    def tau(one: Array, other: Array) -> float:
         return float(kendalltau(one, other).statistic) if one.size > 1 else 1.0
 
     return names, [[tau(good[one], good[other]) for other in names] for one in names]

@@ -1,8 +1,8 @@
 """Per-example gradients of a block's parameters from one backward pass a batch.
 
-For a linear layer y = x Wᵀ + b with inputs x (B, T, I) and output gradients g (B, T, O), the gradient of example n is
-Gₙ = Σₜ gₙₜ xₙₜᵀ. Its squared norm is Σₜₛ (gₙₜ·gₙₛ)(xₙₜ·xₙₛ) (Goodfellow 2015; the "ghost norm" of Li et al. 2022), which
-needs no (B, O, I) tensor, and its product with W is Σₜ gₙₜ·(yₙₜ − b).
+For a linear layer y = x Wᵀ + b with inputs x (B, T, I) and output gradients g (B, T, O), the gradient of example n
+is Gₙ = Σₜ gₙₜ xₙₜᵀ. Its squared norm is Σₜₛ (gₙₜ·gₙₛ)(xₙₜ·xₙₛ) (Goodfellow 2015; the "ghost norm" of Li et al.
+2022), which needs no (B, O, I) tensor, and its product with W is Σₜ gₙₜ·(yₙₜ − b).
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def _watched(blocks: nn.ModuleList) -> Iterator[list[_Call]]:
         def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             call = _Call(module, index, args[0].detach())
             calls.append(call)
-            output.register_hook(lambda grad: setattr(call, "grad", grad.detach()))
+            output.register_hook(  # type: ignore[no-untyped-call]
+                lambda grad: setattr(call, "grad", grad.detach())
+            )
 
         handles.append(module.register_forward_hook(hook))
 
@@ -107,7 +109,7 @@ def fast_gradients(model: Any, family: Family, batch: Batch) -> ExampleGradients
     with torch.enable_grad(), _watched(blocks) as calls:
         logits = model(**batch.inputs).logits
         # A sum, so that an example's gradient does not depend on its company.
-        functional.cross_entropy(logits, batch.labels, reduction="sum").backward()
+        functional.cross_entropy(logits, batch.labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
         for call in calls:
             if call.grad is None:  # nothing flows through it: a dead branch
                 continue
@@ -132,7 +134,7 @@ def slow_gradients(model: Any, family: Family, batch: Batch) -> ExampleGradients
         length = int(batch.mask[row].nonzero().max()) + 1
         inputs = {name: value[row : row + 1, :length] for name, value in batch.inputs.items()}
         with torch.enable_grad():
-            functional.cross_entropy(model(**inputs).logits, batch.labels[row : row + 1]).backward()
+            functional.cross_entropy(model(**inputs).logits, batch.labels[row : row + 1]).backward()  # type: ignore[no-untyped-call]
         for index, block in enumerate(blocks):
             for parameter in block.parameters():
                 if parameter.grad is not None:

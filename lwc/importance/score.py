@@ -30,7 +30,7 @@ def score_blocks(
         DataError: the calibration set has rows of one class only, or no method tells the blocks apart.
     """
     labels = torch.cat([batch.labels for batch in batches])
-    if len(labels.unique()) < 2:
+    if len(set(labels.tolist())) < 2:
         raise DataError(
             f"all {len(labels)} calibration rows have one label: loss and gradients would measure a constant answer",
             "raise data.calibration, or balance the data",
@@ -41,7 +41,7 @@ def score_blocks(
             progress(f"{method.method} ({len(results) + 1}/{len(config.methods)})")
         results[method.method] = SCORERS[method.method](model, family, batches, method)
     scores = {name: result.scores for name, result in results.items()}
-    weights = {method.method: method.weight for method in config.methods}
+    weights: dict[str, float] = {method.method: method.weight for method in config.methods}
     try:
         fusion = fuse(scores, weights)
     except ValueError as error:

@@ -15,11 +15,11 @@ from lwc.models.families import Family
 
 
 def taylor(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
-    """E_n |Σ_θ g_nθ · θ| over the block's parameters: the first-order change of an example's loss with the block zeroed.
+    """E_n |Σ_θ g_nθ · θ| over the block's parameters: the first-order change of a loss with the block zeroed.
 
-    Molchanov et al. 2019, eq. 8 (a group's joint contribution). Deviations: absolute value, not square, so that the unit
-    is nats; and the mean is taken over examples, not mini-batches, so that batching cannot change it. ``details``
-    holds the root mean square gradient norm.
+    Molchanov et al. 2019, eq. 8 (a group's joint contribution). Deviations: absolute value, not square, so that
+    the unit is nats; and the mean is taken over examples, not mini-batches, so that batching cannot change it.
+    ``details`` holds the root mean square gradient norm.
     """
     started = time.monotonic()
     dots, squares = [], []

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lwc.arrays import Array
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -55,7 +57,7 @@ def encode(tokenizer: Any, texts: Sequence[str], max_length: int) -> Encoded:
     return Encoded(full["input_ids"], types, int(tokenizer.pad_token_id), max_length, truncated)
 
 
-def pad(encoded: Encoded, rows: Sequence[int], labels: np.ndarray[Any, Any]) -> Batch:
+def pad(encoded: Encoded, rows: Sequence[int], labels: Array) -> Batch:
     """One batch of these rows, padded on the right to its longest text."""
     length = max(len(encoded.ids[row]) for row in rows)
     ids = torch.full((len(rows), length), encoded.pad_id, dtype=torch.long)
@@ -80,7 +82,7 @@ _WINDOW = 16
 
 
 def batches(
-    encoded: Encoded, labels: np.ndarray[Any, Any], batch_size: int, *, length_bucketed: bool, seed: int | None
+    encoded: Encoded, labels: Array, batch_size: int, *, length_bucketed: bool, seed: int | None
 ) -> list[Batch]:
     """All rows in batches. ``seed`` shuffles (None keeps a fixed order); the same seed gives the same batches."""
     count = len(encoded)

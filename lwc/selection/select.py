@@ -34,7 +34,8 @@ def select_blocks(
     required = frozenset([*protected, *range(min(config.keep_first, total)), *range(total)[total - config.keep_last :]])
     if len(required) > keep:
         raise TargetError(
-            f"blocks {sorted(required)} must stay, but {target.ratio:g}x of {target.of} leaves room for {keep} of {total}",
+            f"blocks {sorted(required)} must stay, but {target.ratio:g}x of {target.of} "
+            f"leaves room for {keep} of {total}",
             "lower the ratio, or select.keep_first / select.keep_last",
         )
     kept = STRATEGIES[config.strategy](Choice(importance, keep, required, model, family, batches))

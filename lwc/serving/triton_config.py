@@ -50,8 +50,8 @@ def _check_dynamic(info: OnnxInfo, package: Package) -> None:
     for tensor in info.inputs:
         if tensor.dims[0] != -1:
             raise ModelError(
-                f"input {tensor.name}: the ONNX file fixes the batch at {tensor.dims[0]}, the recipe's max_batch_size is"
-                f" {package.max_batch_size}",
+                f"input {tensor.name}: the ONNX file fixes the batch at {tensor.dims[0]}, the recipe's max_batch_size"
+                f" is {package.max_batch_size}",
                 "export with a dynamic batch",
             )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 import torch
 from tiny_models import learnable, tiny
 
-from lwc.distillation import BlockOutputs, TeacherOutputs, matched_blocks, recovery_loss
+from lwc.distillation import BlockOutputs, Teacher, matched_blocks, recovery_loss
 from lwc.errors import LwcError
 from lwc.losses import distillation_loss, hidden_loss, label_loss
 from lwc.models.batches import Batch, batches
@@ -73,7 +72,7 @@ def test_it_learns_and_says_how_far_it_is(tmp_path: Path) -> None:
     lines: list[str] = []
     model, result = run(tmp_path, progress=lines.append)
     assert result.steps == 18
-    assert result.best_macro_f1 > 0.9
+    assert result.validation_macro_f1 > 0.9
     assert not model.training
     assert "ETA" in lines[-2]
     assert "macro-F1" in lines[-2]
@@ -174,12 +173,34 @@ def test_early_stopping_restores_the_best_weights(tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"epochs": 30.0, "patience": 2, "evaluations_per_epoch": 1})
     model, result = run(tmp_path, settings=settings)
     assert result.steps < 30 * 6
-    assert result.best_macro_f1 == max(entry["macro_f1"] for entry in result.history)
+    assert result.validation_macro_f1 == max(entry["macro_f1"] for entry in result.history)
     assert result.steps == result.best_step + 2 * 6
     validation, labels = learnable(24, 1)
     predicted = predict(model, batches(validation, labels, 5, length_bucketed=False, seed=None)).argmax(1)
     chosen = next(entry for entry in result.history if entry["step"] == result.best_step)
     assert chosen["accuracy"] == (predicted == labels).mean()
+
+
+def test_rows_that_change_by_epoch_resume_exactly(tmp_path: Path) -> None:
+    """As in recovery: augmented rows in every epoch, and a score other than macro-F1."""
+
+    def go(folder: Path, loss: Callable[[Any, Batch], torch.Tensor]) -> tuple[Any, TrainingResult]:
+        model = tiny("bert", blocks=2, num_labels=2)
+        _, labels = learnable(48, 0)
+        validation, validation_labels = learnable(24, 1)
+        result = fit(
+            model, lambda epoch: learnable(48, epoch)[0], labels, validation, validation_labels, SETTINGS, loss, 3,
+            folder, lambda line: None, lambda logits: -float(np.abs(logits).mean()),
+        )  # fmt: skip
+        return model, result
+
+    whole, expected = go(tmp_path / "whole", loss_of)
+    assert expected.best_step == max(expected.history, key=lambda entry: entry["score"])["step"]
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "cut", interrupted_at(10))
+    resumed, result = go(tmp_path / "cut", loss_of)
+    assert result.resumed_from == 9
+    assert same(whole, resumed)
 
 
 def test_half_an_epoch(tmp_path: Path) -> None:
@@ -258,49 +279,31 @@ def test_matched_blocks() -> None:
 
 
 @pytest.mark.parametrize("model_type", ["bert", "modernbert", "deberta-v2", "mpnet"])
-def test_teacher_outputs_are_the_teachers_whatever_the_batch(model_type: str, tmp_path: Path) -> None:
-    teacher = tiny(model_type, num_labels=2)
+def test_the_teacher_gives_its_logits_and_the_matched_blocks(model_type: str) -> None:
+    model = tiny(model_type, num_labels=2)
     data, labels = learnable(9, 0)
-    outputs = TeacherOutputs(teacher, [1, 3], data, tmp_path, hidden=True)
     for batch in batches(data, labels, 4, length_bucketed=True, seed=2):
-        with torch.inference_mode(), BlockOutputs(teacher, [1, 3]) as capture:
-            logits = teacher(**batch.inputs).logits
+        taught = Teacher(model, [1, 3])(batch)
+        with torch.inference_mode(), BlockOutputs(model, range(4)) as capture:
+            logits = model(**batch.inputs).logits
             hidden = capture.take()
-        torch.testing.assert_close(outputs.logits(batch), logits, atol=1e-5, rtol=0)
-        for stored, direct in zip(outputs.hidden(batch), hidden, strict=True):
-            real = batch.mask.bool()
-            torch.testing.assert_close(stored[real], direct[real], atol=2e-2, rtol=2e-3)
+        assert torch.equal(taught.logits, logits)
+        assert not taught.logits.requires_grad
+        assert torch.equal(taught.hidden[0], hidden[1])
+        assert torch.equal(taught.hidden[1], hidden[3])
 
 
-def test_hidden_states_beyond_float16_are_refused(tmp_path: Path) -> None:
-    teacher = tiny("bert", num_labels=2)
-    with torch.no_grad():
-        teacher.bert.encoder.layer[1].output.LayerNorm.bias.fill_(1e6)
-    data, _ = learnable(4, 0)
-    with pytest.raises(LwcError, match="do not fit float16"):
-        TeacherOutputs(teacher, [1], data, tmp_path, hidden=True)
-    TeacherOutputs(teacher, [1], data, tmp_path, hidden=False)
-
-
-def test_a_disk_too_small_is_said_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lwc.distillation.shutil.disk_usage", lambda _: SimpleNamespace(free=10))
-    data, _ = learnable(4, 0)
-    with pytest.raises(LwcError, match="are free"):
-        TeacherOutputs(tiny("bert", num_labels=2), [1], data, tmp_path, hidden=True)
-
-
-def test_an_uncut_student_has_nothing_to_recover(tmp_path: Path) -> None:
-    teacher = tiny("bert", num_labels=2)
+def test_an_uncut_student_has_nothing_to_recover() -> None:
+    model = tiny("bert", num_labels=2)
     data, labels = learnable(8, 0)
-    blocks = matched_blocks([0, 1, 2, 3], 4)
-    outputs = TeacherOutputs(teacher, blocks, data, tmp_path, hidden=True)
     batch = batches(data, labels, 8, length_bucketed=True, seed=None)[0]
-    with BlockOutputs(teacher, range(4)) as capture:
-        assert recovery_loss(teacher, outputs, Recovery(), capture, batch).item() < 1e-5
-    cut = remove_blocks(teacher, family_of(teacher), [1])
-    outputs = TeacherOutputs(teacher, matched_blocks([0, 2, 3], 4), data, tmp_path, hidden=True)
+    teacher = Teacher(model, matched_blocks([0, 1, 2, 3], 4))
+    with BlockOutputs(model, range(4)) as capture:
+        assert recovery_loss(model, teacher, Recovery(), capture, batch).item() < 1e-5
+    cut = remove_blocks(model, family_of(model), [1])
+    teacher = Teacher(model, matched_blocks([0, 2, 3], 4))
     with BlockOutputs(cut, range(3)) as capture:
-        assert recovery_loss(cut, outputs, Recovery(), capture, batch).item() > 1e-3
+        assert recovery_loss(cut, teacher, Recovery(), capture, batch).item() > 1e-3
 
 
 def test_validation_passes_pile_nothing_up() -> None:

@@ -19,9 +19,8 @@ _BOM = b"\xef\xbb\xbf"
 def lines(path: Path) -> Iterator[tuple[int, bytes] | Bad]:
     """Numbered raw lines; every gzip member is read, and a stream that ends early says so after its last line."""
     number = 0
-    opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
     rest = b""
-    with opened as file:
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         while True:
             try:
                 chunk = file.read(1 << 20)
