@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
@@ -240,9 +241,21 @@ def data_inspect(recipe: RecipePath, overrides: Overrides = None, as_json: AsJso
         render.tree(quality)
 
 
+def _quiet() -> None:
+    """Libraries' own progress bars and load reports would cut through ours; a user's setting wins."""
+    for name, value in (
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("TOKENIZERS_PARALLELISM", "false"),
+    ):
+        os.environ.setdefault(name, value)
+
+
 def main() -> None:
     """Entry point: turns exceptions into one message and the documented exit code."""
     debug = "--debug" in sys.argv
+    if not debug:
+        _quiet()
     try:
         code = app(standalone_mode=False)
     except LwcError as problem:

@@ -13,7 +13,11 @@ from lwc.data.cleaning import fold
 
 # The most frequent English function words; in English prose they are over a third of all words.
 _ENGLISH = frozenset(
-    ["the", "a", "an", "and", "or", "but", "of", "to", "in", "on", "for", "with", "is", "are", "was", "were", "be", "been", "it", "its", "this", "that", "i", "you", "he", "she", "they", "we", "my", "your", "not", "have", "has", "had", "do", "does", "did", "as", "at", "by", "from", "so", "if", "would", "will", "can", "just", "very", "all"]
+    re.findall(
+        r"\w+",
+        "the a an and or but of to in on for with is are was were be been it its this that i you he she they we my"
+        " your not have has had do does did as at by from so if would will can just very all",
+    )
 )
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 _PERCENTILES = (5, 25, 50, 75, 95, 99)

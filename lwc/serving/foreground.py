@@ -10,6 +10,13 @@ from pathlib import Path
 from lwc.errors import MissingDependency, RecipeError
 from lwc.serving.server import TritonServer, docker_command
 
+IMAGE = "lwc-triton:26.07"
+# The official image lacks one package that the text model needs.
+DOCKERFILE = """\
+FROM nvcr.io/nvidia/tritonserver:26.07-py3
+RUN pip install --no-cache-dir 'tokenizers>=0.20,<1'
+"""
+
 
 def _check(repository: Path) -> None:
     if not repository.is_dir() or not any(repository.glob("*/config.pbtxt")):
@@ -38,13 +45,20 @@ def serve_embedded(
 def serve_docker(
     repository: Path, http_port: int, grpc_port: int, metrics_port: int, say: Callable[[str], None]
 ) -> int:
-    """Print the official image's command and run it; returns its exit status."""
+    """Print the commands that serve in the official image, and run them; returns the exit status."""
     _check(repository)
-    command = docker_command(repository.resolve(), http_port, grpc_port, metrics_port)
-    say(" ".join(command))
+    build = ["docker", "build", "--tag", IMAGE, "-"]
+    serve = docker_command(repository.resolve(), http_port, grpc_port, metrics_port, IMAGE)
+    say(f"{' '.join(build)} <<'EOF'\n{DOCKERFILE}EOF")
+    say(" ".join(serve))
     try:
-        return subprocess.run(command, check=False).returncode
+        built = subprocess.run(build, input=DOCKERFILE, text=True, check=False)
+        if built.returncode != 0:
+            raise MissingDependency(
+                "docker cannot build the image (its message stands above)", "start the Docker engine"
+            )
+        return subprocess.run(serve, check=False).returncode
     except FileNotFoundError as error:
         raise MissingDependency(
-            "docker is not installed", "install it, or run the printed command elsewhere"
+            "docker is not installed", "install it, or run the printed commands elsewhere"
         ) from error

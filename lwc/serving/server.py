@@ -189,15 +189,19 @@ class TritonServer:
 
 
 def docker_command(
-    repository: Path, http_port: int = 8000, grpc_port: int = 8001, metrics_port: int = 8002, version: str = "26.07"
+    repository: Path,
+    http_port: int = 8000,
+    grpc_port: int = 8001,
+    metrics_port: int = 8002,
+    image: str = "nvcr.io/nvidia/tritonserver:26.07-py3",
 ) -> list[str]:
-    """The command that serves the same repository in NVIDIA's official image."""
+    """The command that serves the same repository in the official image, or in one built on it."""
     ports = zip((http_port, grpc_port, metrics_port), (8000, 8001, 8002), strict=True)
     return [
         "docker", "run", "--rm", "--shm-size=1g", "--user=1000:1000",
         *(f"--publish={HOST}:{outside}:{inside}" for outside, inside in ports),
         f"--volume={Path(repository).resolve()}:/models:ro",
-        f"nvcr.io/nvidia/tritonserver:{version}-py3",
+        image,
         "tritonserver", "--model-repository=/models", *COMMON_FLAGS,
     ]  # fmt: skip
 

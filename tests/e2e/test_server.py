@@ -258,10 +258,10 @@ def test_numpy_2_and_a_missing_wheel_are_told(repository: Path, monkeypatch: pyt
 
 
 def test_docker_command_binds_this_machine_only_and_mounts_read_only(tmp_path: Path) -> None:
-    command = docker_command(tmp_path, 9000, 9001, 9002, version="26.07")
+    command = docker_command(tmp_path, 9000, 9001, 9002, image="lwc-triton:26.07")
     assert command[:3] == ["docker", "run", "--rm"]
     assert "--publish=127.0.0.1:9000:8000" in command
     assert "--publish=127.0.0.1:9002:8002" in command
     assert f"--volume={tmp_path.resolve()}:/models:ro" in command
-    image = command.index("nvcr.io/nvidia/tritonserver:26.07-py3")
+    image = command.index("lwc-triton:26.07")
     assert command[image + 1 : image + 3] == ["tritonserver", "--model-repository=/models"]

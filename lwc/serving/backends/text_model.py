@@ -12,9 +12,6 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from tokenizers import Tokenizer
 
-if int(np.__version__.split(".")[0]) >= 2 and not hasattr(pb_utils, "PreferredMemory"):
-    raise RuntimeError("this Python backend needs numpy<2")
-
 # A megabyte of text is no review; the tokenizer would chew on it while others wait.
 MAX_CHARACTERS = 200_000
 
