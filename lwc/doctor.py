@@ -29,8 +29,8 @@ def examine() -> list[Check]:
 
 def _python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
-    good = (3, 10) <= sys.version_info[:2] <= (3, 12)
-    return Check("Python", good, version, "" if good else "use Python 3.10 to 3.12 (the embedded server has no other)")
+    good = (3, 11) <= sys.version_info[:2] <= (3, 12)
+    return Check("Python", good, version, "" if good else "use Python 3.11 or 3.12 (the embedded server has no other)")
 
 
 def _cpu() -> Check:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def describe() -> dict[str, Any]:
     if info.is_file():
         memory = round(int(info.read_text().split()[1]) / 1024**2, 1)
     return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "cpu": cpu_model(),

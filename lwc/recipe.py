@@ -117,7 +117,7 @@ class Data(Section):
     near_duplicate_threshold: Annotated[float, Field(ge=0.5, le=1.0)] = 0.9
     max_bad_rows: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
     limit: Positive | None = Field(default=None, description="random subsample of rows, after cleaning")
-    calibration: Positive = Field(default=256, description="rows of train set aside for scores")
+    calibration: Positive = Field(default=256, description="rows of train that scores are computed on")
 
 
 # --- model and training -----------------------------------------------------------------------

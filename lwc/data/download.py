@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import http.client
+import json
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
-from lwc.artifacts import file_digest
+from lwc.artifacts import file_digest, write_json
 from lwc.data.rows import Progress
 from lwc.errors import DataError, MissingDependency
 
+TIMEOUT_SECONDS = 60.0
 _CHUNK = 1 << 20
 
 
@@ -18,32 +21,93 @@ def download(url: str, target: Path, sha256: str | None, manual: str, progress: 
     """Bring ``url`` to ``target``; a part that an earlier try left is continued (HTTP Range).
 
     Raises:
-        MissingDependency: the host cannot be reached; ``manual`` tells the user how to get the file otherwise.
+        MissingDependency: the host cannot be reached, or the connection broke off (run again to go on); ``manual``
+            tells the user how to get the file otherwise.
         DataError: what came is not the pinned file.
     """
     if target.is_file():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    have = part.stat().st_size if part.is_file() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    incoming = target.with_name(target.name + ".incoming")
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:
-            resumed = response.status == http.client.PARTIAL_CONTENT
-            total = int(response.headers.get("Content-Length") or 0) + (have if resumed else 0)
-            done = have if resumed else 0
-            with part.open("ab" if resumed else "wb") as file:
-                while chunk := response.read(_CHUNK):
-                    file.write(chunk)
-                    done += len(chunk)
-                    progress(f"{target.name}: {done / 1e6:.1f} of {total / 1e6:.1f} MB")
-    except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
-        if not (isinstance(error, urllib.error.HTTPError) and error.code == 416):
-            raise MissingDependency(f"{url}: cannot be downloaded: {error}", manual) from error
-    if sha256 is not None:
-        found = file_digest(part)
-        if found != sha256:
-            part.unlink()
-            raise DataError(f"{url}: SHA-256 is {found}, expected {sha256}", "try again; if it stays, " + manual)
-    part.replace(target)
+        _fetch(url, incoming, progress)
+    except (OSError, http.client.HTTPException) as error:
+        raise MissingDependency(f"{url}: cannot be downloaded: {error}", manual) from error
+    if sha256 is not None and (found := file_digest(incoming)) != sha256:
+        incoming.unlink()
+        raise DataError(f"{url}: SHA-256 is {found}, expected {sha256}", "try again; if it stays, " + manual)
+    incoming.replace(target)
     return target
+
+
+def _fetch(url: str, target: Path, progress: Progress) -> None:
+    """Fetch ``url`` into ``target``; an interrupted download goes on where it stopped.
+
+    The part file lies beside the target with the validator (ETag or date) the server gave: where the file
+    has changed since, or the server cannot resume, the download starts over.
+
+    Raises:
+        OSError: no network, an HTTP error, or a connection that broke (call again to go on).
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part, state = target.with_name(target.name + ".part"), target.with_name(target.name + ".part.json")
+    request = urllib.request.Request(url, headers={"User-Agent": "lwc"})
+    validator = _validator(state)
+    start = part.stat().st_size if part.is_file() and validator else 0
+    if start:
+        request.add_header("Range", f"bytes={start}-")
+        request.add_header("If-Range", str(validator))
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and start:  # the part is as long as the file, or longer: it proves nothing
+            part.unlink()
+            return _fetch(url, target, progress)
+        raise
+    with response:
+        resumed = response.status == 206 and _starts_at(response.headers.get("Content-Range"), start)
+        if not resumed:
+            start = 0
+        length = response.headers.get("Content-Length")
+        whole = start + int(length) if length is not None else None
+        _remember(state, response.headers)
+        done = _receive(response, part, start, whole, progress)
+    if whole is not None and done != whole:
+        raise ConnectionError(f"{url}: the connection closed after {done:,} of {whole:,} bytes")
+    part.replace(target)
+    state.unlink(missing_ok=True)
+    return None
+
+
+def _receive(response: Any, part: Path, start: int, whole: int | None, progress: Progress) -> int:
+    done, told = start, start
+    with part.open("ab" if start else "wb") as file:
+        try:
+            while chunk := response.read(_CHUNK):
+                file.write(chunk)
+                done += len(chunk)
+                if done - told >= 32 * _CHUNK:
+                    told = done
+                    progress(f"downloaded {done >> 20:,} MiB" + (f" of {whole >> 20:,} MiB" if whole else ""))
+        except http.client.IncompleteRead as error:
+            file.write(error.partial)
+            done += len(error.partial)
+    return done
+
+
+def _starts_at(content_range: str | None, start: int) -> bool:
+    return content_range is not None and content_range.startswith(f"bytes {start}-")
+
+
+def _validator(state: Path) -> str | None:
+    try:
+        found = json.loads(state.read_text(encoding="utf-8"))["validator"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # no usable note beside the part file: it cannot be resumed safely
+    return found if isinstance(found, str) else None
+
+
+def _remember(state: Path, headers: Any) -> None:
+    tag = headers.get("ETag")
+    # A weak tag is not a promise about bytes, so If-Range may not use it.
+    validator = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
+    write_json(state, {"validator": validator})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from typing import Any
 
 
@@ -52,8 +53,12 @@ def rating_of(value: Any) -> float | None:
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
+    if isinstance(value, bool):
+        raise ValueError("rating is true or false, not a number")
     try:
         stars = float(value)
+    except OverflowError:
+        raise ValueError("rating is outside 1 to 5") from None
     except (TypeError, ValueError):
         raise ValueError(f"rating {value!r} is not a number") from None
     if math.isnan(stars):
@@ -71,11 +76,37 @@ def seconds_of(value: Any) -> int | None:
     """A timestamp in seconds, whether given in seconds or milliseconds; None where there is none."""
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
+    if isinstance(value, date):
+        value = _utc_seconds(value)
     try:
         number = int(float(value))
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"time {value!r} is not a number of seconds or milliseconds") from None
+        if isinstance(value, str) and (moment := _date_of(value.strip())) is not None:
+            return _utc_seconds(moment)
+        raise ValueError(f"time {value!r} is neither seconds, milliseconds nor a date") from None
     return number // 1000 if abs(number) >= _MILLISECONDS else number
+
+
+_DATES = ("%d-%b-%y", "%m %d, %Y", "%m/%d/%Y")
+
+
+def _date_of(text: str) -> datetime | None:
+    """ISO 8601, or one of the forms that the known review files use."""
+    try:
+        return datetime.fromisoformat(text.removesuffix("Z"))
+    except ValueError:
+        pass  # not ISO: the other forms follow
+    for form in _DATES:
+        try:
+            return datetime.strptime(text, form)
+        except ValueError:
+            continue
+    return None
+
+
+def _utc_seconds(value: date) -> int:
+    moment = value if isinstance(value, datetime) else datetime(value.year, value.month, value.day)
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
 
 def text_of(value: Any) -> str:

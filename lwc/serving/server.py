@@ -217,7 +217,7 @@ def _installed() -> tuple[Path, Path]:
     if not places or not (triton / "bin" / "tritonserver").is_file():
         raise MissingDependency("the embedded Triton server is not installed", "pip install nvidia-pytriton==0.7.0")
     if not stub.is_file():
-        raise MissingDependency(f"the embedded Triton has no stub for Python {version}", "use Python 3.10 to 3.12")
+        raise MissingDependency(f"the embedded Triton has no stub for Python {version}", "use Python 3.11 or 3.12")
     numpy = importlib.metadata.version("numpy")
     if int(numpy.split(".")[0]) >= 2:
         raise MissingDependency(

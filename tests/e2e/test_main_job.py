@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +35,10 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.CompletedProcess[str]]]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A folder in which the tiny recipe ran from end to end."""
     folder = tmp_path_factory.mktemp("run")
-    yield folder, lwc("run", TINY, "--json", cwd=folder)
+    return folder, lwc("run", TINY, "--json", cwd=folder)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,9 @@ def test_ci_runs_the_readmes_test_command() -> None:
     assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"^\| `lwc ([a-z ]+?)(?: [A-Z…]+)*` \|", README, re.MULTILINE))))
+@pytest.mark.parametrize(
+    "command", sorted(set(re.findall(r"^\| `lwc ([a-z ]+?)(?: [A-Z…]+)*` \|", README, re.MULTILINE)))
+)
 def test_every_command_in_the_table_exists(command: str) -> None:
     done = CliRunner().invoke(app, [*command.split(), "--help"])
     assert done.exit_code == 0, done.output

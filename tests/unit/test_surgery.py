@@ -173,9 +173,7 @@ def test_tied_weights_stay_tied_and_are_saved_once(tmp_path: Path) -> None:
         assert sum("word_embeddings" in key or "decoder.weight" in key for key in file.keys()) == 1  # noqa: SIM118
 
 
-@pytest.mark.parametrize(
-    ("removed", "words"), [([4], "no blocks"), ([-1], "no blocks"), ([0, 1, 2, 3], "every block")]
-)
+@pytest.mark.parametrize(("removed", "words"), [([4], "no blocks"), ([-1], "no blocks"), ([0, 1, 2, 3], "every block")])
 def test_impossible_removals_are_refused(removed: list[int], words: str) -> None:
     model = tiny("bert")
     with pytest.raises(ModelError, match=words):

@@ -42,15 +42,21 @@ def _whole(folder: Path) -> bool:
     return all((folder / name).is_file() and file_digest(folder / name) == sha for name, sha in FILES.items())
 
 
-def _with_apt(folder: Path) -> Path | None:
+def _with_apt(folder: Path, progress: Progress) -> Path | None:
     """The .deb by way of the apt client, or None where that route is not open."""
     if shutil.which("apt-get") is None:
         return None
-    done = subprocess.run(
-        ["apt-get", "download", f"{PACKAGE}=1.1.0-1"], cwd=folder, capture_output=True, timeout=120, check=False
-    )
+    command = ["apt-get", "download", f"{PACKAGE}=1.1.0-1"]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, timeout=120, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        progress(f"apt-get download: {error}")
+        return None
     found = sorted(folder.glob("*.deb"))
-    return found[0] if done.returncode == 0 and found else None
+    if done.returncode != 0 or not found or file_digest(found[0]) != DEB_SHA256:
+        progress(f"apt-get gives no {DEB} with the pinned SHA-256")
+        return None
+    return found[0]
 
 
 def _unpack(deb: Path, folder: Path) -> None:
@@ -88,7 +94,7 @@ def fetch(progress: Progress) -> Path:
     with tempfile.TemporaryDirectory(dir=final.parent) as temporary:
         folder = Path(temporary)
         given = Path(os.environ.get("LWC_DATA_DIR") or "/nonexistent") / DEB
-        deb = given if given.is_file() else _with_apt(folder)
+        deb = given if given.is_file() else _with_apt(folder, progress)
         if deb is None:
             manual = MANUAL.format(folder=final.parent)
             deb = download(MIRROR + DEB, cache_dir() / DEB, DEB_SHA256, manual, progress)

@@ -2,34 +2,65 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from pathlib import Path
+from typing import Any
 
 from lwc.data.rows import Progress, Rows
 from lwc.data.sources.table import check_columns, mapped
-from lwc.errors import MissingDependency
+from lwc.errors import DataError, MissingDependency
 from lwc.recipe import HubDataset
 
 
+def _folder(name: str) -> str | None:
+    """A local dataset: a folder here, or in ``LWC_DATA_DIR``."""
+    for base in (Path(), Path(os.environ.get("LWC_DATA_DIR") or ".")):
+        if (base / name).is_dir():
+            return str(base / name)
+    return None
+
+
+def _offline(error: BaseException | None) -> bool:
+    """Whether the library's not-found error is really a hub out of reach: it wraps one in the other."""
+    while error is not None:
+        text = str(error).lower()
+        if isinstance(error, ConnectionError) or "offline" in text or "reach the hub" in text:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def read(source: HubDataset, progress: Progress) -> Rows:
-    """Rows of one split.
+    """Rows of one split; class labels come as their names. A dataset that needs its own code is refused.
 
     Raises:
-        MissingDependency: the library is not installed, or the dataset can be found neither here nor on the hub.
+        MissingDependency: the library is not installed, or the hub cannot be reached.
+        DataError: there is no such dataset, split or column.
     """
     try:
-        import datasets
+        datasets: Any = importlib.import_module("datasets")
     except ImportError as error:
         raise MissingDependency("a hub data source needs the package datasets", "pip install 'lwc[hub]'") from error
-    progress(f"loading {source.id}")
+    local = _folder(source.id)
+    progress(f"loading {local or source.id}")
     try:
-        found = datasets.load_dataset(source.id, source.config, split=source.split)
-    except (OSError, ConnectionError, FileNotFoundError, datasets.exceptions.DatasetsError, ValueError) as error:
-        raise MissingDependency(
-            f"{source.id}: cannot be loaded: {error}",
-            "check the id and the network, or export it to CSV/Parquet and use kind: table",
-        ) from error
+        found = datasets.load_dataset(local or source.id, source.config, split=source.split)
+    except (OSError, ValueError) as error:
+        if local is None and (_offline(error) or not isinstance(error, FileNotFoundError | ValueError)):
+            raise MissingDependency(
+                f"{source.id}: the hub cannot be reached: {error}",
+                "get the dataset on a machine with a network, put its folder under LWC_DATA_DIR and name that folder",
+            ) from error
+        raise DataError(f"{source.id}: {error}", "check data.source.id, config and split") from error
     check_columns(source.columns, list(found.column_names), source.id)
+    column = source.columns.label
+    feature: Any = found.features.get(column) if column is not None else None
     for line, record in enumerate(found, start=1):
+        value = record[column] if column is not None else None
+        if hasattr(feature, "int2str") and isinstance(value, int):
+            # -1 stands for a missing class label
+            record = {**record, column: feature.int2str(value) if value >= 0 else None}
         yield mapped(record, source.columns, source.id, line)
 
 

@@ -2,43 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lwc.data.paths import locate
 from lwc.data.rows import Bad, Progress, Row, Rows, excerpt, name_of, rating_of, seconds_of, text_of
+from lwc.data.stream import lines
 from lwc.recipe import McAuleyFile
-
-_BOM = b"\xef\xbb\xbf"
-
-
-def lines(path: Path) -> Iterator[tuple[int, bytes] | Bad]:
-    """Numbered raw lines; every gzip member is read, and a stream that ends early says so after its last line."""
-    number = 0
-    rest = b""
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        while True:
-            try:
-                chunk = file.read(1 << 20)
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                if rest:
-                    number += 1
-                    yield Bad(path.name, number, "cut off: the gzip stream ends inside this line", excerpt(rest))
-                yield Bad(path.name, number + 1, f"damaged gzip: rows after here are lost ({error})")
-                return
-            if not chunk:
-                break
-            parts = (rest + chunk).split(b"\n")
-            rest = parts.pop()
-            for part in parts:
-                number += 1
-                yield number, part
-    if rest:
-        yield number + 1, rest
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -70,8 +41,6 @@ def _row(record: Any, file: str, line: int) -> Row:
 def parse(raw: bytes, file: str, line: int) -> Row | Bad | None:
     """One line; None for a blank one and for the brackets of an array written one object a line."""
     text = raw.strip()
-    if line == 1:
-        text = text.removeprefix(_BOM).strip()
     if line == 1 and text.startswith(b"["):
         text = text[1:].strip()
     if text.startswith(b"{"):
@@ -84,13 +53,15 @@ def parse(raw: bytes, file: str, line: int) -> Row | Bad | None:
         return Bad(file, line, "invalid UTF-8", excerpt(raw))
     except json.JSONDecodeError as error:
         return Bad(file, line, f"bad JSON: {error.msg}", excerpt(raw))
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        return Bad(file, line, "bad JSON: nested too deep", excerpt(raw))
+    except ValueError as error:
         return Bad(file, line, str(error), excerpt(raw))
 
 
 def read_file(path: Path) -> Rows:
     """Reviews and bad lines of one file."""
-    for item in lines(path):
+    for item in lines(path, path.name):
         if isinstance(item, Bad):
             yield item
             continue

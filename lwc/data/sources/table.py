@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import csv
 import difflib
-import gzip
-import io
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from lwc.data.paths import locate
-from lwc.data.rows import Bad, Progress, Row, Rows, name_of, rating_of, seconds_of, text_of
+from lwc.data.rows import Bad, Progress, Row, Rows, excerpt, name_of, rating_of, seconds_of, text_of
+from lwc.data.stream import line_end, lines
 from lwc.errors import DataError
 from lwc.recipe import Columns, TableFile
 
-csv.field_size_limit(1 << 24)
+# A quote that never closes is noticed after this many characters; no review is near it.
+csv.field_size_limit(1 << 17)
 
 
 def mapped(record: Mapping[str, Any], columns: Columns, file: str, line: int) -> Row | Bad:
@@ -69,55 +70,83 @@ def _near(name: str, present: list[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value,unused-ignore]
+class _Feed:
+    """Physical lines for `csv.reader`; remembers those of the record being read, so that they can be given back."""
+
+    def __init__(self, source: Iterator[tuple[int, bytes] | Bad], end: bytes) -> None:
+        self._source, self._end = source, end
+        self._back: deque[tuple[int, str]] = deque()
+        self.taken: list[tuple[int, str]] = []
+        self.bad: list[Bad] = []
+
+    def __iter__(self) -> _Feed:
+        return self
+
+    def __next__(self) -> str:
+        if self._back:
+            self.taken.append(self._back.popleft())
+            return self.taken[-1][1]
+        for item in self._source:
+            if isinstance(item, Bad):
+                self.bad.append(item)
+                continue
+            number, raw = item
+            # Undecodable bytes become surrogates here and are found by the row checks.
+            text = raw.decode("utf-8", "surrogateescape").removesuffix("\r").replace("\0", "")
+            # A character that ends lines in other files is white space in this one.
+            self.taken.append((number, text.replace("\r" if self._end == b"\n" else "\n", " ") + "\n"))
+            return self.taken[-1][1]
+        raise StopIteration
+
+    def give_back(self, taken: list[tuple[int, str]]) -> None:
+        self._back.extendleft(reversed(taken))
 
 
-def _counted(file: Iterator[str], ended: list[str]) -> Iterator[str]:
-    """Lines of a stream; a gzip that ends early ends it, and says so in ``ended``."""
-    try:
-        yield from file
-    except (EOFError, gzip.BadGzipFile, OSError) as error:
-        ended.append(f"damaged gzip: rows after here are lost ({error})")
+def _records(path: Path, name: str, delimiter: str) -> Iterator[tuple[int, list[str]] | Bad]:
+    """(first line, fields) of every record. Quoting that never closes costs one line, not the rest of the file."""
+    end = line_end(path)
+    feed = _Feed(lines(path, name, end), end)
+    reader = csv.reader(feed, delimiter=delimiter, strict=True)
+    while True:
+        feed.taken = []
+        try:
+            fields = next(reader)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            number, text = feed.taken[0]
+            yield Bad(name, number, f"bad CSV quoting: {error}", excerpt(text))
+            if not feed.bad:  # in a file cut short, the open record is the cut one
+                feed.give_back(feed.taken[1:])
+            reader = csv.reader(feed, delimiter=delimiter, strict=True)
+            continue
+        if fields:
+            yield feed.taken[0][0], fields
+    yield from feed.bad
 
 
 def read_delimited(path: Path, delimiter: str, columns: Columns) -> Rows:
-    """Rows of a CSV or TSV: BOM dropped, line breaks inside quotes kept, bare CR ends a row.
+    """Rows of a CSV or TSV: BOM dropped, line breaks inside quotes kept; a bare CR ends rows where it ends the header.
 
-    Line numbers are those of the physical line a row ends on.
+    Line numbers are those of the physical line a row starts on.
     """
-    with _open(path) as raw:
-        # surrogateescape keeps a row with invalid bytes countable; it is refused below.
-        text = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline=None)
-        ended: list[str] = []
-        reader = csv.reader(_counted(iter(text), ended), delimiter=delimiter)
-        header = next(reader, None)
-        if header is None:
-            raise DataError(f"{path}: empty file", "name another file")
-        check_columns(columns, header, str(path))
-        rows = iter(reader)
-        while True:
-            try:
-                cells = next(rows)
-            except StopIteration:
-                break
-            except csv.Error as error:
-                yield Bad(path.name, reader.line_num, f"bad CSV: {error}")
-                continue
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                yield Bad(
-                    path.name, reader.line_num, f"{len(cells)} cells, the header has {len(header)}", cells[0][:120]
-                )
-                continue
-            record = dict(zip(header, cells, strict=True))
-            if any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
-                yield Bad(path.name, reader.line_num, "invalid UTF-8")
-                continue
-            yield mapped(record, columns, path.name, reader.line_num)
-        if ended:
-            yield Bad(path.name, reader.line_num + 1, ended[0])
+    header: list[str] = []
+    for found in _records(path, path.name, delimiter):
+        if isinstance(found, Bad):
+            yield found
+            continue
+        line, cells = found
+        if not header:
+            header = [cell.strip() for cell in cells]
+            check_columns(columns, header, str(path))
+        elif len(cells) != len(header):
+            yield Bad(path.name, line, f"{len(cells)} cells, the header has {len(header)}", excerpt(cells[0]))
+        elif any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
+            yield Bad(path.name, line, "invalid UTF-8")
+        else:
+            yield mapped(dict(zip(header, cells, strict=True)), columns, path.name, line)
+    if not header:
+        raise DataError(f"{path}: empty file", "name another file")
 
 
 def read_parquet(path: Path, columns: Columns) -> Rows:

@@ -1,0 +1,63 @@
+"""Hub datasets: the real library where it is installed, its absence and a missing network elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from lwc.data.rows import Row
+from lwc.data.sources import hub
+from lwc.errors import DataError, MissingDependency
+from lwc.recipe import Columns, HubDataset
+
+
+def quiet(_: str) -> None:
+    """No progress."""
+
+
+def failing(error: Exception) -> ModuleType:
+    module: Any = ModuleType("datasets")
+
+    def load_dataset(*_: object, **__: object) -> None:
+        raise error
+
+    module.load_dataset = load_dataset
+    return module  # type: ignore[no-any-return]
+
+
+SOURCE = HubDataset(kind="hub", id="nobody/nothing", columns=Columns(body="text"))
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingDependency, match="datasets"):
+        list(hub.read(SOURCE, quiet))
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no route"), ValueError("Couldn't reach the Hub")])
+def test_no_network_is_a_missing_dependency(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", failing(error))
+    with pytest.raises(MissingDependency, match="cannot be reached"):
+        list(hub.read(SOURCE, quiet))
+
+
+def test_a_wrong_split_is_the_users_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", failing(ValueError('Unknown split "trane"')))
+    with pytest.raises(DataError, match="trane"):
+        list(hub.read(SOURCE, quiet))
+
+
+def test_a_local_folder_with_the_real_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets", reason="the hub extra is not installed")
+    monkeypatch.setenv("LWC_DATA_DIR", str(tmp_path))
+    features = datasets.Features({"text": datasets.Value("string"), "y": datasets.ClassLabel(names=["no", "yes"])})
+    (tmp_path / "mine").mkdir()
+    built = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "y": [1, 0, -1]}, features=features)
+    built.to_parquet(tmp_path / "mine" / "train.parquet")
+    source = HubDataset(kind="hub", id="mine", columns=Columns(body="text", label="y"))
+    found = list(hub.read(source, quiet))
+    assert [item.label if isinstance(item, Row) else item.reason for item in found] == ["yes", "no", "no label"]
