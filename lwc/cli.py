@@ -266,8 +266,7 @@ def main() -> None:
         render.error(problem)
         sys.exit(problem.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("interrupted; run the same command again to go on from here", err=True)
-        sys.exit(INTERRUPTED)
+        code = INTERRUPTED
     except Exception as problem:
         shown = getattr(problem, "show", None)
         if shown is not None:  # a usage error of the command-line parser
@@ -277,6 +276,8 @@ def main() -> None:
             raise
         typer.echo(f"bug: {type(problem).__name__}: {problem}\n  do: run again with --debug and report it", err=True)
         sys.exit(BUG)
+    if code == INTERRUPTED:  # the parser turns Ctrl-C into this code, or lets the exception through
+        typer.echo("interrupted; run the same command again to go on from here", err=True)
     sys.exit(code if isinstance(code, int) else OK)
 
 

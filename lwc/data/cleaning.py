@@ -70,7 +70,7 @@ def near_duplicates(folded: Sequence[str], threshold: float) -> set[int]:
     """Later texts whose word 3-gram Jaccard similarity with an earlier kept one reaches ``threshold``.
 
     MinHash with banding (Broder 1997; Leskovec et al., Mining of Massive Datasets, ch. 3) finds candidates, the
-    exact similarity decides: no false positive, and at 0.9 a pair is missed with probability below 1%.
+    exact similarity decides: no false positive, and at 0.9 a pair is missed with a probability of about 1%.
     """
     random = np.random.default_rng(1)
     a = random.integers(1, 1 << 28, _PERMUTATIONS, dtype=np.uint64)

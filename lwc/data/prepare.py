@@ -103,7 +103,7 @@ class _Reader:
     def _take(self, row: Row) -> Bad | None:
         text = _text(row, self.data.text_fields)
         if not fold(text):
-            return Bad(row.file, row.line, "empty text")
+            return Bad(row.file, row.line, "no letters or digits" if text else "empty text", text[:120])
         name = label_name(row, self.data.labels.scheme)
         if name is None:
             self.left_out += 1
@@ -195,7 +195,8 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
 def _check(members: dict[str, Array], labels: Array, names: list[str]) -> None:
     for split, chosen in members.items():
         if len(chosen) == 0:
-            raise DataError(f"the {split} split has no rows", "use more data, or larger data.split shares")
+            hint = "use more data, larger data.split shares, or data.split.by: random"
+            raise DataError(f"the {split} split has no rows", hint)
     present = np.bincount(labels[members["train"]], minlength=len(names))
     lacking = [name for name, count in zip(names, present, strict=True) if count == 0]
     if lacking or len(names) < 2:

@@ -60,20 +60,25 @@ def rating_of(value: Any) -> float | None:
     except OverflowError:
         raise ValueError("rating is outside 1 to 5") from None
     except (TypeError, ValueError):
-        raise ValueError(f"rating {value!r} is not a number") from None
+        raise ValueError(f"rating is not a number: {value!r:.40}") from None
     if math.isnan(stars):
         raise ValueError("rating is NaN")
     if not 1 <= stars <= 5:
-        raise ValueError(f"rating {stars:g} is outside 1 to 5")
+        raise ValueError(f"rating is outside 1 to 5: {stars:g}")
     return stars
 
 
 # Milliseconds since 1970 pass this value before any review was written; seconds only in the year 5138.
 _MILLISECONDS = 100_000_000_000
+_YEAR_9999 = 253_402_300_799
 
 
 def seconds_of(value: Any) -> int | None:
-    """A timestamp in seconds, whether given in seconds or milliseconds; None where there is none."""
+    """A timestamp in seconds, whether given in seconds or milliseconds; None where there is none.
+
+    Raises:
+        ValueError: neither, nor a date, or beyond the year 9999.
+    """
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, date):
@@ -83,8 +88,11 @@ def seconds_of(value: Any) -> int | None:
     except (TypeError, ValueError, OverflowError):
         if isinstance(value, str) and (moment := _date_of(value.strip())) is not None:
             return _utc_seconds(moment)
-        raise ValueError(f"time {value!r} is neither seconds, milliseconds nor a date") from None
-    return number // 1000 if abs(number) >= _MILLISECONDS else number
+        raise ValueError(f"time is neither seconds, milliseconds nor a date: {value!r:.40}") from None
+    seconds = number // 1000 if abs(number) >= _MILLISECONDS else number
+    if abs(seconds) > _YEAR_9999:  # larger ones do not fit the columns that keep them
+        raise ValueError(f"time is out of range: {value!r:.40}")
+    return seconds
 
 
 _DATES = ("%d-%b-%y", "%m %d, %Y", "%m/%d/%Y")
@@ -110,13 +118,13 @@ def _utc_seconds(value: date) -> int:
 
 
 def text_of(value: Any) -> str:
-    """A text field; anything but text (None, NaN, a number's NaN) counts as empty."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    """A text field; what is missing (None, NaN) or no text (a list, an object) counts as empty."""
+    if value is None or isinstance(value, list | dict) or (isinstance(value, float) and math.isnan(value)):
         return ""
     return str(value)
 
 
 def name_of(value: Any) -> str | None:
-    """An identifier or label as text; None where there is none."""
-    text = text_of(value).strip()
+    """An identifier or label as text that can be stored (lone surrogates become ``?``); None where there is none."""
+    text = text_of(value).strip().encode("utf-8", "replace").decode("utf-8")
     return text or None

@@ -112,6 +112,8 @@ def read_io(path: Path) -> OnnxInfo:
         graph = onnx.load(str(path), load_external_data=False).graph
     except Exception as error:  # protobuf raises its own kinds
         raise ModelError(f"{path}: not an ONNX model: {error}", "export it again") from error
+    if not graph.output:  # an empty file is a valid, empty protobuf
+        raise ModelError(f"{path}: not an ONNX model: it has no outputs", "export it again")
     weights = {initializer.name for initializer in graph.initializer}
     return OnnxInfo(
         tuple(_info(value) for value in graph.input if value.name not in weights),

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as functional
 
 from lwc.importance.types import LayerImportance
+from lwc.importance.undisturbed import scorer
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list
 from lwc.models.surgery import bypass
@@ -27,6 +28,7 @@ def loss_and_accuracy(model: Any, batches: Sequence[Batch]) -> tuple[float, floa
     return loss / count, correct / count
 
 
+@scorer
 def ablation(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
     """Mean cross-entropy with block l bypassed minus that of the whole model, in nats.
 

@@ -11,10 +11,12 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from lwc.importance.types import LayerImportance
+from lwc.importance.undisturbed import scorer
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list, hidden_states
 
 
+@scorer
 @torch.inference_mode()
 def block_influence(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
     """BI_l = 1 − E[cos(h_in, h_out)] over all real tokens, h of shape (B, T, D).
@@ -32,9 +34,12 @@ def block_influence(model: Any, family: Family, batches: Sequence[Batch], config
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             before = args[0] if args else kwargs["hidden_states"]
             # float64: 1 − cos of nearly equal vectors cancels most digits.
-            cosine = functional.cosine_similarity(before.double(), hidden_states(output).double(), dim=-1)
+            after = hidden_states(output)
+            turn = 1 - functional.cosine_similarity(before.double(), after.double(), dim=-1)
+            # Exactly 0 for the identity, also where the vector is 0 and its cosine has no meaning.
+            turn = turn.masked_fill((before == after).all(dim=-1), 0.0)
             assert mask is not None
-            sums[index] += float((1 - cosine)[mask.bool()].sum())
+            sums[index] += float(turn[mask.bool()].sum())
 
         return hook
 
@@ -47,5 +52,6 @@ def block_influence(model: Any, family: Family, batches: Sequence[Batch], config
     finally:
         for handle in handles:
             handle.remove()
-    scores = tuple(max(0.0, total / tokens) for total in sums)
+    # Rounding may leave −1e-17; a NaN stays one, so that the fusion leaves the method out by name.
+    scores = tuple(0.0 if -1e-9 < total / tokens < 0 else total / tokens for total in sums)
     return LayerImportance("block_influence", scores, "1 − cos(h_in, h_out)", time.monotonic() - started)

@@ -10,20 +10,32 @@ import torch
 
 from lwc.importance.per_example import example_gradients
 from lwc.importance.types import LayerImportance
+from lwc.importance.undisturbed import scorer
 from lwc.models.batches import Batch
 from lwc.models.families import Family
 
 
+@scorer
 def fisher(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
-    """Trace of the empirical Fisher: Σ_θ E_n[(∂ log p(y_n | x_n) / ∂θ)²] over the block's parameters.
+    """Empirical Fisher information about the scale of a block's units: Σₖ E_n[(Σᵢ gₙₖᵢ θₖᵢ)²].
 
-    Per-example gradients at the true labels (Kunstner et al. 2019, eq. 3; used for pruning by Theis et al. 2018). The
-    square is taken *before* the mean: two examples with opposite gradients do not cancel. Unit: nats².
+    gₙ is the gradient of log p(yₙ | xₙ), the *true* label, of one example (Kunstner et al. 2019, eq. 3); k runs over
+    the rows of each weight (O, I) and the entries of each bias. Since ∂/∂cₖ of log p with row k multiplied by cₖ is
+    gₙₖ·θₖ at cₖ = 1, this is the trace of the Fisher matrix of the scales c: Fisher pruning (Theis et al. 2018, eq. 7,
+    its ½ left out). The square comes *before* the mean: opposite gradients of two examples do not cancel. Unit: nats².
 
-    A bypassed block, or one whose weights are all zero, scores 0. A block that is the identity only because its output
-    projections are zero does not: those projections would learn, and Fisher is about what a parameter could change.
+    Deviation: the plain trace Σ_θ E_n[g²] is in ``details["trace"]`` (all parameters, normalisation included), and is
+    not the score, since it cannot name a useless block. A block that is the identity because its output projections
+    are zero has a large trace: those zeros *would* learn. With θ = 0 they hold nothing, and here they score 0.
+    Normalisation layers are left out of the score (see ``per_example.is_norm``).
     """
     started = time.monotonic()
-    parts = [gradients.squared for gradients in example_gradients(model, family, batches)]
-    scores = torch.cat(parts).mean(dim=0)
-    return LayerImportance("fisher", tuple(scores.tolist()), "nats²", time.monotonic() - started)
+    units, squared = [], []
+    for gradients in example_gradients(model, family, batches):
+        units.append(gradients.units)
+        squared.append(gradients.squared)
+    scores = torch.cat(units).mean(dim=0)
+    trace = torch.cat(squared).mean(dim=0)
+    return LayerImportance(
+        "fisher", tuple(scores.tolist()), "nats²", time.monotonic() - started, {"trace": trace.tolist()}
+    )

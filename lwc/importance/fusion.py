@@ -10,6 +10,9 @@ from scipy.stats import kendalltau, rankdata
 
 from lwc.arrays import Array
 
+# Scores closer than this, relative to the largest, differ by rounding only.
+_SAME = 1e-9
+
 
 @dataclass(frozen=True)
 class Fusion:
@@ -31,7 +34,7 @@ def usable(scores: Mapping[str, Sequence[float]]) -> tuple[dict[str, Array], dic
         array = np.asarray(values, dtype=np.float64)
         if not np.isfinite(array).all():
             excluded[name] = "a score is not finite"
-        elif array.size > 1 and np.ptp(array) == 0:
+        elif array.size > 1 and np.ptp(array) <= _SAME * np.abs(array).max():
             excluded[name] = "all blocks score the same"
         else:
             good[name] = array
@@ -55,7 +58,8 @@ def fuse(scores: Mapping[str, Sequence[float]], weights: Mapping[str, float]) ->
     count = len(next(iter(good.values())))
     total = sum(weights.get(name, 1.0) for name in good)
     ranks = sum((weights.get(name, 1.0) * rankdata(values) for name, values in good.items()), np.zeros(count)) / total
-    scaled = (ranks - 1) / (count - 1) if count > 1 else np.ones(1)
+    # Rounded: means that differ in the last digit only, by the order of the methods, are equal.
+    scaled = np.round((ranks - 1) / (count - 1), 12) + 0.0 if count > 1 else np.ones(1)
     ranking = tuple(int(block) for block in np.lexsort((np.arange(count), -scaled)))
     return Fusion(tuple(float(value) for value in scaled), ranking, excluded)
 

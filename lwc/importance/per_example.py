@@ -2,12 +2,13 @@
 
 For a linear layer y = x Wᵀ + b with inputs x (B, T, I) and output gradients g (B, T, O), the gradient of example n
 is Gₙ = Σₜ gₙₜ xₙₜᵀ. Its squared norm is Σₜₛ (gₙₜ·gₙₛ)(xₙₜ·xₙₛ) (Goodfellow 2015; the "ghost norm" of Li et al.
-2022), which needs no (B, O, I) tensor, and its product with W is Σₜ gₙₜ·(yₙₜ − b).
+2022), which needs no (B, O, I) tensor, and its product with row k of W is Σₜ gₙₜₖ (yₙₜₖ − bₖ).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,133 +20,188 @@ from torch import Tensor, nn
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list
 
+logger = logging.getLogger(__name__)
+# Exact types: a subclass may compute something else with the same parameters.
 COVERED = (nn.Linear, nn.LayerNorm)
+_AGREES = 1e-4
 
 
 @dataclass
 class ExampleGradients:
-    """Per example (rows) and block (columns): Σ g² and Σ g·θ over the block's parameters, both (B, L) in float64."""
+    """Gradients g of each example's own cross-entropy, summed up per example and block: (B, L) in float64.
+
+    ``squared`` is Σ g² over all parameters of the block. The other two leave out its normalisation layers: ``dot`` is
+    Σ g·θ, and ``units`` Σₖ (gₖ·θₖ)² over the rows k of each parameter, one row an output unit.
+    """
 
     squared: Tensor
     dot: Tensor
+    units: Tensor
+
+    @classmethod
+    def zeros(cls, batch: Batch, blocks: int) -> ExampleGradients:
+        """Nothing added yet."""
+
+        def empty() -> Tensor:
+            return torch.zeros(len(batch), blocks, dtype=torch.float64, device=batch.labels.device)
+
+        return cls(empty(), empty(), empty())
+
+    def add(self, rows: slice, block: int, squared: Tensor, units: Tensor | None) -> None:
+        """Add one parameter: its Σ g² (B,), and g·θ of each of its rows (B, K) unless it is a norm's."""
+        self.squared[rows, block] += squared.double()
+        if units is not None:
+            self.dot[rows, block] += units.double().sum(dim=1)
+            self.units[rows, block] += (units.double() ** 2).sum(dim=1)
 
 
-@dataclass
-class _Call:
-    module: nn.Module
-    block: int
-    inputs: Tensor
-    grad: Tensor | None = None
+def is_norm(module: nn.Module) -> bool:
+    """Whether this is a normalisation layer (LayerNorm, an RMSNorm of any make).
 
-
-def _linear(call: _Call, module: nn.Linear, grad: Tensor) -> tuple[Tensor, Tensor]:
-    x, g = call.inputs, grad
-    squared = ((g @ g.transpose(1, 2)) * (x @ x.transpose(1, 2))).sum(dim=(1, 2))
-    dot = (g * (x @ module.weight.T)).sum(dim=(1, 2))
-    if module.bias is not None:
-        per_bias = g.sum(dim=1)
-        squared = squared + (per_bias**2).sum(dim=1)
-        dot = dot + (per_bias * module.bias).sum(dim=1)
-    return squared, dot
-
-
-def _norm(call: _Call, module: nn.LayerNorm, grad: Tensor) -> tuple[Tensor, Tensor]:
-    normal = functional.layer_norm(call.inputs, module.normalized_shape, None, None, module.eps)
-    per_weight = (grad * normal).sum(dim=1)
-    squared, dot = (per_weight**2).sum(dim=1), (per_weight * module.weight).sum(dim=1)
-    if module.bias is not None:
-        per_bias = grad.sum(dim=1)
-        squared = squared + (per_bias**2).sum(dim=1)
-        dot = dot + (per_bias * module.bias).sum(dim=1)
-    return squared, dot
+    In a post-norm block its gain multiplies the residual stream itself, which a bypass leaves in place: g·θ of it says
+    what is lost without the stream, not without the block. In a pre-norm block it repeats the next layer's g·θ.
+    """
+    return isinstance(module, nn.LayerNorm) or type(module).__name__.endswith("Norm")
 
 
 def _owned(block: nn.Module) -> Iterator[nn.Module]:
     return (module for module in block.modules() if any(True for _ in module.parameters(recurse=False)))
 
 
+def _linear(module: nn.Linear, x: Tensor, y: Tensor, g: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+    if x.shape[1] * (x.shape[2] + g.shape[2]) <= x.shape[2] * g.shape[2]:
+        squared = ((g @ g.transpose(1, 2)) * (x @ x.transpose(1, 2))).sum(dim=(1, 2))
+    else:  # texts longer than the layer is wide: the gradient itself is smaller than the (B, T, T) products
+        squared = ((g.transpose(1, 2) @ x) ** 2).sum(dim=(1, 2))
+    yield squared, (g * (y if module.bias is None else y - module.bias)).sum(dim=1)
+    if module.bias is not None:
+        bias = g.sum(dim=1)
+        yield (bias**2).sum(dim=1), bias * module.bias
+
+
+def _norm(module: nn.LayerNorm, x: Tensor, g: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+    normal = functional.layer_norm(x, module.normalized_shape, None, None, module.eps)
+    yield ((g * normal).sum(dim=1) ** 2).sum(dim=1), None
+    if module.bias is not None:
+        yield (g.sum(dim=1) ** 2).sum(dim=1), None
+
+
 @contextmanager
-def _watched(blocks: nn.ModuleList) -> Iterator[list[_Call]]:
-    calls: list[_Call] = []
-    handles = []
+def _hooked(blocks: nn.ModuleList, hook: Callable[[int, nn.Module, Tensor, Tensor], None]) -> Iterator[None]:
+    """Call ``hook(block, module, inputs, output)`` in the forward pass of every module that owns parameters."""
 
-    def watch(module: nn.Module, index: int) -> None:
-        def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            call = _Call(module, index, args[0].detach())
-            calls.append(call)
-            output.register_hook(  # type: ignore[no-untyped-call]
-                lambda grad: setattr(call, "grad", grad.detach())
-            )
+    def forward_hook(index: int) -> Any:
+        return lambda module, args, output: hook(index, module, args[0], output)
 
-        handles.append(module.register_forward_hook(hook))
-
-    for index, block in enumerate(blocks):
-        for module in _owned(block):
-            watch(module, index)
+    handles = [
+        module.register_forward_hook(forward_hook(index))
+        for index, block in enumerate(blocks)
+        for module in _owned(block)
+    ]
     try:
-        yield calls
+        yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def is_covered(model: Any, family: Family, batch: Batch) -> bool:
-    """Whether every parameter of the blocks is of a covered layer, used once a pass on (B, T, ·) inputs."""
+def uncovered(model: Any, family: Family, batch: Batch) -> str | None:
+    """Why the fast way is not exact for this model, None where it is. Runs the batch, and its first rows both ways."""
     blocks = block_list(model, family)
-    modules = [module for block in blocks for module in _owned(block)]
-    if not all(isinstance(module, COVERED) for module in modules):
-        return False
-    with torch.enable_grad(), _watched(blocks) as calls:
+    kinds = {type(module) for block in blocks for module in _owned(block)}
+    foreign = sorted(kind.__name__ for kind in kinds if kind not in COVERED)
+    if foreign:
+        return f"its blocks hold parameters in {', '.join(foreign)}"
+    calls: list[int] = []
+    shapes: set[bool] = set()
+
+    def note(_: int, module: nn.Module, inputs: Tensor, output: Tensor) -> None:
+        calls.append(id(module))
+        shapes.add(inputs.ndim == 3 and inputs.shape[0] == len(batch))
+
+    with torch.no_grad(), _hooked(blocks, note):
         model(**batch.inputs)
-    shapes = all(call.inputs.ndim == 3 and call.inputs.shape[0] == len(batch) for call in calls)
-    return shapes and len(calls) == len({id(call.module) for call in calls})
+    if len(calls) != len(set(calls)):
+        return "a layer is used more than once in a pass"
+    if False in shapes:
+        return "a layer reads something else than one (T, D) input an example"
+    # Weights that are tied, or used past their own layer, show only in the result.
+    few = Batch({name: value[:2] for name, value in batch.inputs.items()}, batch.labels[:2], batch.rows[:2])
+    fast, slow = fast_gradients(model, family, few), slow_gradients(model, family, few)
+    floor = _AGREES / 100 * float(slow.squared.nan_to_num().max())
+    if not torch.allclose(fast.squared, slow.squared, rtol=_AGREES, atol=floor, equal_nan=True):
+        return "weights are shared, or used outside their own layer"
+    return None
 
 
 def fast_gradients(model: Any, family: Family, batch: Batch) -> ExampleGradients:
-    """Gradients of each example's own cross-entropy, all examples in one backward pass."""
+    """All examples in one backward pass. Exact where ``uncovered`` is None."""
     blocks = block_list(model, family)
-    squared = torch.zeros(len(batch), len(blocks), dtype=torch.float64)
-    dot = torch.zeros_like(squared)
-    with torch.enable_grad(), _watched(blocks) as calls:
-        logits = model(**batch.inputs).logits
-        # A sum, so that an example's gradient does not depend on its company.
-        functional.cross_entropy(logits, batch.labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
-        for call in calls:
-            if call.grad is None:  # nothing flows through it: a dead branch
-                continue
-            if isinstance(call.module, nn.Linear):
-                mine = _linear(call, call.module, call.grad)
-            else:
-                assert isinstance(call.module, nn.LayerNorm)
-                mine = _norm(call, call.module, call.grad)
-            squared[:, call.block] += mine[0].detach().double()
-            dot[:, call.block] += mine[1].detach().double()
-    model.zero_grad(set_to_none=True)
-    return ExampleGradients(squared, dot)
+    result = ExampleGradients.zeros(batch, len(blocks))
+    entry: list[Tensor] = []
+
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # The pass back ends here; no gradient of a weight is formed, so none need require one.
+        hidden = (args[0] if args else kwargs["hidden_states"]).detach().requires_grad_()
+        entry.append(hidden)
+        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+
+    def watch(block: int, module: nn.Module, inputs: Tensor, output: Tensor) -> None:
+        x, y = inputs.detach(), output.detach()
+
+        def back(grad: Tensor) -> None:
+            # Used up at once: the gradients of all layers together would need as much memory as the activations.
+            with torch.no_grad():
+                parts = _linear(module, x, y, grad) if isinstance(module, nn.Linear) else _norm(module, x, grad)  # type: ignore[arg-type]
+                for squared, units in parts:
+                    result.add(slice(None), block, squared, units)
+
+        output.register_hook(back)  # type: ignore[no-untyped-call]
+
+    first = blocks[0].register_forward_pre_hook(enter, with_kwargs=True)
+    try:
+        with torch.enable_grad(), _hooked(blocks, watch):
+            logits = model(**batch.inputs).logits
+            # A sum, so that an example's gradient does not depend on its company.
+            loss = functional.cross_entropy(logits, batch.labels, reduction="sum")
+            torch.autograd.grad(loss, entry, allow_unused=True)
+    finally:
+        first.remove()
+    return result
 
 
 def slow_gradients(model: Any, family: Family, batch: Batch) -> ExampleGradients:
     """The same, one backward pass an example: for layers the fast way does not cover, and as its oracle."""
     blocks = block_list(model, family)
-    squared = torch.zeros(len(batch), len(blocks), dtype=torch.float64)
-    dot = torch.zeros_like(squared)
+    result = ExampleGradients.zeros(batch, len(blocks))
+    # Keyed by block and parameter: one that two modules of a block share counts once.
+    places = {
+        (index, parameter): is_norm(module)
+        for index, block in enumerate(blocks)
+        for module in _owned(block)
+        for parameter in module.parameters(recurse=False)
+    }
+    parameters = [parameter for _, parameter in places]
     for row in range(len(batch)):
-        model.zero_grad(set_to_none=True)
         length = int(batch.mask[row].nonzero().max()) + 1
         inputs = {name: value[row : row + 1, :length] for name, value in batch.inputs.items()}
         with torch.enable_grad():
-            functional.cross_entropy(model(**inputs).logits, batch.labels[row : row + 1]).backward()  # type: ignore[no-untyped-call]
-        for index, block in enumerate(blocks):
-            for parameter in block.parameters():
-                if parameter.grad is not None:
-                    squared[row, index] += (parameter.grad.double() ** 2).sum()
-                    dot[row, index] += (parameter.grad.double() * parameter.detach().double()).sum()
-    model.zero_grad(set_to_none=True)
-    return ExampleGradients(squared, dot)
+            loss = functional.cross_entropy(model(**inputs).logits, batch.labels[row : row + 1])
+            grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+        for ((block, parameter), norm), found in zip(places.items(), grads, strict=True):
+            if found is None:  # nothing flows through it: a dead branch
+                continue
+            grad = found.double()
+            units = None if norm else (grad * parameter.detach()).reshape(1, len(grad), -1).sum(dim=2)
+            result.add(slice(row, row + 1), block, (grad**2).sum()[None], units)
+    return result
 
 
 def example_gradients(model: Any, family: Family, batches: Sequence[Batch]) -> Iterator[ExampleGradients]:
-    """Per-example gradients of every batch, the fast way where it is exact for this model, else the slow one."""
-    gradients = fast_gradients if is_covered(model, family, batches[0]) else slow_gradients
+    """Per-example gradients of every batch: the fast way where it is exact for this model, else the slow one."""
+    # The largest batch: in a batch of one, what all rows share (DeBERTa's positions) looks like a row's own input.
+    reason = uncovered(model, family, max(batches, key=len))
+    if reason is not None:
+        logger.warning("%s: gradients are taken one example at a time, since %s", family.model_type, reason)
     for batch in batches:
-        yield gradients(model, family, batch)
+        yield slow_gradients(model, family, batch) if reason else fast_gradients(model, family, batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -27,8 +28,10 @@ def score_blocks(
     """Content of ``importance.json``: every method's raw scores, the fusion, Kendall τ, and what was left out.
 
     Raises:
-        DataError: the calibration set has rows of one class only, or no method tells the blocks apart.
+        DataError: the calibration set is empty or has rows of one class only, or no method tells the blocks apart.
     """
+    if not batches:
+        raise DataError("the calibration set is empty", "raise data.calibration")
     labels = torch.cat([batch.labels for batch in batches])
     if len(set(labels.tolist())) < 2:
         raise DataError(
@@ -63,6 +66,6 @@ def _finite(value: Any) -> Any:
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
-    if isinstance(value, float) and not torch.isfinite(torch.tensor(value)):
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -31,7 +31,9 @@ def select_blocks(
     total = len(counts.per_block)
     protected = [block for block in family.protected if block < total]
     keep = blocks_to_keep(target, counts, protected)
-    required = frozenset([*protected, *range(min(config.keep_first, total)), *range(total)[total - config.keep_last :]])
+    required = frozenset(
+        [*protected, *range(min(config.keep_first, total)), *range(max(0, total - config.keep_last), total)]
+    )
     if len(required) > keep:
         raise TargetError(
             f"blocks {sorted(required)} must stay, but {target.ratio:g}x of {target.of} "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lwc.importance.ablation import loss_and_accuracy
+from lwc.importance.undisturbed import undisturbed
 from lwc.models.batches import Batch
 from lwc.models.families import Family
 from lwc.models.surgery import bypass
@@ -45,7 +46,7 @@ def greedy(choice: Choice) -> list[int]:
 
 
 def _loss(choice: Choice, gone: Collection[int]) -> float:
-    with bypass(choice.model, choice.family, gone):
+    with undisturbed(choice.model), bypass(choice.model, choice.family, gone):
         return loss_and_accuracy(choice.model, choice.batches)[0]
 
 

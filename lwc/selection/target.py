@@ -26,10 +26,11 @@ def ratios(counts: ParameterCounts, kept: Collection[int]) -> dict[str, float]:
     }
 
 
-def _reach(counts: ParameterCounts, keep: int, of: str) -> float:
-    """The ratio that keeping *any* ``keep`` blocks reaches at least: the dearest ones are counted as kept."""
-    dearest = sorted(range(len(counts.per_block)), key=lambda index: -counts.per_block[index])[:keep]
-    return ratios(counts, dearest)[of]
+def _reach(counts: ParameterCounts, keep: int, of: str, protected: Collection[int]) -> float:
+    """The ratio that keeping *any* ``keep`` blocks reaches at least: the protected and the dearest count as kept."""
+    others = [index for index in range(len(counts.per_block)) if index not in protected]
+    dearest = sorted(others, key=lambda index: -counts.per_block[index])[: keep - len(protected)]
+    return ratios(counts, [*protected, *dearest])[of]
 
 
 def blocks_to_keep(target: Target, counts: ParameterCounts, protected: Collection[int] = ()) -> int:
@@ -44,11 +45,12 @@ def blocks_to_keep(target: Target, counts: ParameterCounts, protected: Collectio
             "target.of: latency needs a measured search over exported models, which this version does not have",
             "use of: blocks and a gate on ratios.latency",
         )
-    least = max(1, len(set(protected)))
+    protected = set(protected)
+    least = max(1, len(protected))
     for keep in range(total, least - 1, -1):
-        if _reach(counts, keep, target.of) >= target.ratio - _TOLERANCE:
+        if _reach(counts, keep, target.of, protected) >= target.ratio - _TOLERANCE:
             return keep
-    reachable = math.floor(_reach(counts, least, target.of) * 100) / 100
+    reachable = math.floor(_reach(counts, least, target.of, protected) * 100) / 100
     blocks = sum(counts.per_block)
     lever = (
         f"; blocks hold {blocks / counts.total:.0%} of the parameters, so the missing lever is trimming the vocabulary"

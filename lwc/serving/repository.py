@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from lwc.errors import ModelError
 from lwc.export.onnx import read_io
 from lwc.recipe import Package
@@ -20,7 +22,31 @@ def _labels(config: dict[str, Any]) -> list[str]:
     names = {int(index): str(name) for index, name in config["id2label"].items()}
     if sorted(names) != list(range(len(names))):
         raise ModelError(f"id2label has ids {sorted(names)}", "number the labels from 0 without gaps")
+    for name in names.values():
+        if "\n" in name or "\r" in name:
+            raise ModelError(f"label {name!r} holds a line break", "labels.txt has one label a line: rename it")
     return [names[index] for index in range(len(names))]
+
+
+def _max_length(config: dict[str, Any], tokenizer: dict[str, Any]) -> int:
+    """Where texts are cut; tokenizers without a limit carry 10^30 for it."""
+    length, positions = tokenizer.get("model_max_length"), config.get("max_position_embeddings")
+    if length is None or (positions is not None and int(length) > int(positions)):
+        raise ModelError(
+            f"the tokenizer's model_max_length is {length}, the model has {positions} positions",
+            "set model_max_length in tokenizer_config.json to the length that the model was trained on",
+        )
+    return int(length)
+
+
+def _pad_id(model_dir: Path, tokenizer: dict[str, Any]) -> int:
+    """The tokenizer's own padding id, which training pads with too; the config's may be absent or another."""
+    token = tokenizer.get("pad_token")
+    text = token.get("content") if isinstance(token, dict) else token
+    number = Tokenizer.from_file(str(model_dir / "tokenizer.json")).token_to_id(text) if text else None
+    if number is None:
+        raise ModelError(f"{model_dir}: its tokenizer has no padding token", "set pad_token and save it again")
+    return int(number)
 
 
 def build_repository(onnx_path: Path, model_dir: Path, out: Path, package: Package, name: str) -> dict[str, Any]:
@@ -29,7 +55,8 @@ def build_repository(onnx_path: Path, model_dir: Path, out: Path, package: Packa
     Names, types and dimensions of tensors are read from the ONNX file, labels and tokenizer from the checkpoint.
 
     Raises:
-        ModelError: the file fixes its batch, or does not fit the checkpoint's labels.
+        ModelError: the file fixes its batch or does not fit the checkpoint's labels, or the checkpoint has no usable
+            length limit, padding token or label names.
     """
     info = read_io(onnx_path)
     config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
@@ -40,13 +67,13 @@ def build_repository(onnx_path: Path, model_dir: Path, out: Path, package: Packa
         raise ModelError(
             f"{onnx_path}: {classes} outputs for {len(labels)} labels", "export the model of this checkpoint"
         )
-    max_length = int(tokenizer["model_max_length"])
+    max_length = _max_length(config, tokenizer)
     tokens = f"{name}_tokens"
     parameters = {
         "token_model": tokens,
         "token_inputs": ",".join(tensor.name for tensor in info.inputs),
         "length_buckets": ",".join(str(size) for size in length_buckets(max_length)),
-        "pad_id": str(config["pad_token_id"]),
+        "pad_id": str(_pad_id(model_dir, tokenizer)),
     }
     configs = {
         name: text_model(name, len(labels), package, parameters),

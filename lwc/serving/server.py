@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
-import importlib.util
 import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
-import sysconfig
 import tempfile
 import time
 import urllib.error
@@ -23,18 +19,12 @@ from types import TracebackType
 
 import psutil
 
-from lwc.errors import MissingDependency, ServingError
+from lwc.errors import ServingError
+from lwc.serving.embedded import assemble_backends, environment, installed, safe_flags
 
 HOST = "127.0.0.1"
 STOP_SECONDS = 10.0
 LOG_LINES = 15
-SYSTEM_LIBRARIES = Path("/usr/lib/x86_64-linux-gnu")
-COMMON_FLAGS = [
-    "--model-control-mode=none",
-    "--disable-auto-complete-config",
-    "--exit-on-error=true",
-    "--strict-readiness=true",
-]
 
 
 class TritonServer:
@@ -58,6 +48,7 @@ class TritonServer:
         self._id = f"lwc-{uuid.uuid4().hex[:12]}"
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._stubs: dict[str, psutil.Process] = {}
 
     @property
     def http_url(self) -> str:
@@ -93,16 +84,25 @@ class TritonServer:
             raise ServingError("the server is not started, so it has no process")
         return self._process.pid
 
+    @property
+    def dead_instances(self) -> list[str]:
+        """Model instances whose process ended after start.
+
+        The server goes on answering "ready" for them while every request to them fails: only a restart helps.
+        """
+        return sorted(name for name, stub in self._stubs.items() if not _alive(stub))
+
     def __enter__(self) -> TritonServer:
         if self._process is not None:
             raise ServingError("this server is already started")
         if not self.repository.is_dir():
             raise ServingError(f"model repository {self.repository} is not a folder")
-        wheel, libpython = _installed()
+        wheel, libpython = installed()
         self._ports = _choose_ports(self._asked)
         try:
             self._start(wheel, libpython)
             self._wait_until_ready()
+            self._stubs = _stubs(self.pid)
         except BaseException:
             self.stop()
             raise
@@ -116,6 +116,7 @@ class TritonServer:
     def stop(self) -> None:
         """Stop the server and everything it started, then remove its temporary folder. Safe to call again."""
         process, self._process = self._process, None
+        self._stubs = {}
         try:
             if process is not None:
                 _stop(process)
@@ -134,7 +135,7 @@ class TritonServer:
     def _start(self, wheel: Path, libpython: Path) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="lwc-triton-"))
         triton = wheel / "tritonserver"
-        backends = _assemble_backends(self._folder / "backends", triton)
+        backends = assemble_backends(self._folder / "backends", triton)
         command = [
             str(triton / "bin" / "tritonserver"),
             f"--id={self._id}",
@@ -145,12 +146,12 @@ class TritonServer:
             *(f"--{name.lower()}-port={port}" for name, port in self._ports.items()),
             "--allow-gpu-metrics=false",
             f"--exit-timeout-secs={int(STOP_SECONDS) - 2}",
-            *COMMON_FLAGS,
+            *safe_flags(self._id),
         ]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
-                env=_environment(wheel, libpython),
+                env=environment(wheel, libpython),
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -202,32 +203,8 @@ def docker_command(
         *(f"--publish={HOST}:{outside}:{inside}" for outside, inside in ports),
         f"--volume={Path(repository).resolve()}:/models:ro",
         image,
-        "tritonserver", "--model-repository=/models", *COMMON_FLAGS,
+        "tritonserver", "--model-repository=/models", *safe_flags(uuid.uuid4().hex),
     ]  # fmt: skip
-
-
-def _installed() -> tuple[Path, Path]:
-    """The wheel's folder and this Python's shared library, once all that serving needs is there."""
-    spec = importlib.util.find_spec("pytriton")
-    places = list(spec.submodule_search_locations or []) if spec else []
-    wheel = Path(places[0]) if places else Path()
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    triton = wheel / "tritonserver"
-    stub = triton / "python_backend_stubs" / version / "triton_python_backend_stub"
-    if not places or not (triton / "bin" / "tritonserver").is_file():
-        raise MissingDependency("the embedded Triton server is not installed", "pip install nvidia-pytriton==0.7.0")
-    if not stub.is_file():
-        raise MissingDependency(f"the embedded Triton has no stub for Python {version}", "use Python 3.11 or 3.12")
-    numpy = importlib.metadata.version("numpy")
-    if int(numpy.split(".")[0]) >= 2:
-        raise MissingDependency(
-            f"NumPy {numpy} makes the embedded Triton server read its inputs as zeros", 'pip install "numpy<2"'
-        )
-    name = f"libpython{version}.so.1.0"
-    for folder in (Path(sysconfig.get_config_var("LIBDIR") or "/nonexistent"), SYSTEM_LIBRARIES):
-        if (folder / name).is_file():
-            return wheel, folder / name
-    raise MissingDependency(f"{name}, which Triton's Python stub needs, is missing", f"apt install libpython{version}")
 
 
 def _choose_ports(asked: dict[str, int]) -> dict[str, int]:
@@ -250,30 +227,6 @@ def _choose_ports(asked: dict[str, int]) -> dict[str, int]:
     return ports
 
 
-def _assemble_backends(folder: Path, triton: Path) -> Path:
-    python = folder / "python"
-    python.mkdir(parents=True)
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
-        shutil.copy2(triton / "backends" / "python" / name, python / name)
-    stub = python / "triton_python_backend_stub"
-    shutil.copy2(triton / "python_backend_stubs" / version / stub.name, stub)
-    stub.chmod(0o755)
-    (folder / "onnxruntime").mkdir()
-    shutil.copy2(Path(__file__).parent / "backends" / "onnxruntime_model.py", folder / "onnxruntime" / "model.py")
-    return folder
-
-
-def _environment(wheel: Path, libpython: Path) -> dict[str, str]:
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONHOME", "PYTHONPATH")}
-    libraries = [str(libpython.parent), str(wheel.parent / "nvidia_pytriton.libs")]
-    libraries += filter(None, [environment.get("LD_LIBRARY_PATH")])
-    environment["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
-    # The embedded interpreter takes its prefix from the first Python on PATH.
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return environment
-
-
 def _get(url: str, path: str) -> bytes | None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -281,6 +234,24 @@ def _get(url: str, path: str) -> bytes | None:
             return bytes(answer.read()) if answer.status == 200 else None
     except (OSError, urllib.error.URLError, ValueError):
         return None
+
+
+def _stubs(pid: int) -> dict[str, psutil.Process]:
+    """The Python processes under the server by model instance, which is the last argument but one of each."""
+    found: dict[str, psutil.Process] = {}
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            arguments = child.cmdline()
+            if arguments and arguments[0].endswith("triton_python_backend_stub"):
+                found[arguments[-2]] = child
+    return found
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -84,7 +84,7 @@ def token_model(name: str, info: OnnxInfo, package: Package, warm_up_length: int
 
 
 def text_model(name: str, classes: int, package: Package, parameters: Mapping[str, str]) -> Any:
-    """Text in; label, its id and the scores of all classes out (Python backend, calls the token model)."""
+    """Text in; label and the scores of all classes out (Python backend, calls the token model)."""
     config = _common(name, "python", package)
     config.input.add(name="text", data_type="TYPE_STRING", dims=[1])
     config.output.add(name="label", data_type="TYPE_STRING", dims=[1])

@@ -7,7 +7,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lwc.data.cleaning import clean
@@ -52,3 +52,41 @@ def test_clean_text_can_be_stored_and_has_no_control_characters(text: str) -> No
     found = clean(text)
     found.encode("utf-8")
     assert not any(ord(character) < 32 for character in found)
+
+
+WHOLE = b"".join(
+    json.dumps({"reviewText": f"text {n}\n\u00e9", "overall": n % 5 + 1, "unixReviewTime": n}).encode() + b"\n"
+    for n in range(20)
+)
+# Byte-order marks and signatures name another format; they have errors of their own.
+OTHER_FORMATS = (b"\xff\xfe", b"\xfe\xff", b"\x1f\x8b")
+
+
+@st.composite
+def harmed(draw: st.DrawFn, content: bytes, safe: int) -> bytes:
+    """``content`` with bytes changed, then perhaps cut; its first ``safe`` bytes stay."""
+    found = bytearray(content)
+    for at in draw(st.lists(st.integers(safe, len(content) - 1), max_size=8)):
+        found[at] = draw(st.integers(0, 255))
+    return bytes(found[: draw(st.integers(safe, len(content)))])
+
+
+@settings(max_examples=300, deadline=None)
+@given(harmed(WHOLE, 0))
+def test_every_line_of_a_damaged_file_is_a_row_or_in_quarantine(content: bytes) -> None:
+    assume(not content.startswith(OTHER_FORMATS))
+    first, *rest = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    parts = [first.strip().removeprefix(b"[").strip(), *(part.strip() for part in rest)]
+    # Brackets and commas of an array, alone on their line, carry no record.
+    expected = sum(part not in (b"", b"[", b"]", b",") for part in parts)
+    assert count(content, "r.jsonl")[0] == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(harmed(gzip.compress(WHOLE, mtime=0), 2))
+def test_a_damaged_gzip_is_reported_not_raised(content: bytes) -> None:
+    read, reasons = count(content, "r.jsonl.gz")
+    if content != gzip.compress(WHOLE, mtime=0):
+        assert reasons or read == 20  # bytes of the header that carry no data may change
+    else:
+        assert (read, reasons) == (20, [])

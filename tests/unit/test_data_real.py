@@ -25,6 +25,7 @@ def test_the_sample(sample: Path, tmp_path: Path) -> None:
     data = Data.model_validate({"labels": {"scheme": "column"}})
     quality = prepare(data, 17, tmp_path)
     assert quality["rows_read"] == 5000
+    assert quality["rows_used"] == 4971
     assert quality["label_names"] == ["great", "other"]
     assert quality["duplicates"]["exact"] >= 20
     assert quality["split_by"] == "random"

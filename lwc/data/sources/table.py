@@ -140,7 +140,9 @@ def read_delimited(path: Path, delimiter: str, columns: Columns) -> Rows:
             header = [cell.strip() for cell in cells]
             check_columns(columns, header, str(path))
         elif len(cells) != len(header):
-            yield Bad(path.name, line, f"{len(cells)} cells, the header has {len(header)}", excerpt(cells[0]))
+            yield Bad(
+                path.name, line, f"wrong cell count: {len(cells)}, the header has {len(header)}", excerpt(cells[0])
+            )
         elif any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
             yield Bad(path.name, line, "invalid UTF-8")
         else:
@@ -150,7 +152,7 @@ def read_delimited(path: Path, delimiter: str, columns: Columns) -> Rows:
 
 
 def read_parquet(path: Path, columns: Columns) -> Rows:
-    """Rows of a Parquet file, batch by batch; ``line`` is the row number."""
+    """Rows of a Parquet file, batch by batch; ``line`` is the row number. Damage ends the file with one `Bad`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -161,15 +163,33 @@ def read_parquet(path: Path, columns: Columns) -> Rows:
     check_columns(columns, file.schema_arrow.names, str(path))
     wanted = sorted({name for name in columns.model_dump().values() if name is not None})
     line = 0
-    for batch in file.iter_batches(columns=wanted):
-        for record in batch.to_pylist():
+    batches = file.iter_batches(columns=wanted)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (OSError, pa.ArrowException) as error:
+            yield Bad(path.name, line + 1, f"damaged Parquet, an unknown number of rows is lost: {error}")
+            return
+        if batch is None:
+            return
+        for index in range(batch.num_rows):
             line += 1
+            try:
+                record = {name: _decoded(batch.column(name)[index].as_py()) for name in wanted}
+            except UnicodeDecodeError:
+                yield Bad(path.name, line, "invalid UTF-8")
+                continue
             yield mapped(record, columns, path.name, line)
+
+
+def _decoded(value: Any) -> Any:
+    return value.decode("utf-8") if isinstance(value, bytes) else value
 
 
 def read_file(path: Path, columns: Columns) -> Rows:
     """Rows of one table, by its suffix."""
-    suffix = path.suffixes[-2] if path.suffix == ".gz" and len(path.suffixes) > 1 else path.suffix
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    suffix = next((suffix for suffix in reversed(suffixes) if suffix != ".gz"), "")
     if suffix in (".csv", ".tsv"):
         return read_delimited(path, "," if suffix == ".csv" else "\t", columns)
     if suffix == ".parquet":

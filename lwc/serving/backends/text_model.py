@@ -30,7 +30,7 @@ class TritonPythonModel:
         self.tokenizer = Tokenizer.from_file(str(folder / args["model_version"] / "tokenizer.json"))
         self.tokenizer.enable_truncation(self.buckets[-1])
         self.tokenizer.no_padding()
-        names = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
+        names = (folder / "labels.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
         self.labels = np.array([name.encode("utf-8") for name in names], dtype=np.object_)
 
     def execute(self, requests):

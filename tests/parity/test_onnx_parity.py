@@ -1,0 +1,225 @@
+"""Every family to ONNX: equal answers for any batch, length and padding; broken graphs are caught."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
+from tiny_models import tiny
+
+from lwc.errors import ModelError
+from lwc.export.latency import compare_latency
+from lwc.export.onnx import OnnxInfo, export_onnx, read_io
+from lwc.export.parity import check_parity
+from lwc.export.session import cpu_session, run
+from lwc.models.families import FAMILIES
+from lwc.models.tokenizer import train_wordpiece
+from lwc.recipe import Shape
+
+MAX_LENGTH = 32
+TOLERANCE = 1e-4
+TEXTS = ["a good product, it works", "bad", "broke after one day and was never replaced", "works well: good value"] * 3
+NO_TYPES = {"distilbert", "modernbert", "mpnet"}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return train_wordpiece(TEXTS, 60, MAX_LENGTH)
+
+
+@pytest.fixture(scope="module")
+def with_types() -> Any:
+    """A tokenizer that also hands out token types, as BERT's does."""
+    made = train_wordpiece(TEXTS, 60, MAX_LENGTH)
+    made.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    return made
+
+
+Exported = tuple[Any, Path, OnnxInfo]
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def exported(request: pytest.FixtureRequest, with_types: Any, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    # Two blocks reach every kind of block in the table; dropout is large, so that one left alive would show.
+    rates = {"dropout": 0.5} if request.param == "distilbert" else {"hidden_dropout_prob": 0.5}
+    model = tiny(request.param, blocks=2, **rates)
+    path = tmp_path_factory.mktemp(request.param) / "model.onnx"
+    model.train()  # the exporter must see to evaluation mode itself
+    info = export_onnx(model, with_types, path)
+    return model.eval(), path, info
+
+
+def test_parity_holds_over_batches_lengths_and_paddings(exported: Exported, with_types: Any) -> None:
+    model, path, _ = exported
+    result = check_parity(model, with_types, path, TEXTS, TOLERANCE, MAX_LENGTH)
+    assert result["passed"], result
+    assert result["max_abs_diff"] <= TOLERANCE
+    assert {(case["batch"], case["length"], case["padding"]) for case in result["cases"]} == {
+        *((1, length, "right") for length in (2, 17, MAX_LENGTH)),
+        *((b, t, p) for b in (3, 8) for t in (2, 17, MAX_LENGTH) for p in ("right", "left", "holes")),
+    }
+    spread = np.ptp(run(cpu_session(path, 1), ids(8, 17)), axis=0).max()
+    assert spread > 100 * TOLERANCE, "the model says the same to everything, so that parity proves nothing"
+
+
+def ids(batch: int, length: int) -> dict[str, Any]:
+    given = np.random.default_rng(batch).integers(4, 60, (batch, length))
+    return {
+        "input_ids": given,
+        "attention_mask": np.ones_like(given),
+        "token_type_ids": np.zeros_like(given),
+    }
+
+
+def test_any_batch_runs_and_a_row_does_not_depend_on_its_batch(exported: Exported) -> None:
+    _, path, _ = exported
+    session = cpu_session(path, 1)
+    whole = ids(7, 11)
+    answers = run(session, whole)
+    assert answers.shape == (7, 3)
+    for rows in (1, 2):
+        part = run(session, {name: value[:rows] for name, value in whole.items()})
+        np.testing.assert_allclose(part, answers[:rows], atol=1e-5)
+
+
+def test_dropout_is_dead(exported: Exported) -> None:
+    _, path, _ = exported
+    session = cpu_session(path, 1)
+    np.testing.assert_array_equal(run(session, ids(3, 9)), run(session, ids(3, 9)))
+    assert not [node for node in onnx.load(str(path)).graph.node if node.op_type == "Dropout"]
+
+
+def test_inputs_are_read_from_the_graph(exported: Exported) -> None:
+    model, path, info = exported
+    names = [value.name for value in info.inputs]
+    takes_types = model.config.model_type not in NO_TYPES and getattr(model.config, "type_vocab_size", 0) > 0
+    assert names == ["input_ids", "attention_mask", *(["token_type_ids"] if takes_types else [])]
+    assert names == [value.name for value in cpu_session(path, 1).get_inputs()]
+    assert all(value.dims == (-1, -1) and value.dtype == onnx.TensorProto.INT64 for value in info.inputs)
+    assert [(value.name, value.dims) for value in info.outputs] == [("logits", (-1, 3))]
+
+
+def test_no_types_where_the_tokenizer_or_the_config_has_none(tokenizer: Any, with_types: Any, tmp_path: Path) -> None:
+    info = export_onnx(tiny("bert", blocks=1), tokenizer, tmp_path / "a.onnx")
+    assert [value.name for value in info.inputs] == ["input_ids", "attention_mask"]
+    model = tiny("deberta-v2", blocks=1, type_vocab_size=0)
+    info = export_onnx(model, with_types, tmp_path / "b.onnx")
+    assert [value.name for value in info.inputs] == ["input_ids", "attention_mask"]
+    assert check_parity(model, with_types, tmp_path / "b.onnx", TEXTS, TOLERANCE, MAX_LENGTH)["passed"]
+
+
+@pytest.fixture(scope="module")
+def bert(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    model = tiny("bert", blocks=2)
+    path = tmp_path_factory.mktemp("bert") / "model.onnx"
+    export_onnx(model, tokenizer, path)
+    return model, path
+
+
+def test_an_ignored_mask_fails_parity(bert: tuple[Any, Path], tokenizer: Any, tmp_path: Path) -> None:
+    model, path = bert
+    graph = onnx.load(str(path))
+    # Every reader of the mask reads ones instead: |ids| clipped from below and above at 1.
+    for node in graph.graph.node:
+        for position, name in enumerate(node.input):
+            if name == "attention_mask":
+                node.input[position] = "ones"
+    one = helper.make_tensor("one", onnx.TensorProto.INT64, [], [1])
+    graph.graph.initializer.append(one)
+    graph.graph.node.insert(0, helper.make_node("Clip", ["attention_mask", "one", "one"], ["ones"]))
+    onnx.save(graph, tmp_path / "broken.onnx")
+    result = check_parity(model, tokenizer, tmp_path / "broken.onnx", TEXTS, TOLERANCE, MAX_LENGTH)
+    assert not result["passed"]
+    bad = {case["padding"] for case in result["cases"] if case["max_abs_diff"] > TOLERANCE}
+    assert bad == {"right", "left", "holes"}
+    assert all(case["max_abs_diff"] <= TOLERANCE for case in result["cases"] if case["batch"] == 1)
+
+
+def changed(path: Path, out: Path, node: Any) -> Path:
+    """The graph with one more node between its logits ("clean") and its output."""
+    graph = onnx.load(str(path))
+    for each in graph.graph.node:
+        for position, name in enumerate(each.output):
+            if name == "logits":
+                each.output[position] = "clean"
+    graph.graph.node.append(node)
+    onnx.save(graph, out)
+    return out
+
+
+def test_answers_that_are_not_finite_fail_and_can_be_written(
+    bert: tuple[Any, Path], tokenizer: Any, tmp_path: Path
+) -> None:
+    model, path = bert
+    broken = changed(path, tmp_path / "nan.onnx", helper.make_node("Log", ["neg"], ["logits"]))
+    graph = onnx.load(str(broken))
+    graph.graph.node.insert(len(graph.graph.node) - 1, helper.make_node("Abs", ["clean"], ["positive"]))
+    graph.graph.node.insert(len(graph.graph.node) - 1, helper.make_node("Neg", ["positive"], ["neg"]))
+    onnx.save(graph, broken)
+    assert np.isnan(run(cpu_session(broken, 1), ids(2, 4))).any()
+    result = check_parity(model, tokenizer, broken, TEXTS, TOLERANCE, MAX_LENGTH)
+    assert not result["passed"]
+    assert np.isfinite(result["max_abs_diff"])
+
+
+def test_living_dropout_fails(bert: tuple[Any, Path], tokenizer: Any, tmp_path: Path) -> None:
+    """The difference alone would let this pass: it is far below the tolerance."""
+    model, path = bert
+    noise = helper.make_node("RandomNormalLike", ["clean"], ["noise"], scale=1e-5)
+    broken = changed(path, tmp_path / "noisy.onnx", noise)
+    graph = onnx.load(str(broken))
+    graph.graph.node.append(helper.make_node("Add", ["clean", "noise"], ["logits"]))
+    onnx.save(graph, broken)
+    result = check_parity(model, tokenizer, broken, TEXTS, TOLERANCE, MAX_LENGTH)
+    assert result["max_abs_diff"] <= TOLERANCE
+    assert not result["repeatable"]
+    assert not result["passed"]
+
+
+def test_another_models_file_fails(bert: tuple[Any, Path], tokenizer: Any) -> None:
+    other = tiny("bert", blocks=2, seed=5)
+    result = check_parity(other, tokenizer, bert[1], TEXTS, TOLERANCE, MAX_LENGTH)
+    assert not result["passed"]
+    assert result["max_abs_diff"] > 0.01
+
+
+def test_files_that_are_no_model_are_named_as_what_they_are(tmp_path: Path) -> None:
+    pointer = tmp_path / "model.onnx"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 438000000\n")
+    with pytest.raises(ModelError, match="Git LFS pointer") as caught:
+        read_io(pointer)
+    assert "git lfs pull" in caught.value.hint
+    with pytest.raises(ModelError, match="no such ONNX file"):
+        read_io(tmp_path / "absent.onnx")
+    for content in (b"not an onnx file", b""):
+        pointer.write_bytes(content)
+        with pytest.raises(ModelError, match="not an ONNX model"):
+            read_io(pointer)
+
+
+def test_a_model_the_exporter_cannot_do_is_an_error_with_its_type(tokenizer: Any, tmp_path: Path) -> None:
+    class Strange(torch.nn.Module):
+        config = tiny("bert", blocks=1).config
+
+        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+            raise RuntimeError("an operator nobody has")
+
+    with pytest.raises(ModelError, match=r"bert: ONNX export failed.*nobody has"):
+        export_onnx(Strange(), tokenizer, tmp_path / "model.onnx")
+
+
+def test_latency_of_a_deeper_model_is_higher(bert: tuple[Any, Path], tokenizer: Any, tmp_path: Path) -> None:
+    export_onnx(tiny("bert", blocks=12), tokenizer, tmp_path / "deep.onnx")
+    shapes = [Shape(batch=1, length=8), Shape(batch=2, length=16)]
+    result = compare_latency(tmp_path / "deep.onnx", bert[1], shapes, 15, 1)
+    assert result["ratio"] > 1.5
+    assert [(row["batch"], row["length"]) for row in result["shapes"]] == [(1, 8), (2, 16)]
+    assert result["ratio"] == pytest.approx(np.sqrt(np.prod([row["ratio"] for row in result["shapes"]])))

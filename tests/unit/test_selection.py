@@ -1,0 +1,187 @@
+"""Target arithmetic, strategies, and what cannot be reached."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from planted import data, with_identity
+from safetensors.torch import save_file
+from tiny_models import tiny
+
+from lwc.errors import TargetError
+from lwc.importance.ablation import loss_and_accuracy
+from lwc.models.families import family_of
+from lwc.models.surgery import ParameterCounts, bypass, parameter_counts, remove_blocks
+from lwc.recipe import Select, Target
+from lwc.selection.select import select_blocks
+from lwc.selection.target import blocks_to_keep, ratios
+
+# 12 × 512 with a vocabulary of 10,000; BERT-base.
+DEEP = ParameterCounts(12 * 3_152_384 + 5_700_000, [3_152_384] * 12)
+BERT_BASE = ParameterCounts(109_483_778, [7_087_872] * 12)
+
+
+def importance(*best_first: int) -> dict[str, Any]:
+    return {"blocks": len(best_first), "fused": {"ranking": list(best_first)}}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "keep"),
+    [(1.0, 12), (1.05, 11), (1.2, 10), (2.0, 6), (2.4, 5), (2.5, 4), (3.0, 4), (3.001, 3), (4.0, 3), (12.0, 1)],
+)
+def test_ratio_of_blocks_is_at_least_what_was_asked(ratio: float, keep: int) -> None:
+    assert blocks_to_keep(Target(ratio=ratio, of="blocks"), DEEP) == keep
+
+
+@pytest.mark.parametrize("blocks", range(1, 40))
+def test_every_exact_ratio_is_met_in_spite_of_rounding(blocks: int) -> None:
+    counts = ParameterCounts(1000 * blocks + 1, [1000] * blocks)
+    for keep in range(1, blocks + 1):
+        assert blocks_to_keep(Target(ratio=blocks / keep, of="blocks"), counts) == keep
+
+
+@pytest.mark.parametrize("of", ["params", "size"])
+def test_ratio_of_parameters_counts_what_stays_outside_the_blocks(of: Any) -> None:
+    assert blocks_to_keep(Target(ratio=2.5, of="blocks"), DEEP) == 4
+    assert blocks_to_keep(Target(ratio=2.5, of=of), DEEP) == 3, "4 of 12 blocks are 2.4x in params"
+    assert ratios(DEEP, range(4))[of] == pytest.approx(2.37, abs=0.01)
+    assert blocks_to_keep(Target(ratio=2.5, of=of), BERT_BASE) == 2
+
+
+def test_unequal_blocks_reach_the_ratio_whichever_are_kept() -> None:
+    counts = ParameterCounts(100, [10, 40, 10, 10, 10])
+    target = Target(ratio=1.6, of="params")
+    keep = blocks_to_keep(target, counts)
+    assert keep == 1, "two blocks may be 40 + 10: 100 / 70 < 1.6"
+    # A cheap block that must stay takes the place of a dear one.
+    assert blocks_to_keep(Target(ratio=1.4, of="params"), counts, [0]) == 2
+
+
+@pytest.mark.parametrize("of", ["params", "size"])
+def test_unreachable_names_what_can_be_reached_and_the_lever(of: Any) -> None:
+    with pytest.raises(
+        TargetError, match=r"5x of \w+ cannot be reached.*1 of 12 left it is 3\.4\d?x.*vocabulary"
+    ) as caught:
+        blocks_to_keep(Target(ratio=5, of=of), BERT_BASE)
+    most = float(caught.value.hint.split("at most ")[1].split("x")[0])
+    assert blocks_to_keep(Target(ratio=most, of=of), BERT_BASE) == 1, "what the hint says works"
+    assert caught.value.exit_code == 2
+
+
+def test_unreachable_in_blocks() -> None:
+    with pytest.raises(TargetError, match=r"1 of 12 left it is 12x$"):
+        blocks_to_keep(Target(ratio=13, of="blocks"), DEEP)
+    with pytest.raises(TargetError, match=r"2 of 12 left \(block \[0, 1\] must stay\) it is 6x"):
+        blocks_to_keep(Target(ratio=8, of="blocks"), DEEP, [0, 1])
+
+
+def test_latency_is_refused_with_the_way_out() -> None:
+    with pytest.raises(TargetError, match="measured search") as caught:
+        blocks_to_keep(Target(ratio=2, of="latency"), DEEP)
+    assert "ratios.latency" in caught.value.hint
+
+
+@pytest.mark.parametrize("model_type", ["bert", "modernbert", "distilbert", "deberta-v2"])
+def test_ratios_are_those_of_the_removed_model(model_type: str, tmp_path: Any) -> None:
+    model = tiny(model_type, blocks=6)
+    family = family_of(model)
+    selection = select_blocks(
+        model, family, data(model), importance(5, 4, 3, 2, 1, 0), Target(ratio=2, of="blocks"), Select()
+    )
+    kept = [0, 4, 5] if 0 in family.protected else [3, 4, 5]
+    assert selection["kept"] == kept
+    assert selection["removed"] == [block for block in range(6) if block not in kept]
+    smaller = remove_blocks(model, family, selection["removed"])
+    after = sum(parameter.numel() for parameter in smaller.parameters())
+    assert selection["params_after"] == after
+    assert selection["params_before"] == sum(parameter.numel() for parameter in model.parameters())
+    assert selection["ratios"]["blocks"] == 2
+    assert selection["ratios"]["params"] == pytest.approx(selection["params_before"] / after)
+    sizes = []
+    for name, one in (("before", model), ("after", smaller)):
+        save_file({key: value.detach().clone() for key, value in one.named_parameters()}, tmp_path / name)
+        written = (tmp_path / name).read_bytes()
+        header = 8 + int.from_bytes(written[:8], "little")
+        sizes.append(len(written) - header)
+    assert selection["ratios"]["size"] == pytest.approx(sizes[0] / sizes[1])
+
+
+def test_constraints() -> None:
+    model = tiny("bert", blocks=6)
+    family = family_of(model)
+    ranked, target = importance(2, 3, 1, 4, 5, 0), Target(ratio=2, of="blocks")
+    calibration = data(model)
+
+    def kept(**options: Any) -> list[int]:
+        result: list[int] = select_blocks(model, family, calibration, ranked, target, Select(**options))["kept"]
+        return result
+
+    assert kept() == [1, 2, 3]
+    assert kept(keep_first=1) == [0, 2, 3]
+    assert kept(keep_last=1) == [2, 3, 5]
+    assert kept(keep_first=1, keep_last=2) == [0, 4, 5]
+    assert kept(strategy="greedy", keep_first=1, keep_last=2) == [0, 4, 5]
+    for options in ({"keep_first": 2, "keep_last": 2}, {"keep_last": 9}, {"keep_first": 9}):
+        with pytest.raises(TargetError, match="must stay, but 2x of blocks leaves room for 3 of 6"):
+            kept(**options)
+
+
+def test_ratio_one_keeps_everything() -> None:
+    model = tiny("bert", blocks=2)
+    for strategy in ("fused", "greedy"):
+        selection = select_blocks(
+            model, family_of(model), data(model), importance(0, 1), Target(ratio=1, of="params"),
+            Select(strategy=strategy),
+        )  # fmt: skip
+        assert selection["kept"] == [0, 1]
+        assert selection["removed"] == []
+        assert selection["ratios"] == {"blocks": 1, "params": 1, "size": 1}
+
+
+def test_one_block_model() -> None:
+    model = tiny("bert", blocks=1)
+    assert select_blocks(model, family_of(model), data(model), importance(0), Target(ratio=1, of="blocks"), Select())[
+        "kept"
+    ] == [0]
+    with pytest.raises(TargetError, match="1 of 1 left it is 1x"):
+        select_blocks(model, family_of(model), data(model), importance(0), Target(ratio=2, of="blocks"), Select())
+
+
+@pytest.mark.parametrize("model_type", ["bert", "modernbert"])
+def test_greedy_removes_what_costs_least_each_time(model_type: str) -> None:
+    model = tiny(model_type, blocks=5)
+    family, calibration = family_of(model), data(model)
+
+    def loss(*gone: int) -> float:
+        with torch.no_grad(), bypass(model, family, gone):
+            return loss_and_accuracy(model, calibration)[0]
+
+    removable = [block for block in range(5) if block not in family.protected]
+    gone: list[int] = []
+    for keep in (4, 3, 2):
+        gone.append(min((block for block in removable if block not in gone), key=lambda block: loss(*gone, block)))
+        # The ranking would keep exactly those that greedy removes: greedy measures, it does not read it.
+        ranked = importance(*gone, *(block for block in range(5) if block not in gone))
+        target = Target(ratio=5 / keep, of="blocks")
+        selection = select_blocks(model, family, calibration, ranked, target, Select(strategy="greedy"))
+        assert selection["removed"] == sorted(gone)
+        assert selection["strategy"] == "greedy"
+
+
+def test_greedy_removes_an_identity_block_first() -> None:
+    """The answers that labels were taken from cannot be had more cheaply than with nothing changed."""
+    model = with_identity("bert", 2)
+    target = Target(ratio=4 / 3, of="blocks")
+    selection = select_blocks(
+        model, family_of(model), data(model), importance(2, 1, 0, 3), target, Select(strategy="greedy")
+    )
+    assert selection["removed"] == [2]
+
+
+def test_worst_case_holds_for_a_real_model() -> None:
+    model = tiny("modernbert", blocks=6)
+    counts = parameter_counts(model, family_of(model))
+    keep = blocks_to_keep(Target(ratio=1.5, of="params"), counts, (0,))
+    assert ratios(counts, [0, *range(6 - keep + 1, 6)])["params"] >= 1.5

@@ -1,0 +1,216 @@
+"""config.pbtxt and the repository: what is written is what the ONNX file and the checkpoint say."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from google.protobuf import text_format
+from onnx import TensorProto, helper
+from tiny_models import tiny
+
+from lwc.errors import ModelError, RecipeError
+from lwc.export.onnx import OnnxInfo, TensorInfo, export_onnx, read_io
+from lwc.models.load import save_checkpoint
+from lwc.models.tokenizer import train_wordpiece
+from lwc.recipe import Package
+from lwc.serving import foreground, triton_config
+from lwc.serving.repository import build_repository
+from lwc.serving.triton_config import (
+    as_text,
+    intra_op_threads,
+    length_buckets,
+    parse,
+    text_model,
+    token_model,
+)
+
+TEXTS = ["a good thing that works", "a bad broken thing"] * 4
+PACKAGE = Package(max_batch_size=16, queue_delay_microseconds=500, instances=2, intra_op_threads=3)
+IDS = TensorInfo("input_ids", TensorProto.INT64, (-1, -1))
+MASK = TensorInfo("attention_mask", TensorProto.INT64, (-1, -1))
+LOGITS = TensorInfo("logits", TensorProto.FLOAT, (-1, 3))
+INFO = OnnxInfo((IDS, MASK), (LOGITS,))
+
+
+def write_onnx(path: Path, batch: int | str, classes: int = 3) -> Path:
+    """A file that declares ids (batch, length) in and logits (batch, classes) out."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["input_ids"], ["numbers"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["numbers"], ["mean"], axes=[1]),
+            helper.make_node("Expand", ["mean", "shape"], ["logits"]),
+        ],
+        "counts",
+        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, [batch, "length"])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, classes])],
+        [helper.make_tensor("shape", TensorProto.INT64, [2], [1, classes])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose id2label is written out of order, with its ONNX file beside it."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tokenizer = train_wordpiece(TEXTS, 60, 32)
+    model = tiny("bert", blocks=1, pad_token_id=0)
+    save_checkpoint(model, tokenizer, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["id2label"] = {"2": "zeta", "0": "middling", "1": "alpha ünï"}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    export_onnx(model, tokenizer, folder / "model.onnx")
+    return folder
+
+
+def edited(checkpoint: Path, folder: Path, file: str, **changes: Any) -> Path:
+    """A copy of the checkpoint with other values in one of its JSON files."""
+    shutil.copytree(checkpoint, folder)
+    content = json.loads((folder / file).read_text(encoding="utf-8"))
+    (folder / file).write_text(json.dumps({**content, **changes}), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        token_model("m_tokens", INFO, PACKAGE, 8),
+        text_model("m", 3, PACKAGE, {"pad_id": "0", "odd": 'quote " and \n line, ünï'}),
+    ],
+    ids=["tokens", "text"],
+)
+def test_a_config_survives_the_round_trip(config: Any) -> None:
+    assert parse(as_text(config)) == config
+
+
+def test_a_typo_or_a_wrong_type_is_refused() -> None:
+    for text in ("max_batch: 8", 'max_batch_size: "8"', 'input { name: "x" data_type: TYPE_INT65 }'):
+        with pytest.raises(text_format.ParseError):
+            parse(text)
+
+
+def test_the_token_model_says_what_the_graph_says() -> None:
+    config = parse(as_text(token_model("m_tokens", INFO, PACKAGE, 8)))
+    assert (config.name, config.backend, config.max_batch_size) == ("m_tokens", "onnxruntime", 16)
+    types = triton_config.pb.DataType
+    assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [
+        ("input_ids", types.TYPE_INT64, [-1]),
+        ("attention_mask", types.TYPE_INT64, [-1]),
+    ]
+    assert [(o.name, o.data_type, list(o.dims)) for o in config.output] == [("logits", types.TYPE_FP32, [3])]
+    assert config.dynamic_batching.max_queue_delay_microseconds == 500
+    (group,) = config.instance_group
+    assert (group.kind, group.count) == (triton_config.pb.ModelInstanceGroup.KIND_CPU, 2)
+    assert config.parameters["intra_op_thread_count"].string_value == "3"
+    assert config.parameters["inter_op_thread_count"].string_value == "1"
+    (warm_up,) = config.model_warmup
+    assert warm_up.batch_size == 1
+    assert {name: (list(v.dims), v.data_type, v.zero_data) for name, v in warm_up.inputs.items()} == {
+        name: ([8], types.TYPE_INT64, True) for name in ("input_ids", "attention_mask")
+    }
+
+
+def test_threads_come_from_the_cpu_limit_and_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_config, "cpu_limit", lambda: 6)
+    assert intra_op_threads(Package(instances=2)) == 3
+    assert intra_op_threads(Package(instances=7)) == 1
+    assert intra_op_threads(Package(instances=2, intra_op_threads=5)) == 5
+    monkeypatch.setattr(triton_config, "cpu_limit", lambda: 1)
+    config = token_model("m", INFO, Package(), 8)
+    assert config.parameters["intra_op_thread_count"].string_value == "1"
+
+
+def test_a_fixed_batch_is_refused_with_both_numbers(checkpoint: Path, tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "fixed.onnx", 16)
+    package = Package(max_batch_size=128)
+    with pytest.raises(ModelError, match=r"input_ids.* 16\b.* 128\b"):
+        token_model("m", read_io(path), package, 8)
+    with pytest.raises(ModelError, match=r"input_ids.* 16\b.* 128\b"):
+        build_repository(path, checkpoint, tmp_path / "out", package, "m")
+    token_model("m", read_io(write_onnx(tmp_path / "dynamic.onnx", "batch")), package, 8)
+
+
+def test_a_tensor_without_a_triton_type_is_named() -> None:
+    info = OnnxInfo((TensorInfo("input_ids", TensorProto.COMPLEX64, (-1, -1)),), (LOGITS,))
+    with pytest.raises(ModelError, match="input_ids"):
+        token_model("m", info, PACKAGE, 8)
+
+
+@pytest.mark.parametrize("longest", [1, 8, 12, 13, 128, 512])
+def test_buckets_rise_to_the_limit_and_no_further(longest: int) -> None:
+    buckets = list(length_buckets(longest))
+    assert buckets == sorted(set(buckets))
+    assert buckets[-1] == longest
+    assert all(after <= 1.5 * before for before, after in itertools.pairwise(buckets))
+
+
+def test_a_repository_is_complete_and_its_names_are_the_checkpoints(checkpoint: Path, tmp_path: Path) -> None:
+    described = build_repository(checkpoint / "model.onnx", checkpoint, tmp_path, PACKAGE, "reviews")
+    assert described["labels"] == ["middling", "alpha ünï", "zeta"]
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == [
+        "reviews/1/model.py",
+        "reviews/1/tokenizer.json",
+        "reviews/config.pbtxt",
+        "reviews/labels.txt",
+        "reviews_tokens/1/model.onnx",
+        "reviews_tokens/config.pbtxt",
+        "reviews_tokens/labels.txt",
+    ]
+    text = parse((tmp_path / "reviews" / "config.pbtxt").read_text(encoding="utf-8"))
+    tokens = parse((tmp_path / "reviews_tokens" / "config.pbtxt").read_text(encoding="utf-8"))
+    assert text.parameters["token_model"].string_value == tokens.name == "reviews_tokens"
+    assert text.parameters["token_inputs"].string_value == ",".join(i.name for i in tokens.input)
+    assert {o.name: list(o.dims) for o in text.output} == {"label": [1], "scores": [3]}
+    assert tokens.output[0].label_filename == "labels.txt"
+    for model in ("reviews", "reviews_tokens"):
+        lines = (tmp_path / model / "labels.txt").read_text(encoding="utf-8")
+        assert lines == "middling\nalpha ünï\nzeta\n"
+
+
+def test_labels_that_do_not_fit_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    onnx_path = checkpoint / "model.onnx"
+    two = edited(checkpoint, tmp_path / "two", "config.json", id2label={"0": "a", "1": "b"})
+    with pytest.raises(ModelError, match="3 outputs for 2 labels"):
+        build_repository(onnx_path, two, tmp_path / "a", PACKAGE, "m")
+    gap = edited(checkpoint, tmp_path / "gap", "config.json", id2label={"0": "a", "1": "b", "3": "c"})
+    with pytest.raises(ModelError, match=r"\[0, 1, 3\]"):
+        build_repository(onnx_path, gap, tmp_path / "b", PACKAGE, "m")
+    line = edited(checkpoint, tmp_path / "line", "config.json", id2label={"0": "a", "1": "b\nc", "2": "d"})
+    with pytest.raises(ModelError, match="line break"):
+        build_repository(onnx_path, line, tmp_path / "c", PACKAGE, "m")
+
+
+def test_padding_is_the_tokenizers_own(checkpoint: Path, tmp_path: Path) -> None:
+    """Training pads with the tokenizer's id; a config that lacks one or has another must not change serving."""
+    for number, value in enumerate([None, 7]):
+        folder = edited(checkpoint, tmp_path / f"m{number}", "config.json", pad_token_id=value)
+        out = tmp_path / f"out{number}"
+        assert build_repository(checkpoint / "model.onnx", folder, out, PACKAGE, "m")["pad_id"] == "0"
+
+
+def test_a_tokenizer_without_a_usable_limit_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    """Checkpoints without a limit carry 10^30 for it; a long text would then fail in the server."""
+    for number, length in enumerate([10**30, 41, None]):
+        folder = edited(checkpoint, tmp_path / f"m{number}", "tokenizer_config.json", model_max_length=length)
+        with pytest.raises(ModelError, match=f"model_max_length is {length}, the model has 40 positions"):
+            build_repository(checkpoint / "model.onnx", folder, tmp_path / "out", PACKAGE, "m")
+
+
+def test_a_tokenizer_without_padding_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    folder = edited(checkpoint, tmp_path / "m", "tokenizer_config.json", pad_token=None)
+    with pytest.raises(ModelError, match="no padding token"):
+        build_repository(checkpoint / "model.onnx", folder, tmp_path / "out", PACKAGE, "m")
+
+
+def test_serving_no_repository_is_refused(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(RecipeError, match="no Triton model repository"):
+            foreground.serve_embedded(folder, 0, 0, 0, print)
+        with pytest.raises(RecipeError, match="no Triton model repository"):
+            foreground.serve_docker(folder, 0, 0, 0, print)
