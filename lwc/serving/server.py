@@ -46,6 +46,7 @@ class TritonServer:
         self._asked = {"HTTP": http_port, "gRPC": grpc_port, "metrics": metrics_port}
         self._ports: dict[str, int] = {}
         self._id = f"lwc-{uuid.uuid4().hex[:12]}"
+        self._key = uuid.uuid4().hex  # not the id, which the server tells everybody
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._stubs: dict[str, psutil.Process] = {}
@@ -146,7 +147,7 @@ class TritonServer:
             *(f"--{name.lower()}-port={port}" for name, port in self._ports.items()),
             "--allow-gpu-metrics=false",
             f"--exit-timeout-secs={int(STOP_SECONDS) - 2}",
-            *safe_flags(self._id),
+            *safe_flags(self._key),
         ]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(

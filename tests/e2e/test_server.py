@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import socket
+import tempfile
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +25,7 @@ from tritonclient.utils import InferenceServerException
 
 from lwc.errors import MissingDependency, ServingError
 from lwc.serving import server as server_module
+from lwc.serving.embedded import RESTRICTED_HEADER
 from lwc.serving.server import TritonServer, docker_command
 
 pytestmark = pytest.mark.serving
@@ -85,11 +91,17 @@ def add_linear(repository: Path, config: str = LINEAR) -> Path:
     return path
 
 
-def leftovers() -> set[str]:
-    """Temporary folders and shared memory a server could leave behind."""
-    return {str(path) for path in Path("/dev/shm").glob("lwc-*")} | {
-        str(path) for path in Path(server_module.tempfile.gettempdir()).glob("lwc-triton-*")
-    }
+@pytest.fixture
+def temporary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for the temporary files of this test's servers alone: others may run beside it."""
+    folder = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def leftovers(server: TritonServer, temporary: Path) -> list[Path]:
+    """Temporary folders and shared memory that this server left behind."""
+    return [*Path("/dev/shm").glob(f"{server._id}*"), *temporary.glob("lwc-triton-*")]
 
 
 @pytest.fixture(scope="module")
@@ -178,15 +190,15 @@ def test_the_ports_belong_to_the_server_and_only_on_this_machine(server: TritonS
 
 
 @pytest.mark.parametrize("argument", ["http_port", "grpc_port", "metrics_port"])
-def test_a_busy_port_is_named(repository: Path, argument: str) -> None:
-    before = leftovers()
+def test_a_busy_port_is_named(repository: Path, temporary: Path, argument: str) -> None:
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
         busy.listen()
         port = busy.getsockname()[1]
-        with pytest.raises(ServingError, match=f"port {port} "), TritonServer(repository, **{argument: port}):
+        server = TritonServer(repository, **{argument: port})
+        with pytest.raises(ServingError, match=f"port {port} "), server:
             pass
-    assert leftovers() == before
+    assert not leftovers(server, temporary)
 
 
 def test_the_same_port_twice_is_refused(repository: Path) -> None:
@@ -197,14 +209,15 @@ def test_the_same_port_twice_is_refused(repository: Path) -> None:
         pass
 
 
-def test_a_broken_model_gives_an_error_that_quotes_the_log(tmp_path: Path) -> None:
-    before, children = leftovers(), set(psutil.Process().children(recursive=True))
+def test_a_broken_model_gives_an_error_that_quotes_the_log(tmp_path: Path, temporary: Path) -> None:
+    children = set(psutil.Process().children(recursive=True))
     add_linear(tmp_path).write_bytes(b"not an onnx file")
-    with pytest.raises(ServingError, match="log") as caught, TritonServer(tmp_path):
+    server = TritonServer(tmp_path)
+    with pytest.raises(ServingError, match="log") as caught, server:
         pass
     assert "linear" in caught.value.message
     assert "Protobuf parsing failed" in caught.value.message or "INVALID_PROTOBUF" in caught.value.message
-    assert leftovers() == before
+    assert not leftovers(server, temporary)
     assert set(psutil.Process().children(recursive=True)) == children
 
 
@@ -217,17 +230,18 @@ def test_a_wrong_output_name_or_thread_count_is_told(tmp_path: Path) -> None:
         pass
 
 
-def test_too_short_a_deadline_is_told_and_leaves_nothing(repository: Path) -> None:
-    before = leftovers()
-    with pytest.raises(ServingError, match="not ready after"), TritonServer(repository, startup_seconds=0.05):
+def test_too_short_a_deadline_is_told_and_leaves_nothing(repository: Path, temporary: Path) -> None:
+    server = TritonServer(repository, startup_seconds=0.05)
+    with pytest.raises(ServingError, match="not ready after"), server:
         pass
-    assert leftovers() == before
+    assert not leftovers(server, temporary)
 
 
 @pytest.mark.parametrize("suspended", [False, True], ids=["polite", "killed"])
-def test_nothing_is_left_after_exit(repository: Path, suspended: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_left_after_exit(
+    repository: Path, temporary: Path, suspended: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(server_module, "STOP_SECONDS", 10.0 if not suspended else 3.0)
-    before = leftovers()
     with TritonServer(repository) as server:
         process = psutil.Process(server.pid)
         family = [process, *process.children(recursive=True)]
@@ -237,21 +251,86 @@ def test_nothing_is_left_after_exit(repository: Path, suspended: bool, monkeypat
             process.suspend()  # it cannot answer the polite signal, so it must be killed
     assert not [member for member in family if member.is_running()]
     assert not server.running
-    assert leftovers() == before
+    assert not leftovers(server, temporary)
     for url in ports:
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", int(url.rpartition(":")[2]))) != 0
     server.stop()
 
 
+def test_a_killed_model_process_is_seen_fails_its_requests_alone_and_leaves_nothing(
+    repository: Path, temporary: Path
+) -> None:
+    with TritonServer(repository) as server:
+        assert server.dead_instances == []
+        (stub,) = [c for c in psutil.Process(server.pid).children() if "echo_0_0" in c.cmdline()]
+        stub.kill()
+        deadline = time.monotonic() + 10
+        while not server.dead_instances and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert server.dead_instances == ["echo_0_0"]
+        given = tritonclient.http.InferInput("text", [1], "BYTES")
+        given.set_data_from_numpy(np.array([b"a"], dtype=np.object_))
+        with (
+            tritonclient.http.InferenceServerClient(server.http_url) as client,
+            pytest.raises(InferenceServerException, match="'echo_0_0' is not healthy"),
+        ):
+            client.infer("echo", [given])
+        assert ask_http(server, np.ones((1, 4), dtype=np.float32)).shape == (1, 3)
+        started = time.monotonic()
+    # Triton alone would wait 30 seconds for the dead process.
+    assert time.monotonic() - started < server_module.STOP_SECONDS + 5
+    assert not leftovers(server, temporary)
+
+
+RESTRICTED_PATHS = [
+    "/v2/models/linear/config", "/v2/systemsharedmemory/status", "/v2/cudasharedmemory/status", "/v2/logging",
+    "/v2/trace/setting",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", RESTRICTED_PATHS)
+def test_what_clients_never_need_is_closed(server: TritonServer, path: str) -> None:
+    for headers in ({}, {RESTRICTED_HEADER: server._id}):  # the id is public, so it must not be the key
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(urllib.request.Request(f"http://{server.http_url}{path}", headers=headers))
+        assert caught.value.code == 403
+    request = urllib.request.Request(f"http://{server.http_url}{path}", headers={RESTRICTED_HEADER: server._key})
+    with urllib.request.urlopen(request) as answer:
+        assert answer.status == 200
+
+
+def test_what_clients_never_need_is_closed_over_grpc_too(server: TritonServer) -> None:
+    with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
+        for call in (
+            client.get_log_settings,
+            client.get_model_repository_index,
+            client.get_system_shared_memory_status,
+            lambda: client.get_model_config("linear"),
+        ):
+            with pytest.raises(InferenceServerException, match="restricted"):
+                call()
+        assert client.is_model_ready("linear")
+
+
+def test_models_cannot_be_unloaded(server: TritonServer) -> None:
+    request = urllib.request.Request(f"http://{server.http_url}/v2/repository/models/linear/unload", method="POST")
+    for key in ("", server._key):
+        request.add_header(RESTRICTED_HEADER, key)
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request)
+        assert 400 <= caught.value.code < 600
+    assert ask_http(server, np.ones((1, 4), dtype=np.float32)).shape == (1, 3)
+
+
 def test_numpy_2_and_a_missing_wheel_are_told(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(server_module.importlib.metadata, "version", lambda name: "2.3.0")
+        patch.setattr(importlib.metadata, "version", lambda name: "2.3.0")
         with pytest.raises(MissingDependency, match=r"NumPy 2\.3\.0") as caught, TritonServer(repository):
             pass
         assert "numpy<2" in caught.value.hint
     with monkeypatch.context() as patch:
-        patch.setattr(server_module.importlib.util, "find_spec", lambda name: None)
+        patch.setattr(importlib.util, "find_spec", lambda name: None)
         with pytest.raises(MissingDependency, match="not installed") as caught, TritonServer(repository):
             pass
         assert "pip install nvidia-pytriton" in caught.value.hint
