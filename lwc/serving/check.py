@@ -57,7 +57,9 @@ def _check_model(model: Path, notes: list[str], faults: list[str]) -> None:
     folders = [path for path in sorted(model.iterdir()) if path.is_dir()]
     versions = [path for path in folders if path.name.isdecimal() and int(path.name) > 0]
     strays = [path for path in folders if path not in versions]
-    strays += [path for version in versions for path in sorted(version.iterdir()) if path.is_dir()]
+    inside = [path for version in versions for path in sorted(version.iterdir()) if path.is_dir()]
+    # Triton's Python leaves __pycache__ beside a model.py that it serves.
+    strays += [path for path in inside if path.name != "__pycache__"]
     notes += [f"ignored: {path.relative_to(model.parent)}/ is no version of {model.name}" for path in strays]
     if not versions:
         faults.append(f"{model.name}: no version folder such as 1/")

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lwc.errors import MissingDependency, RecipeError
+from lwc.errors import MissingDependency, RecipeError, ServingError
+from lwc.serving.check import check_repository
 from lwc.serving.server import TritonServer, docker_command
 
 IMAGE = "lwc-triton:26.07"
@@ -18,18 +19,21 @@ RUN pip install --no-cache-dir 'tokenizers>=0.20,<1'
 """
 
 
-def _check(repository: Path) -> None:
+def _check(repository: Path, say: Callable[[str], None]) -> None:
+    """Refuse what the server would refuse, with both sides of each fault; say what it would ignore."""
     if not repository.is_dir() or not any(repository.glob("*/config.pbtxt")):
         raise RecipeError(
             f"{repository}: no Triton model repository (no */config.pbtxt)", "give the folder that `lwc run` named"
         )
+    for line in check_repository(repository):
+        say(line)
 
 
 def serve_embedded(
     repository: Path, http_port: int, grpc_port: int, metrics_port: int, say: Callable[[str], None]
 ) -> None:
     """Start the embedded server on 127.0.0.1 and wait for Ctrl-C or for the server to end."""
-    _check(repository)
+    _check(repository, say)
     ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
     with TritonServer(repository, **ports) as server:
         say(f"ready  http {server.http_url}  grpc {server.grpc_url}  metrics {server.metrics_url}")
@@ -38,15 +42,20 @@ def serve_embedded(
             "The embedded server is for development and tests; in production use an image of 26.07 or later (--docker)."
         )
         say("Ctrl-C stops it.")
-        while server.running:
-            time.sleep(0.5)
+        try:
+            while server.running:
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            say("stopping")
+            return
+        raise ServingError("the server ended by itself", f"its log stood at {server.log_path}")
 
 
 def serve_docker(
     repository: Path, http_port: int, grpc_port: int, metrics_port: int, say: Callable[[str], None]
 ) -> int:
     """Print the commands that serve in the official image, and run them; returns the exit status."""
-    _check(repository)
+    _check(repository, say)
     build = ["docker", "build", "--tag", IMAGE, "-"]
     serve = docker_command(repository.resolve(), http_port, grpc_port, metrics_port, IMAGE)
     say(f"{' '.join(build)} <<'EOF'\n{DOCKERFILE}EOF")

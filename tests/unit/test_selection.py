@@ -40,6 +40,9 @@ def test_every_exact_ratio_is_met_in_spite_of_rounding(blocks: int) -> None:
     counts = ParameterCounts(1000 * blocks + 1, [1000] * blocks)
     for keep in range(1, blocks + 1):
         assert blocks_to_keep(Target(ratio=blocks / keep, of="blocks"), counts) == keep
+        # As people type it: 12 / 7 is 1.7142857143, a hair above what 7 of 12 blocks reach.
+        typed = float(f"{blocks / keep:.10f}")
+        assert blocks_to_keep(Target(ratio=typed, of="blocks"), counts) == keep
 
 
 @pytest.mark.parametrize("of", ["params", "size"])
@@ -126,6 +129,8 @@ def test_constraints() -> None:
     for options in ({"keep_first": 2, "keep_last": 2}, {"keep_last": 9}, {"keep_first": 9}):
         with pytest.raises(TargetError, match="must stay, but 2x of blocks leaves room for 3 of 6"):
             kept(**options)
+    with pytest.raises(TargetError, match=r"blocks \[0, 1, 2, 3, 4, 5\] must stay"):
+        kept(keep_last=9)
 
 
 def test_ratio_one_keeps_everything() -> None:

@@ -116,6 +116,14 @@ def test_the_token_model_says_what_the_graph_says() -> None:
     }
 
 
+def test_queues_are_bounded_in_length_and_time() -> None:
+    for config in (token_model("m_tokens", INFO, PACKAGE, 8), text_model("m", 3, PACKAGE, {})):
+        policy = parse(as_text(config)).dynamic_batching.default_queue_policy
+        assert policy.timeout_action == triton_config.pb.ModelQueuePolicy.TimeoutAction.REJECT
+        assert policy.default_timeout_microseconds == 30_000_000
+        assert policy.max_queue_size == 64 * 16
+
+
 def test_threads_come_from_the_cpu_limit_and_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_config, "cpu_limit", lambda: 6)
     assert intra_op_threads(Package(instances=2)) == 3
