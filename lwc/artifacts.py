@@ -72,7 +72,8 @@ def publish_folder(source: Path, destination: Path) -> None:
     fresh = destination.with_name(f".{destination.name}.new-{os.getpid()}")
     old = destination.with_name(f".{destination.name}.old-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(source, fresh)
+    # A server that ran on the source leaves compiled Python behind.
+    shutil.copytree(source, fresh, ignore=shutil.ignore_patterns("__pycache__"))
     if destination.exists():
         destination.rename(old)
     fresh.rename(destination)

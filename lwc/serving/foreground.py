@@ -43,12 +43,15 @@ def serve_embedded(
         )
         say("Ctrl-C stops it.")
         try:
-            while server.running:
+            while server.running and not server.dead_instances:
                 time.sleep(0.5)
         except KeyboardInterrupt:
             say("stopping")
             return
-        raise ServingError("the server ended by itself", f"its log stood at {server.log_path}")
+        dead = server.dead_instances
+        what = f"model processes died: {', '.join(dead)}" if dead else "the server ended by itself"
+        tail = "\n".join(server.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+        raise ServingError(f"{what}; the end of its log:\n{tail}", "start it again; report it if it stays")
 
 
 def serve_docker(
