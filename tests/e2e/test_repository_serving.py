@@ -224,14 +224,18 @@ def executions(server: TritonServer, model: str) -> tuple[int, int]:
 def test_concurrent_single_requests_are_batched_and_equal_offline(
     server: TritonServer, offline: dict[str, tuple[str, np.ndarray]], protocol: str
 ) -> None:
-    before = executions(server, "reviews_tokens")
     texts = TEXTS * 6
-    same(ask_at_once(server, protocol, texts), texts, offline)
-    answered, executed = (
-        after - start for after, start in zip(executions(server, "reviews_tokens"), before, strict=True)
-    )
-    assert answered == len(texts)
-    assert executed < answered, "no texts were batched together, so the test proves nothing"
+    # On a busy machine the clients may be too slow to meet in the queue: give them a few rounds to.
+    for _ in range(8):
+        before = executions(server, "reviews_tokens")
+        same(ask_at_once(server, protocol, texts), texts, offline)
+        answered, executed = (
+            after - start for after, start in zip(executions(server, "reviews_tokens"), before, strict=True)
+        )
+        assert answered == len(texts)
+        if executed < answered:
+            return
+    pytest.fail("no texts were batched together, so the test proves nothing")
 
 
 def test_plain_json_without_a_triton_client_works(
