@@ -211,7 +211,80 @@ class Ablation(_Method):
     method: Literal["ablation"]
 
 
-ScorerConfig = Annotated[BlockInfluence | EmpiricalFisher | Taylor | Ablation, Field(discriminator="method")]
+class AngularDistance(_Method):
+    method: Literal["angular_distance"]
+
+
+class MutualInformation(_Method):
+    """Gain in label information of a block's representation over the block before it."""
+
+    method: Literal["mutual_information"]
+    permutations: Annotated[int, Field(ge=1)] = 20
+
+
+class Conductance(_Method):
+    """Layer conductance of the block's update along the path from a baseline."""
+
+    method: Literal["conductance"]
+    steps: Annotated[int, Field(ge=2, le=1000)] = 16
+
+
+class Shap(_Method):
+    """Shapley values of blocks; ``exact`` enumerates all coalitions (at most 10 blocks)."""
+
+    method: Literal["shap"]
+    permutations: Annotated[int, Field(ge=1)] = 8
+    exact: bool = False
+
+
+class LlamaProfile(_Method):
+    """Depth profile of a LLaMA-family causal LM, interpolated over relative depth."""
+
+    method: Literal["llama_profile"]
+    source: str = Field(description="local path, hub id, or package:<module> with a GGUF file")
+    gguf_file: str | None = None
+    texts: Positive = 64
+    max_length: Annotated[int, Field(ge=8, le=4096)] = 128
+
+
+class LlmExpert(_Method):
+    """An OpenAI-compatible endpoint ranks the blocks from the measured evidence. Off unless listed."""
+
+    method: Literal["llm_expert"]
+    base_url: Annotated[str, Field(pattern=r"^https?://")]
+    model: str
+    api_key_env: str = "OPENAI_API_KEY"
+    timeout_seconds: Annotated[float, Field(gt=0.0)] = 60.0
+    retries: Annotated[int, Field(ge=0, le=10)] = 2
+    max_tokens: Positive = 2000
+    required: bool = Field(default=False, description="fail the run when the expert gives no usable answer")
+
+
+ScorerConfig = Annotated[
+    BlockInfluence
+    | EmpiricalFisher
+    | Taylor
+    | Ablation
+    | AngularDistance
+    | MutualInformation
+    | Conductance
+    | Shap
+    | LlamaProfile
+    | LlmExpert,
+    Field(discriminator="method"),
+]
+
+
+class Trust(Section):
+    """How far to believe the scores: resampled, and compared with the loss of models that were really cut."""
+
+    resamples: Annotated[int, Field(ge=5)] = 5
+    seeds: Annotated[int, Field(ge=3)] = 3
+    bootstrap: Annotated[int, Field(ge=100)] = 200
+    subsets: Annotated[int, Field(ge=20)] = Field(default=20, description="random block subsets that are measured")
+    recovery_steps: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="steps of recovery after which the subsets are measured again; 0 leaves that out"
+    )
 
 
 class Score(Section):
@@ -224,8 +297,9 @@ class Score(Section):
         ),
         min_length=1,
     )
-    fusion: Literal["mean_rank"] = "mean_rank"
+    fusion: Literal["mean_rank", "z_score", "robust_rank", "learned"] = "mean_rank"
     batch_size: Positive = 16
+    trust: Trust | None = None
 
     @model_validator(mode="after")
     def _methods_once(self) -> Score:
