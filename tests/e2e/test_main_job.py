@@ -15,6 +15,8 @@ import jsonschema
 import numpy as np
 import pytest
 
+from lwc.serving.server import TritonServer
+
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "recipes" / "tiny.yaml"
 
@@ -106,6 +108,23 @@ class TestMainJob:
         assert done.returncode == 3, done.stderr
         assert "FAIL ratios.blocks" in done.stderr
         assert lwc("report", TINY, cwd=folder).returncode == 0
+
+    def test_the_published_repository_is_served_and_load_tested_by_hand(
+        self, finished: tuple[Path, subprocess.CompletedProcess[str]]
+    ) -> None:
+        folder, _ = finished
+        samples = folder / "runs" / "tiny" / "verify" / "samples.parquet"
+        with TritonServer(folder / "triton_models" / "tiny") as server:
+            for protocol, url in (("http", server.http_url), ("grpc", server.grpc_url)):
+                command = ("loadtest", samples, "--url", url, "--model", "tiny", "--protocol", protocol)
+                short = ("--users", "2", "--seconds", "3", "--warmup", "1", "--min-requests", "20")
+                done = lwc(*command, *short, "--out", folder / f"load-{protocol}", "--json", cwd=folder)
+                assert done.returncode == 0, done.stderr
+                measured = json.loads(done.stdout)
+                assert measured["served"]["matches_offline"] == 1.0
+                strict = lwc(*command, *short, "--out", folder / "strict", "--max-p95-ms", "0.001", cwd=folder)
+                assert strict.returncode == 3, "a threshold that cannot be met must fail the command"
+                assert "FAIL" in strict.stderr
 
     def test_the_checkpoint_loads_without_lwc(self, finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
         folder, _ = finished
