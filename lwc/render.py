@@ -16,6 +16,8 @@ from lwc.errors import LwcError
 from lwc.pipeline import StagePlan
 
 console = Console(stderr=True, highlight=False)
+# As many as fit on a terminal of 80 columns.
+_METHODS_ABREAST = 4
 
 
 def error(problem: LwcError) -> None:
@@ -138,16 +140,21 @@ def gates_table(gates: Sequence[Mapping[str, Any]]) -> None:
 
 def importance_table(importance: Mapping[str, Any]) -> None:
     """Blocks by methods, raw scores, then the fused ranking and the agreement of the methods."""
-    methods = importance["methods"]
-    table = Table(title=f"importance on {importance['examples']} calibration examples (higher = keep)", box=None)
-    table.add_column("block", justify="right")
-    for name, method in methods.items():
-        table.add_column(f"{name}\n[dim]{escape(method['unit'])}[/dim]", justify="right")
-    table.add_column("fused", justify="right", style="bold")
-    for block in range(importance["blocks"]):
-        cells = [f"{method['scores'][block]:.4g}" for method in methods.values()]
-        table.add_row(str(block), *cells, f"{importance['fused']['scores'][block]:.3f}")
-    console.print(table)
+    methods = list(importance["methods"].items())
+    title: str | None = f"importance on {importance['examples']} calibration examples (higher = keep)"
+    for start in range(0, len(methods), _METHODS_ABREAST):
+        abreast = methods[start : start + _METHODS_ABREAST]
+        table = Table(title=title, title_justify="left", box=None)
+        table.add_column("block", justify="right")
+        for name, method in abreast:
+            table.add_column(f"{name}\n[dim]{escape(method['unit'])}[/dim]", justify="right", overflow="fold")
+        table.add_column("fused", justify="right", style="bold")
+        for block in range(importance["blocks"]):
+            scores = [method["scores"][block] for _, method in abreast]
+            cells = ["not finite" if score is None else f"{score:.4g}" for score in scores]
+            table.add_row(str(block), *cells, f"{importance['fused']['scores'][block]:.3f}")
+        console.print(table)
+        title = None
     console.print(f"most important first: {importance['fused']['ranking']}")
     for name, reason in importance["excluded"].items():
         console.print(f"left out of the fusion: {name}: {escape(reason)}")
@@ -159,6 +166,29 @@ def importance_table(importance: Mapping[str, Any]) -> None:
             if other != name
         )
         console.print(f"[dim]Kendall τ of {name} with {agreement}[/dim]")
+    if importance.get("trust"):
+        trust_table(importance["trust"])
+
+
+def trust_table(trust: Mapping[str, Any]) -> None:
+    """Stability of each ranking, its correlation with the loss of cut models, and whether fusing was worth it."""
+    cut, stability, correlation = trust["cut_models"], trust["stability"], trust["correlation"]
+    table = Table(
+        title=f"trust: τ between resamples, ρ with the loss of {len(cut['removed'])} cut models",
+        title_justify="left",
+        box=None,
+    )
+    for column in ("method", "τ resamples", "τ halves", "ρ before recovery", "ρ after recovery"):
+        table.add_column(column)
+    for name in [*dict.fromkeys([*stability["methods"], *trust["predicted"]["methods"]]), None]:
+        stable = stability["fused"] if name is None else stability["methods"].get(name, {})
+        found = [correlation[when] for when in ("before_recovery", "after_recovery")]
+        cells = [(one["fused"] if name is None else one["methods"].get(name)) if one else None for one in found]
+        shown = [_number(value, 2) for value in (stable.get("resamples"), stable.get("halves"), *cells)]
+        table.add_row(name or "fused", *shown, style="bold" if name is None else "")
+    console.print(table)
+    style = "yellow" if trust["fusion_beats_best_single"] is False else ""
+    console.print(Text(trust["verdict"], style=style), soft_wrap=True)
 
 
 def loadtest(result: Mapping[str, Any]) -> None:

@@ -6,9 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from lwc.importance.per_example import example_gradients
+from lwc.importance.per_example import ExampleGradients, collect
 from lwc.importance.types import LayerImportance
 from lwc.importance.undisturbed import scorer
 from lwc.models.batches import Batch
@@ -30,12 +28,12 @@ def fisher(model: Any, family: Family, batches: Sequence[Batch], config: Any = N
     Normalisation layers are left out of the score (see ``per_example.is_norm``).
     """
     started = time.monotonic()
-    units, squared = [], []
-    for gradients in example_gradients(model, family, batches):
-        units.append(gradients.units)
-        squared.append(gradients.squared)
-    scores = torch.cat(units).mean(dim=0)
-    trace = torch.cat(squared).mean(dim=0)
+    return fisher_from(collect(model, family, batches), started)
+
+
+def fisher_from(gradients: ExampleGradients, started: float) -> LayerImportance:
+    """The score from gradients (N, L) that another method may share; ``started`` is when their pass began."""
+    scores, trace = gradients.units.mean(dim=0), gradients.squared.mean(dim=0)
     return LayerImportance(
         "fisher", tuple(scores.tolist()), "nats²", time.monotonic() - started, {"trace": trace.tolist()}
     )

@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from lwc.importance.pieces import part_of, pieces_of
+from lwc.importance.undisturbed import undisturbed
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list
 
@@ -47,6 +49,11 @@ class ExampleGradients:
 
         return cls(empty(), empty(), empty())
 
+    @classmethod
+    def joined(cls, parts: Sequence[ExampleGradients]) -> ExampleGradients:
+        """The rows of all parts, one after the other."""
+        return cls(*(torch.cat([getattr(part, each.name) for part in parts]) for each in fields(cls)))
+
     def add(self, rows: slice, block: int, squared: Tensor, units: Tensor | None) -> None:
         """Add one parameter: its Σ g² (B,), and g·θ of each of its rows (B, K) unless it is a norm's."""
         self.squared[rows, block] += squared.double()
@@ -73,7 +80,8 @@ def _linear(module: nn.Linear, x: Tensor, y: Tensor, g: Tensor) -> Iterator[tupl
         squared = ((g @ g.transpose(1, 2)) * (x @ x.transpose(1, 2))).sum(dim=(1, 2))
     else:  # texts longer than the layer is wide: the gradient itself is smaller than the (B, T, T) products
         squared = ((g.transpose(1, 2) @ x) ** 2).sum(dim=(1, 2))
-    yield squared, (g * (y if module.bias is None else y - module.bias)).sum(dim=1)
+    product = y * g if module.bias is None else (y - module.bias).mul_(g)
+    yield squared, product.sum(dim=1)
     if module.bias is not None:
         bias = g.sum(dim=1)
         yield (bias**2).sum(dim=1), bias * module.bias
@@ -106,7 +114,8 @@ def _hooked(blocks: nn.ModuleList, hook: Callable[[int, nn.Module, Tensor, Tenso
 
 
 def uncovered(model: Any, family: Family, batch: Batch) -> str | None:
-    """Why the fast way is not exact for this model, None where it is. Runs the batch, and its first rows both ways."""
+    """Why the fast way is not exact for this model, None where it is. Runs the first rows of the batch both ways."""
+    few = part_of(batch, torch.arange(min(2, len(batch)), device=batch.labels.device))
     blocks = block_list(model, family)
     kinds = {type(module) for block in blocks for module in _owned(block)}
     foreign = sorted(kind.__name__ for kind in kinds if kind not in COVERED)
@@ -117,16 +126,15 @@ def uncovered(model: Any, family: Family, batch: Batch) -> str | None:
 
     def note(_: int, module: nn.Module, inputs: Tensor, output: Tensor) -> None:
         calls.append(id(module))
-        shapes.add(inputs.ndim == 3 and inputs.shape[0] == len(batch))
+        shapes.add(inputs.ndim == 3 and inputs.shape[0] == len(few))
 
     with torch.no_grad(), _hooked(blocks, note):
-        model(**batch.inputs)
+        model(**few.inputs)
     if len(calls) != len(set(calls)):
         return "a layer is used more than once in a pass"
     if False in shapes:
         return "a layer reads something else than one (T, D) input an example"
     # Weights that are tied, or used past their own layer, show only in the result.
-    few = Batch({name: value[:2] for name, value in batch.inputs.items()}, batch.labels[:2], batch.rows[:2])
     fast, slow = fast_gradients(model, family, few), slow_gradients(model, family, few)
     floor = _AGREES / 100 * float(slow.squared.nan_to_num().max())
     if not torch.allclose(fast.squared, slow.squared, rtol=_AGREES, atol=floor, equal_nan=True):
@@ -203,5 +211,19 @@ def example_gradients(model: Any, family: Family, batches: Sequence[Batch]) -> I
     reason = uncovered(model, family, max(batches, key=len))
     if reason is not None:
         logger.warning("%s: gradients are taken one example at a time, since %s", family.model_type, reason)
+    width = int(model.config.hidden_size)
     for batch in batches:
-        yield slow_gradients(model, family, batch) if reason else fast_gradients(model, family, batch)
+        if reason is not None:
+            yield slow_gradients(model, family, batch)
+            continue
+        pieces = pieces_of(batch, width)
+        found = ExampleGradients.joined([fast_gradients(model, family, part_of(batch, rows)) for rows in pieces])
+        back = torch.argsort(torch.cat(pieces))
+        yield ExampleGradients(found.squared[back], found.dot[back], found.units[back])
+
+
+def collect(model: Any, family: Family, batches: Sequence[Batch]) -> ExampleGradients:
+    """(N, L) of all rows in the order of the batches: one pass, from which ``fisher.fisher_from`` and
+    ``taylor.taylor_from`` both take their scores, and a bootstrap over rows its intervals."""
+    with undisturbed(model):
+        return ExampleGradients.joined(list(example_gradients(model, family, batches)))

@@ -1,21 +1,25 @@
-"""The score stage: run the recipe's methods on the calibration batches and fuse them."""
+"""The score stage: run the recipe's methods on the calibration batches, fuse them, and say how far to trust them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from lwc.errors import DataError
-from lwc.importance.fusion import fuse, kendall_tau
-from lwc.importance.registry import SCORERS
-from lwc.importance.types import LayerImportance
+from lwc.errors import DataError, RecipeError
+from lwc.importance.fusion import Fusion, fuse, kendall_tau
+from lwc.importance.methods import run_methods, with_expert
+from lwc.importance.subsets import CutModel, Recover, measure, random_subsets
+from lwc.importance.trust import Scored, against_cut_models, resampled
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list
-from lwc.recipe import Score
+from lwc.recipe import Score, Trust
+
+Say = Callable[[str], None]
 
 
 def score_blocks(
@@ -23,13 +27,68 @@ def score_blocks(
     family: Family,
     batches: Sequence[Batch],
     config: Score,
-    progress: Callable[[str], None] | None = None,
+    progress: Say | None = None,
+    *,
+    validation: Sequence[Batch] | None = None,
+    recover: Recover | None = None,
+    cut: int | None = None,
+    seed: int = 0,
+    cache: Path | None = None,
 ) -> dict[str, Any]:
-    """Content of ``importance.json``: every method's raw scores, the fusion, Kendall τ, and what was left out.
+    """Content of ``importance.json``: every method's raw scores, the fusion, Kendall τ, what was left out, and trust.
+
+    Args:
+        validation: where the loss of cut models is measured (``config.trust``, or a learned fusion); without it they
+            are measured on the calibration batches that the scores come from, and ``importance.json`` says so.
+        recover: removed blocks → loss on that same split after ``config.trust.recovery_steps`` steps of recovery.
+        cut: how many blocks the cut models lack, best as many as the target removes; half of them by default.
+        seed: of the cut models and of every draw.
+        cache: folder of an LLM expert's answers.
 
     Raises:
         DataError: the calibration set is empty or has rows of one class only, or no method tells the blocks apart.
+        RecipeError: recovery of cut models is asked for and ``recover`` is not given.
+        ExpertError: the recipe requires an LLM expert's answer, and there is none.
     """
+    count = _checked(batches)
+    if config.trust is not None and config.trust.recovery_steps > 0 and recover is None:
+        raise RecipeError("score.trust.recovery_steps: nothing here can recover a cut model", "set it to 0")
+    measured = run_methods(model, family, batches, config.methods, progress)
+    results = with_expert(model, family, measured, config.methods, progress, cache)
+    scores = {name: result.scores for name, result in results.found.items()}
+    weights: dict[str, float] = {method.method: method.weight for method in config.methods}
+    blocks = len(block_list(model, family))
+    learning = config.fusion == "learned"
+    asked = config.trust or (Trust() if learning else None)
+    cut_models: list[CutModel] = []
+    if asked is not None:
+        subsets = random_subsets(blocks, asked.subsets, seed, family.protected, cut)
+        again = recover if asked.recovery_steps > 0 else None
+        cut_models = measure(model, family, batches if validation is None else validation, subsets, again, progress)
+    scored = Scored(scores, weights, config.fusion, cut_models)
+    trust: dict[str, Any] | None = None
+    try:
+        fusion = fuse(scores, weights, config.fusion, scored.targets())
+        if config.trust is not None:
+            trust = _trust(model, family, batches, config, scored, validation is not None, seed, progress)
+    except ValueError as error:
+        hint = "use fusion: mean_rank" if learning else "use more methods or more calibration rows"
+        raise DataError(f"the blocks cannot be ranked: {error}", hint) from error
+    names, matrix = kendall_tau(scores)
+    content = {
+        "blocks": blocks,
+        "examples": count,
+        "methods": {name: {**asdict(result), "weight": weights[name]} for name, result in results.found.items()},
+        "excluded": {**fusion.excluded, **results.refused},
+        "fused": _fused(fusion),
+        "kendall_tau": {"names": names, "matrix": matrix},
+        "trust": trust,
+    }
+    finite: dict[str, Any] = _finite(content)
+    return finite
+
+
+def _checked(batches: Sequence[Batch]) -> int:
     if not batches:
         raise DataError("the calibration set is empty", "raise data.calibration")
     labels = torch.cat([batch.labels for batch in batches])
@@ -38,25 +97,40 @@ def score_blocks(
             f"all {len(labels)} calibration rows have one label: loss and gradients would measure a constant answer",
             "raise data.calibration, or balance the data",
         )
-    results: dict[str, LayerImportance] = {}
-    for method in config.methods:
-        if progress is not None:
-            progress(f"{method.method} ({len(results) + 1}/{len(config.methods)})")
-        results[method.method] = SCORERS[method.method](model, family, batches, method)
-    scores = {name: result.scores for name, result in results.items()}
-    weights: dict[str, float] = {method.method: method.weight for method in config.methods}
-    try:
-        fusion = fuse(scores, weights)
-    except ValueError as error:
-        raise DataError(f"the blocks cannot be ranked: {error}", "use more methods or more calibration rows") from error
-    names, matrix = kendall_tau(scores)
+    return len(labels)
+
+
+def _trust(
+    model: Any,
+    family: Family,
+    batches: Sequence[Batch],
+    config: Score,
+    scored: Scored,
+    held_out: bool,
+    seed: int,
+    progress: Say | None,
+) -> dict[str, Any]:
+    assert config.trust is not None
+
+    def rescore(drawn: Sequence[Batch]) -> dict[str, Sequence[float]]:
+        return {name: result.scores for name, result in run_methods(model, family, drawn, config.methods).items()}
+
+    pad_id = model.config.pad_token_id
+    split = "validation" if held_out else "calibration"
     return {
-        "blocks": len(block_list(model, family)),
-        "examples": len(labels),
-        "methods": {name: {**_finite(asdict(result)), "weight": weights[name]} for name, result in results.items()},
-        "excluded": fusion.excluded,
-        "fused": {"scores": list(fusion.scores), "ranking": list(fusion.ranking), "method": config.fusion},
-        "kendall_tau": {"names": names, "matrix": matrix},
+        **resampled(scored, batches, 0 if pad_id is None else int(pad_id), config.trust, seed, rescore, progress),
+        **against_cut_models(scored, split, config.trust, seed),
+    }
+
+
+def _fused(fusion: Fusion) -> dict[str, Any]:
+    return {
+        "scores": list(fusion.scores),
+        "ranking": list(fusion.ranking),
+        "method": fusion.method,
+        "unit": fusion.unit,
+        "weights": fusion.weights,
+        "learned": fusion.learned,
     }
 
 

@@ -6,9 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from lwc.importance.per_example import example_gradients
+from lwc.importance.per_example import ExampleGradients, collect
 from lwc.importance.types import LayerImportance
 from lwc.importance.undisturbed import scorer
 from lwc.models.batches import Batch
@@ -25,12 +23,12 @@ def taylor(model: Any, family: Family, batches: Sequence[Batch], config: Any = N
     bypass keeps (see ``per_example.is_norm``). ``details`` holds the root mean square gradient norm, of all parameters.
     """
     started = time.monotonic()
-    dots, squares = [], []
-    for gradients in example_gradients(model, family, batches):
-        dots.append(gradients.dot.abs())
-        squares.append(gradients.squared)
-    scores = torch.cat(dots).mean(dim=0)
-    norm = torch.cat(squares).mean(dim=0).sqrt()
+    return taylor_from(collect(model, family, batches), started)
+
+
+def taylor_from(gradients: ExampleGradients, started: float) -> LayerImportance:
+    """The score from gradients (N, L) that another method may share; ``started`` is when their pass began."""
+    scores, norm = gradients.dot.abs().mean(dim=0), gradients.squared.mean(dim=0).sqrt()
     return LayerImportance(
         "taylor", tuple(scores.tolist()), "nats", time.monotonic() - started, {"gradient_norm": norm.tolist()}
     )

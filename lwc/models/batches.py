@@ -15,13 +15,14 @@ from lwc.arrays import Array
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of each text, unpadded. ``truncated`` texts were longer than ``max_length``."""
+    """Token ids of each text, unpadded. ``truncated`` texts were longer than ``max_length``; ``texts`` are whole."""
 
     ids: list[list[int]]
     types: list[list[int]] | None
     pad_id: int
     max_length: int
     truncated: int
+    texts: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -29,11 +30,15 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Batch:
-    """Model inputs (B, T), labels (B,), and the positions (B,) of the rows in the data they came from."""
+    """Model inputs (B, T), labels (B,), and the positions (B,) of the rows in the data they came from.
+
+    ``texts`` are the B raw texts, for whoever reads them with another tokenizer; None where they are not known.
+    """
 
     inputs: dict[str, Tensor]
     labels: Tensor
     rows: Tensor
+    texts: tuple[str, ...] | None = None
 
     @property
     def mask(self) -> Tensor:
@@ -54,7 +59,7 @@ def encode(tokenizer: Any, texts: Sequence[str], max_length: int) -> Encoded:
     longer = tokenizer(list(texts), add_special_tokens=True, truncation=True, max_length=max_length + 1)
     truncated = sum(len(ids) > max_length for ids in longer["input_ids"])
     types = full.get("token_type_ids")
-    return Encoded(full["input_ids"], types, int(tokenizer.pad_token_id), max_length, truncated)
+    return Encoded(full["input_ids"], types, int(tokenizer.pad_token_id), max_length, truncated, tuple(texts))
 
 
 def pad(encoded: Encoded, rows: Sequence[int], labels: Array) -> Batch:
@@ -73,7 +78,8 @@ def pad(encoded: Encoded, rows: Sequence[int], labels: Array) -> Batch:
     if encoded.types is not None:
         inputs["token_type_ids"] = types
     index = np.asarray(rows)
-    return Batch(inputs, torch.from_numpy(labels[index].astype(np.int64)), torch.from_numpy(index))
+    texts = None if encoded.texts is None else tuple(encoded.texts[row] for row in rows)
+    return Batch(inputs, torch.from_numpy(labels[index].astype(np.int64)), torch.from_numpy(index), texts)
 
 
 # Rows of about equal length are batched together within windows of this many batches, so that batches

@@ -16,8 +16,9 @@ from lwc.report.collect import collect
 from lwc.report.content import compose
 from lwc.report.document import Figure
 from lwc.report.html import render_html
+from lwc.report.importance_plots import importance_figures
 from lwc.report.markdown import render_markdown
-from lwc.report.plots import confusion_plot, importance_heatmap, latency_plot, retention_plot
+from lwc.report.plots import confusion_plot, latency_plot, retention_plot
 from lwc.report.verdict import verdict
 
 SCHEMA = Path(__file__).with_name("schema.json")
@@ -81,12 +82,7 @@ def _latencies(folder: Path | None) -> dict[str, NDArray[np.float32]]:
 def _figures(report: Mapping[str, Any], verify: Path | None, out: Path) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
     if report["importance"]:
-        name = importance_heatmap(report["importance"], report["selection"], out / "report_importance.png")
-        caption = (
-            "Importance of each block by each method: raw scores, coloured from each method's lowest to its highest. "
-            "Removed blocks are framed in red."
-        )
-        figures["importance"] = Figure(name, caption)
+        figures |= importance_figures(report["importance"], report["selection"], out)
     if report["retention"] and report["ratios"][report["target"]["of"]] is not None:
         name = retention_plot(report, out / "report_retention.png")
         figures["retention"] = Figure(name, "Retention against compression, with 95% intervals.")

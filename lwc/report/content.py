@@ -16,6 +16,7 @@ from lwc.report.formats import (
     significant,
     with_interval,
 )
+from lwc.report.importance import importance_section
 from lwc.report.setting import data_section, environment_section
 
 Block = Paragraph | Table | Figure
@@ -87,37 +88,6 @@ def _gates(report: Mapping[str, Any]) -> Section:
     header = ("", "metric", "value", "must be", "why not measured")
     width = len(header) if any(row[-1] for row in rows) else len(header) - 1
     return Section("Gates", [Table(header[:width], tuple(row[:width] for row in rows), bad=bad)])
-
-
-def _importance(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Section:
-    importance, selection = report["importance"], report["selection"]
-    if not importance:
-        return Section("Importance", [Paragraph(f"Importance: {NOT_MEASURED}.")])
-    blocks: list[Block] = [figures["importance"]] if "importance" in figures else []
-    blocks.append(
-        Table(
-            ("method", "unit", "weight", "seconds"),
-            tuple(
-                (name, str(m["unit"]), number(float(m["weight"]), 2), number(float(m["seconds"]), 1))
-                for name, m in importance["methods"].items()
-            ),
-            f"Scored on {number(importance.get('examples'))} calibration texts of train; higher = keep. "
-            f"Best first by mean rank: {', '.join(map(str, importance['fused']['ranking']))}.",
-        )
-    )
-    for name, reason in (importance.get("excluded") or {}).items():
-        blocks.append(Paragraph(f"{name} was left out of the fusion: {reason}", "bad"))
-    tau = importance.get("kendall_tau")
-    if tau and len(tau["names"]) > 1:
-        rows = tuple(
-            (name, *(NOT_MEASURED if v is None else f"{v:.2f}" for v in row))
-            for name, row in zip(tau["names"], tau["matrix"], strict=True)
-        )
-        caption = "Agreement of the methods (Kendall τ of their rankings; 1 = same order, 0 = none)."
-        blocks.append(Table(("", *tau["names"]), rows, caption))
-    if selection:
-        blocks.append(Paragraph(f"Selection strategy: {selection['strategy']}.", "quiet"))
-    return Section("Importance and selection", blocks)
 
 
 def _size(report: Mapping[str, Any]) -> Section:
@@ -250,7 +220,7 @@ def compose(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Documen
             _gates(report),
             _quality(report, figures),
             _size(report),
-            _importance(report, figures),
+            importance_section(report, figures),
             _serving(report, figures),
             data_section(report),
             environment_section(report),

@@ -9,13 +9,10 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure as Canvas
-from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from lwc.report.formats import significant
-
 INK, SOFT, BLUE, ORANGE, RED, GREY = "#1c2430", "#5b6675", "#2166ac", "#d9822b", "#a3231f", "#c3cbd5"
-_STYLE = {
+STYLE = {
     "font.size": 10,
     # DejaVu Sans comes with matplotlib: the picture is the same on every machine.
     "font.family": "DejaVu Sans",
@@ -33,11 +30,13 @@ _STYLE = {
 _DPI = 144
 
 
-def _canvas(width: float, height: float) -> Canvas:
+def canvas(width: float, height: float) -> Canvas:
+    """An empty figure, in inches."""
     return Canvas(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Canvas, path: Path) -> str:
+def save(figure: Canvas, path: Path) -> str:
+    """Write the figure, the same bytes every time; its file name."""
     figure.savefig(path, dpi=_DPI, metadata={"Software": None}, format="png", bbox_inches="tight", pad_inches=0.08)
     return path.name
 
@@ -46,50 +45,12 @@ def _shorten(text: str, width: int = 18) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def _unit_range(scores: Sequence[float]) -> NDArray[np.float64]:
-    """Scores (L,) moved to 0..1 for colour; a constant or non-finite method is all 0."""
-    values = np.asarray(scores, dtype=np.float64)
-    if not np.isfinite(values).all() or np.ptp(values) == 0:
-        return np.zeros_like(values)
-    return np.asarray((values - values.min()) / np.ptp(values))
-
-
-def importance_heatmap(importance: Mapping[str, Any], selection: Mapping[str, Any] | None, path: Path) -> str:
-    """Blocks × methods: colour normalised per method, raw scores written in, removed blocks framed."""
-    rows = [(name, method["scores"]) for name, method in importance["methods"].items()]
-    rows.append(("fused", importance["fused"]["scores"]))
-    blocks = int(importance["blocks"])
-    removed = set(selection["removed"]) if selection else set()
-    colours = np.stack([_unit_range(scores) for _, scores in rows], axis=1)
-    with mpl.rc_context(_STYLE):
-        figure = _canvas(2.1 + 1.25 * len(rows), 1.2 + 0.36 * blocks)
-        axes = figure.add_subplot()
-        axes.imshow(colours, cmap="Blues", vmin=0, vmax=1.25, aspect="auto")
-        for i in range(blocks):
-            for j, (_, scores) in enumerate(rows):
-                colour = "white" if colours[i, j] > 0.75 else INK
-                axes.text(j, i, significant(scores[i]), ha="center", va="center", color=colour, size=8.5)
-            if i in removed:
-                box = Rectangle((-0.48, i - 0.45), len(rows) - 0.04, 0.9, fill=False, ec=RED, lw=1.6)
-                axes.add_patch(box)
-        axes.axvline(len(rows) - 1.5, color="white", lw=4)
-        axes.set_xticks(range(len(rows)), [name.replace("_", "\n") for name, _ in rows])
-        axes.xaxis.tick_top()
-        state = ["" if not selection else "  removed" if i in removed else "  kept" for i in range(blocks)]
-        axes.set_yticks(range(blocks), [f"block {i}{state[i]}" for i in range(blocks)])
-        for i, label in enumerate(axes.get_yticklabels()):
-            label.set_color(RED if i in removed else INK)
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-        return _save(figure, path)
-
-
 def retention_plot(report: Mapping[str, Any], path: Path) -> str:
     """Retention against the ratio of the target, base at (1, 100%), before and after recovery."""
     base = report["target"]["of"]
     x = report["ratios"][base]
-    with mpl.rc_context(_STYLE):
-        figure = _canvas(5.4, 4.2)
+    with mpl.rc_context(STYLE):
+        figure = canvas(5.4, 4.2)
         axes = figure.add_subplot()
         axes.axhline(100, color=GREY, lw=1, zorder=0)
         axes.axvline(report["target"]["ratio"], color=GREY, lw=1, ls="--", zorder=0)
@@ -120,14 +81,14 @@ def retention_plot(report: Mapping[str, Any], path: Path) -> str:
         axes.set_xlabel(f"compression ratio (× in {base})")
         axes.set_ylabel("retention of base, %")
         axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def latency_plot(samples: Mapping[str, NDArray[np.float32]], path: Path) -> str:
     """Histogram of raw latencies (N,) in ms per protocol, with p50, p95 and p99."""
     edge = max(float(np.percentile(values, 99.5)) for values in samples.values())
-    with mpl.rc_context(_STYLE):
-        figure = _canvas(5.8, 0.6 + 1.9 * len(samples))
+    with mpl.rc_context(STYLE):
+        figure = canvas(5.8, 0.6 + 1.9 * len(samples))
         panels = figure.subplots(len(samples), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (name, values), colour in zip(panels, samples.items(), (BLUE, ORANGE), strict=False):
             axes.hist(np.minimum(values, edge), bins=np.linspace(0, edge, 60), color=colour, alpha=0.75)
@@ -139,15 +100,15 @@ def latency_plot(samples: Mapping[str, NDArray[np.float32]], path: Path) -> str:
             axes.set_title(f"{name}, {len(values):,} requests", loc="left", fontsize=10)
             axes.set_ylabel("requests")
         panels[-1].set_xlabel("latency, ms (the last bar holds everything above)")
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def confusion_plot(models: Sequence[tuple[str, Sequence[Sequence[int]]]], names: Sequence[str], path: Path) -> str:
     """Confusion matrices (C, C) side by side: colour is the share of the true class, counts written in."""
     classes = len(names)
     side = max(2.3, 0.62 * classes + 0.9)
-    with mpl.rc_context(_STYLE):
-        figure = _canvas(1.2 + side * len(models), side + 0.9)
+    with mpl.rc_context(STYLE):
+        figure = canvas(1.2 + side * len(models), side + 0.9)
         panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
         for axes, (title, matrix) in zip(panels, models, strict=True):
             counts = np.asarray(matrix, dtype=np.float64)
@@ -166,4 +127,4 @@ def confusion_plot(models: Sequence[tuple[str, Sequence[Sequence[int]]]], names:
             axes.set_title(title, fontsize=10)
             axes.set_xlabel("predicted")
         panels[0].set_ylabel("true")
-        return _save(figure, path)
+        return save(figure, path)

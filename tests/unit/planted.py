@@ -6,14 +6,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from tiny_models import tiny, tokens
+from tiny_models import VOCAB, tiny, tokens
 from torch import nn
 
+from lwc.importance.registry import SCORERS
 from lwc.models.batches import Batch, Encoded, batches
 from lwc.models.families import block_list, family_of
+from lwc.models.load import build_from_config
+from lwc.recipe import FromConfig, Score
 from lwc.training import predict
 
 BLOCKS = 4
+# A depth profile is measured on another model and needs one: test_llama_profile.py.
+MEASURING = sorted(set(SCORERS) - {"llama_profile"})
 PROJECTIONS = {
     "modernbert": ("attn.Wo", "mlp.Wo"),  # pre-norm
     "bert": ("attention.output.dense", "output.dense"),  # post-norm
@@ -46,6 +51,17 @@ def data(model: Any, rows: int = 24, batch_size: int = 8, seed: int = 3) -> list
     return batches(encoded, own_labels(model, encoded), batch_size, length_bucketed=True, seed=None)
 
 
+def config_for(method: str) -> Any:
+    """Settings that make a method cheap: what is claimed of its scores does not depend on them."""
+    cheap = {"conductance": {"steps": 2}, "mutual_information": {"permutations": 1}, "shap": {"permutations": 2}}
+    return Score.model_validate({"methods": [{"method": method, **cheap.get(method, {})}]}).methods[0]
+
+
+def rows_for(method: str) -> int:
+    """As many texts as the method needs: a probe that is fitted to labels learns nothing from two dozen."""
+    return 120 if method == "mutual_information" else 24
+
+
 def with_identity(model_type: str, block: int) -> Any:
     """All blocks matter but this one, whose output projections are zero."""
     model = tiny(model_type, blocks=BLOCKS, seed=1)
@@ -59,3 +75,31 @@ def with_indispensable(model_type: str, block: int) -> Any:
     for index in range(BLOCKS):
         scale_output(model, index, 2.0 if index == block else 1e-3)
     return model
+
+
+class Words:
+    """As much of a tokenizer as ``build_from_config`` reads."""
+
+    pad_token_id, cls_token_id, sep_token_id = 1, 2, 3
+
+    def __len__(self) -> int:
+        return VOCAB
+
+
+def pre_norm(blocks: int, seed: int = 0) -> Any:
+    """A pre-norm model whose block is the identity exactly when its weights are 0."""
+    settings = FromConfig(kind="config", blocks=blocks, hidden=16, heads=2, dropout=0.1, max_length=40)
+    model = build_from_config(settings, Words(), ["bad", "fair", "good"], seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.copy_(0.25 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def scale(model: Any, index: int, factor: float) -> None:
+    """Multiply all weights of a block."""
+    with torch.no_grad():
+        for parameter in block_list(model, family_of(model))[index].parameters():
+            parameter.mul_(factor)

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from planted import data, with_identity
+from planted import data, pre_norm, scale, with_identity
 from tiny_models import tiny, tokens
 
-from lwc.errors import DataError
-from lwc.importance import score
+from lwc.errors import DataError, MissingDependency
+from lwc.importance import methods
+from lwc.importance.llm_expert import ExpertImportance, Refusal
 from lwc.importance.registry import SCORERS
 from lwc.importance.score import score_blocks
 from lwc.importance.types import LayerImportance
 from lwc.models.batches import batches
 from lwc.models.families import block_list, family_of
 from lwc.recipe import Score
+
+METHODS = [method.method for method in Score().methods]
+ENCODED = tokens(9)
+DATA = batches(ENCODED, np.array([0, 1, 2, 1, 0, 2, 0, 1, 1]), 4, length_bucketed=False, seed=None)
 
 
 def test_content() -> None:
@@ -60,7 +66,8 @@ def test_degenerate_methods_are_left_out_by_name(monkeypatch: pytest.MonkeyPatch
         return lambda *_: LayerImportance(method, scores, "", 0.0)
 
     replaced = {"fisher": giving("fisher", 1.0, float("nan"), 0.0, 2.0), "taylor": giving("taylor", 3.0, 3.0, 3.0, 3.0)}
-    monkeypatch.setattr(score, "SCORERS", {**SCORERS, **replaced})
+    for name, scorer in replaced.items():
+        monkeypatch.setitem(SCORERS, name, scorer)
     model = tiny("bert")
     result = score_blocks(model, family_of(model), data(model), Score())
     assert set(result["excluded"]) == {"fisher", "taylor"}
@@ -81,9 +88,109 @@ def test_nan_in_the_model_is_never_a_score() -> None:
         score_blocks(model, family_of(model), calibration, Score())
 
 
+@pytest.mark.parametrize("model_type", ["bert", "modernbert", "distilbert", "deberta-v2"])
 @pytest.mark.parametrize("blocks", [1, 2])
-def test_shallow_models(blocks: int) -> None:
-    model = tiny("bert", blocks=blocks)
-    result = score_blocks(model, family_of(model), data(model), Score())
-    assert sorted(result["fused"]["ranking"]) == list(range(blocks))
-    json.dumps(result, allow_nan=False)
+def test_models_of_one_and_two_blocks(model_type: str, blocks: int) -> None:
+    model = tiny(model_type, blocks=blocks)
+    found = score_blocks(model, family_of(model), DATA, Score())
+    assert found["blocks"] == blocks
+    assert sorted(found["fused"]["ranking"]) == list(range(blocks))
+    assert found["excluded"] == {}
+    assert len(found["kendall_tau"]["matrix"]) == 4
+    json.dumps(found, allow_nan=False)
+
+
+def test_the_score_stage_says_all_and_ranks_planted_blocks() -> None:
+    model = pre_norm(6)
+    for index in range(6):
+        scale(model, index, {3: 1.0, 1: 0.0}.get(index, 0.2))
+    with torch.no_grad():
+        answers = np.concatenate([model(**batch.inputs).logits.argmax(dim=-1).numpy() for batch in DATA])
+    assert len(set(answers.tolist())) > 1
+    data = batches(ENCODED, answers, 4, length_bucketed=False, seed=None)
+    said: list[str] = []
+    found = score_blocks(model, family_of(model), data, Score(), said.append)
+    assert [line.split()[0] for line in said] == list(found["methods"])
+    assert found["examples"] == 9
+    assert found["fused"]["ranking"][0] == 3
+    assert found["fused"]["scores"][3] == 1.0
+    assert {entry["weight"] for entry in found["methods"].values()} == {1.0}
+    json.dumps(found, allow_nan=False)
+
+
+def test_nothing_left_to_rank_by_is_one_clear_error() -> None:
+    broken = pre_norm(3)
+    with torch.no_grad():
+        broken.classifier.weight.fill_(float("nan"))
+        block_list(broken, family_of(broken))[0].mlp.Wo.weight.fill_(float("nan"))
+    with pytest.raises(DataError, match="cannot be ranked") as caught:
+        score_blocks(broken, family_of(broken), DATA, Score())
+    assert all(method in caught.value.message for method in METHODS)
+    still = pre_norm(3)
+    for index in range(3):
+        scale(still, index, 0.0)
+    with pytest.raises(DataError, match="all blocks score the same"):
+        score_blocks(still, family_of(still), DATA, Score())
+
+
+def test_a_head_that_is_not_finite_excludes_the_methods_that_read_the_loss() -> None:
+    model = pre_norm(3)
+    with torch.no_grad():
+        model.classifier.weight.fill_(float("nan"))
+    found = score_blocks(model, family_of(model), DATA, Score())
+    assert set(found["excluded"]) == {"fisher", "taylor", "ablation"}
+    assert found["kendall_tau"]["names"] == ["block_influence"]
+    assert found["methods"]["fisher"]["scores"] == [None] * 3
+    json.dumps(found, allow_nan=False)
+
+
+def test_fisher_and_taylor_take_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("bert", blocks=3)
+    calls: list[int] = []
+    collect = methods.collect
+    monkeypatch.setattr(methods, "collect", lambda *args: calls.append(1) or collect(*args))
+    result = score_blocks(model, family_of(model), DATA, Score())
+    assert len(calls) == 1
+    for name in ("fisher", "taylor"):
+        alone = SCORERS[name](model, family_of(model), DATA, None)
+        assert result["methods"][name]["scores"] == list(alone.scores)
+        assert result["methods"][name]["details"] == alone.details
+
+
+EXPERT = {"method": "llm_expert", "base_url": "http://127.0.0.1:9/v1", "model": "m"}
+
+
+def test_the_expert_comes_last_and_reads_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: dict[str, Any] = {}
+
+    def answer(evidence: Any, blocks: int, config: Any, cache: Path) -> ExpertImportance:
+        seen.update(evidence=evidence, blocks=blocks, cache=cache)
+        return ExpertImportance("llm_expert", (3.0, 2.0, 1.0), "rank", 0.1, reasons=("a", "b", "c"))
+
+    monkeypatch.setattr(methods, "rank_with_expert", answer)
+    model = tiny("bert", blocks=3)
+    config = Score.model_validate({"methods": [EXPERT, {"method": "ablation"}, {"method": "taylor"}], "trust": {}})
+    result = score_blocks(model, family_of(model), DATA, config, cache=tmp_path)
+    assert list(result["methods"]) == ["ablation", "taylor", "llm_expert"]
+    assert seen["blocks"] == 3
+    assert seen["cache"] == tmp_path
+    assert {name: list(values) for name, values in seen["evidence"].items()} == {
+        name: result["methods"][name]["scores"] for name in ("ablation", "taylor")
+    }
+    assert result["methods"]["llm_expert"]["reasons"] == ["a", "b", "c"]
+    assert result["trust"]["not_rescored"] == ["llm_expert"]
+    assert "llm_expert" in result["trust"]["correlation"]["before_recovery"]["methods"], "held to account like all"
+
+
+def test_an_expert_that_refuses_is_left_out_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(methods, "rank_with_expert", lambda *_: Refusal("no answer in 60 s"))
+    model = tiny("bert", blocks=3)
+    config = Score.model_validate({"methods": [{"method": "ablation"}, EXPERT]})
+    result = score_blocks(model, family_of(model), DATA, config, cache=tmp_path)
+    assert result["excluded"] == {"llm_expert": "no answer in 60 s"}
+    assert list(result["methods"]) == ["ablation"]
+    monkeypatch.undo()
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    required = Score.model_validate({"methods": [{"method": "ablation"}, {**EXPERT, "required": True}]})
+    with pytest.raises(MissingDependency, match="OPENAI_API_KEY"):
+        score_blocks(model, family_of(model), DATA, required, cache=tmp_path)

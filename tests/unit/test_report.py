@@ -176,7 +176,7 @@ def test_html_is_one_self_contained_file(tmp_path: Path) -> None:
     assets = Assets()
     assets.feed(page)
     assert not {"script", "link", "iframe", "object", "embed", "base"} & set(assets.tags)
-    assert assets.tags.count("img") == 4
+    assert assets.tags.count("img") == 5
     assert all(source.startswith("data:image/png;base64,") for source in assets.loads)
     assert not re.search(r"https?://|@import|url\(", page)
     assert "viewport" in page
@@ -244,7 +244,7 @@ def test_same_stages_same_files(tmp_path: Path) -> None:
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert files == sorted([
         "report.json", "report.md", "report.html",
-        *(f"report_{plot}.png" for plot in ("importance", "retention", "confusion", "latency")),
+        *(f"report_{plot}.png" for plot in ("importance", "agreement", "retention", "confusion", "latency")),
     ])  # fmt: skip
     for name in files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name

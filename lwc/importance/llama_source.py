@@ -1,0 +1,120 @@
+"""Find and load a causal LM of the LLaMA family: a folder, a hub id, or a package that carries one."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from lwc.artifacts import digest_paths
+from lwc.errors import MissingDependency, ModelError
+from lwc.models.families import Family
+from lwc.models.source import PACKAGE
+
+# Decoders whose blocks take and return one (B, T, D) tensor and whose base model ends in `norm`; never pruned by us.
+DECODERS = {row.model_type: row for row in (Family("llama", "layers"), Family("mistral", "layers"))}
+
+
+@dataclass(frozen=True)
+class CausalSource:
+    """Where the weights lie, and what a measurement depends on: their content and who reads them."""
+
+    name: str
+    place: str
+    gguf_file: str | None
+    digest: str
+    libraries: dict[str, str] = field(default_factory=dict)
+
+
+def _package_root(module: str) -> Path:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise MissingDependency(f"package:{module}: not installed", f"pip install {module.replace('_', '-')}")
+    return Path(spec.origin).parent
+
+
+def _inside(name: str, root: Path, gguf_file: str | None) -> tuple[Path, str | None]:
+    """(folder, GGUF file in it or None) of a checkpoint under ``root``."""
+    if gguf_file is not None:
+        if not (root / gguf_file).is_file():
+            raise ModelError(f"{name}: no file {gguf_file!r} under {root}", "fix gguf_file")
+        return root, gguf_file
+    whole = [path.parent for path in sorted(root.rglob("config.json")) if any(path.parent.glob("*.safetensors"))]
+    if whole:
+        return min(whole, key=lambda folder: len(folder.parts)), None
+    files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.gguf"))
+    if len(files) != 1:
+        what = f"{len(files)} GGUF files ({', '.join(files)})" if files else "neither safetensors nor GGUF weights"
+        raise ModelError(f"{name}: {what} under {root}", "name one with gguf_file" if files else "fix the source")
+    return root, files[0]
+
+
+def _libraries(gguf_file: str | None) -> dict[str, str]:
+    found = {"transformers": version("transformers")}
+    if gguf_file is not None:
+        try:
+            found["gguf"] = version("gguf")
+        except PackageNotFoundError as error:
+            raise MissingDependency("reading GGUF weights needs the package gguf", "pip install gguf") from error
+    return found
+
+
+def locate_causal(source: str, gguf_file: str | None = None) -> CausalSource:
+    """The LM a recipe names, with a digest of its content; loads no weights.
+
+    Raises:
+        ModelError: nothing usable lies there.
+        MissingDependency: the package, the GGUF reader or the hub id is not there.
+    """
+    path = Path(source).expanduser()
+    if source.startswith(PACKAGE) or path.is_dir():
+        root = _package_root(source.removeprefix(PACKAGE)) if source.startswith(PACKAGE) else path
+        folder, file = _inside(source, root, gguf_file)
+        weights = (
+            [folder / file] if file else sorted(p for p in folder.iterdir() if p.suffix in {".json", ".safetensors"})
+        )
+        return CausalSource(source, str(folder), file, digest_paths(weights), _libraries(file))
+    if source.startswith(("/", ".", "~")) or source.count("/") > 1:
+        raise ModelError(f"{source}: no such folder", "give an existing folder, a hub id, or package:<module>")
+    try:
+        commit = AutoConfig.from_pretrained(source, **({"gguf_file": gguf_file} if gguf_file else {}))._commit_hash
+    except (OSError, ValueError) as error:
+        raise MissingDependency(
+            f"{source}: not a local folder, and not reachable on the hub", "download it and give the folder's path"
+        ) from error
+    if commit is None:
+        raise MissingDependency(f"{source}: the hub names no commit of it", "download it and give the folder's path")
+    return CausalSource(source, source, gguf_file, f"{source}@{commit} {gguf_file}", _libraries(gguf_file))
+
+
+def load_causal(source: CausalSource) -> tuple[Any, Family, Any]:
+    """(model in float32 and eval mode, family, tokenizer).
+
+    Raises:
+        ModelError: not of the LLaMA family, weights missing (scores of random weights look like any), or no tokenizer.
+    """
+    how: dict[str, Any] = {"gguf_file": source.gguf_file} if source.gguf_file else {}
+    try:
+        model_type = AutoConfig.from_pretrained(source.place, **how).model_type
+        if model_type not in DECODERS:
+            raise ModelError(
+                f"{source.name}: model type {model_type!r} is not of the LLaMA family", f"use {' or '.join(DECODERS)}"
+            )
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source.place, dtype=torch.float32, output_loading_info=True, **(how or {"use_safetensors": True})
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source.place, **how)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(
+            f"{source.name}: cannot be loaded: {error}", "name a whole causal LM with its tokenizer"
+        ) from error
+    unfit = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
+    if unfit:
+        raise ModelError(f"{source.name}: {len(unfit)} weights are not in the checkpoint, e.g. {unfit[0]}", "fix it")
+    return model.eval(), DECODERS[model_type], tokenizer

@@ -1,0 +1,69 @@
+"""The calibration set drawn again: with replacement, or a part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from lwc.arrays import Array
+from lwc.models.batches import Batch
+
+
+class Rows:
+    """The rows of some batches one by one, to make other batches of."""
+
+    def __init__(self, batches: Sequence[Batch], pad_id: int) -> None:
+        self._pad_id = pad_id
+        self._size = max(len(batch) for batch in batches)
+        self._rows: list[Batch] = []
+        for batch in batches:
+            for row in range(len(batch)):
+                length = int(batch.mask[row].nonzero().max()) + 1
+                inputs = {name: value[row : row + 1, :length] for name, value in batch.inputs.items()}
+                texts = None if batch.texts is None else batch.texts[row : row + 1]
+                self._rows.append(Batch(inputs, batch.labels[row : row + 1], batch.rows[row : row + 1], texts))
+        # By position in the data: the draw does not depend on how the rows were batched.
+        self._rows.sort(key=lambda row: int(row.rows))
+        self.labels: Array = np.array([int(row.labels) for row in self._rows])
+
+    def take(self, chosen: Sequence[int]) -> list[Batch]:
+        """These rows, repeats included, in batches of about equal length."""
+        rows = sorted((self._rows[index] for index in chosen), key=lambda row: int(row.mask.shape[1]))
+        return [self._joined(rows[start : start + self._size]) for start in range(0, len(rows), self._size)]
+
+    def _joined(self, rows: Sequence[Batch]) -> Batch:
+        length = max(row.mask.shape[1] for row in rows)
+
+        def filled(name: str) -> torch.Tensor:
+            fill = self._pad_id if name == "input_ids" else 0
+            parts = [row.inputs[name] for row in rows]
+            padded = [torch.nn.functional.pad(part, (0, length - part.shape[1]), value=fill) for part in parts]
+            return torch.cat(padded)
+
+        inputs = {name: filled(name) for name in rows[0].inputs}
+        texts = [text for row in rows for text in row.texts or ()]
+        return Batch(
+            inputs,
+            torch.cat([row.labels for row in rows]),
+            torch.cat([row.rows for row in rows]),
+            tuple(texts) if len(texts) == len(rows) else None,
+        )
+
+    def bootstrap(self, seed: int) -> list[Batch]:
+        """As many rows of each class as there are, drawn with replacement: a draw never lacks a class."""
+        return self._drawn(seed, 1.0, replace=True)
+
+    def part(self, seed: int, share: float = 0.5) -> list[Batch]:
+        """A random share of the rows of each class, at least one, without replacement."""
+        return self._drawn(seed, share, replace=False)
+
+    def _drawn(self, seed: int, share: float, replace: bool) -> list[Batch]:
+        random = np.random.default_rng(seed)
+        chosen: list[int] = []
+        for label in np.unique(self.labels):
+            members = np.flatnonzero(self.labels == label)
+            count = max(1, round(share * len(members)))
+            chosen += [int(index) for index in random.choice(members, count, replace=replace)]
+        return self.take(chosen)
