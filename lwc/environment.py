@@ -27,6 +27,11 @@ def versions(names: tuple[str, ...] = LIBRARIES) -> dict[str, str | None]:
     return found
 
 
+def cache_dir() -> Path:
+    """``$LWC_CACHE_DIR``, or ``~/.cache/lwc``."""
+    return Path(os.environ.get("LWC_CACHE_DIR") or Path.home() / ".cache" / "lwc")
+
+
 def cpu_model() -> str:
     """The processor's own name, or the architecture where the system does not tell."""
     info = Path("/proc/cpuinfo")

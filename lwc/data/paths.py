@@ -8,11 +8,6 @@ from pathlib import Path
 from lwc.errors import DataError
 
 
-def cache_dir() -> Path:
-    """``$LWC_CACHE_DIR``, or ``~/.cache/lwc``."""
-    return Path(os.environ.get("LWC_CACHE_DIR") or Path.home() / ".cache" / "lwc")
-
-
 def locate(name: str) -> Path:
     """A data file by path; a relative one is looked up here, then in ``LWC_DATA_DIR``.
 

@@ -16,7 +16,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from lwc.artifacts import key_of, read_json, write_json
-from lwc.data.paths import cache_dir
+from lwc.environment import cache_dir
 from lwc.errors import DataError, ModelError
 from lwc.importance.block_influence import block_influence
 from lwc.importance.llama_source import CausalSource, load_causal, locate_causal

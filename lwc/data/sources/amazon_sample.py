@@ -20,8 +20,8 @@ from typing import Any
 
 from lwc.artifacts import file_digest
 from lwc.data.download import download
-from lwc.data.paths import cache_dir
 from lwc.data.rows import Progress, Row, Rows
+from lwc.environment import cache_dir
 from lwc.errors import DataError, MissingDependency
 from lwc.recipe import AmazonSample
 
