@@ -89,6 +89,7 @@ def save(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     best: dict[str, Tensor] | None,
+    averaged: dict[str, Tensor] | None,
     identity: str,
 ) -> None:
     """Write ``folder/step-N`` aside, its manifest last, then rename; older ones beyond two are deleted.
@@ -102,8 +103,9 @@ def save(
     save_file(_weights(model), part / "model.safetensors")
     save_file(_optimizer_tensors(optimizer), part / "optimizer.safetensors")
     save_file(_rng_tensors(), part / "random.safetensors")
-    if best is not None:
-        save_file(best, part / "best.safetensors")
+    for name, weights in (("best", best), ("averaged", averaged)):
+        if weights is not None:
+            save_file({key: value.contiguous() for key, value in weights.items()}, part / f"{name}.safetensors")
     write_json(part / "state.json", {"identity": identity, "progress": _finite(progress), "random": _rng_scalars()})
     files = {path.name: file_digest(path) for path in sorted(part.iterdir())}
     write_json(part / "manifest.json", files)
@@ -116,7 +118,7 @@ def save(
 
 def restore(
     folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, identity: str
-) -> tuple[Progress, dict[str, Tensor] | None] | None:
+) -> tuple[Progress, dict[str, Tensor] | None, dict[str, Tensor] | None] | None:
     """Load the newest whole checkpoint into model, optimizer and random states; None where there is none.
 
     A damaged checkpoint, or one of another run, is skipped with a warning, and the one before it is taken.
@@ -131,7 +133,10 @@ def restore(
             weights = load_file(path / "model.safetensors")
             optimizer_state = load_file(path / "optimizer.safetensors")
             rng = load_file(path / "random.safetensors")
-            best = load_file(path / "best.safetensors") if "best.safetensors" in files else None
+            best, averaged = (
+                load_file(path / f"{name}.safetensors") if f"{name}.safetensors" in files else None
+                for name in ("best", "averaged")
+            )
         except (OSError, ValueError, SafetensorError) as error:
             logger.warning("checkpoint %s is damaged (%s): falling back to the one before it", path.name, error)
             continue
@@ -142,5 +147,5 @@ def restore(
         _restore_optimizer(optimizer, optimizer_state)
         _restore_rng(rng, state["random"])
         saved = state["progress"]
-        return Progress(**{**saved, "best": -math.inf if saved["best"] is None else saved["best"]}), best
+        return Progress(**{**saved, "best": -math.inf if saved["best"] is None else saved["best"]}), best, averaged
     return None

@@ -146,6 +146,7 @@ def recover(
             scratch / "checkpoints",
             progress,
             closeness,
+            settings.average,
         )
     student.requires_grad_(True)
     save_checkpoint(student, tokenizer, out / "model")

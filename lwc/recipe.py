@@ -185,6 +185,9 @@ class Recovery(Optimization):
     augment: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
         default=0.0, description="share of rows replaced by random windows of their text, new in every epoch"
     )
+    average: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.0, description="decay of the moving average of the weights that is judged and kept; 0 = none"
+    )
     freeze_embeddings: bool = Field(default=True, description="embeddings come trained from the uncut model")
 
 

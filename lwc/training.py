@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,10 +120,13 @@ def fit(
     checkpoint_dir: Path,
     progress: Callable[[str], None],
     score: Score | None = None,
+    average: float = 0.0,
 ) -> TrainingResult:
     """Train ``model`` in place and leave it with the weights of its best validation score, in eval mode.
 
     ``train`` may depend on the epoch; ``score`` (validation logits → number) is macro-F1 unless given.
+    With ``average`` > 0 it is the exponential moving average of the weights that is judged and kept
+    (Polyak & Juditsky 1992; decay min(average, (1 + t) / (10 + t)), so that the start is forgotten).
 
     AdamW, linear warm-up and decay, clipped gradients, length-bucketed batches. State is written to
     ``checkpoint_dir`` every ``settings.checkpoint_every`` steps; where a whole checkpoint stands there, training goes
@@ -149,8 +153,9 @@ def fit(
     rows = train if isinstance(train, Encoded) else train(0)
     identity = _identity(rows, train_labels, settings, seed)
     restored = checkpoints.restore(checkpoint_dir, plain, optimizer.optimizer, identity)
+    averaged: dict[str, Tensor] | None = None
     if restored is not None:
-        state, best = restored
+        state, best, averaged = restored
         progress(f"resuming at step {state.step}/{total}")
     resumed_from = state.step
 
@@ -165,15 +170,20 @@ def fit(
         rate = learning_rate(state.step, total, settings)
         loss = _step(accelerator, model, optimizer, batch, loss_function, rate, settings)
         state.step += 1
+        if average:
+            averaged = _averaged(averaged, plain, min(average, (1 + state.step) / (10 + state.step)))
         pace = (time.monotonic() - since) / (state.step - resumed_from)
         left = int(pace * (total - state.step))
         shown = f" · macro-F1 {state.history[-1]['macro_f1']:.3f}" if state.history else ""
         eta = f"{left // 60}:{left % 60:02d}"
         progress(f"step {state.step}/{total} · loss {loss:.3f} · {1 / pace:.1f} it/s · ETA {eta}{shown}")
         if state.step % every == 0 or state.step == total:
-            best = _evaluate(plain, validation_batches, validation_labels, state, best, loss, settings.patience, judge)
+            with _weights(plain, averaged):
+                best = _evaluate(
+                    plain, validation_batches, validation_labels, state, best, loss, settings.patience, judge
+                )
         if state.step % settings.checkpoint_every == 0 and state.step < total:
-            checkpoints.save(checkpoint_dir, plain, optimizer.optimizer, state, best, identity)
+            checkpoints.save(checkpoint_dir, plain, optimizer.optimizer, state, best, averaged, identity)
     if best is not None:
         plain.load_state_dict(best)
     plain.eval()
@@ -187,6 +197,30 @@ def fit(
         seconds=time.monotonic() - started,
         resumed_from=resumed_from,
     )
+
+
+def _averaged(average: dict[str, Tensor] | None, model: torch.nn.Module, decay: float) -> dict[str, Tensor]:
+    current = {name: value.detach() for name, value in model.state_dict().items()}
+    if average is None:
+        return {name: value.clone() for name, value in current.items()}
+    for name, value in current.items():
+        if value.is_floating_point():
+            average[name].lerp_(value, 1 - decay)
+    return average
+
+
+@contextmanager
+def _weights(model: torch.nn.Module, weights: dict[str, Tensor] | None) -> Iterator[None]:
+    """Put other weights in for a while; None leaves the model as it is."""
+    if weights is None:
+        yield
+        return
+    own = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(weights)
+    try:
+        yield
+    finally:
+        model.load_state_dict(own)
 
 
 def _step(

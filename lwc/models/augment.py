@@ -12,14 +12,23 @@ from lwc.models.batches import Encoded
 # Texts are kept this many times longer than the model reads, so that windows can come from their later parts.
 _REACH = 4
 _DROPPED = 0.1
+_JOINED = 1 / 3
+
+
+def _window(body: list[int], room: int, random: np.random.Generator) -> list[int]:
+    """Half to all of the tokens that fit into ``room``, from a random place."""
+    most = min(room, len(body))
+    size = int(random.integers(max(1, most // 2), most + 1)) if most else 0
+    start = int(random.integers(0, len(body) - size + 1))
+    return body[start : start + size]
 
 
 class Windows:
     """Draws varied versions of each text's token ids, the same ones for the same seed and epoch.
 
-    A share of the rows, fresh in every epoch, becomes a random contiguous window (half to all of what the model reads);
-    each of these then loses a tenth of its tokens with the same chance. The others stay as they are. Labels may not
-    hold for a window; only a teacher's answers are asked for it.
+    A share of the rows, fresh in every epoch, becomes a random contiguous window (half to all of what the model reads),
+    or, a third of them, two shorter windows of different texts joined; each then loses a tenth of its tokens with the
+    same chance. The others stay as they are. Labels may not hold for these; only a teacher's answers are asked.
     """
 
     def __init__(self, tokenizer: Any, texts: Sequence[str], plain: Encoded, share: float, seed: int) -> None:
@@ -44,10 +53,12 @@ class Windows:
         return Encoded(ids, types, self._plain.pad_id, self._plain.max_length, self._plain.truncated)
 
     def _varied(self, body: list[int], random: np.random.Generator) -> list[int]:
-        most = min(self._room, len(body))
-        size = int(random.integers(max(1, most // 2), most + 1)) if most else 0
-        start = int(random.integers(0, len(body) - size + 1))
-        window = body[start : start + size]
+        if random.random() < _JOINED:
+            other = self._bodies[int(random.integers(len(self._bodies)))]
+            half = self._room // 2
+            window = [*_window(body, half, random), *_window(other, half, random)]
+        else:
+            window = _window(body, self._room, random)
         if random.random() < self._share:
             kept = random.random(len(window)) >= _DROPPED
             window = [token for token, keep in zip(window, kept, strict=True) if keep] or window

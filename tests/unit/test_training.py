@@ -181,8 +181,36 @@ def test_early_stopping_restores_the_best_weights(tmp_path: Path) -> None:
     assert chosen["accuracy"] == (predicted == labels).mean()
 
 
+def test_averaged_weights_are_the_recurrence_of_the_steps(tmp_path: Path) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def go(average: float, watch: bool) -> Any:
+        model = tiny("bert", blocks=2, num_labels=2)
+        train, labels = learnable(48, 0)
+
+        def loss(current: Any, batch: Batch) -> torch.Tensor:
+            if watch:
+                seen.append({name: value.detach().clone() for name, value in current.state_dict().items()})
+            return loss_of(current, batch)
+
+        settings = SETTINGS.model_copy(update={"epochs": 0.5})
+        fit(model, train, labels, train, labels, settings, loss, 3, tmp_path / f"{average}-{watch}", lambda _: None,
+            average=average)  # fmt: skip
+        return model
+
+    last = go(0.0, True)  # the same steps, unaveraged: states before each step, and the last
+    steps = [*seen[1:], last.state_dict()]
+    expected = {name: value.clone().double() for name, value in steps[0].items()}
+    for step, weights in enumerate(steps[1:], start=2):
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = {name: decay * value + (1 - decay) * weights[name].double() for name, value in expected.items()}
+    averaged = go(0.9, False).state_dict()
+    for name, value in expected.items():
+        torch.testing.assert_close(averaged[name].double(), value, rtol=1e-5, atol=1e-6)
+
+
 def test_rows_that_change_by_epoch_resume_exactly(tmp_path: Path) -> None:
-    """As in recovery: augmented rows in every epoch, and a score other than macro-F1."""
+    """As in recovery: augmented rows in every epoch, averaged weights, and a score other than macro-F1."""
 
     def go(folder: Path, loss: Callable[[Any, Batch], torch.Tensor]) -> tuple[Any, TrainingResult]:
         model = tiny("bert", blocks=2, num_labels=2)
@@ -190,7 +218,7 @@ def test_rows_that_change_by_epoch_resume_exactly(tmp_path: Path) -> None:
         validation, validation_labels = learnable(24, 1)
         result = fit(
             model, lambda epoch: learnable(48, epoch)[0], labels, validation, validation_labels, SETTINGS, loss, 3,
-            folder, lambda line: None, lambda logits: -float(np.abs(logits).mean()),
+            folder, lambda line: None, lambda logits: -float(np.abs(logits).mean()), 0.9,
         )  # fmt: skip
         return model, result
 
