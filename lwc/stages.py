@@ -84,8 +84,8 @@ def _train(context: StageContext) -> None:
     train_classifier(context.recipe, context.inputs["data"], context.out, context.scratch, context.progress)
 
 
-def _calibration(context: StageContext) -> tuple[Any, Any, Any]:
-    """(model, family, batches) that scores are computed on: the base model and the calibration rows."""
+def _measured_on(context: StageContext, split: str) -> tuple[Any, Any, Any]:
+    """(model, family, batches): the base model and the rows of a split that it is measured on."""
     from lwc.data.splits import load_split
     from lwc.models.batches import batches, encode
     from lwc.models.families import family_of
@@ -93,7 +93,7 @@ def _calibration(context: StageContext) -> tuple[Any, Any, Any]:
 
     folder = context.inputs["train"] / "model"
     model, tokenizer = load_classifier(folder), load_tokenizer(folder)
-    examples = load_split(context.inputs["data"], "calibration")
+    examples = load_split(context.inputs["data"], split)
     encoded = encode(tokenizer, examples.texts, context.recipe.model.max_length)
     size = context.recipe.score.batch_size
     return model, family_of(model), batches(encoded, examples.labels, size, length_bucketed=True, seed=None)
@@ -102,8 +102,14 @@ def _calibration(context: StageContext) -> tuple[Any, Any, Any]:
 def _score(context: StageContext) -> None:
     from lwc.importance.score import score_blocks
 
-    model, family, calibration = _calibration(context)
-    importance = score_blocks(model, family, calibration, context.recipe.score, context.progress)
+    model, family, calibration = _measured_on(context, "calibration")
+    settings = context.recipe.score
+    # Cut models are judged on rows that no score has seen.
+    needed = settings.trust is not None or settings.fusion == "learned"
+    held_out = _measured_on(context, "validation")[2] if needed else None
+    importance = score_blocks(
+        model, family, calibration, settings, context.progress, validation=held_out, seed=context.recipe.seed
+    )
     write_json(context.out / "importance.json", importance)
     ranking = importance["fused"]["ranking"]
     context.progress(f"{len(importance['methods'])} methods, most important first: {ranking}")
@@ -112,7 +118,7 @@ def _score(context: StageContext) -> None:
 def _select(context: StageContext) -> None:
     from lwc.selection.select import select_blocks
 
-    model, family, calibration = _calibration(context)
+    model, family, calibration = _measured_on(context, "calibration")
     importance = read_json(context.inputs["score"] / "importance.json")
     recipe = context.recipe
     selection = select_blocks(model, family, calibration, importance, recipe.target, recipe.select)
