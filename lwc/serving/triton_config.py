@@ -22,8 +22,6 @@ _DTYPES = {
 }
 
 # A request that waited this long is refused, and so is one that finds this many full batches before it.
-QUEUE_SECONDS = 30
-QUEUE_BATCHES = 64
 
 
 def as_text(config: Any) -> str:
@@ -63,11 +61,8 @@ def _check_dynamic(info: OnnxInfo, package: Package) -> None:
 def _common(name: str, backend: str, package: Package) -> Any:
     config = pb.ModelConfig(name=name, backend=backend, max_batch_size=package.max_batch_size)
     config.dynamic_batching.max_queue_delay_microseconds = package.queue_delay_microseconds
-    # Without these a server that falls behind queues for ever, and every client waits for answers nobody wants.
-    policy = config.dynamic_batching.default_queue_policy
-    policy.timeout_action = pb.ModelQueuePolicy.TimeoutAction.REJECT
-    policy.default_timeout_microseconds = QUEUE_SECONDS * 1_000_000
-    policy.max_queue_size = QUEUE_BATCHES * package.max_batch_size
+    # No default_queue_policy: any one makes the batcher of Triton 2.51 stall requests for half a second now and then
+    # (docs/decisions/0009). Clients bound their own waiting.
     config.version_policy.latest.num_versions = 1
     return config
 

@@ -116,12 +116,11 @@ def test_the_token_model_says_what_the_graph_says() -> None:
     }
 
 
-def test_queues_are_bounded_in_length_and_time() -> None:
+def test_no_queue_policy_since_it_stalls_the_batcher() -> None:
     for config in (token_model("m_tokens", INFO, PACKAGE, 8), text_model("m", 3, PACKAGE, {})):
-        policy = parse(as_text(config)).dynamic_batching.default_queue_policy
-        assert policy.timeout_action == triton_config.pb.ModelQueuePolicy.TimeoutAction.REJECT
-        assert policy.default_timeout_microseconds == 30_000_000
-        assert policy.max_queue_size == 64 * 16
+        batching = parse(as_text(config)).dynamic_batching
+        assert batching.max_queue_delay_microseconds == PACKAGE.queue_delay_microseconds
+        assert not batching.HasField("default_queue_policy")
 
 
 def test_threads_come_from_the_cpu_limit_and_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
