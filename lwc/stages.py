@@ -233,7 +233,7 @@ STAGES: tuple[Stage, ...] = (
         (*_TRAINING, "scikit-learn"),
     ),
     Stage("export", 1, ("data", "train", "recover"), ("export",), _export, ("torch", "onnx", "onnxruntime")),
-    Stage("package", 1, ("export", "recover"), ("package", "name"), _package, ("onnx", "tritonclient")),
+    Stage("package", 2, ("export", "recover"), ("package", "name"), _package, ("onnx", "tritonclient")),
     # Serving is measured on this machine now: a cached figure would prove nothing.
     Stage("verify", 1, ("data", "evaluate", "package"), ("verify", "name"), _verify, cached=False),
 )

@@ -21,8 +21,6 @@ _DTYPES = {
     onnx.TensorProto.FLOAT16: "TYPE_FP16",
 }
 
-# A request that waited this long is refused, and so is one that finds this many full batches before it.
-
 
 def as_text(config: Any) -> str:
     """A ModelConfig as ``config.pbtxt``."""
