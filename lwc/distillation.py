@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,13 +16,15 @@ from torch import Tensor, nn
 from lwc.arrays import Array
 from lwc.artifacts import write_json
 from lwc.data.splits import load_split
+from lwc.importance.ablation import loss_and_accuracy
 from lwc.losses import distillation_loss, hidden_loss, label_loss
 from lwc.models.augment import Windows
 from lwc.models.batches import Batch, batches, encode
 from lwc.models.families import block_list, family_of, hidden_states
 from lwc.models.load import load_classifier, load_tokenizer, save_checkpoint
+from lwc.models.surgery import remove_blocks
 from lwc.recipe import Recipe, Recovery
-from lwc.training import fit, predict
+from lwc.training import TrainingResult, fit, predict
 
 
 def matched_blocks(kept: Sequence[int], count: int) -> list[int]:
@@ -98,6 +101,66 @@ def recovery_loss(student: Any, teacher: Teacher, settings: Recovery, capture: B
     return loss
 
 
+class Recoverer:
+    """Recovery distillation from one uncut model on one corpus, of as many cut models as are asked for.
+
+    Logits as in Hinton et al. 2015; hidden states as in Sun et al. 2019 (patient distillation), matched by
+    `matched_blocks` and measured in units of the teacher's own size. The weights kept are those closest to the
+    teacher on the validation split (KL of the answers): with a few hundred rows that tells more than their macro-F1.
+    """
+
+    def __init__(self, recipe: Recipe, data_dir: Path, teacher: Any, tokenizer: Any) -> None:
+        self._recipe, self._teacher = recipe, teacher
+        train, validation = load_split(data_dir, "train"), load_split(data_dir, "validation")
+        length = recipe.model.max_length
+        self.train, self._train_labels = encode(tokenizer, train.texts, length), train.labels
+        self._windows = Windows(tokenizer, train.texts, self.train, recipe.recover.augment, recipe.seed)
+        self._held_out, self._labels = encode(tokenizer, validation.texts, length), validation.labels
+        self.validation = batches(self._held_out, self._labels, 64, length_bucketed=True, seed=None)
+        if torch.cuda.is_available():
+            teacher.to("cuda")
+        self._target = torch.from_numpy(predict(teacher, self.validation))
+
+    def _closeness(self, logits: Array) -> float:
+        return -float(distillation_loss(torch.from_numpy(logits), self._target, 1.0))
+
+    def run(
+        self, student: Any, kept: Sequence[int], settings: Recovery, scratch: Path, progress: Callable[[str], None]
+    ) -> TrainingResult:
+        """Recover ``student``, which holds the teacher's blocks ``kept``, in place."""
+        teacher = Teacher(self._teacher, matched_blocks(kept, len(block_list(self._teacher, family_of(self._teacher)))))
+        if settings.freeze_embeddings:
+            student.get_input_embeddings().requires_grad_(False)
+        with BlockOutputs(student, range(len(kept))) as capture:
+            result = fit(
+                student,
+                self._windows.epoch if settings.augment else self.train,
+                self._train_labels,
+                self._held_out,
+                self._labels,
+                settings,
+                lambda model, batch: recovery_loss(model, teacher, settings, capture, batch),
+                self._recipe.seed,
+                scratch,
+                progress,
+                self._closeness,
+                settings.average,
+            )
+        student.requires_grad_(True)
+        return result
+
+    def loss_after(self, removed: Collection[int], steps: int, scratch: Path, progress: Callable[[str], None]) -> float:
+        """Validation cross-entropy (nats) of the model cut by ``removed`` after ``steps`` steps of recovery."""
+        settings = self._recipe.recover
+        per_epoch = math.ceil(len(self.train) / settings.batch_size)
+        short = settings.model_copy(update={"epochs": steps / per_epoch, "checkpoint_every": steps + 1})
+        family = family_of(self._teacher)
+        kept = [block for block in range(len(block_list(self._teacher, family))) if block not in removed]
+        student = remove_blocks(self._teacher, family, removed)
+        self.run(student, kept, short, scratch, progress)
+        return loss_and_accuracy(student, self.validation)[0]
+
+
 def recover(
     recipe: Recipe,
     data_dir: Path,
@@ -108,46 +171,14 @@ def recover(
     scratch: Path,
     progress: Callable[[str], None],
 ) -> None:
-    """Recovery distillation of the cut model on the train split; writes ``model/`` and ``metrics.json``.
-
-    Logits as in Hinton et al. 2015; hidden states as in Sun et al. 2019 (patient distillation), matched by
-    `matched_blocks` and measured in units of the teacher's own size. The weights kept are those closest to the
-    teacher on the validation split (KL of the answers): with a few hundred rows that tells more than their macro-F1.
-    """
-    settings = recipe.recover
-    teacher_model, student = load_classifier(teacher_dir / "model"), load_classifier(student_dir / "model")
+    """Recovery of the cut model on the train split; writes ``model/`` and ``metrics.json``."""
+    teacher, student = load_classifier(teacher_dir / "model"), load_classifier(student_dir / "model")
     tokenizer = load_tokenizer(student_dir / "model")
-    train, validation = load_split(data_dir, "train"), load_split(data_dir, "validation")
-    encoded = encode(tokenizer, train.texts, recipe.model.max_length)
+    recoverer = Recoverer(recipe, data_dir, teacher, tokenizer)
     kept = [int(block) for block in selection["kept"]]
-    blocks = matched_blocks(kept, int(selection["blocks_before"]))
-    if torch.cuda.is_available():
-        teacher_model.to("cuda")
-    teacher = Teacher(teacher_model, blocks)
-    if settings.freeze_embeddings:
-        student.get_input_embeddings().requires_grad_(False)
-    windows = Windows(tokenizer, train.texts, encoded, settings.augment, recipe.seed)
-    held_out = encode(tokenizer, validation.texts, recipe.model.max_length)
-    target = predict(teacher_model, batches(held_out, validation.labels, 64, length_bucketed=True, seed=None))
-
-    def closeness(logits: Array) -> float:
-        return -float(distillation_loss(torch.from_numpy(logits), torch.from_numpy(target), 1.0))
-
-    with BlockOutputs(student, range(len(kept))) as capture:
-        result = fit(
-            student,
-            windows.epoch if settings.augment else encoded,
-            train.labels,
-            held_out,
-            validation.labels,
-            settings,
-            lambda model, batch: recovery_loss(model, teacher, settings, capture, batch),
-            recipe.seed,
-            scratch / "checkpoints",
-            progress,
-            closeness,
-            settings.average,
-        )
-    student.requires_grad_(True)
+    result = recoverer.run(student, kept, recipe.recover, scratch / "checkpoints", progress)
     save_checkpoint(student, tokenizer, out / "model")
-    write_json(out / "metrics.json", {**asdict(result), "n_train": len(encoded), "matched_teacher_blocks": blocks})
+    matched = matched_blocks(kept, int(selection["blocks_before"]))
+    write_json(
+        out / "metrics.json", {**asdict(result), "n_train": len(recoverer.train), "matched_teacher_blocks": matched}
+    )

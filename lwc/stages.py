@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,25 @@ def _measured_on(context: StageContext, split: str) -> tuple[Any, Any, Any]:
     return model, family_of(model), batches(encoded, examples.labels, size, length_bucketed=True, seed=None)
 
 
+def _short_recovery(context: StageContext, model: Any) -> Callable[[Collection[int]], float] | None:
+    """Loss of a cut model after the recipe's few steps of recovery, where it asks for that."""
+    trust = context.recipe.score.trust
+    if trust is None or trust.recovery_steps == 0:
+        return None
+    from lwc.distillation import Recoverer
+    from lwc.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(context.inputs["train"] / "model")
+    recoverer = Recoverer(context.recipe, context.inputs["data"], model, tokenizer)
+    steps = trust.recovery_steps
+
+    def loss(removed: Collection[int]) -> float:
+        name = "-".join(str(block) for block in sorted(removed))
+        return recoverer.loss_after(removed, steps, context.scratch / f"without-{name}", context.progress)
+
+    return loss
+
+
 def _score(context: StageContext) -> None:
     from lwc.importance.score import score_blocks
 
@@ -108,7 +127,14 @@ def _score(context: StageContext) -> None:
     needed = settings.trust is not None or settings.fusion == "learned"
     held_out = _measured_on(context, "validation")[2] if needed else None
     importance = score_blocks(
-        model, family, calibration, settings, context.progress, validation=held_out, seed=context.recipe.seed
+        model,
+        family,
+        calibration,
+        settings,
+        context.progress,
+        validation=held_out,
+        recover=_short_recovery(context, model),
+        seed=context.recipe.seed,
     )
     write_json(context.out / "importance.json", importance)
     ranking = importance["fused"]["ranking"]
@@ -220,7 +246,7 @@ _TRAINING = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 STAGES: tuple[Stage, ...] = (
     Stage("data", 1, (), ("data",), _data, ("rdata", "pandas", "pyarrow"), external=_data_files),
     Stage("train", 1, ("data",), ("model", "train"), _train, _TRAINING, external=_model_files),
-    Stage("score", 1, ("data", "train"), ("score",), _score, _TRAINING),
+    Stage("score", 2, ("data", "train"), ("score",), _score, _TRAINING),
     Stage("select", 1, ("data", "train", "score"), ("target", "select"), _select, _TRAINING),
     Stage("remove", 1, ("train", "select"), (), _remove, _TRAINING),
     Stage("recover", 1, ("data", "train", "select", "remove"), ("recover",), _recover, _TRAINING),

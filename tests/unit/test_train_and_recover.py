@@ -18,9 +18,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from lwc.distillation import recover
+from lwc.distillation import Recoverer, recover
 from lwc.errors import ModelError
 from lwc.fine_tuning import train_classifier
+from lwc.importance.ablation import loss_and_accuracy
 from lwc.models.families import family_of
 from lwc.models.load import load_classifier, load_tokenizer, save_checkpoint
 from lwc.models.surgery import remove_blocks
@@ -116,6 +117,18 @@ def test_recovery_brings_the_cut_model_back(
     changed = {name for name, value in one.items() if not torch.equal(value, before[name])}
     assert changed
     assert not any("tok_embeddings" in name for name in changed), "embeddings come from the teacher and stay"
+
+
+def test_a_few_steps_of_recovery_tell_the_loss_of_a_cut_model(base: tuple[Path, Path], tmp_path: Path) -> None:
+    data, out = base
+    model, tokenizer = load_classifier(out / "model"), load_tokenizer(out / "model")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    recoverer = Recoverer(recipe_of(), data, model, tokenizer)
+    cut = loss_and_accuracy(remove_blocks(model, family_of(model), {1, 2, 3}), recoverer.validation)[0]
+    after = recoverer.loss_after({1, 2, 3}, 16, tmp_path / "a", quiet)
+    assert after < cut, "recovery lowers the loss"
+    assert recoverer.loss_after({1, 2, 3}, 16, tmp_path / "b", quiet) == after
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "the teacher stays"
 
 
 def test_pinned_weights_are_checked(base: tuple[Path, Path], tmp_path: Path) -> None:
