@@ -47,7 +47,7 @@ def digest_paths(paths: list[Path]) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the whole new one, never half of it."""
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with part.open("w", encoding="utf-8") as file:
         json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")
@@ -122,13 +122,15 @@ class Store:
         The caller fills ``out`` and then calls `commit`. Two processes that build the same key take turns.
         """
         work = self.root / "work" / f"{stage}-{key[:24]}"
-        work.mkdir(parents=True, exist_ok=True)
-        with (work / "lock").open("w") as lock:
+        # Locks lie beside the work folders and are never deleted: a deleted lock file locks nobody out.
+        locks = self.root / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with (locks / work.name).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             out, scratch = work / "out", work / "scratch"
             if out.exists():
                 shutil.rmtree(out)
-            out.mkdir()
+            out.mkdir(parents=True)
             scratch.mkdir(exist_ok=True)
             yield out, scratch
 

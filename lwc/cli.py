@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
 
 import typer
 
 from lwc import __version__
-from lwc.errors import BUG, GATE_FAILED, INTERRUPTED, OK, LwcError
+from lwc.errors import BUG, GATE_FAILED, INTERRUPTED, MISSING, OK, USAGE, LwcError
 
 app = typer.Typer(
     name="lwc",
@@ -69,12 +71,18 @@ def run(
 ) -> None:
     """Run a recipe end to end. Exit 3 when a gate fails."""
     from lwc import render
+    from lwc.doctor import require_serving
+    from lwc.finish import check_destination
     from lwc.pipeline import run as run_line
     from lwc.pipeline import run_folder
     from lwc.stages import check_stage
 
     loaded = _load(recipe, overrides)
     check_stage(until)
+    if until in (None, "package", "verify"):
+        # Told before the training, not after.
+        require_serving()
+        check_destination(models / loaded.name)
     folder = run_folder(runs, loaded)
     render.note(f"{loaded.name}: {loaded.description or recipe}")
     with render.RunView() as view:
@@ -251,22 +259,44 @@ def _quiet() -> None:
         os.environ.setdefault(name, value)
 
 
+def _stop_on_signals() -> None:
+    """End as on Ctrl-C when told to stop or when the terminal closes: servers that we started must not stay behind."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(name) is not signal.SIG_IGN:  # nohup means it
+            signal.signal(name, stop)
+
+
 def main() -> None:
     """Entry point: turns exceptions into one message and the documented exit code."""
     debug = "--debug" in sys.argv
     if not debug:
         _quiet()
+    _stop_on_signals()
     try:
         code = app(standalone_mode=False)
     except LwcError as problem:
         if debug:
-            raise
+            traceback.print_exc()
         from lwc import render
 
         render.error(problem)
         sys.exit(problem.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except ModuleNotFoundError as problem:
+        if debug:
+            traceback.print_exc()
+        typer.echo(f"error: {problem}\n  do: pip install 'lwc[serve]'; `lwc doctor` tells what is missing", err=True)
+        sys.exit(MISSING)
+    except OSError as problem:
+        if debug:
+            traceback.print_exc()
+        typer.echo(f"error: {problem}\n  do: check that the path exists, can be written, and has room", err=True)
+        sys.exit(USAGE)
     except Exception as problem:
         shown = getattr(problem, "show", None)
         if shown is not None:  # a usage error of the command-line parser

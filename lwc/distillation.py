@@ -158,7 +158,7 @@ class Recoverer:
         kept = [block for block in range(len(block_list(self._teacher, family))) if block not in removed]
         student = remove_blocks(self._teacher, family, removed)
         self.run(student, kept, short, scratch, progress)
-        return loss_and_accuracy(student, self.validation)[0]
+        return loss_and_accuracy(student.to("cpu"), self.validation)[0]
 
 
 def recover(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lwc.environment import cpu_flags, cpu_limit, cpu_model, gpu_present, versions
+from lwc.errors import MissingDependency
+
+_SERVING = {"nvidia-pytriton": "pytriton", "tritonclient": "tritonclient", "locust": "locust"}
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,20 @@ class Check:
 def examine() -> list[Check]:
     """Every check, in the order a newcomer meets them."""
     return [_python(), _cpu(), _packages(), _numpy(), *_triton(), _data(), _gpu(), _tensorrt(), _docker()]
+
+
+def require_serving() -> None:
+    """Raise where the packages that verification needs are not installed.
+
+    Raises:
+        MissingDependency: names what to install.
+    """
+    missing = [name for name, module in _SERVING.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise MissingDependency(
+            f"not installed, but needed to package and verify: {', '.join(missing)}",
+            "pip install 'lwc[serve]', or stop before with --until export",
+        )
 
 
 def _python() -> Check:
@@ -69,7 +87,7 @@ def _numpy() -> Check:
 
 
 def _triton() -> list[Check]:
-    found = versions(("nvidia-pytriton", "tritonclient", "locust"))
+    found = versions(tuple(_SERVING))
     missing = [name for name, version in found.items() if version is None]
     told = ", ".join(f"{name} {version}" for name, version in found.items() if version)
     checks = [Check("Triton and Locust", not missing, told or "none", "pip install 'lwc[serve]'" if missing else "")]

@@ -63,6 +63,10 @@ def cpu_limit() -> int:
     return cores
 
 
+# Instruction sets that multiply bf16; elsewhere it is emulated, and slower than fp32.
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+
+
 def gpu_present() -> bool:
     """Whether the NVIDIA driver's tool is here; a cheap test that needs no torch."""
     return shutil.which("nvidia-smi") is not None

@@ -9,6 +9,7 @@ from typing import Any
 
 from lwc.artifacts import write_json
 from lwc.data.splits import load_labels, load_split
+from lwc.errors import ModelError
 from lwc.losses import label_loss
 from lwc.models.batches import Batch, encode
 from lwc.models.families import family_of
@@ -31,8 +32,23 @@ def _start(recipe: Recipe, texts: list[str], label_names: list[str]) -> tuple[An
     set_seed(recipe.seed)
     model = load_classifier(source.source, label_names, source.revision, source.trust_remote_code)
     tokenizer = load_tokenizer(source.source, source.revision, source.trust_remote_code)
+    limit = positions(model.config)
+    if limit is not None and source.max_length > limit:
+        raise ModelError(
+            f"model.max_length is {source.max_length}, {source.source} reads at most {limit} tokens",
+            f"set model.max_length to {limit} or less",
+        )
     tokenizer.model_max_length = source.max_length
     return model, tokenizer
+
+
+def positions(config: Any) -> int | None:
+    """How many tokens a model reads; RoBERTa's kin number positions from ``pad_token_id + 1``. None: no limit."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is None or not getattr(config, "position_biased_input", True):
+        return None
+    offset = int(config.pad_token_id) + 1 if config.model_type in ("roberta", "xlm-roberta", "mpnet") else 0
+    return int(limit) - offset
 
 
 def _loss(model: Any, batch: Batch) -> Any:

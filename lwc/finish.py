@@ -13,6 +13,20 @@ from lwc.pipeline import STORE_FOLDER, StageResult, plan, run_folder
 from lwc.recipe import Recipe
 
 
+def check_destination(destination: Path) -> None:
+    """Refuse to replace a folder that holds anything but Triton models.
+
+    Raises:
+        RecipeError: something else lies there.
+    """
+    strange = [path.name for path in destination.glob("*") if not (path / "config.pbtxt").is_file()]
+    if strange:
+        raise RecipeError(
+            f"{destination}: holds {strange[0]!r}, which is no Triton model, and would be replaced",
+            "move it away, or name another --triton-models folder",
+        )
+
+
 def finish(recipe: Recipe, results: Mapping[str, StageResult], folder: Path, models: Path) -> dict[str, Any]:
     """Decide the gates, write ``report.*`` to ``folder``, publish the repository to ``models/<name>``."""
     written = _report(recipe, results, folder)

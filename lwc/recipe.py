@@ -13,7 +13,7 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 class Section(BaseModel):
     """Base of every recipe section: immutable, unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 def _ratio(value: Any) -> Any:
@@ -319,6 +319,15 @@ class Target(Section):
 
     ratio: Ratio
     of: RatioBase
+
+    @model_validator(mode="after")
+    def _searchable(self) -> Target:
+        if self.of == "latency":
+            raise ValueError(
+                "of: latency needs a measured search over exported models, which this version does not have;"
+                " use of: blocks and a gate on ratios.latency"
+            )
+        return self
 
 
 class Select(Section):

@@ -71,19 +71,25 @@ def _construct(node: yaml.Node, loader: _Loader, where: Location, document: _Doc
 
 
 def _parse(text: str, name: str) -> _Document:
-    loader = _Loader(text)
+    loader: _Loader | None = None
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         document = _Document(None)
         document.value = {} if node is None else _construct(node, loader, (), document)
         return document
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(
+            f"{name}: not a usable value: {error}", "write plain YAML without tags or self-references"
+        ) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or str(error)
         raise RecipeError(f"{name}{line}: not valid YAML: {problem}", "fix the syntax there") from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def _dotted(where: Sequence[str | int]) -> str:

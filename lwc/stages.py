@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lwc.artifacts import digest_paths, read_json, write_json
-from lwc.environment import versions
+from lwc.artifacts import digest_paths, key_of, read_json, write_json
+from lwc.environment import BF16_FLAGS, cpu_flags, cpu_limit, cpu_model, gpu_present, versions
 from lwc.errors import RecipeError
-from lwc.recipe import McAuleyFile, Pretrained, Recipe, TableFile
+from lwc.models.source import resolve_folder
+from lwc.recipe import HubDataset, LlamaProfile, McAuleyFile, Pretrained, Recipe, TableFile
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,14 @@ class Stage:
 
 def _data_files(recipe: Recipe) -> dict[str, str]:
     """Content digests of local data files: the same name with new bytes is a miss."""
+    from lwc.data.paths import local_dataset, locate
+
     source = recipe.data.source
+    if isinstance(source, HubDataset):
+        folder = local_dataset(source.id)
+        return {source.id: digest_paths([Path(folder)])} if folder is not None else {}
     if not isinstance(source, McAuleyFile | TableFile):
         return {}
-    from lwc.data.paths import locate
-
     return {name: digest_paths([locate(name)]) for name in source.paths}
 
 
@@ -66,6 +71,41 @@ def _model_files(recipe: Recipe) -> dict[str, str]:
 
     folder = Path(resolve_source(recipe.model.source))
     return {recipe.model.source: digest_paths([folder])} if folder.is_dir() else {}
+
+
+def _precision(setting: str) -> str:
+    """What a training stage computes in on this machine (``auto`` differs between machines)."""
+    if setting != "auto":
+        return setting
+    native = gpu_present() or bool(cpu_flags() & BF16_FLAGS)
+    return "bf16" if native else "fp32"
+
+
+def _train_machine(recipe: Recipe) -> dict[str, str]:
+    return {**_model_files(recipe), "precision": _precision(recipe.train.precision)}
+
+
+def _recover_machine(recipe: Recipe) -> dict[str, str]:
+    return {"precision": _precision(recipe.recover.precision)}
+
+
+def _score_needs(recipe: Recipe) -> dict[str, str]:
+    """What scores depend on beside their own section: recovery of cut models, and the files of a depth profile."""
+    needs: dict[str, str] = {}
+    trust = recipe.score.trust
+    if trust is not None and trust.recovery_steps:
+        needs["recover"] = key_of({**recipe.recover.model_dump(mode="json"), **_recover_machine(recipe)})
+    for method in recipe.score.methods:
+        if isinstance(method, LlamaProfile):
+            folder = Path(resolve_folder(method.source))
+            if folder.exists():
+                needs[method.source] = digest_paths([folder])
+    return needs
+
+
+def _measuring_machine(recipe: Recipe) -> dict[str, str]:
+    """Latency is of a machine: another one measures anew."""
+    return {"cpu": cpu_model(), "cores": str(cpu_limit())}
 
 
 def _data(context: StageContext) -> None:
@@ -108,7 +148,7 @@ def _short_recovery(context: StageContext, model: Any) -> Callable[[Collection[i
     from lwc.models.load import load_tokenizer
 
     tokenizer = load_tokenizer(context.inputs["train"] / "model")
-    recoverer = Recoverer(context.recipe, context.inputs["data"], model, tokenizer)
+    recoverer = Recoverer(context.recipe, context.inputs["data"], copy.deepcopy(model), tokenizer)
     steps = trust.recovery_steps
 
     def loss(removed: Collection[int]) -> float:
@@ -244,12 +284,20 @@ def _verify(context: StageContext) -> None:
 _TRAINING = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 
 STAGES: tuple[Stage, ...] = (
-    Stage("data", 1, (), ("data",), _data, ("rdata", "pandas", "pyarrow"), external=_data_files),
-    Stage("train", 1, ("data",), ("model", "train"), _train, _TRAINING, external=_model_files),
-    Stage("score", 2, ("data", "train"), ("score",), _score, _TRAINING),
+    Stage("data", 1, (), ("data",), _data, ("rdata", "pandas", "pyarrow", "datasets", "numpy"), external=_data_files),
+    Stage("train", 1, ("data",), ("model", "train"), _train, _TRAINING, external=_train_machine),
+    Stage("score", 3, ("data", "train"), ("score",), _score, (*_TRAINING, "scipy", "gguf"), external=_score_needs),
     Stage("select", 1, ("data", "train", "score"), ("target", "select"), _select, _TRAINING),
     Stage("remove", 1, ("train", "select"), (), _remove, _TRAINING),
-    Stage("recover", 1, ("data", "train", "select", "remove"), ("recover",), _recover, _TRAINING),
+    Stage(
+        "recover",
+        1,
+        ("data", "train", "select", "remove"),
+        ("recover",),
+        _recover,
+        _TRAINING,
+        external=_recover_machine,
+    ),
     Stage(
         "evaluate",
         1,
@@ -258,7 +306,15 @@ STAGES: tuple[Stage, ...] = (
         _evaluate,
         (*_TRAINING, "scikit-learn"),
     ),
-    Stage("export", 1, ("data", "train", "recover"), ("export",), _export, ("torch", "onnx", "onnxruntime")),
+    Stage(
+        "export",
+        1,
+        ("data", "train", "recover"),
+        ("export",),
+        _export,
+        ("torch", "onnx", "onnxruntime"),
+        external=_measuring_machine,
+    ),
     Stage("package", 2, ("export", "recover"), ("package", "name"), _package, ("onnx", "tritonclient")),
     # Serving is measured on this machine now: a cached figure would prove nothing.
     Stage("verify", 1, ("data", "evaluate", "package"), ("verify", "name"), _verify, cached=False),

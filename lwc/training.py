@@ -21,7 +21,7 @@ from lwc import checkpoints
 from lwc.arrays import Array
 from lwc.artifacts import canonical
 from lwc.checkpoints import Progress
-from lwc.environment import cpu_flags
+from lwc.environment import BF16_FLAGS, cpu_flags
 from lwc.errors import LwcError
 from lwc.metrics import macro_f1
 from lwc.models.batches import Batch, Encoded, batches, pad
@@ -84,8 +84,7 @@ def _in_bf16(precision: str) -> bool:
     if precision == "auto":
         if torch.cuda.is_available():
             return bool(torch.cuda.is_bf16_supported())
-        # Elsewhere bf16 is emulated, and slower than fp32.
-        return bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})
+        return bool(cpu_flags() & BF16_FLAGS)
     return precision == "bf16"
 
 
@@ -156,6 +155,9 @@ def fit(
     averaged: dict[str, Tensor] | None = None
     if restored is not None:
         state, best, averaged = restored
+        if averaged is not None:
+            place = {name: value.device for name, value in plain.state_dict().items()}
+            averaged = {name: value.to(place[name]) for name, value in averaged.items()}
         progress(f"resuming at step {state.step}/{total}")
     resumed_from = state.step
 

@@ -24,3 +24,11 @@ def locate(name: str) -> Path:
             return candidate
     places = ", ".join(str(candidate) for candidate in tried)
     raise DataError(f"{name}: no such data file (looked at {places})", "fix the path, or set LWC_DATA_DIR")
+
+
+def local_dataset(name: str) -> str | None:
+    """A dataset's folder here, or in ``LWC_DATA_DIR``; None where the name is none."""
+    for base in (Path(), Path(os.environ.get("LWC_DATA_DIR") or ".")):
+        if (base / name).is_dir():
+            return str(base / name)
+    return None

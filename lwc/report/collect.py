@@ -53,7 +53,7 @@ def _target(recipe: Recipe, ratios: Mapping[str, float | None]) -> dict[str, Any
         "ratio": recipe.target.ratio,
         "of": recipe.target.of,
         "reached": reached,
-        "met": None if reached is None else reached >= recipe.target.ratio,
+        "met": None if reached is None else reached >= recipe.target.ratio - 1e-9,
     }
 
 

@@ -125,7 +125,7 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     removed, cost, gained = _removed(report), _cost(report), _gain(report)
     noticed = warnings(report)
     return {
-        "passed": not failed,
+        "passed": not failed and (report.get("target") or {}).get("met") is not False,
         "summary": " ".join([removed, cost, gained, *noticed, gates]),
         "removed": removed,
         "cost": cost,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -104,3 +106,27 @@ def test_publishing_replaces_and_leaves_no_rest(tmp_path: Path) -> None:
         publish_folder(source, tmp_path / "models" / "name")
     assert [p.name for p in (tmp_path / "models" / "name").iterdir()] == ["two"]
     assert [p.name for p in (tmp_path / "models").iterdir()] == ["name"]
+
+
+def test_two_processes_take_turns(tmp_path: Path) -> None:
+    """The second waits for the first, finds its folder gone after the commit, and builds all the same."""
+    store, entered, order = Store(tmp_path), threading.Event(), []
+
+    def second() -> None:
+        entered.wait()
+        with store.build("train", KEY) as (out, _):
+            order.append("second")
+            (out / "weights").write_text("two")
+            store.commit("train", KEY, {}, 1.0)
+
+    other = threading.Thread(target=second)
+    other.start()
+    with store.build("train", KEY) as (out, _):
+        entered.set()
+        time.sleep(0.2)
+        order.append("first")
+        (out / "weights").write_text("one")
+        store.commit("train", KEY, {}, 1.0)
+    other.join(timeout=10)
+    assert order == ["first", "second"]
+    assert store.find("train", KEY) is not None

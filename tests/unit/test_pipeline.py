@@ -9,6 +9,7 @@ import pytest
 
 from lwc import pipeline
 from lwc.errors import LwcError, RecipeError
+from lwc.finish import check_destination
 from lwc.recipe import Recipe
 from lwc.recipe_file import parse_recipe
 from lwc.stages import STAGES, Stage, StageContext, check_stage
@@ -118,3 +119,38 @@ def test_every_stage_reads_only_what_stands_before_it() -> None:
         assert set(stage.sections) <= set(Recipe.model_fields), stage.name
         assert "gates" not in stage.sections, "a gate must not retrain"
         before.add(stage.name)
+
+
+def stage(name: str) -> Stage:
+    return next(row for row in STAGES if row.name == name)
+
+
+def test_what_a_result_depends_on_is_in_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def needs(name: str, *overrides: str) -> dict[str, str]:
+        return stage(name).external(recipe(*overrides))
+
+    trust = "score.trust={subsets: 20, recovery_steps: 5}"
+    assert needs("score", trust) != needs("score", trust, "recover.learning_rate=1e-5"), "cut models are recovered"
+    assert needs("score") == needs("score", "recover.learning_rate=1e-5")
+    monkeypatch.setattr("lwc.stages.cpu_limit", lambda: 64)
+    before = needs("export")
+    monkeypatch.setattr("lwc.stages.cpu_limit", lambda: 1)
+    assert needs("export") != before, "latency is of a machine"
+    assert needs("train", "train.precision=fp32") != needs("train", "train.precision=bf16")
+    monkeypatch.setenv("LWC_DATA_DIR", str(tmp_path))
+    (tmp_path / "reviews").mkdir()
+    hub = "data.source={kind: hub, id: reviews}"
+    (tmp_path / "reviews" / "train.csv").write_text("a")
+    first = needs("data", hub)
+    (tmp_path / "reviews" / "train.csv").write_text("b")
+    assert first != needs("data", hub), "the same name with new bytes is a miss"
+
+
+def test_only_triton_models_are_replaced(tmp_path: Path) -> None:
+    (tmp_path / "tiny" / "tiny").mkdir(parents=True)
+    (tmp_path / "tiny" / "tiny" / "config.pbtxt").write_text("")
+    check_destination(tmp_path / "tiny")
+    check_destination(tmp_path / "new")
+    (tmp_path / "tiny" / "thesis.docx").write_text("years of work")
+    with pytest.raises(RecipeError, match=r"thesis\.docx"):
+        check_destination(tmp_path / "tiny")

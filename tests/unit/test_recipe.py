@@ -115,3 +115,22 @@ def test_every_shipped_recipe_is_valid(path: Path) -> None:
     assert recipe.name == path.stem, "the run folder is named after the recipe: keep it the file's name"
     assert recipe.gates, "a shipped recipe decides something"
     jsonschema.validate(recipe.model_dump(mode="json"), Recipe.model_json_schema())
+
+
+@pytest.mark.parametrize(
+    "addition",
+    ["train: {epochs: .inf}\n", "gates: [{metric: a, op: '<=', value: .nan}]\n", "x: !!int abc\n", "x: &a [*a]\n"],
+)
+def test_values_that_json_or_yaml_cannot_carry_are_refused(addition: str) -> None:
+    with pytest.raises(RecipeError):
+        parse_recipe(MINIMAL + addition, "r.yaml")
+
+
+def test_control_characters_are_an_error_of_the_recipe() -> None:
+    with pytest.raises(RecipeError, match="not valid YAML"):
+        parse_recipe("a: \x07", "r.yaml")
+
+
+def test_latency_as_a_target_is_refused_at_once() -> None:
+    (problem,) = refuse(MINIMAL.replace("of: blocks", "of: latency"))
+    assert "measured search" in problem

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import os
 from pathlib import Path
 from typing import Any
 
+from lwc.data.paths import local_dataset
 from lwc.data.rows import Progress, Rows
 from lwc.data.sources.table import check_columns, mapped
 from lwc.errors import DataError, MissingDependency
 from lwc.recipe import HubDataset
-
-
-def _folder(name: str) -> str | None:
-    """A local dataset: a folder here, or in ``LWC_DATA_DIR``."""
-    for base in (Path(), Path(os.environ.get("LWC_DATA_DIR") or ".")):
-        if (base / name).is_dir():
-            return str(base / name)
-    return None
 
 
 def _offline(error: BaseException | None) -> bool:
@@ -42,7 +34,7 @@ def read(source: HubDataset, progress: Progress) -> Rows:
         datasets: Any = importlib.import_module("datasets")
     except ImportError as error:
         raise MissingDependency("a hub data source needs the package datasets", "pip install 'lwc[hub]'") from error
-    local = _folder(source.id)
+    local = local_dataset(source.id)
     progress(f"loading {local or source.id}")
     try:
         found = datasets.load_dataset(local or source.id, source.config, split=source.split)
