@@ -178,9 +178,9 @@ def serve(
 @app.command()
 def loadtest(
     samples: Annotated[Path, typer.Argument(help="texts with labels: a run's verify/samples.parquet, or CSV/JSONL")],
+    model: Annotated[str, typer.Option(help="served model that takes text")],
     url: Annotated[str, typer.Option(help="host:port of the server")] = "127.0.0.1:8000",
     protocol: Annotated[Literal["http", "grpc"], typer.Option(help="wire protocol")] = "http",
-    model: Annotated[str, typer.Option(help="served model that takes text")] = "",
     users: Annotated[int, typer.Option(min=1)] = 4,
     seconds: Annotated[float, typer.Option(min=1.0)] = 15.0,
     warmup: Annotated[float, typer.Option(min=0.0)] = 2.0,

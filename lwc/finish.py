@@ -53,8 +53,12 @@ def refresh(recipe: Recipe, runs: Path) -> dict[str, Any]:
         elif planned.key is not None:
             # The last measurement of a stage that is measured anew in every run.
             measured = runs / STORE_FOLDER / planned.stage.name / planned.key[:24]
-            if measured.is_dir():
-                results[planned.stage.name] = StageResult(measured, 0.0, True)
+            if not measured.is_dir():
+                raise RecipeError(
+                    f"{recipe.name}: nothing was measured by {planned.stage.name} with these settings",
+                    "give the --set options of the run, or use `lwc run`",
+                )
+            results[planned.stage.name] = StageResult(measured, 0.0, True)
     return _report(recipe, results, run_folder(runs, recipe))
 
 

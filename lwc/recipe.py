@@ -402,3 +402,12 @@ class Recipe(Section):
     package: Package = Package()
     verify: Verify = Verify()
     gates: tuple[Gate, ...] = ()
+
+    @model_validator(mode="after")
+    def _within_reach(self) -> Recipe:
+        model, target = self.model, self.target
+        if isinstance(model, FromConfig) and target.of == "blocks" and target.ratio > model.blocks:
+            raise ValueError(
+                f"target.ratio is {target.ratio:g}, but {model.blocks} blocks allow at most {model.blocks}"
+            )
+        return self

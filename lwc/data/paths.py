@@ -22,7 +22,7 @@ def locate(name: str) -> Path:
     for candidate in tried:
         if candidate.is_file():
             return candidate
-    places = ", ".join(str(candidate) for candidate in tried)
+    places = ", ".join(str(candidate.absolute()) for candidate in tried)
     raise DataError(f"{name}: no such data file (looked at {places})", "fix the path, or set LWC_DATA_DIR")
 
 

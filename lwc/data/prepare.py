@@ -193,14 +193,23 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
 
 
 def _check(members: dict[str, Array], labels: Array, names: list[str]) -> None:
+    if len(names) < 2:
+        raise DataError(f"all rows have one label: {names}", "use another label column or scheme")
     for split, chosen in members.items():
         if len(chosen) == 0:
             hint = "use more data, larger data.split shares, or data.split.by: random"
             raise DataError(f"the {split} split has no rows", hint)
     present = np.bincount(labels[members["train"]], minlength=len(names))
     lacking = [name for name, count in zip(names, present, strict=True) if count == 0]
-    if lacking or len(names) < 2:
-        raise DataError(f"classes without train rows: {lacking or names}", "use more data, or another label scheme")
+    if lacking:
+        raise DataError(f"classes without train rows: {lacking}", "use more data, or another label scheme")
+    for split in ("validation", "test"):
+        held = np.unique(labels[members[split]])
+        if len(held) < 2:
+            raise DataError(
+                f"every row of the {split} split is {names[int(held[0])]!r}: nothing could be told apart there",
+                "use more data, larger data.split shares, or data.split.by: random",
+            )
 
 
 def _calibration(train: Array, labels: Array, count: int, seed: int) -> Array:

@@ -19,7 +19,7 @@ from types import TracebackType
 
 import psutil
 
-from lwc.errors import ServingError
+from lwc.errors import USAGE, ServingError
 from lwc.serving.embedded import assemble_backends, environment, installed, safe_flags
 
 HOST = "127.0.0.1"
@@ -219,11 +219,13 @@ def _choose_ports(asked: dict[str, int]) -> dict[str, int]:
                 probe.bind((HOST, port))
             except (OSError, OverflowError) as error:
                 raise ServingError(
-                    f"{name} port {port} on {HOST} cannot be used: {error}", "choose another port, or 0 for a free one"
+                    f"{name} port {port} on {HOST} cannot be used: {error}",
+                    "choose another port, or 0 for a free one",
+                    USAGE,
                 ) from error
             chosen = int(probe.getsockname()[1])
             if chosen in ports.values():
-                raise ServingError(f"port {chosen} is given twice", "give HTTP, gRPC and metrics a port each")
+                raise ServingError(f"port {chosen} is given twice", "give HTTP, gRPC and metrics a port each", USAGE)
             ports[name] = chosen
     return ports
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -110,23 +111,21 @@ def test_publishing_replaces_and_leaves_no_rest(tmp_path: Path) -> None:
 
 def test_two_processes_take_turns(tmp_path: Path) -> None:
     """The second waits for the first, finds its folder gone after the commit, and builds all the same."""
-    store, entered, order = Store(tmp_path), threading.Event(), []
-
-    def second() -> None:
-        entered.wait()
-        with store.build("train", KEY) as (out, _):
-            order.append("second")
-            (out / "weights").write_text("two")
-            store.commit("train", KEY, {}, 1.0)
-
-    other = threading.Thread(target=second)
-    other.start()
+    store = Store(tmp_path)
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom lwc.artifacts import Store\n"
+        "store = Store(Path(sys.argv[1]))\n"
+        "with store.build('train', sys.argv[2]) as (out, _):\n"
+        "    (out / 'weights').write_text('two')\n"
+        "    store.commit('train', sys.argv[2], {}, 1.0)\n"
+    )
     with store.build("train", KEY) as (out, _):
-        entered.set()
-        time.sleep(0.2)
-        order.append("first")
+        other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), KEY])
+        time.sleep(1.5)
+        assert other.poll() is None, "it waits"
         (out / "weights").write_text("one")
         store.commit("train", KEY, {}, 1.0)
-    other.join(timeout=10)
-    assert order == ["first", "second"]
-    assert store.find("train", KEY) is not None
+    assert other.wait(timeout=60) == 0
+    found = store.find("train", KEY)
+    assert found is not None
+    assert (found.path / "weights").read_text() == "two"

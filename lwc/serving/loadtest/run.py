@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 import lwc
-from lwc.errors import MissingDependency, RecipeError, ServingError
+from lwc.errors import GATE_FAILED, USAGE, MissingDependency, RecipeError, ServingError
 from lwc.serving.loadtest.recorder import RECORDS_VERSION
 from lwc.serving.loadtest.samples import read_samples
 from lwc.serving.loadtest.summary import latencies_ms, summarise
@@ -140,7 +140,7 @@ def _check_listens(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
     except OSError as error:
         raise ServingError(
-            f"nothing answers at {address}: {error}", "start the server (lwc serve) or check the address"
+            f"nothing answers at {address}: {error}", "start the server (lwc serve) or check the address", USAGE
         ) from error
 
 
@@ -200,9 +200,12 @@ def _check_result(result: Mapping[str, Any], min_requests: int, log: Path) -> No
         raise ServingError(
             f"{made} requests were made over {result['protocol']}, at least {min_requests} are wanted",
             f"test longer or lower min_requests{'; errors: ' + causes if causes else ''}; log: {log}",
+            GATE_FAILED,
         )
     if failed == made:
-        raise ServingError(f"none of {made} requests over {result['protocol']} was answered: {causes}", f"log: {log}")
+        raise ServingError(
+            f"none of {made} requests over {result['protocol']} was answered: {causes}", f"log: {log}", GATE_FAILED
+        )
 
 
 def check_thresholds(
