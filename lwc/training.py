@@ -24,7 +24,7 @@ from lwc.checkpoints import Progress
 from lwc.environment import BF16_FLAGS, cpu_flags
 from lwc.errors import LwcError
 from lwc.metrics import macro_f1
-from lwc.models.batches import Batch, Encoded, batches, pad
+from lwc.models.batches import Batch, Encoded, batches, pad, row_groups
 from lwc.recipe import Optimization
 
 LossFunction = Callable[[Any, Batch], Tensor]
@@ -88,10 +88,9 @@ def _in_bf16(precision: str) -> bool:
     return precision == "bf16"
 
 
-def _order(encoded: Encoded, labels: Array, settings: Optimization, seed: int, epoch: int) -> list[list[int]]:
+def _order(encoded: Encoded, settings: Optimization, seed: int, epoch: int) -> list[list[int]]:
     epoch_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-    groups = batches(encoded, labels, settings.batch_size, length_bucketed=True, seed=epoch_seed)
-    return [group.rows.tolist() for group in groups]
+    return row_groups(encoded, settings.batch_size, length_bucketed=True, seed=epoch_seed)
 
 
 def _identity(encoded: Encoded, labels: Array, settings: Optimization, seed: int) -> str:
@@ -138,6 +137,7 @@ def fit(
     set_seed(seed)
     # Accelerate holds one precision a process, and train and recover may differ: autocast is our own.
     accelerator = Accelerator(mixed_precision="no")
+    mixed = _in_bf16(settings.precision)
     optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True)
     model, optimizer = accelerator.prepare(model, optimizer)
     plain = accelerator.unwrap_model(model)
@@ -167,10 +167,10 @@ def fit(
         if state.step // per_epoch != epoch:
             epoch = state.step // per_epoch
             rows = train if isinstance(train, Encoded) else train(epoch)
-            order = _order(rows, train_labels, settings, seed, epoch)
+            order = _order(rows, settings, seed, epoch)
         batch = pad(rows, order[state.step % per_epoch], train_labels)
         rate = learning_rate(state.step, total, settings)
-        loss = _step(accelerator, model, optimizer, batch, loss_function, rate, settings)
+        loss = _step(accelerator, model, optimizer, batch, loss_function, rate, settings.max_grad_norm, mixed)
         state.step += 1
         if average:
             averaged = _averaged(averaged, plain, min(average, (1 + state.step) / (10 + state.step)))
@@ -232,21 +232,22 @@ def _step(
     batch: Batch,
     loss_function: LossFunction,
     rate: float,
-    settings: Optimization,
+    max_grad_norm: float,
+    mixed: bool,
 ) -> float:
     model.train()
     for group in optimizer.param_groups:
         group["lr"] = rate
     device = accelerator.device
     moved = Batch({k: v.to(device) for k, v in batch.inputs.items()}, batch.labels.to(device), batch.rows)
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=_in_bf16(settings.precision)):
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed):
         loss = loss_function(model, moved)
     value = float(loss.detach())
     if not math.isfinite(value):
         raise LwcError(f"the training loss became {value}", "lower the learning rate, or use precision: fp32")
     optimizer.zero_grad()
     accelerator.backward(loss)
-    accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+    accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
     optimizer.step()
     return value
 

