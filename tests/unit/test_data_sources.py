@@ -181,6 +181,25 @@ def test_damaged_parquet_is_reported_not_raised(tmp_path: Path) -> None:
     assert "damaged Parquet" in found[-1].reason
 
 
+@pytest.mark.parametrize("name", ["r.jsonl", "r.json", "r.jsonl.gz"])
+def test_json_lines_through_a_column_map(tmp_path: Path, name: str) -> None:
+    raw = b'{"text": "a", "stars": 5}\n{"stars": "4"}\n[1]\n{"text": "b"}\n{"text": "c", "stars": 1\n'
+    (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    found = list(table.read_file(tmp_path / name, COLUMNS))
+    assert [(item.line, item.body, item.rating) for item in found if isinstance(item, Row)] == [
+        (1, "a", 5.0), (2, "", 4.0),
+    ]  # fmt: skip
+    assert [(item.line, item.reason.split(":")[0]) for item in found if isinstance(item, Bad)] == [
+        (3, "not an object but list"), (4, "no rating"), (5, "bad JSON"),
+    ]  # fmt: skip
+
+
+def test_a_column_that_no_json_line_has_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "r.jsonl").write_text('{"texts": "a", "stars": 5}\n')
+    with pytest.raises(DataError, match=r"body: 'text' \(did you mean 'texts'\?\)"):
+        list(table.read_file(tmp_path / "r.jsonl", COLUMNS))
+
+
 def test_another_suffix_is_refused(tmp_path: Path) -> None:
     for name in ("r.xlsx", "r", "r.gz"):
         with pytest.raises(DataError, match="not a table format"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,14 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _row(record: Any, file: str, line: int) -> Row:
+def check_object(record: Any) -> None:
+    """Raise `ValueError` where a line holds another JSON value than an object."""
     if not isinstance(record, dict):
         raise ValueError(f"not an object but {type(record).__name__}")
+
+
+def _row(record: Any, file: str, line: int) -> Row:
+    check_object(record)
     new = "rating" in record or "user_id" in record
     rating = rating_of(record.get("rating" if new else "overall"))
     if rating is None:
@@ -38,8 +44,11 @@ def _row(record: Any, file: str, line: int) -> Row:
     )
 
 
-def parse(raw: bytes, file: str, line: int) -> Row | Bad | None:
-    """One line; None for a blank one and for the brackets of an array written one object a line."""
+def parse(raw: bytes, file: str, line: int, row_of: Callable[[Any, str, int], Row | Bad] = _row) -> Row | Bad | None:
+    """One line; None for a blank one and for the brackets of an array written one object a line.
+
+    ``row_of`` makes the row of a parsed value; its `ValueError` is the reason why the line gave none.
+    """
     text = raw.strip()
     if line == 1 and text.startswith(b"["):
         text = text[1:].strip()
@@ -48,7 +57,7 @@ def parse(raw: bytes, file: str, line: int) -> Row | Bad | None:
     if not text or text in (b"]", b"[", b","):
         return None
     try:
-        return _row(json.loads(text.decode("utf-8"), object_pairs_hook=_pairs), file, line)
+        return row_of(json.loads(text.decode("utf-8"), object_pairs_hook=_pairs), file, line)
     except UnicodeDecodeError:
         return Bad(file, line, "invalid UTF-8", excerpt(raw))
     except json.JSONDecodeError as error:
@@ -59,14 +68,14 @@ def parse(raw: bytes, file: str, line: int) -> Row | Bad | None:
         return Bad(file, line, str(error), excerpt(raw))
 
 
-def read_file(path: Path) -> Rows:
+def read_file(path: Path, row_of: Callable[[Any, str, int], Row | Bad] = _row) -> Rows:
     """Reviews and bad lines of one file."""
     for item in lines(path, path.name):
         if isinstance(item, Bad):
             yield item
             continue
         number, raw = item
-        found = parse(raw, path.name, number)
+        found = parse(raw, path.name, number, row_of)
         if found is not None:
             yield found
 

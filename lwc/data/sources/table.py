@@ -1,4 +1,4 @@
-"""CSV, TSV and Parquet files with a column map."""
+"""CSV, TSV, Parquet and JSON lines with a column map."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 
 from lwc.data.paths import locate
 from lwc.data.rows import Bad, Progress, Row, Rows, excerpt, name_of, rating_of, seconds_of, text_of
+from lwc.data.sources.mcauley import check_object
+from lwc.data.sources.mcauley import read_file as read_json_file
 from lwc.data.stream import line_end, lines
 from lwc.errors import DataError
 from lwc.recipe import Columns, TableFile
@@ -182,6 +184,21 @@ def read_parquet(path: Path, columns: Columns) -> Rows:
             yield mapped(record, columns, path.name, line)
 
 
+def read_json_lines(path: Path, columns: Columns) -> Rows:
+    """Rows of a file with one JSON object a line. A key may lack in some lines, not in all."""
+    wanted = {name for name in columns.model_dump().values() if name is not None}
+    seen: set[str] = set()
+
+    def row_of(record: Any, file: str, line: int) -> Row | Bad:
+        check_object(record)
+        seen.update(record)
+        return mapped(record, columns, file, line)
+
+    yield from read_json_file(path, row_of)
+    if seen and not wanted <= seen:
+        check_columns(columns, sorted(seen), str(path))
+
+
 def _decoded(value: Any) -> Any:
     return value.decode("utf-8") if isinstance(value, bytes) else value
 
@@ -194,8 +211,11 @@ def read_file(path: Path, columns: Columns) -> Rows:
         return read_delimited(path, "," if suffix == ".csv" else "\t", columns)
     if suffix == ".parquet":
         return read_parquet(path, columns)
+    if suffix in (".json", ".jsonl"):
+        return read_json_lines(path, columns)
     raise DataError(
-        f"{path}: {suffix or 'no suffix'} is not a table format", "use .csv, .tsv (both also .gz) or .parquet"
+        f"{path}: {suffix or 'no suffix'} is not a table format",
+        "use .csv, .tsv, .jsonl or .json with one object a line (all also .gz), or .parquet",
     )
 
 
