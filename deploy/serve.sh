@@ -1,0 +1,28 @@
+#!/bin/sh
+# Start Triton with the flags of production; further arguments are added behind them.
+#
+#   LWC_REPOSITORY   the model repository, /models by default
+#   LWC_ADMIN_KEY    opens the restricted interfaces to a client that sends it as the header x-lwc-key
+#                    (triton-grpc-protocol-x-lwc-key over gRPC); a random one, known to nobody, where it is not set
+#   LWC_HTTP_PORT, LWC_GRPC_PORT, LWC_METRICS_PORT   8000, 8001 and 8002 by default
+set -eu
+
+key=${LWC_ADMIN_KEY:-$(cat /proc/sys/kernel/random/uuid)}
+# What a client that only asks for answers never needs.
+restricted="shared-memory,model-config,model-repository,statistics,trace,logging:x-lwc-key=$key"
+
+exec tritonserver \
+  --model-repository="${LWC_REPOSITORY:-/models}" \
+  --model-control-mode=none \
+  --disable-auto-complete-config \
+  --exit-on-error=true \
+  --strict-readiness=true \
+  --exit-timeout-secs=30 \
+  --http-port="${LWC_HTTP_PORT:-8000}" \
+  --grpc-port="${LWC_GRPC_PORT:-8001}" \
+  --metrics-port="${LWC_METRICS_PORT:-8002}" \
+  --metrics-config=counter_latencies=true \
+  --metrics-config=summary_latencies=true \
+  --http-restricted-api="$restricted" \
+  --grpc-restricted-protocol="$restricted" \
+  "$@"
