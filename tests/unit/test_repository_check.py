@@ -45,6 +45,7 @@ def repository(tmp_path: Path) -> Path:
         (TensorInfo("logits", TensorProto.FLOAT, (-1, 2)),),
     )
     (folder / "m_tokens" / "config.pbtxt").write_text(as_text(token_model("m_tokens", info, package, 8)))
+    (folder / "m_tokens" / "labels.txt").write_text("bad\ngood\n")
     text = text_model("m", 2, package, {"token_model": "m_tokens"})
     (folder / "m" / "config.pbtxt").write_text(as_text(text))
     (folder / "m" / "1" / "model.py").write_text("")
@@ -96,18 +97,21 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "another type": (
         lambda r: config(r, "TYPE_INT64", "TYPE_INT32"), "input input_ids: TYPE_INT64 in the file, TYPE_INT32 in",
     ),
-    "batch repeated in dims": (repeated_batch, r"output logits: dims \[2\] in the file .*\[-1, 2\]"),
+    "batch repeated in dims": (repeated_batch, r"output logits: dims \[-1, 2\] in config.pbtxt repeat the batch"),
     "another class count": (lambda r: config(r, "dims: 2", "dims: 3"), r"dims \[2\] in the file .*\[3\]"),
     "Git LFS": (
         lambda r: graph(r).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 130\n"),
         "Git LFS pointer",
     ),
     "no graph": (lambda r: graph(r).unlink(), r"m_tokens/1/model\.onnx: no such file"),
-    "a typo": (lambda r: config(r, "max_batch_size", "max_batchsize"), r"m_tokens/config\.pbtxt: .*max_batchsize"),
+    "a typo": (
+        lambda r: config(r, "max_batch_size", "max_batchsize"),
+        r"m_tokens/config\.pbtxt:\d+: .*max_batchsize.* \(did you mean max_batch_size\?\)",
+    ),
     "another name": (lambda r: config(r, '"m_tokens"', '"n"'), "its name is 'n', the folder's is 'm_tokens'"),
     "no token model": (lambda r: (r / "m_tokens").rename(r.parent / "away"), "calls 'm_tokens', which is not"),
-    "no version": (lambda r: (r / "m" / "1").rename(r / "m" / "one"), "m: no version folder"),
-    "a folder beside the models": (lambda r: (r / ".ipynb_checkpoints").mkdir(), ".ipynb_checkpoints: no config"),
+    "no version": (lambda r: (r / "m" / "1").rename(r / "m" / "one"), "m/: no version folder"),
+    "a folder beside the models": (lambda r: (r / ".ipynb_checkpoints").mkdir(), r"\.ipynb_checkpoints/: no config"),
 }  # fmt: skip
 
 
@@ -125,4 +129,4 @@ def test_all_faults_are_told_at_once(repository: Path) -> None:
     with pytest.raises(ModelError) as caught:
         check_repository(repository)
     assert "no such file" in caught.value.message
-    assert "stray: no config.pbtxt" in caught.value.message
+    assert "stray/: no config.pbtxt" in caught.value.message

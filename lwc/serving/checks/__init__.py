@@ -1,0 +1,1 @@
+"""What to look at in a Triton model repository, one subject a file."""
