@@ -12,7 +12,7 @@ from lwc.data.splits import load_labels, load_split
 from lwc.errors import ModelError
 from lwc.losses import label_loss
 from lwc.models.batches import Batch, encode
-from lwc.models.families import family_of
+from lwc.models.families import check_padding, family_of
 from lwc.models.load import build_from_config, check_weights, load_classifier, load_tokenizer, save_checkpoint
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import FromConfig, Recipe
@@ -63,7 +63,7 @@ def train_classifier(recipe: Recipe, data_dir: Path, out: Path, scratch: Path, p
     """
     train, validation = load_split(data_dir, "train"), load_split(data_dir, "validation")
     model, tokenizer = _start(recipe, train.texts, load_labels(data_dir))
-    family_of(model)  # before the hours of training, not after
+    check_padding(model, family_of(model), tokenizer.pad_token_id)  # before the hours of training, not after
     max_length = recipe.model.max_length
     encoded = encode(tokenizer, train.texts, max_length)
     result = fit(

@@ -39,7 +39,10 @@ def _on_path(model: Any, fraction: list[float]) -> Iterator[None]:
     """Token embeddings are baseline + fraction[0] · (embedding − baseline); the pass back ends there."""
     table = model.get_input_embeddings()
     padding = getattr(model.config, "pad_token_id", None)
-    baseline = torch.zeros_like(table.weight[0]) if padding is None else table.weight[padding].detach()
+    # Looked up, not read from the table: Gemma's embedding layer scales what it gives.
+    baseline = torch.zeros_like(table.weight[0])
+    if padding is not None:
+        baseline = table(torch.tensor(padding, device=table.weight.device)).detach()
 
     def interpolate(_: nn.Module, __: tuple[Any, ...], embedded: Tensor) -> Tensor:
         return (baseline + fraction[0] * (embedded.detach() - baseline)).requires_grad_()

@@ -24,49 +24,167 @@ def _pair(hidden: Tensor) -> Any:
     return (hidden, None)
 
 
+CLASSIFICATION = "sequence-classification"
+CAUSAL_LM = "causal-lm"
+
+
 @dataclass(frozen=True)
 class Family:
     """How to find, count and skip the blocks of a model type.
 
     ``blocks`` is a dotted path from the task model's base model; ``depth_field`` the config field that counts
-    blocks; ``per_block_fields`` config lists with one entry a block; ``protected`` blocks that carry a role
-    and cannot go; ``convolution_field`` the config field of a convolution that the encoder runs after block 0,
-    which protects block 0 where it is set; ``as_output`` wraps hidden states (B, T, D) the way a block of this type
-    returns them.
+    blocks; ``per_block_fields`` config lists with one entry a block, cut where a checkpoint has them (any may carry
+    ``layer_types``: stock transformers refuses a list of another length); ``split_fields`` config numbers that say how
+    many of the first blocks are of one kind; ``pattern_fields`` config numbers that repeat a pattern over the blocks,
+    which no longer holds once some are gone (the lists say it all); ``numbered_field`` a config flag that makes a block
+    compute with its own number, so that none can move; ``protected`` blocks that carry a role and cannot go;
+    ``convolution_field`` the config field of a convolution that the encoder runs after block 0, which protects block 0
+    where it is set; ``as_output`` wraps hidden states (B, T, D) the way a block of this type returns them. ``tasks``:
+    what models of this type do here; a decoder does `CAUSAL_LM` too, and its classifier reads the last token that is
+    not padding. ``export``: why ONNX export cannot do this type, empty where it can.
     """
 
     model_type: str
     blocks: str
     depth_field: str = "num_hidden_layers"
-    per_block_fields: tuple[str, ...] = ()
+    per_block_fields: tuple[str, ...] = ("layer_types",)
     protected: tuple[int, ...] = ()
     as_output: Callable[[Tensor], Any] = _tensor
     convolution_field: str | None = None
+    split_fields: tuple[str, ...] = ()
+    pattern_fields: tuple[str, ...] = ()
+    numbered_field: str | None = None
+    tasks: tuple[str, ...] = (CLASSIFICATION,)
+    export: str = ""
 
+    @property
+    def decoder(self) -> bool:
+        """Whether tokens see only those before them."""
+        return CAUSAL_LM in self.tasks
+
+
+def _decoder(model_type: str, blocks: str = "layers", **fields: Any) -> Family:
+    return Family(model_type, blocks, tasks=(CLASSIFICATION, CAUSAL_LM), **fields)
+
+
+_PATTERN = ("sliding_window_pattern", "_sliding_window_pattern")
 
 FAMILIES: dict[str, Family] = {
     row.model_type: row
     for row in (
+        # Encoders.
         Family("bert", "encoder.layer"),
         Family("roberta", "encoder.layer"),
         Family("xlm-roberta", "encoder.layer"),
+        Family("camembert", "encoder.layer"),
         Family("electra", "encoder.layer"),
         Family("distilbert", "transformer.layer", depth_field="n_layers"),
         Family("mpnet", "encoder.layer", as_output=_one_tuple),
+        Family("deberta", "encoder.layer", as_output=_pair),
         Family("deberta-v2", "encoder.layer", as_output=_pair, convolution_field="conv_kernel_size"),
         # Block 0 has no attention norm: the embedding norm stands in its place.
-        Family("modernbert", "layers", per_block_fields=("layer_types",), protected=(0,)),
+        Family("modernbert", "layers", protected=(0,)),
+        # Decoders.
+        _decoder("gpt2", "h", depth_field="n_layer", numbered_field="scale_attn_by_inverse_layer_idx"),
+        _decoder("llama"),
+        _decoder("mistral"),
+        _decoder("qwen2", split_fields=("max_window_layers",)),
+        _decoder("qwen3", split_fields=("max_window_layers",)),
+        _decoder("gemma"),
+        _decoder("gemma2"),
+        _decoder("gemma3_text", pattern_fields=_PATTERN),
+        _decoder("phi"),
+        _decoder("phi3"),
+        _decoder("smollm3", per_block_fields=("layer_types", "no_rope_layers")),
     )
 }
 
-REFUSED = {"albert": "all its blocks share one set of weights, so that removing one removes nothing"}
+_TWO_STACKS = "it has two stacks of blocks, an encoder and a decoder, and one number of blocks cannot cut both"
+_FIRST_OWNS_BIAS = "block 0 owns the position bias that all blocks use, and " + _TWO_STACKS
+_SHARED_CACHE = "its last blocks read the keys and values of earlier ones, which must stay"
+REFUSED = {
+    "albert": "all its blocks share one set of weights, so that removing one removes nothing",
+    "t5": _FIRST_OWNS_BIAS,
+    "mt5": _FIRST_OWNS_BIAS,
+    "bart": _TWO_STACKS,
+    "mbart": _TWO_STACKS,
+    "gemma3n_text": _SHARED_CACHE,
+    "zamba2": "blocks share the weights of a few attention layers, so that removing one changes others",
+}
+"""Model type → why its blocks cannot go one by one."""
+
+
+def families_table() -> list[dict[str, str]]:
+    """Every model type known by name, for people: supported ones in the order of the table, then refused ones.
+
+    Keys: ``model_type``, ``blocks``, ``depth_field``, ``protected`` (block numbers, or when there are some), ``tasks``,
+    ``export`` (empty, or why it cannot be exported), ``refused`` (empty, or why it cannot be cut). What does not apply
+    to a refused type is empty.
+    """
+    supported = [
+        {
+            "model_type": row.model_type,
+            "blocks": row.blocks,
+            "depth_field": row.depth_field,
+            "protected": _protected(row),
+            "tasks": ", ".join(row.tasks),
+            "export": row.export,
+            "refused": "",
+        }
+        for row in FAMILIES.values()
+    ]
+    empty = dict.fromkeys(("blocks", "depth_field", "protected", "tasks", "export"), "")
+    return supported + [{"model_type": name, **empty, "refused": reason} for name, reason in REFUSED.items()]
+
+
+def _protected(row: Family) -> str:
+    always = [str(index) for index in row.protected]
+    return ", ".join(always + ([f"0 with {row.convolution_field}"] if row.convolution_field else []))
+
+
+def check_exportable(family: Family) -> None:
+    """Refuse what ONNX export is known not to do, before anything is traced.
+
+    Raises:
+        ModelError: the row says why this type cannot be exported.
+    """
+    if family.export:
+        raise ModelError(
+            f"model type {family.model_type!r} cannot be exported to ONNX: {family.export}",
+            "stop before the export stage, or use another family",
+        )
+
+
+def check_padding(model: nn.Module, family: Family, pad_id: int | None = None) -> None:
+    """A decoder's classifier reads the last token that is not ``config.pad_token_id``: that must be the padding.
+
+    ``pad_id`` is the tokenizer's padding token, None where it is not at hand. Encoders and language models pass: they
+    go by the attention mask.
+
+    Raises:
+        ModelError: the config names no padding token, or another one than the tokenizer pads with.
+    """
+    if not family.decoder or not type(model).__name__.endswith("ForSequenceClassification"):
+        return
+    own = getattr(getattr(model, "config", None), "pad_token_id", None)
+    where = f"model type {family.model_type!r}: its classifier reads the last token that is not padding"
+    if own is None:
+        raise ModelError(
+            f"{where}, and its config has no pad_token_id", "set pad_token_id in config.json to the tokenizer's"
+        )
+    if pad_id is not None and own != pad_id:
+        raise ModelError(
+            f"{where}; its config says token {own} is padding, the tokenizer pads with {pad_id}",
+            "set pad_token_id in config.json to the tokenizer's",
+        )
 
 
 def family_of(model: nn.Module) -> Family:
     """The family row of a model.
 
     Raises:
-        ModelError: the model type is not in the table, or its blocks cannot be removed one by one.
+        ModelError: the model type is not in the table, its blocks cannot be removed one by one, or it is a decoder's
+            classifier without a padding token.
     """
     model_type = str(getattr(getattr(model, "config", None), "model_type", "unknown"))
     if model_type in REFUSED:
@@ -77,7 +195,15 @@ def family_of(model: nn.Module) -> Family:
             f"model type {model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}",
             f"add a row to FAMILIES in lwc/models/families.py: Family({model_type!r}, '<path to its block list>')",
         )
-    if getattr(getattr(model, "config", None), family.convolution_field or "", 0):
+    config = getattr(model, "config", None)
+    if getattr(config, family.numbered_field or "", False):
+        raise ModelError(
+            f"model type {model_type!r} with {family.numbered_field}: each block computes with its own number, "
+            "so that those after a removed one would compute something else",
+            "use a checkpoint without it",
+        )
+    check_padding(model, family)
+    if getattr(config, family.convolution_field or "", 0):
         # The encoder applies its convolution after the first block, whichever that is.
         return replace(family, protected=tuple(sorted({0, *family.protected})))
     return family

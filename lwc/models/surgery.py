@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from lwc.errors import ModelError
 from lwc.models.families import Family, block_list
@@ -44,13 +44,15 @@ def _checked(count: int, blocks: Collection[int]) -> set[int]:
 def bypass(model: nn.Module, family: Family, blocks: Collection[int]) -> Iterator[None]:
     """Replace blocks by the identity on the residual stream: h_out = h_in, nothing is computed.
 
-    This is not zeroing a block's output, which would also kill the residual. Nests; restores exactly.
+    This is not zeroing a block's output, which would also kill the residual. Nests; restores exactly. A bypassed block
+    writes nothing to a key/value cache, whose first block counts the tokens: generate with ``use_cache=False``, or
+    from a model whose blocks are removed.
     """
     modules = block_list(model, family)
     chosen = _checked(len(modules), blocks)
 
-    def identity(hidden: Tensor, *_: Any, **__: Any) -> Any:
-        return family.as_output(hidden)
+    def identity(*args: Any, **kwargs: Any) -> Any:
+        return family.as_output(args[0] if args else kwargs["hidden_states"])
 
     replaced: list[tuple[nn.Module, Any]] = []
     try:
@@ -99,4 +101,10 @@ def remove_blocks(model: nn.Module, family: Family, removed: Collection[int]) ->
         values = getattr(config, name, None)
         if isinstance(values, list | tuple) and len(values) == count:
             setattr(config, name, [values[index] for index in kept])
+    for name in family.split_fields:
+        first = getattr(config, name, None)
+        if isinstance(first, int):
+            setattr(config, name, sum(index < first for index in kept))
+    for name in family.pattern_fields if gone else ():
+        config.__dict__.pop(name, None)
     return smaller

@@ -44,7 +44,8 @@ class OfEmbeddings(nn.Module):
 
 def ends(model: Any, text: list[int]) -> tuple[Tensor, Tensor]:
     """(baseline, embeddings) of one text, (1, T, D) both: the padding token in every place, and the tokens."""
-    table = model.get_input_embeddings().weight.detach()
+    words = model.get_input_embeddings()  # a layer, not a table: Gemma's scales what it looks up
+    table = words(torch.arange(len(words.weight))).detach()
     return table[[model.config.pad_token_id] * len(text)][None], table[text][None]
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "unit"))
 
@@ -39,7 +38,7 @@ def oracle(model: Any, texts: list[list[int]], labels: np.ndarray) -> dict[str, 
                         continue
                     gradient, weight = parameter.grad.double().numpy(), parameter.detach().double().numpy()
                     sums["trace"][index] += (gradient**2).sum()
-                    if not isinstance(module, nn.LayerNorm):
+                    if not type(module).__name__.endswith("Norm"):
                         rows = [np.sum(g * w) for g, w in zip(gradient, weight, strict=True)]
                         sums["fisher"][index] += sum(row**2 for row in rows)
                         linear += sum(rows)
@@ -61,7 +60,11 @@ def test_equals_the_loop(model_type: str, longest: int) -> None:
     np.testing.assert_allclose(taylor(model, family_of(model), calibration).scores, expected["taylor"], rtol=1e-4)
 
 
-@pytest.mark.parametrize("model_type", [name for name in TYPES if name != "deberta-v2"])
+# Decoders have RMSNorm or Conv1D, which are scored one example at a time: exact, and slower.
+BATCHED = ["bert", "camembert", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta"]
+
+
+@pytest.mark.parametrize("model_type", BATCHED)
 def test_fast_way_covers_the_family_and_equals_the_slow_way(model_type: str) -> None:
     model = tiny(model_type, blocks=3)
     family = family_of(model)

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import tiny, tokens
-from transformers import AlbertConfig, AlbertForSequenceClassification, GPT2Config, GPT2Model
+from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BloomConfig,
+    BloomModel,
+)
 
 from lwc.errors import ModelError
 from lwc.models.batches import batches
@@ -60,6 +67,15 @@ def test_bypass_is_identity_on_the_residual_stream(model_type: str) -> None:
     assert torch.equal(seen[3][0], seen[1][1])
 
 
+def test_a_bypassed_block_takes_its_input_by_name_too() -> None:
+    model = tiny("bert")
+    hidden = torch.ones(1, 2, 16)
+    block = block_list(model, family_of(model))[1]
+    with bypass(model, family_of(model), [1]):
+        assert block(hidden_states=hidden) is hidden
+        assert block(hidden, None) is hidden
+
+
 @pytest.mark.parametrize("model_type", TYPES)
 def test_nested_bypass_restores_exactly(model_type: str) -> None:
     model = tiny(model_type)
@@ -91,11 +107,12 @@ FRESH = """
 import json, sys
 from pathlib import Path
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 ids = torch.tensor(json.loads(sys.argv[1]))
 logits = {}
 for folder in sys.argv[2:]:
-    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    task = AutoModelForCausalLM if folder.endswith("-lm") else AutoModelForSequenceClassification
+    model = task.from_pretrained(folder).eval()
     with torch.inference_mode():
         logits[Path(folder).name] = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.tolist()
 assert not any(name.startswith("lwc") for name in sys.modules)
@@ -104,21 +121,26 @@ print(json.dumps(logits))
 
 
 def test_saved_loads_in_a_fresh_process_with_stock_transformers(tmp_path: Path) -> None:
-    ids = [[2, 9, 11, 40, 3], [2, 33, 8, 8, 3]]
+    """Every row's classifier, and the decoders' language models, with no line of this project in the process."""
+    ids = [[2, 9, 11, 40, 3, 17, 8], [2, 33, 8, 8, 3, 21, 5]]
+    inputs = torch.tensor(ids)
     expected: dict[str, np.ndarray] = {}
-    for model_type in TYPES:
-        model = tiny(model_type, blocks=7)
+    jobs = [(name, name, AutoModelForSequenceClassification) for name in TYPES]
+    jobs += [(f"{name}-lm", name, AutoModelForCausalLM) for name in TYPES if FAMILIES[name].decoder]
+    for folder, model_type, task in jobs:
+        model = tiny(model_type, blocks=7, task=task)
         # Blocks 2 and 5: of ModernBERT's local-attention layers and of the middle of every list.
         smaller = remove_blocks(model, family_of(model), [2, 5])
-        smaller.save_pretrained(tmp_path / model_type)
+        smaller.save_pretrained(tmp_path / folder)
         with torch.inference_mode():
-            inputs = torch.tensor(ids)
-            expected[model_type] = smaller(input_ids=inputs, attention_mask=torch.ones_like(inputs)).logits.numpy()
-    folders = [str(tmp_path / name) for name in TYPES]
+            expected[folder] = smaller(input_ids=inputs, attention_mask=torch.ones_like(inputs)).logits.numpy()
+    folders = [str(tmp_path / folder) for folder, _, _ in jobs]
     done = subprocess.run(
         [sys.executable, "-c", FRESH, json.dumps(ids), *folders], capture_output=True, text=True, check=True
     )
-    for name, logits in json.loads(done.stdout.splitlines()[-1]).items():
+    answers = json.loads(done.stdout.splitlines()[-1])
+    assert answers.keys() == expected.keys()
+    for name, logits in answers.items():
         np.testing.assert_allclose(np.array(logits), expected[name], atol=1e-5, rtol=0, err_msg=name)
 
 
@@ -187,9 +209,9 @@ def test_protected_block_is_refused() -> None:
 
 
 def test_unknown_and_refused_families() -> None:
-    gpt = GPT2Model(GPT2Config(vocab_size=32, n_positions=16, n_embd=16, n_layer=1, n_head=2))
+    bloom = BloomModel(BloomConfig(vocab_size=32, hidden_size=16, n_layer=1, n_head=2))
     with pytest.raises(ModelError, match="supported: bert") as caught:
-        family_of(gpt)
+        family_of(bloom)
     assert "FAMILIES" in caught.value.hint
     albert = AlbertConfig(vocab_size=32, embedding_size=16, hidden_size=16, num_attention_heads=2, intermediate_size=16)
     with pytest.raises(ModelError, match="share one set of weights"):
