@@ -1,0 +1,155 @@
+"""How a comparison of runs reads: what differs first, then quality, tests, ratios, gates and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lwc.report.document import Document, Paragraph, Section, Table
+from lwc.report.formats import NOT_MEASURED, duration, number, ratio, retention, significant, with_interval
+from lwc.report.html import render_html
+from lwc.report.markdown import render_markdown
+
+_MODELS = {"base": "base", "compressed": "compressed", "majority": "floor: majority class"}
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+
+
+def _gained(value: Mapping[str, float]) -> str:
+    return f"{value['value']:+.3f} ({value['low']:+.3f} to {value['high']:+.3f})"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def finding(test: Mapping[str, Any]) -> str:
+    """A paired test in one sentence."""
+    run, reference = test["run"], test["reference"]
+    if not test["tested"]:
+        return f"{run} against {reference}: not tested, because {test['reason']}."
+    clear = test["p_holm"] < 0.05
+    result = f"{run} is {'better' if test['difference']['accuracy']['value'] > 0 else 'worse'} than {reference}"
+    said = result if clear else f"No difference shown between {run} and {reference}"
+    return f"{said}: accuracy {_gained(test['difference']['accuracy'])}, corrected p {_p(test['p_holm'])}."
+
+
+def _quality_table(c: Mapping[str, Any]) -> Table:
+    rows = []
+    for run in c["runs"]:
+        for model in ("base", "compressed", "majority"):
+            measured = run["quality"][model] or {}
+            if model == "majority" and not measured:
+                continue
+            kept = [retention(run["retention"][k]) if model == "compressed" else "" for k in ("accuracy", "macro_f1")]
+            scores = [with_interval(measured[k]) if k in measured else NOT_MEASURED for k in ("accuracy", "macro_f1")]
+            rows.append((run["name"], _MODELS[model], number(measured.get("n")), *scores, *kept))
+    header = ("run", "model", "test texts", "accuracy", "macro-F1", "accuracy retained", "macro-F1 retained")
+    strong = tuple(i for i, row in enumerate(rows) if row[1] == "compressed")
+    return Table(header, tuple(rows), "95% bootstrap intervals, from each run's report.", strong=strong)
+
+
+def _test_table(c: Mapping[str, Any]) -> Table:
+    header = (
+        "run", "accuracy, run − reference", "macro-F1, run − reference", "only the run right",
+        "only the reference right", "p (McNemar)", "p, corrected",
+    )  # fmt: skip
+    rows = tuple(
+        (
+            test["run"], _gained(test["difference"]["accuracy"]), _gained(test["difference"]["macro_f1"]),
+            number(test["only_run_right"]), number(test["only_reference_right"]), _p(test["p"]), _p(test["p_holm"]),
+        )
+        for test in c["tests"]
+        if test["tested"]
+    )  # fmt: skip
+    caption = (
+        f"Compressed models on the same test rows as {c['reference']}, in pairs: exact McNemar test, Holm's "
+        "correction, 95% paired-bootstrap intervals. One training of each is compared; another seed may fall otherwise."
+    )
+    return Table(header, rows, caption)
+
+
+def _by_run(c: Mapping[str, Any], found: Sequence[Mapping[str, str]], title: str, caption: str = "") -> Table:
+    """One row for each key of ``found`` (a mapping for each run, in order), one column for each run."""
+    keys = list(dict.fromkeys(key for one in found for key in one))
+    rows = tuple((key, *(one.get(key, "–") for one in found)) for key in keys)
+    return Table((title, *(run["name"] for run in c["runs"])), rows, caption)
+
+
+def _gate(gate: Mapping[str, Any]) -> str:
+    value, limit = (NOT_MEASURED if gate[k] is None else significant(gate[k]) for k in ("value", "threshold"))
+    return f"{'pass' if gate['passed'] else 'FAIL'}: {value} (must be {gate['op']} {limit})"
+
+
+def _gates(gates: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """A run's gates by metric and operator; a second one on the same metric is numbered, not lost."""
+    found: dict[str, str] = {}
+    for gate in gates:
+        name = key = f"{gate['metric']} {gate['op']}"
+        again = 1
+        while key in found:
+            again += 1
+            key = f"{name} ({again})"
+        found[key] = _gate(gate)
+    return found
+
+
+def _speed(shape: Mapping[str, Any]) -> str:
+    return f"{number(shape['base_ms'], 2)} → {number(shape['compressed_ms'], 2)} ms ({ratio(shape['ratio'])})"
+
+
+def _document(c: Mapping[str, Any]) -> Document:
+    """What a comparison says, for both renderers."""
+    runs = c["runs"]
+    passed = sum(run["passed"] for run in runs)
+    header = ("recipe key", *(run["name"] for run in runs))
+    changed = tuple((row["key"], *map(_shown, row["values"])) for row in c["differences"])
+    sizes = [{name: ratio(value) for name, value in run["ratios"].items()} for run in runs]
+    speeds = [{f"{s['batch']} × {s['length']}": _speed(s) for s in run["latency"]} for run in runs]
+    gates = [_gates(run["gates"]) for run in runs]
+    costs = [
+        {**{k: duration(v) for k, v in run["cost"]["stages"].items()}, "total": duration(run["cost"]["total"])}
+        for run in runs
+    ]
+    tested = [_test_table(c)] if any(test["tested"] for test in c["tests"]) else []
+    untested = [Paragraph(finding(test)) for test in c["tests"] if not test["tested"]]
+    same = Paragraph("The recipes differ in nothing but their names.")
+    return Document(
+        title="Comparison of runs",
+        subtitle="Reference: " + c["reference"] + ". " + " · ".join(f"{r['name']}: {r['date'] or '–'}" for r in runs),
+        passed=passed == len(runs),
+        state=f"{passed} of {len(runs)} passed",
+        verdict=[*map(Paragraph, (finding(test) for test in c["tests"])), *(Paragraph(t, "bad") for t in c["notes"])],
+        tiles=[
+            (r["name"], number((r["quality"]["compressed"] or {}).get("accuracy")),
+             f"accuracy, {ratio(r['ratios'][r['target']['of']])} in {r['target']['of']}")
+            for r in runs
+        ],
+        sections=[
+            Section("What differs", [Table(header, changed) if changed else same]),
+            Section("Quality", [_quality_table(c)]),
+            Section("Paired tests", [*tested, *untested]),
+            Section("Ratios and latency", [
+                _by_run(c, sizes, "ratio"),
+                _by_run(c, speeds, "batch × length", "ONNX Runtime, base → compressed, median.") if any(speeds)
+                else Paragraph(f"Latency of the exported models: {NOT_MEASURED}."),
+            ]),
+            Section("Gates", [_by_run(c, gates, "gate") if any(gates) else Paragraph("No gates were set.", "quiet")]),
+            Section("Cost", [_by_run(c, costs, "stage", "Time each stage took when it was made, reused or not.")]),
+        ],
+    )  # fmt: skip
+
+
+def to_markdown(c: Mapping[str, Any]) -> str:
+    """A comparison (`compare`) as Markdown text."""
+    return render_markdown(_document(c))
+
+
+def to_html(c: Mapping[str, Any]) -> str:
+    """A comparison (`compare`) as one self-contained HTML text."""
+    return render_html(_document(c), Path())

@@ -1,0 +1,160 @@
+"""`lwc sweep`: one recipe at several ratios and strategies. The base is trained once; the rest is made for each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lwc.artifacts import read_json
+from lwc.errors import LwcError, RecipeError
+from lwc.pipeline import Event, StageResult
+from lwc.pipeline import run as run_line
+from lwc.recipe import Recipe, Select, Sweep
+from lwc.stages import check_stage
+
+Run = Callable[[Recipe, Path, Event, str | None], Mapping[str, StageResult]]
+"""`lwc.pipeline.run`, or what stands for it."""
+
+_MODELS = ("base", "unrecovered", "compressed", "majority")
+_METRICS = ("accuracy", "macro_f1")
+
+
+def _strategies(recipe: Recipe, sweep: Sweep) -> Iterator[tuple[str, Select]]:
+    """(ending of the name, strategy): no ending for one strategy, a number where two have the same name."""
+    choices = sweep.select or (recipe.select,)
+    often = Counter(choice.strategy for choice in choices)
+    seen: Counter[str] = Counter()
+    for choice in choices:
+        seen[choice.strategy] += 1
+        index = f"-{seen[choice.strategy]}" if often[choice.strategy] > 1 else ""
+        yield (f"-{choice.strategy}{index}" if len(choices) > 1 else ""), choice
+
+
+def _problem(item: Mapping[str, Any]) -> str:
+    where = ".".join(map(str, item["loc"]))
+    said = str(item["msg"]).removeprefix("Value error, ")
+    return f"{where}: {said}" if where else said
+
+
+def variants(recipe: Recipe) -> list[Recipe]:
+    """One recipe for each (ratio, strategy) of ``recipe.sweep``, in that order, without a sweep of its own.
+
+    Raises:
+        RecipeError: no sweep section, a ratio listed twice, or a variant that is no valid recipe; told before
+            anything runs.
+    """
+    sweep = recipe.sweep
+    if sweep is None:
+        raise RecipeError(
+            f"{recipe.name}: has no sweep section", "add one, e.g. `sweep: {ratios: [1.5x, 2x, 3x]}`, or use `lwc run`"
+        )
+    found: list[Recipe] = []
+    for ratio in sweep.ratios:
+        for ending, select in _strategies(recipe, sweep):
+            changes = {
+                "name": f"{recipe.name}-{ratio:g}x{ending}",
+                "target": {"ratio": ratio, "of": recipe.target.of},
+                "select": select.model_dump(),
+                "sweep": None,
+            }
+            try:
+                found.append(Recipe.model_validate({**recipe.model_dump(), **changes}))
+            except ValidationError as error:
+                told = "; ".join(map(_problem, error.errors()))
+                raise RecipeError(
+                    f"{recipe.name}: {ratio:g}x with {select.strategy} is no valid recipe: {told}",
+                    "change sweep.ratios or sweep.select",
+                ) from error
+    twice = [name for name, count in Counter(one.name for one in found).items() if count > 1]
+    if twice:
+        raise RecipeError(
+            f"{recipe.name}: sweep.ratios gives {twice[0]} twice", "list each ratio once, with at most six digits"
+        )
+    return found
+
+
+def _content(results: Mapping[str, StageResult], stage: str, name: str) -> dict[str, Any]:
+    """A stage's JSON; empty where the stage did not run."""
+    return dict(read_json(results[stage].path / name)) if stage in results else {}
+
+
+def _asked(variant: Recipe, recipe: Recipe) -> dict[str, Any]:
+    """A row of which nothing is measured yet."""
+    return {
+        "recipe": recipe.name,
+        "name": variant.name,
+        "ratio": variant.target.ratio,
+        "of": variant.target.of,
+        "strategy": variant.select.strategy,
+        "select": variant.select.model_dump(mode="json"),
+        "kept": None,
+        "ratios": dict.fromkeys(("blocks", "params", "size", "latency")),
+        **dict.fromkeys(_MODELS),
+        "retention": None,
+        "seconds": None,
+        "fresh_seconds": None,
+        "error": None,
+    }
+
+
+def _measured(results: Mapping[str, StageResult]) -> dict[str, Any]:
+    """What the stages left. Size and latency are of the exported pair, so None where export did not run."""
+    selection = _content(results, "select", "selection.json")
+    evaluation = _content(results, "evaluate", "evaluation.json")
+    planned: Mapping[str, Any] = selection.get("ratios") or {}
+    exported: Mapping[str, Any] = _content(results, "export", "export.json").get("ratios") or {}
+    found: Mapping[str, Any] = evaluation.get("quality") or {}
+    quality = {**found, **(found.get("floors") or {})}
+    kept: Mapping[str, Any] = evaluation.get("retention") or {}
+    return {
+        "kept": selection.get("kept"),
+        "ratios": {
+            **{name: planned.get(name) for name in ("blocks", "params")},
+            **{name: exported.get(name) for name in ("size", "latency")},
+        },
+        **{model: {key: quality[model][key] for key in _METRICS} if model in quality else None for model in _MODELS},
+        "retention": {key: kept.get(key) for key in _METRICS} if kept else None,
+        "seconds": sum(result.seconds for result in results.values()),
+        "fresh_seconds": sum(result.seconds for result in results.values() if not result.hit),
+    }
+
+
+def sweep(recipe: Recipe, runs: Path, event: Event, run: Run = run_line, until: str = "export") -> list[dict[str, Any]]:
+    """Run every variant up to ``until``; a variant that fails is recorded as such and the rest go on.
+
+    Args:
+        recipe: with a sweep section.
+        runs: where runs and the stage store live; stages that variants share are made once.
+        event: told of stages; the variant's name stands before the text.
+        run: the pipeline.
+        until: last stage of each variant.
+
+    Returns:
+        A row for each variant: ``recipe``, ``name``, ``ratio`` asked, ``of``, ``strategy``, ``select``, ``kept``
+        block ids, ``ratios`` reached, ``base`` / ``unrecovered`` / ``compressed`` / ``majority`` (accuracy and
+        macro-F1 with intervals), ``retention``, ``seconds`` (all its stages, when they were made), ``fresh_seconds``
+        (those made now) and ``error`` (None, or ``{"stage", "message", "hint"}``). What was not measured is None.
+
+    Raises:
+        RecipeError: see `variants`; or ``until`` is no stage.
+    """
+    check_stage(until)
+    rows = []
+    for variant in variants(recipe):
+        row = _asked(variant, recipe)
+        reached: list[str | None] = [None]
+
+        def told(kind: str, stage: str, text: str, name: str = variant.name, at: list[str | None] = reached) -> None:
+            at[0] = stage
+            event(kind, stage, f"{name}: {text}")
+
+        try:
+            row |= _measured(run(variant, runs, told, until))
+        except LwcError as problem:
+            row["error"] = {"stage": reached[0], "message": problem.message, "hint": problem.hint}
+        rows.append(row)
+    return rows

@@ -1,0 +1,254 @@
+"""Runs side by side: the paired tests, when there is none and why, and what the tables say."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lwc import pipeline
+from lwc.artifacts import Store, key_of, write_json
+from lwc.errors import USAGE, RecipeError
+from lwc.metrics import classification_quality, retention
+from lwc.recipe import Recipe
+from lwc.report import compare as module
+from lwc.report.build import build_report
+from lwc.report.compare import compare, differences, holm, mcnemar
+from lwc.report.compare_html import to_html, to_markdown
+
+N = 400
+LABELS = (np.arange(N) % 3 == 0).astype(int)
+BASE = np.where(np.arange(N) % 10 == 0, 1 - LABELS, LABELS)
+ENVIRONMENT = {"date": "2026-01-02T03:04:05+00:00", "cpu": "Some CPU", "cores": 2, "gpu": False}
+
+
+def wrong(*rows: int) -> Any:
+    """Answers that are right but in these rows."""
+    answers = LABELS.copy()
+    answers[list(rows)] = 1 - answers[list(rows)]
+    return answers
+
+
+def make_run(
+    runs: Path,
+    name: str,
+    compressed: Any,
+    labels: Any = LABELS,
+    ids: Any = None,
+    cpu: str = "Some CPU",
+    keep: bool = True,
+    **changes: Any,
+) -> Path:
+    """A run folder as a finished run leaves it: report, record, and the evaluate stage in the store."""
+    settings = {
+        "schema_version": 1,
+        "name": name,
+        "model": {"kind": "config"},
+        "target": {"ratio": 2.0, "of": "blocks"},
+    }
+    recipe = Recipe.model_validate({**settings, "gates": [{"metric": "retention.accuracy", "op": ">=", "value": 0.9}],
+                                    **changes})  # fmt: skip
+    base = BASE[: len(labels)]
+    answers = {"base": base, "unrecovered": np.zeros_like(base), "compressed": compressed}
+    majority = classification_quality(labels, np.tile([1.0, 0.0], (len(labels), 1)), 100, 1)
+    evaluation = {
+        "n": len(labels), "n_train": 900, "label_names": ["bad", "good"],
+        "quality": {**{k: classification_quality(labels, np.eye(2)[v], 100, 1) for k, v in answers.items()},
+                    "floors": {"majority": majority}},
+        "bootstrap": {"resamples": 300, "level": 0.95, "seed": 1},
+        "retention": retention(labels, base, compressed, 100, 1),
+        "retention_unrecovered": retention(labels, base, answers["unrecovered"], 100, 1),
+    }  # fmt: skip
+    made_from = {"stage": "evaluate", "config": {"name": name}}
+    store = Store(runs / pipeline.STORE_FOLDER)
+    with store.build("evaluate", key_of(made_from)) as (out, _):
+        ids = np.array([f"r{i:03d}" for i in range(len(labels))]) if ids is None else ids
+        pq.write_table(pa.table({"id": ids, "label": labels, **answers}), out / "predictions.parquet")
+        write_json(out / "evaluation.json", evaluation)
+        artifact = store.commit("evaluate", key_of(made_from), made_from, 1.0)
+    export = runs / "export" / name
+    export.mkdir(parents=True)
+    shape = {"batch": 1, "length": 64, "base_ms": 10.0, "compressed_ms": 5.25, "ratio": 1.9}
+    write_json(export / "export.json", {"ratios": {"size": 1.4, "latency": 1.9}, "latency": {"shapes": [shape]}})
+    stages = {"evaluate": artifact.path, "export": export}
+    seconds = {"train": {"seconds": 90.0, "hit": True}, "evaluate": {"seconds": 5.5, "hit": False}}
+    folder = runs / name
+    build_report(recipe, stages, {**ENVIRONMENT, "cpu": cpu}, seconds, folder)
+    write_json(folder / pipeline.RECORD, {"evaluate": made_from})
+    if not keep:
+        (artifact.path / "predictions.parquet").unlink()
+    return folder
+
+
+def test_mcnemar_by_hand() -> None:
+    # 5 rows only the first gets right, 1 only the second: 2 · (C(6,0) + C(6,1)) / 2^6 = 14 / 64.
+    labels = np.zeros(20, dtype=int)
+    first, second = labels.copy(), labels.copy()
+    second[:5] = 1
+    first[5] = 1
+    first[6:9] = second[6:9] = 1  # both wrong: no part of the test
+    assert mcnemar(labels, first, second) == {"only_first": 5, "only_second": 1, "p": pytest.approx(14 / 64)}
+    assert mcnemar(labels, first, first)["p"] == 1.0
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_paired_test_counts_rows_and_signs(tmp_path: Path) -> None:
+    slow = make_run(tmp_path, "slow", wrong(*range(40)))
+    fast = make_run(tmp_path, "fast", wrong(*range(10), 50))
+    c = compare([slow, fast])
+    (test,) = c["tests"]
+    assert test["tested"]
+    assert (test["only_run_right"], test["only_reference_right"], test["n"]) == (30, 1, N)
+    gained = test["difference"]["accuracy"]
+    assert gained["value"] == pytest.approx(29 / N)
+    assert 0 < gained["low"] < gained["value"] < gained["high"] < 0.12
+    assert test["p"] < 0.001
+    assert "fast is better than slow: accuracy +0.073" in to_markdown(c)
+    back = compare([fast, slow])["tests"][0]
+    assert back["difference"]["accuracy"]["value"] == pytest.approx(-29 / N)
+    assert back["p"] == pytest.approx(test["p"])
+    json.dumps(c, allow_nan=False)
+
+
+def test_rows_are_paired_by_id_not_by_place(tmp_path: Path) -> None:
+    order = np.random.default_rng(0).permutation(N)
+    ids = np.array([f"r{i:03d}" for i in range(N)])
+    answers = wrong(3, 5, 8)
+    one = make_run(tmp_path, "one", answers)
+    two = make_run(tmp_path, "two", answers[order], LABELS[order], ids[order])
+    (test,) = compare([one, two])["tests"]
+    assert test["tested"]
+    assert (test["only_run_right"], test["only_reference_right"], test["p"]) == (0, 0, 1.0)
+    assert "No difference shown" in to_markdown(compare([one, two]))
+
+
+def test_no_test_and_the_reason_in_words(tmp_path: Path) -> None:
+    flipped = LABELS.copy()
+    flipped[7] = 1 - flipped[7]
+    runs = [
+        make_run(tmp_path, "first", wrong(1)),
+        make_run(tmp_path, "shorter", wrong(1)[:300], LABELS[:300]),
+        make_run(tmp_path, "foreign", wrong(1), ids=np.array([f"r{i + 1:03d}" for i in range(N)])),
+        make_run(tmp_path, "relabelled", wrong(1), flipped),
+        make_run(tmp_path, "gone", wrong(1), keep=False),
+        make_run(tmp_path, "unrecorded", wrong(1)),
+        make_run(tmp_path, "tested", wrong(2)),
+    ]
+    (runs[5] / pipeline.RECORD).unlink()
+    c = compare(runs)
+    reasons = {test["run"]: test["reason"] for test in c["tests"]}
+    assert reasons["shorter"] == "the test rows differ: 400 and 300"
+    assert reasons["foreign"] == "the test rows differ: 1 of 400 ids are not in the reference"
+    assert reasons["relabelled"] == "the test labels differ: 1 of 400 rows"
+    assert "gone" in reasons["gone"]
+    assert "stages.json" in reasons["unrecorded"]
+    assert [test["run"] for test in c["tests"] if test["tested"]] == ["tested"]
+    assert "other test rows" in " ".join(c["notes"])
+    text = to_markdown(c)
+    assert "shorter against first: not tested, because the test rows differ" in text
+    without = compare([runs[4], runs[0]])["tests"][0]
+    assert not without["tested"]
+    assert without["reason"].startswith("gone: ")
+
+
+def test_predictions_of_another_report_are_not_used(tmp_path: Path) -> None:
+    one, two = make_run(tmp_path, "one", wrong(1)), make_run(tmp_path, "two", wrong(2))
+    report = json.loads((two / "report.json").read_text())
+    report["quality"]["compressed"]["accuracy"]["value"] = 0.5
+    write_json(two / "report.json", report)
+    (test,) = compare([one, two])["tests"]
+    assert "ran again after the report" in test["reason"]
+
+
+def test_what_differs_in_the_recipes(tmp_path: Path) -> None:
+    one = make_run(tmp_path, "one", wrong(1))
+    two = make_run(tmp_path, "two", wrong(1), target={"ratio": 3.0, "of": "blocks"},
+                   score={"methods": [{"method": "fisher"}, {"method": "taylor"}]})  # fmt: skip
+    rows = {row["key"]: row["values"] for row in compare([one, two])["differences"]}
+    assert rows["target.ratio"] == [2.0, 3.0]
+    assert rows["score.methods.0.method"] == ["block_influence", "fisher"]
+    assert rows["score.methods.3.method"] == ["ablation", None]
+    assert "name" not in rows
+    assert "target.of" not in rows
+    assert differences([{"name": "a", "x": [1, 2]}, {"name": "b", "x": [1, 2]}]) == []
+
+
+def test_tables_hold_ratios_latency_gates_and_cost(tmp_path: Path) -> None:
+    one = make_run(tmp_path, "one", wrong(1))
+    two = make_run(tmp_path, "two", wrong(*range(200)), cpu="Another CPU")
+    c = compare([one, two])
+    assert [run["cost"]["total"] for run in c["runs"]] == [95.5, 95.5]
+    assert [run["passed"] for run in c["runs"]] == [True, False]
+    assert c["runs"][0]["latency"][0]["compressed_ms"] == 5.25
+    assert "different machines" in c["notes"][0]
+    page = to_html(c)
+    for part in (
+        "10.00 → 5.25 ms (1.90×)",
+        "FAIL: 0.5",
+        "pass: 1.1",
+        "1 min 35 s",
+        "1 of 2 passed",
+        "1.40×",
+        "floor: majority class",
+    ):
+        assert part in page
+    assert not re.search(r"https?://|@import|url\(|<script|<link", page)
+
+
+def test_two_gates_on_one_metric_both_show(tmp_path: Path) -> None:
+    gates = [{"metric": "retention.accuracy", "op": ">=", "value": value} for value in (0.25, 0.75)]
+    page = to_html(compare([make_run(tmp_path, name, wrong(1), gates=gates) for name in ("one", "two")]))
+    assert page.count("must be &gt;= 0.25") == page.count("must be &gt;= 0.75") == 2
+
+
+def test_names_are_escaped_and_equal_names_told_apart(tmp_path: Path) -> None:
+    one = make_run(tmp_path / "a", "same", wrong(1), description="<script>")
+    two = make_run(tmp_path / "b<i>", "same", wrong(1))
+    c = compare([one, two])
+    assert [run["name"] for run in c["runs"]] == [str(one), str(two)]
+    assert "b<i>" not in to_html(c)
+
+
+def test_what_cannot_be_compared(tmp_path: Path) -> None:
+    one = make_run(tmp_path, "one", wrong(1))
+    (tmp_path / "empty").mkdir()
+    old = tmp_path / "old"
+    old.mkdir()
+    write_json(old / "report.json", {"schema_version": 0})
+    for runs, message in (
+        ([one], "1 run to compare"),
+        ([], "0 runs to compare"),
+        ([one, tmp_path / "empty" / ".." / "one"], "is the same run as"),
+        ([one, tmp_path / "empty"], "holds no report.json"),
+        ([one, tmp_path / "nowhere"], "no such folder"),
+        ([one, old], "schema version 0"),
+    ):
+        with pytest.raises(RecipeError, match=message) as caught:
+            compare(runs)
+        assert caught.value.hint
+        assert caught.value.exit_code == USAGE
+
+
+def test_a_run_that_measured_nothing_reads_not_measured(tmp_path: Path) -> None:
+    one = make_run(tmp_path, "one", wrong(1))
+    recipe = Recipe.model_validate(
+        {"schema_version": 1, "name": "bare", "model": {"kind": "config"}, "target": {"ratio": 2, "of": "blocks"}}
+    )
+    build_report(recipe, {}, {}, {}, tmp_path / "bare")
+    page = to_html(compare([one, tmp_path / "bare"]))
+    assert page.count("not measured") > 4
+    assert "0.00×" not in page
+
+
+def test_the_store_lies_where_the_pipeline_puts_it() -> None:
+    assert (module.STORE_FOLDER, module.RECORD) == (pipeline.STORE_FOLDER, pipeline.RECORD)

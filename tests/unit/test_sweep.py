@@ -1,0 +1,223 @@
+"""A sweep: which variants, what is kept of each, failures that do not stop it, and the frontier."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lwc.artifacts import write_json
+from lwc.errors import RecipeError, TargetError
+from lwc.pipeline import Event, StageResult
+from lwc.recipe import Recipe
+from lwc.report.frontier import frontier_document, frontier_html, frontier_markdown, pareto
+from lwc.sweeping import sweep, variants
+
+
+def make_recipe(sweep: dict[str, Any] | None, **changes: Any) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "schema_version": 1,
+            "name": "tiny",
+            "model": {"kind": "config", "blocks": 12},
+            "target": {"ratio": 1.5, "of": "blocks"},
+            "select": {"strategy": "greedy", "keep_first": 1},
+            "sweep": sweep,
+            **changes,
+        }
+    )
+
+
+def around(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.02, "high": value + 0.02}
+
+
+def fake_run(runs: Path, event: Event, recipe: Recipe, until: str | None) -> dict[str, StageResult]:
+    """Stage folders as the pipeline leaves them: the more is asked, the less accurate."""
+    ratio = recipe.target.ratio
+    quality: dict[str, Any] = {
+        model: {"n": 100, "accuracy": around(value), "macro_f1": around(value - 0.01), "confusion": []}
+        for model, value in (("base", 0.9), ("unrecovered", 0.7 - 0.05 * ratio), ("compressed", 0.95 - 0.05 * ratio))
+    }
+    quality["floors"] = {"majority": quality["unrecovered"] | {"accuracy": around(0.51)}}
+    contents: dict[str, tuple[str, dict[str, Any]]] = {
+        "train": ("metrics.json", {}),
+        "select": ("selection.json", {
+            "kept": list(range(round(12 / ratio))), "ratios": {"blocks": ratio, "params": ratio - 0.5, "size": 99.0},
+        }),
+        "evaluate": ("evaluation.json", {
+            "quality": quality, "retention": {"accuracy": around(0.98), "macro_f1": around(0.97)}}),
+        "export": ("export.json", {"ratios": {"size": 1.25, "latency": ratio - 0.1}}),
+    }  # fmt: skip
+    results = {}
+    for stage, (name, content) in contents.items():
+        event("done", stage, "1.0 s")
+        folder = runs / recipe.name / stage
+        folder.mkdir(parents=True)
+        write_json(folder / name, content)
+        results[stage] = StageResult(folder, 10.0, hit=stage == "train")
+        if stage == until:
+            break
+    return results
+
+
+def silent(kind: str, stage: str, text: str) -> None:
+    pass
+
+
+def swept(tmp_path: Path, recipe: Recipe, until: str = "export", fails: str = "") -> list[dict[str, Any]]:
+    def run(variant: Recipe, runs: Path, event: Event, until: str | None) -> dict[str, StageResult]:
+        if variant.name == fails:
+            event("start", "select", "never run")
+            raise TargetError("out of reach", "ask for less")
+        return fake_run(runs, event, variant, until)
+
+    return sweep(recipe, tmp_path, silent, run, until)
+
+
+def test_a_variant_for_each_ratio() -> None:
+    found = variants(make_recipe({"ratios": ["1.5x", 2, 4]}))
+    assert [one.name for one in found] == ["tiny-1.5x", "tiny-2x", "tiny-4x"]
+    assert [one.target.ratio for one in found] == [1.5, 2.0, 4.0]
+    assert all(one.sweep is None and one.target.of == "blocks" for one in found)
+    assert {(one.select.strategy, one.select.keep_first) for one in found} == {("greedy", 1)}
+
+
+def test_a_variant_for_each_strategy_numbered_where_two_have_one_name() -> None:
+    select = [{"strategy": "fused"}, {"strategy": "random", "draw": 3}, {"strategy": "random", "draw": 4}]
+    found = variants(make_recipe({"ratios": [2, 3], "select": select}))
+    names = [one.name for one in found]
+    assert names[:3] == ["tiny-2x-fused", "tiny-2x-random-1", "tiny-2x-random-2"]
+    assert len(set(names)) == 6
+    assert [getattr(one.select, "draw", None) for one in found[:3]] == [None, 3, 4]
+    (only,) = variants(make_recipe({"ratios": [2], "select": [{"strategy": "drop_top"}]}))
+    assert (only.name, only.select.strategy) == ("tiny-2x", "drop_top")
+
+
+def test_what_cannot_be_swept_is_told_before_anything_runs(tmp_path: Path) -> None:
+    def run(*_: Any) -> dict[str, StageResult]:
+        raise AssertionError("nothing may run")
+
+    for sweep_section, message in (
+        (None, "no sweep section"),
+        ({"ratios": [2, "2x"]}, "gives tiny-2x twice"),
+        ({"ratios": [2, 40]}, "40x with greedy.*12 blocks allow at most 12"),
+        ({"ratios": [2], "select": [{"strategy": "single", "method": "shap"}]}, "'shap' is not one of score.methods"),
+    ):
+        with pytest.raises(RecipeError, match=message) as caught:
+            sweep(make_recipe(sweep_section), tmp_path, silent, run)
+        assert caught.value.hint
+    with pytest.raises(RecipeError, match="no valid recipe: name: "):
+        variants(make_recipe({"ratios": [2]}, name="n" * 63))
+    with pytest.raises(RecipeError, match="no stage 'exprt'"):
+        sweep(make_recipe({"ratios": [2]}), tmp_path, silent, run, "exprt")
+
+
+def test_rows_hold_what_the_stages_left(tmp_path: Path) -> None:
+    row, _ = swept(tmp_path, make_recipe({"ratios": [2, 4]}))
+    assert (row["name"], row["ratio"], row["of"], row["strategy"]) == ("tiny-2x", 2.0, "blocks", "greedy")
+    assert row["kept"] == [0, 1, 2, 3, 4, 5]
+    # Size is the measured one of the exported pair, not the planned one.
+    assert row["ratios"] == {"blocks": 2.0, "params": 1.5, "size": 1.25, "latency": 1.9}
+    assert row["compressed"] == {"accuracy": around(0.85), "macro_f1": around(0.84)}
+    assert row["base"]["accuracy"]["value"] == 0.9
+    assert row["unrecovered"]["accuracy"]["value"] == pytest.approx(0.6)
+    assert row["majority"]["accuracy"] == around(0.51)
+    assert row["retention"]["macro_f1"] == around(0.97)
+    assert (row["seconds"], row["fresh_seconds"], row["error"]) == (40.0, 30.0, None)
+
+
+def test_stages_that_did_not_run_are_none(tmp_path: Path) -> None:
+    rows = swept(tmp_path, make_recipe({"ratios": [2]}), until="evaluate")
+    assert rows[0]["ratios"] == {"blocks": 2.0, "params": 1.5, "size": None, "latency": None}
+    assert rows[0]["compressed"] is not None
+    f = frontier_document(rows)
+    assert f["rows"][0]["pareto"] == {"params": True, "latency": None}
+    assert "Accuracy against latency: not measured" in frontier_markdown(rows)
+
+
+def test_a_variant_that_fails_does_not_stop_the_rest(tmp_path: Path) -> None:
+    rows = swept(tmp_path, make_recipe({"ratios": [2, 3, 4]}), fails="tiny-3x")
+    assert [row["name"] for row in rows if row["error"] is None] == ["tiny-2x", "tiny-4x"]
+    assert rows[1]["error"] == {"stage": "select", "message": "out of reach", "hint": "ask for less"}
+    assert rows[1]["compressed"] is None
+    assert "floor: majority class" in frontier_markdown(rows)
+    f = frontier_document(rows)
+    assert f["failed"] == ["tiny-3x"]
+    assert f["pareto"]["params"] == ["tiny-2x", "tiny-4x"]
+    assert "tiny-3x failed in select: out of reach (ask for less)" in frontier_markdown(rows)
+    assert "2 of 3 finished" in frontier_html(rows)
+    json.dumps(f, allow_nan=False)
+
+
+def test_a_bug_is_not_taken_for_a_failed_variant(tmp_path: Path) -> None:
+    def run(*_: Any) -> dict[str, StageResult]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        sweep(make_recipe({"ratios": [2]}), tmp_path, silent, run)
+
+
+def test_events_name_their_variant(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def run(variant: Recipe, runs: Path, event: Event, until: str | None) -> dict[str, StageResult]:
+        return fake_run(runs, event, variant, until)
+
+    sweep(make_recipe({"ratios": [2, 3]}), tmp_path, lambda kind, stage, text: said.append(text), run, "train")
+    assert said == ["tiny-2x: 1.0 s", "tiny-3x: 1.0 s"]
+
+
+def test_pareto_by_hand() -> None:
+    assert pareto([(1, 0.9), (2, 0.8), (2, 0.7), (1.5, 0.8), (3, 0.75)]) == [True, True, False, False, True]
+    assert pareto([(2, 0.8), (2, 0.8)]) == [True, True]  # equals do not beat each other
+    assert pareto([]) == []
+
+
+def made_row(
+    name: str, params: float, latency: float | None, accuracy: float, strategy: str = "fused"
+) -> dict[str, Any]:
+    ratios = {"blocks": params, "params": params, "size": params, "latency": latency}
+    return {
+        "recipe": "tiny", "name": name, "ratio": params, "of": "params", "strategy": strategy, "kept": [0, 1],
+        "ratios": ratios, "seconds": 60.0, "fresh_seconds": 30.0, "error": None,
+        **{model: {key: around(value) for key in ("accuracy", "macro_f1")}
+           for model, value in (("base", 0.9), ("unrecovered", accuracy - 0.2), ("compressed", accuracy))},
+        "retention": {"accuracy": around(accuracy / 0.9), "macro_f1": around(accuracy / 0.9)},
+    }  # fmt: skip
+
+
+def test_the_frontier_differs_by_axis_and_the_base_takes_part() -> None:
+    f = frontier_document([
+        made_row("a", 1.5, 2.5, 0.89), made_row("b", 2.0, 2.0, 0.88),
+        made_row("slower", 0.9, 0.8, 0.85), made_row("better", 1.0, 1.0, 0.91),
+    ])  # fmt: skip
+    assert f["pareto"] == {"params": ["better", "a", "b"], "latency": ["better", "a"]}
+    assert [row["pareto"]["latency"] for row in f["rows"]] == [True, False, False, True]
+    worse = [made_row("slower", 0.9, 0.8, 0.85)]
+    assert frontier_document(worse)["pareto"] == {"params": [], "latency": []}
+    assert "The uncut model is at least as accurate" in frontier_markdown(worse)
+
+
+def test_html_is_one_self_contained_file_with_one_plot() -> None:
+    rows = [made_row(f"{s}{i}<b>", 1 + i, 1 + 0.7 * i, 0.9 - 0.03 * i - 0.01 * (s == "random"), s)
+            for s in ("fused", "random") for i in (1, 2, 3)]  # fmt: skip
+    page = frontier_html(rows)
+    assert page.count("<img") == 1
+    assert 'src="data:image/png;base64,' in page
+    assert "1<b>" not in page
+    assert "fused1&lt;b&gt;" in page
+    assert not re.search(r"https?://|@import|url\(|<script|<link", page)
+
+
+def test_nothing_measured_makes_no_plot_and_no_zeros(tmp_path: Path) -> None:
+    rows = swept(tmp_path, make_recipe({"ratios": [2]}), fails="tiny-2x")
+    page = frontier_html(rows)
+    assert "<img" not in page
+    assert "0.00×" not in page
+    assert "0 of 1 finished" in page
+    with pytest.raises(RecipeError, match="no variants"):
+        frontier_document([])
