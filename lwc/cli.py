@@ -24,6 +24,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at data before using it.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+repo_app = typer.Typer(help="Look at a Triton repository before serving it.", no_args_is_help=True)
+app.add_typer(repo_app, name="repo")
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="recipe file, e.g. recipes/amazon_2.5x.yaml")]
 Overrides = Annotated[
@@ -247,6 +249,83 @@ def data_inspect(recipe: RecipePath, overrides: Overrides = None, as_json: AsJso
         _print_json(quality)
     else:
         render.tree(quality)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders; the first is the reference")],
+    out: Annotated[Optional[Path], typer.Option(help="folder for compare.md and compare.html")] = None,  # noqa: UP045
+    as_json: AsJson = False,
+) -> None:
+    """Set runs side by side: recipes, quality with a paired test, ratios, latency, cost."""
+    from lwc import render
+    from lwc.report.compare import compare as compare_runs
+    from lwc.report.compare_html import to_html, to_markdown
+
+    found = compare_runs(runs)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "compare.md").write_text(to_markdown(found), encoding="utf-8")
+        (out / "compare.html").write_text(to_html(found), encoding="utf-8")
+        render.note(f"written: {out / 'compare.html'}, {out / 'compare.md'}")
+    if as_json:
+        _print_json(found)
+    elif out is None:
+        typer.echo(to_markdown(found))
+
+
+@app.command()
+def sweep(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
+    """Run a recipe at each ratio of its sweep section, up to export, and draw the frontier. Exit 2 if none succeeds."""
+    from lwc import render
+    from lwc.pipeline import run_folder
+    from lwc.report.frontier import frontier_html, frontier_markdown
+    from lwc.sweeping import sweep as sweep_recipe
+
+    loaded = _load(recipe, overrides)
+    with render.RunView() as view:
+        rows = sweep_recipe(loaded, runs, view.event)
+    folder = run_folder(runs, loaded)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "frontier.md").write_text(frontier_markdown(rows), encoding="utf-8")
+    (folder / "frontier.html").write_text(frontier_html(rows), encoding="utf-8")
+    if as_json:
+        _print_json(rows)
+    else:
+        typer.echo(frontier_markdown(rows))
+    render.note(f"frontier: {folder / 'frontier.html'}")
+    raise typer.Exit(USAGE if all(row["error"] for row in rows) else OK)
+
+
+@app.command()
+def families(as_json: AsJson = False) -> None:
+    """Model types whose blocks can be removed, and those that are refused, with the reason."""
+    from lwc import render
+    from lwc.models.families import families_table
+
+    rows = families_table()
+    if as_json:
+        _print_json(rows)
+    else:
+        render.families(rows)
+
+
+@repo_app.command("check")
+def repo_check(
+    repository: Annotated[Path, typer.Argument(help="a model repository, made by lwc or not")],
+    gpus: Annotated[Optional[int], typer.Option(help="GPUs of the target; unset: not judged")] = None,  # noqa: UP045
+    as_json: AsJson = False,
+) -> None:
+    """Find what Triton would refuse, and what it would silently accept. Exit 2 on an error."""
+    from lwc import render
+    from lwc.serving.check import Machine, inspect_repository
+
+    found = inspect_repository(repository, Machine(gpus=gpus))
+    if as_json:
+        _print_json([finding.__dict__ for finding in found])
+    else:
+        render.findings(found)
+    raise typer.Exit(USAGE if any(finding.severity == "error" for finding in found) else OK)
 
 
 def _quiet() -> None:

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, set_seed
 
 from lwc.arrays import Array
-from lwc.artifacts import write_json
+from lwc.artifacts import read_json, write_json
 from lwc.data.splits import load_split
+from lwc.data.unlabelled import more_texts
 from lwc.importance.ablation import loss_and_accuracy
-from lwc.losses import distillation_loss, hidden_loss, label_loss
+from lwc.losses import attention_loss, distillation_loss, hidden_loss, label_loss
+from lwc.models.attention import fused_attention
 from lwc.models.augment import Windows
 from lwc.models.batches import Batch, batches, encode
-from lwc.models.families import block_list, family_of, hidden_states
+from lwc.models.families import block_list, family_of
 from lwc.models.load import load_classifier, load_tokenizer, save_checkpoint
 from lwc.models.surgery import remove_blocks
+from lwc.models.vocabulary import coverage, trim_vocabulary, used_tokens
 from lwc.recipe import Recipe, Recovery
+from lwc.teacher import BlockOutputs, LiveTeacher, Teacher, attention_maps, store_answers, stored_bytes
 from lwc.training import TrainingResult, fit, predict
+
+Say = Callable[[str], None]
+
+# Teacher answers are kept on disk by themselves up to this size: more would fill a laptop's disk unasked.
+_MOST_STORED = 8 << 30
 
 
 def matched_blocks(kept: Sequence[int], count: int) -> list[int]:
@@ -36,69 +45,36 @@ def matched_blocks(kept: Sequence[int], count: int) -> list[int]:
     return [following - 1 for following in [*kept[1:], count]]
 
 
-class BlockOutputs:
-    """Keeps the outputs (B, T, D) of chosen blocks of a model while it is entered."""
-
-    def __init__(self, model: Any, blocks: Sequence[int]) -> None:
-        modules = block_list(model, family_of(model))
-        self._modules = [modules[index] for index in blocks]
-        self._stack = ExitStack()
-        # One slot a block, overwritten by every pass: hooks also see evaluation, which nobody takes from.
-        self._outputs: dict[int, Tensor] = {}
-
-    def __enter__(self) -> BlockOutputs:
-        for slot, module in enumerate(self._modules):
-            handle = module.register_forward_hook(partial(self._keep, slot))
-            self._stack.callback(handle.remove)
-        return self
-
-    def _keep(self, slot: int, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        self._outputs[slot] = hidden_states(output)
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def take(self) -> list[Tensor]:
-        """The outputs of the last forward pass, in the order of the blocks."""
-        taken, self._outputs = self._outputs, {}
-        return [taken[slot] for slot in sorted(taken)]
-
-
-@dataclass(frozen=True)
-class Taught:
-    """What the teacher says of a batch: logits (B, C) and the matched blocks' hidden states (B, T, D)."""
-
-    logits: Tensor
-    hidden: list[Tensor]
-
-
-class Teacher:
-    """The uncut model, asked as it goes: the rows differ in every epoch where they are augmented."""
-
-    def __init__(self, model: Any, blocks: Sequence[int]) -> None:
-        self._model, self._capture = model.eval(), BlockOutputs(model, blocks)
-
-    @torch.no_grad()
-    def __call__(self, batch: Batch) -> Taught:
-        with self._capture:
-            logits = self._model(**batch.inputs).logits.float()
-            return Taught(logits, [output.float() for output in self._capture.take()])
-
-
 def recovery_loss(student: Any, teacher: Teacher, settings: Recovery, capture: BlockOutputs, batch: Batch) -> Tensor:
-    """Weighted sum of logit distillation, hidden-state distance (mean over kept blocks) and label loss."""
-    taught = teacher(batch)
+    """Weighted sum of logit distillation, hidden-state and attention distance (means over kept blocks) and label loss.
+
+    The teacher is not asked where nothing of it is wanted.
+    """
     capture.take()
-    logits = student(**batch.inputs).logits.float()
+    attention = settings.attention_weight > 0
+    output = student(**batch.inputs, **({"output_attentions": True} if attention else {}))
+    logits = output.logits.float()
     outputs = capture.take()
-    loss = settings.logits_weight * distillation_loss(logits, taught.logits, settings.temperature)
-    if settings.hidden_weight:
-        pairs = zip(outputs, taught.hidden, strict=True)
-        distances = [hidden_loss(mine.float(), theirs, batch.mask) for mine, theirs in pairs]
-        loss = loss + settings.hidden_weight * torch.stack(distances).mean()
+    loss = torch.zeros((), device=logits.device)
+    if taught_by_teacher(settings):
+        taught = teacher(batch)
+        loss = loss + settings.logits_weight * distillation_loss(logits, taught.logits, settings.temperature)
+        if settings.hidden_weight:
+            pairs = zip(outputs, taught.hidden, strict=True)
+            distances = [hidden_loss(mine.float(), theirs, batch.mask) for mine, theirs in pairs]
+            loss = loss + settings.hidden_weight * torch.stack(distances).mean()
+        if attention:
+            maps = attention_maps(output, range(len(taught.attention)), student.config.model_type)
+            apart = [attention_loss(*pair, batch.mask) for pair in zip(maps, taught.attention, strict=True)]
+            loss = loss + settings.attention_weight * torch.stack(apart).mean()
     if settings.label_weight:
         loss = loss + settings.label_weight * label_loss(logits, batch.labels)
     return loss
+
+
+def taught_by_teacher(settings: Recovery) -> bool:
+    """Whether the loss holds anything that the teacher says."""
+    return settings.logits_weight + settings.hidden_weight + settings.attention_weight > 0
 
 
 class Recoverer:
@@ -109,12 +85,17 @@ class Recoverer:
     teacher on the validation split (KL of the answers): with a few hundred rows that tells more than their macro-F1.
     """
 
-    def __init__(self, recipe: Recipe, data_dir: Path, teacher: Any, tokenizer: Any) -> None:
+    def __init__(self, recipe: Recipe, data_dir: Path, teacher: Any, tokenizer: Any, progress: Say) -> None:
         self._recipe, self._teacher = recipe, teacher
         train, validation = load_split(data_dir, "train"), load_split(data_dir, "validation")
         length = recipe.model.max_length
-        self.train, self._train_labels = encode(tokenizer, train.texts, length), train.labels
-        self._windows = Windows(tokenizer, train.texts, self.train, recipe.recover.augment, recipe.seed)
+        texts, more = train.texts, recipe.recover.unlabelled
+        if more is not None:
+            texts = [*texts, *more_texts(more, recipe.data, data_dir, recipe.seed, progress)]
+        self.train = encode(tokenizer, texts, length)
+        # Where there are more texts than labels, no loss reads them.
+        self._train_labels = np.pad(train.labels, (0, len(texts) - len(train)))
+        self._windows = Windows(tokenizer, texts, self.train, recipe.recover.augment, recipe.seed)
         self._held_out, self._labels = encode(tokenizer, validation.texts, length), validation.labels
         self.validation = batches(self._held_out, self._labels, 64, length_bucketed=True, seed=None)
         if torch.cuda.is_available():
@@ -124,14 +105,26 @@ class Recoverer:
     def _closeness(self, logits: Array) -> float:
         return -float(distillation_loss(torch.from_numpy(logits), self._target, 1.0))
 
+    def _teacher_for(self, kept: Sequence[int], settings: Recovery, scratch: Path, progress: Say) -> Teacher:
+        blocks = matched_blocks(kept, len(block_list(self._teacher, family_of(self._teacher))))
+        if settings.hidden_weight == 0 and settings.attention_weight == 0:
+            blocks = []
+        plain = settings.augment == 0 and settings.attention_weight == 0 and taught_by_teacher(settings)
+        size = stored_bytes(self.train, len(blocks), int(self._teacher.config.hidden_size))
+        cheaper = settings.epochs >= 2 and size <= _MOST_STORED
+        if plain and (settings.cache_teacher == "always" or (settings.cache_teacher == "auto" and cheaper)):
+            return store_answers(self._teacher, blocks, self.train, scratch / "teacher", progress)
+        return LiveTeacher(self._teacher, blocks, attention=settings.attention_weight > 0)
+
     def run(
-        self, student: Any, kept: Sequence[int], settings: Recovery, scratch: Path, progress: Callable[[str], None]
+        self, student: Any, kept: Sequence[int], settings: Recovery, scratch: Path, progress: Say
     ) -> TrainingResult:
         """Recover ``student``, which holds the teacher's blocks ``kept``, in place."""
-        teacher = Teacher(self._teacher, matched_blocks(kept, len(block_list(self._teacher, family_of(self._teacher)))))
-        if settings.freeze_embeddings:
+        teacher = self._teacher_for(kept, settings, scratch, progress)
+        if settings.embedding_rate == 0:
             student.get_input_embeddings().requires_grad_(False)
-        with BlockOutputs(student, range(len(kept))) as capture:
+        maps = settings.attention_weight > 0
+        with BlockOutputs(student, range(len(kept))) as capture, fused_attention(*([] if maps else [self._teacher])):
             result = fit(
                 student,
                 self._windows.epoch if settings.augment else self.train,
@@ -141,24 +134,46 @@ class Recoverer:
                 settings,
                 lambda model, batch: recovery_loss(model, teacher, settings, capture, batch),
                 self._recipe.seed,
-                scratch,
+                scratch / "checkpoints",
                 progress,
-                self._closeness,
+                self._closeness if taught_by_teacher(settings) else None,
                 settings.average,
+                settings.embedding_rate,
+                fused=not maps,
             )
         student.requires_grad_(True)
         return result
 
-    def loss_after(self, removed: Collection[int], steps: int, scratch: Path, progress: Callable[[str], None]) -> float:
-        """Validation cross-entropy (nats) of the model cut by ``removed`` after ``steps`` steps of recovery."""
+    def in_steps(self, steps: int) -> Recovery:
+        """The recipe's recovery, shortened to so many steps."""
         settings = self._recipe.recover
         per_epoch = math.ceil(len(self.train) / settings.batch_size)
-        short = settings.model_copy(update={"epochs": steps / per_epoch, "checkpoint_every": steps + 1})
+        return settings.model_copy(update={"epochs": steps / per_epoch, "checkpoint_every": steps + 1})
+
+    def loss_after(self, removed: Collection[int], steps: int, scratch: Path, progress: Say) -> float:
+        """Validation cross-entropy (nats) of the model cut by ``removed`` after ``steps`` steps of recovery.
+
+        Measured once: the figure is kept in ``scratch``, so that a killed stage does not recover the same model again.
+        """
         family = family_of(self._teacher)
+        done = scratch / "loss.json"
+        if done.is_file():
+            return float(read_json(done))
         kept = [block for block in range(len(block_list(self._teacher, family))) if block not in removed]
         student = remove_blocks(self._teacher, family, removed)
-        self.run(student, kept, short, scratch, progress)
-        return loss_and_accuracy(student.to("cpu"), self.validation)[0]
+        self.run(student, kept, self.in_steps(steps), scratch, progress)
+        loss = loss_and_accuracy(student.to("cpu"), self.validation)[0]
+        if math.isfinite(loss):
+            scratch.mkdir(parents=True, exist_ok=True)
+            write_json(done, loss)
+        return loss
+
+
+def random_weights(model: Any, seed: int) -> Any:
+    """A model of the same shape that has learnt nothing: the baseline of training a small model from scratch."""
+    set_seed(seed)
+    fresh = AutoModelForSequenceClassification.from_config(model.config, attn_implementation="eager")
+    return fresh.float().eval()
 
 
 def recover(
@@ -174,11 +189,33 @@ def recover(
     """Recovery of the cut model on the train split; writes ``model/`` and ``metrics.json``."""
     teacher, student = load_classifier(teacher_dir / "model"), load_classifier(student_dir / "model")
     tokenizer = load_tokenizer(student_dir / "model")
-    recoverer = Recoverer(recipe, data_dir, teacher, tokenizer)
+    recoverer = Recoverer(recipe, data_dir, teacher, tokenizer, progress)
     kept = [int(block) for block in selection["kept"]]
-    result = recoverer.run(student, kept, recipe.recover, scratch / "checkpoints", progress)
-    save_checkpoint(student, tokenizer, out / "model")
+    result = recoverer.run(student, kept, recipe.recover, scratch, progress)
+    vocabulary = None
+    if recipe.vocabulary.trim:
+        student, tokenizer, vocabulary = _trimmed(recipe, student, tokenizer, data_dir)
+    save_checkpoint(student.to("cpu"), tokenizer, out / "model")
     matched = matched_blocks(kept, int(selection["blocks_before"]))
     write_json(
-        out / "metrics.json", {**asdict(result), "n_train": len(recoverer.train), "matched_teacher_blocks": matched}
+        out / "metrics.json",
+        {
+            **asdict(result),
+            "n_train": len(recoverer.train),
+            "matched_teacher_blocks": matched,
+            "vocabulary": vocabulary,
+        },
     )
+
+
+def _trimmed(recipe: Recipe, student: Any, tokenizer: Any, data_dir: Path) -> tuple[Any, Any, dict[str, Any]]:
+    """Trimmed after recovery, while teacher and student still read the same ids: the logits do not change."""
+    train, validation = load_split(data_dir, "train"), load_split(data_dir, "validation")
+    keep = used_tokens(tokenizer, train.texts, recipe.model.max_length, recipe.vocabulary.min_count)
+    smaller, trimmed = trim_vocabulary(student.to("cpu"), tokenizer, keep)
+    figures = {
+        "before": len(tokenizer),
+        "after": len(trimmed),
+        "coverage_of_validation": coverage(tokenizer, trimmed, validation.texts),
+    }
+    return smaller, trimmed, figures

@@ -36,3 +36,14 @@ def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     distance = ((student - teacher) ** 2 * real).sum()
     size = (teacher**2 * real).sum()
     return distance / size.clamp_min(torch.finfo(student.dtype).tiny)
+
+
+def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """KL(teacher ‖ student) of attention maps (B, H, T, T), mean over heads and real queries (Wang et al. 2020, eq. 4).
+
+    Keys under padding have probability 0 on both sides and add nothing.
+    """
+    tiny = torch.finfo(student.dtype).tiny
+    terms = torch.xlogy(teacher, teacher) - teacher * student.clamp_min(tiny).log()
+    queries = mask.unsqueeze(1).to(student.dtype)
+    return (terms.sum(dim=-1) * queries).sum() / (queries.sum() * student.shape[1])

@@ -10,7 +10,8 @@ from typing import Any
 
 from lwc.artifacts import Artifact, Store, key_of, read_json, write_json
 from lwc.recipe import Recipe
-from lwc.stages import STAGES, Stage, StageContext
+from lwc.stage import Stage, StageContext
+from lwc.stages import STAGES
 
 STORE_FOLDER = ".store"
 RECORD = "stages.json"

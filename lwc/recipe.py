@@ -60,7 +60,7 @@ class McAuleyFile(Section):
 
 
 class TableFile(Section):
-    """CSV, TSV or Parquet (by suffix, .gz allowed) with a column map."""
+    """CSV, TSV, Parquet or JSON lines (by suffix, .gz allowed) with a column map; several files are read as one."""
 
     kind: Literal["table"]
     paths: tuple[str, ...] = Field(min_length=1)
@@ -174,6 +174,13 @@ class Optimization(Section):
     )
 
 
+class Unlabelled(Section):
+    """More text, whose labels are not read. Texts and users of validation and test are left out."""
+
+    source: DataSource
+    limit: Positive | None = Field(default=None, description="random sample of so many texts")
+
+
 class Recovery(Optimization):
     """Recovery distillation from the uncut model."""
 
@@ -188,7 +195,26 @@ class Recovery(Optimization):
     average: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         default=0.0, description="decay of the moving average of the weights that is judged and kept; 0 = none"
     )
-    freeze_embeddings: bool = Field(default=True, description="embeddings come trained from the uncut model")
+    embedding_rate: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.0, description="learning rate of the embeddings, as a share of the others'; 0 = frozen"
+    )
+    attention_weight: Annotated[float, Field(ge=0.0)] = Field(
+        default=0.0, description="distance of the attention maps; encoders only, and slower (no fused attention)"
+    )
+    unlabelled: Unlabelled | None = Field(default=None, description="more text, which the uncut model labels")
+    cache_teacher: Literal["auto", "always", "never"] = Field(
+        default="auto", description="the teacher's answers on disk; auto: where rows repeat, unchanged, over epochs"
+    )
+
+    @model_validator(mode="after")
+    def _cacheable(self) -> Recovery:
+        if self.cache_teacher == "always" and (self.augment or self.attention_weight):
+            raise ValueError("cache_teacher: always needs augment: 0 and attention_weight: 0")
+        if not (self.logits_weight or self.hidden_weight or self.attention_weight or self.label_weight):
+            raise ValueError("every weight of the loss is 0")
+        if self.unlabelled is not None and self.label_weight:
+            raise ValueError("label_weight needs labels, which recover.unlabelled does not have: set one of them")
+        return self
 
 
 # --- importance, selection --------------------------------------------------------------------
@@ -320,20 +346,101 @@ class Target(Section):
     ratio: Ratio
     of: RatioBase
 
-    @model_validator(mode="after")
-    def _searchable(self) -> Target:
-        if self.of == "latency":
-            raise ValueError(
-                "of: latency needs a measured search over exported models, which this version does not have;"
-                " use of: blocks and a gate on ratios.latency"
-            )
-        return self
 
+class _Strategy(Section):
+    """What every strategy obeys. ``weights: random`` gives the cut model its shape only (a baseline)."""
 
-class Select(Section):
-    strategy: Literal["fused", "greedy"] = "fused"
     keep_first: Annotated[int, Field(ge=0)] = 0
     keep_last: Annotated[int, Field(ge=0)] = 0
+    weights: Literal["kept", "random"] = "kept"
+
+
+class _Spans(_Strategy):
+    contiguous: bool = Field(default=False, description="the removed blocks are neighbours")
+
+
+class Fused(_Spans):
+    """The blocks that the fusion of the scores ranks highest."""
+
+    strategy: Literal["fused"] = "fused"
+
+
+class Single(_Spans):
+    """The blocks that one of the scored methods ranks highest."""
+
+    strategy: Literal["single"]
+    method: str
+
+
+class Greedy(_Strategy):
+    """One block after the other, each time the one whose absence costs least with those already gone."""
+
+    strategy: Literal["greedy"]
+
+
+class Beam(_Spans):
+    """Beam search over subsets, by the loss with the others bypassed."""
+
+    strategy: Literal["beam"]
+    width: Positive = 8
+    rows: Positive = Field(default=128, description="calibration rows that subsets are measured on")
+
+
+class Racing(_Spans):
+    """The best candidates recover for some steps; the better half goes on with twice as many, until one is left."""
+
+    strategy: Literal["racing"]
+    candidates: Annotated[int, Field(ge=2, le=64)] = 8
+    steps: Positive = Field(default=50, description="recovery steps of the first round")
+    width: Positive = 8
+    rows: Positive = 128
+
+
+class Iterated(_Strategy):
+    """Remove some blocks, recover, look again; for deep cuts. Each round ends with a short recovery."""
+
+    strategy: Literal["iterated"]
+    rounds: Annotated[int, Field(ge=2, le=50)] = 3
+    steps: Positive = Field(default=100, description="recovery steps after each round but the last")
+    rows: Positive = 128
+
+
+class Drawn(_Strategy):
+    """Baseline: blocks drawn at random; another ``draw``, another set."""
+
+    strategy: Literal["random"]
+    draw: Annotated[int, Field(ge=0)] = 0
+
+
+class DropTop(_Strategy):
+    """Baseline: the first blocks stay (Sajjad et al. 2023, top dropping; also called first-k)."""
+
+    strategy: Literal["drop_top"]
+
+
+class DropBottom(_Strategy):
+    """Baseline: the last blocks stay."""
+
+    strategy: Literal["drop_bottom"]
+
+
+class DropEven(_Strategy):
+    """Baseline: evenly spaced blocks stay, the first among them (Fan et al. 2020, LayerDrop)."""
+
+    strategy: Literal["drop_even"]
+
+
+Select = Annotated[
+    Fused | Single | Greedy | Beam | Racing | Iterated | Drawn | DropTop | DropBottom | DropEven,
+    Field(discriminator="strategy"),
+]
+
+
+class Vocabulary(Section):
+    """Trim the vocabulary of the compressed model to the tokens of the train split."""
+
+    trim: bool = False
+    min_count: Positive = Field(default=1, description="occurrences in train below which a token goes")
 
 
 # --- evaluation, export, serving --------------------------------------------------------------
@@ -349,7 +456,19 @@ class Shape(Section):
     length: Positive
 
 
+class Int8(Section):
+    """Eight-bit weights and activations for the CPU; operators that spoil the answers stay in fp32."""
+
+    mode: Literal["dynamic", "static"] = "dynamic"
+    min_agreement: Annotated[float, Field(ge=0.5, le=1.0)] = Field(
+        default=0.985, description="share of calibration labels that must stay; below it operators fall back to fp32"
+    )
+    calibration: Positive = Field(default=128, description="calibration rows that agreement and ranges come from")
+
+
 class Export(Section):
+    int8: Int8 | None = None
+    fp16: bool = Field(default=False, description="also write an fp16 graph, for GPUs; checked for overflow")
     parity_tolerance: Annotated[float, Field(gt=0.0)] = 1e-4
     latency_shapes: tuple[Shape, ...] = (Shape(batch=1, length=64), Shape(batch=8, length=64))
     latency_repeats: Annotated[int, Field(ge=3)] = 20
@@ -383,6 +502,13 @@ class Gate(Section):
     relative_to: str | None = None
 
 
+class Sweep(Section):
+    """What ``lwc sweep`` runs: the recipe once for each ratio and strategy. ``lwc run`` takes no notice of it."""
+
+    ratios: tuple[Ratio, ...] = Field(min_length=1)
+    select: tuple[Select, ...] = Field(default=(), description="by default the recipe's own")
+
+
 class Recipe(Section):
     """One YAML file: a labelled corpus in, a smaller served transformer and a report out."""
 
@@ -395,13 +521,15 @@ class Recipe(Section):
     train: Optimization = Optimization()
     score: Score = Score()
     target: Target
-    select: Select = Select()
+    select: Select = Fused()
     recover: Recovery = Recovery()
+    vocabulary: Vocabulary = Vocabulary()
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
     package: Package = Package()
     verify: Verify = Verify()
     gates: tuple[Gate, ...] = ()
+    sweep: Sweep | None = None
 
     @model_validator(mode="after")
     def _within_reach(self) -> Recipe:
@@ -410,4 +538,12 @@ class Recipe(Section):
             raise ValueError(
                 f"target.ratio is {target.ratio:g}, but {model.blocks} blocks allow at most {model.blocks}"
             )
+        if self.select.weights == "random" and (not self.recover.label_weight or not self.recover.embedding_rate):
+            raise ValueError(
+                "select.weights: random starts from nothing:"
+                " set recover.label_weight and recover.embedding_rate above 0"
+            )
+        scored = {method.method for method in self.score.methods}
+        if isinstance(self.select, Single) and self.select.method not in scored:
+            raise ValueError(f"select.method {self.select.method!r} is not one of score.methods: {sorted(scored)}")
         return self

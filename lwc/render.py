@@ -211,6 +211,31 @@ def doctor_table(checks: Sequence[Any]) -> None:
             console.print(f"  [bold]do:[/bold] {escape(check.fix)}")
 
 
+def families(rows: Sequence[Mapping[str, str]]) -> None:
+    """Supported model types, then the refused ones with the reason."""
+    table = Table(title="model families")
+    for column in ("model type", "blocks", "must stay", "tasks"):
+        table.add_column(column)
+    for row in rows:
+        if not row["refused"]:
+            table.add_row(row["model_type"], row["blocks"], row["protected"] or "–", row["tasks"])
+    console.print(table)
+    for row in rows:
+        if row["refused"]:
+            note(f"refused: {row['model_type']}: {row['refused']}")
+
+
+def findings(found: Sequence[Any]) -> None:
+    """What a repository check found: a line each with what to do below it."""
+    colours = {"error": "bold red", "warning": "yellow", "note": "dim"}
+    for one in found:
+        console.print(Text(f"{one.severity}: ", style=colours[one.severity]) + Text(str(one)), soft_wrap=True)
+        if one.hint:
+            console.print(Text("  do: ", style="bold") + Text(one.hint), soft_wrap=True)
+    if not found:
+        note("nothing found: Triton would load every model of this repository")
+
+
 def tree(value: Any, indent: int = 0) -> None:
     """Nested figures, one a line."""
     pad = "  " * indent

@@ -24,6 +24,7 @@ from lwc.checkpoints import Progress
 from lwc.environment import BF16_FLAGS, cpu_flags
 from lwc.errors import LwcError
 from lwc.metrics import macro_f1
+from lwc.models.attention import fused_attention
 from lwc.models.batches import Batch, Encoded, batches, pad, row_groups
 from lwc.recipe import Optimization
 
@@ -51,13 +52,17 @@ def learning_rate(step: int, total: int, settings: Optimization) -> float:
     return settings.learning_rate * max(0.0, (total - step) / max(1, total - warmup))
 
 
-def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices only: norms and biases are scales, not directions."""
+def parameter_groups(model: Any, weight_decay: float, embedding_rate: float = 1.0) -> list[dict[str, Any]]:
+    """Weight decay on matrices only: norms and biases are scales, not directions. ``scale`` multiplies the rate."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    embeddings: set[Tensor] = set(model.get_input_embeddings().parameters()) if embedding_rate != 1.0 else set()
+    others = [p for p in trained if p not in embeddings]
+    groups = [
+        {"params": [p for p in others if p.ndim >= 2], "weight_decay": weight_decay, "scale": 1.0},
+        {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0, "scale": 1.0},
+        {"params": [p for p in trained if p in embeddings], "weight_decay": weight_decay, "scale": embedding_rate},
     ]
+    return [group for group in groups if group["params"]]
 
 
 @torch.inference_mode()
@@ -119,12 +124,15 @@ def fit(
     progress: Callable[[str], None],
     score: Score | None = None,
     average: float = 0.0,
+    embedding_rate: float = 1.0,
+    fused: bool = True,
 ) -> TrainingResult:
     """Train ``model`` in place and leave it with the weights of its best validation score, in eval mode.
 
     ``train`` may depend on the epoch; ``score`` (validation logits → number) is macro-F1 unless given.
     With ``average`` > 0 it is the exponential moving average of the weights that is judged and kept
     (Polyak & Juditsky 1992; decay min(average, (1 + t) / (10 + t)), so that the start is forgotten).
+    ``embedding_rate`` is the input embeddings' share of the learning rate; ``fused`` attention gives no attention maps.
 
     AdamW, linear warm-up and decay, clipped gradients, length-bucketed batches. State is written to
     ``checkpoint_dir`` every ``settings.checkpoint_every`` steps; where a whole checkpoint stands there, training goes
@@ -138,7 +146,8 @@ def fit(
     # Accelerate holds one precision a process, and train and recover may differ: autocast is our own.
     accelerator = Accelerator(mixed_precision="no")
     mixed = _in_bf16(settings.precision)
-    optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True)
+    groups = parameter_groups(model, settings.weight_decay, embedding_rate)
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
     model, optimizer = accelerator.prepare(model, optimizer)
     plain = accelerator.unwrap_model(model)
     validation_batches = batches(validation, validation_labels, 64, length_bucketed=True, seed=None)
@@ -163,29 +172,30 @@ def fit(
 
     epoch, order = -1, []
     since = time.monotonic()
-    while state.step < total and not state.stopped:
-        if state.step // per_epoch != epoch:
-            epoch = state.step // per_epoch
-            rows = train if isinstance(train, Encoded) else train(epoch)
-            order = _order(rows, settings, seed, epoch)
-        batch = pad(rows, order[state.step % per_epoch], train_labels)
-        rate = learning_rate(state.step, total, settings)
-        loss = _step(accelerator, model, optimizer, batch, loss_function, rate, settings.max_grad_norm, mixed)
-        state.step += 1
-        if average:
-            averaged = _averaged(averaged, plain, min(average, (1 + state.step) / (10 + state.step)))
-        pace = (time.monotonic() - since) / (state.step - resumed_from)
-        left = int(pace * (total - state.step))
-        shown = f" · macro-F1 {state.history[-1]['macro_f1']:.3f}" if state.history else ""
-        eta = f"{left // 60}:{left % 60:02d}"
-        progress(f"step {state.step}/{total} · loss {loss:.3f} · {1 / pace:.1f} it/s · ETA {eta}{shown}")
-        if state.step % every == 0 or state.step == total:
-            with _weights(plain, averaged):
-                best = _evaluate(
-                    plain, validation_batches, validation_labels, state, best, loss, settings.patience, judge
-                )
-        if state.step % settings.checkpoint_every == 0 and state.step < total:
-            checkpoints.save(checkpoint_dir, plain, optimizer.optimizer, state, best, averaged, identity)
+    with fused_attention(*([plain] if fused else [])):
+        while state.step < total and not state.stopped:
+            if state.step // per_epoch != epoch:
+                epoch = state.step // per_epoch
+                rows = train if isinstance(train, Encoded) else train(epoch)
+                order = _order(rows, settings, seed, epoch)
+            batch = pad(rows, order[state.step % per_epoch], train_labels)
+            rate = learning_rate(state.step, total, settings)
+            loss = _step(accelerator, model, optimizer, batch, loss_function, rate, settings.max_grad_norm, mixed)
+            state.step += 1
+            if average:
+                averaged = _averaged(averaged, plain, min(average, (1 + state.step) / (10 + state.step)))
+            pace = (time.monotonic() - since) / (state.step - resumed_from)
+            left = int(pace * (total - state.step))
+            shown = f" · macro-F1 {state.history[-1]['macro_f1']:.3f}" if state.history else ""
+            eta = f"{left // 60}:{left % 60:02d}"
+            progress(f"step {state.step}/{total} · loss {loss:.3f} · {1 / pace:.1f} it/s · ETA {eta}{shown}")
+            if state.step % every == 0 or state.step == total:
+                with _weights(plain, averaged):
+                    best = _evaluate(
+                        plain, validation_batches, validation_labels, state, best, loss, settings.patience, judge
+                    )
+            if state.step % settings.checkpoint_every == 0 and state.step < total:
+                checkpoints.save(checkpoint_dir, plain, optimizer.optimizer, state, best, averaged, identity)
     if best is not None:
         plain.load_state_dict(best)
     plain.eval()
@@ -237,7 +247,7 @@ def _step(
 ) -> float:
     model.train()
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["scale"]
     device = accelerator.device
     moved = Batch({k: v.to(device) for k, v in batch.inputs.items()}, batch.labels.to(device), batch.rows)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed):

@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lwc.errors import TargetError
+from lwc.importance.pieces import part_of, pieces_of
+from lwc.importance.prefix import outcomes
+from lwc.importance.undisturbed import undisturbed
 from lwc.models.batches import Batch
 from lwc.models.families import Family
-from lwc.models.surgery import parameter_counts
+from lwc.models.surgery import ParameterCounts, parameter_counts
 from lwc.recipe import Select, Target
-from lwc.selection.strategies import STRATEGIES, Choice
+from lwc.selection.choice import AfterRecovery, Choice, Subset
+from lwc.selection.strategies import STRATEGIES
 from lwc.selection.target import blocks_to_keep, ratios
 
 
-def select_blocks(
-    model: Any,
-    family: Family,
-    batches: Sequence[Batch],
-    importance: Mapping[str, Any],
-    target: Target,
-    config: Select,
-) -> dict[str, Any]:
-    """Content of ``selection.json``: blocks kept and removed, and the ratios that this gives.
+def measured(model: Any, family: Family, batches: Sequence[Batch], rows: int | None) -> Any:
+    """Subsets → loss in nats with these blocks bypassed, on about ``rows`` calibration rows (prefix reuse)."""
+    width = int(model.config.hidden_size)
+    parts: list[Batch] = []
+    left = sum(len(batch) for batch in batches) if rows is None else rows
+    # Batches are sorted by length: every so-manyth one, so that a part has short and long texts.
+    stride = max(1, sum(len(batch) for batch in batches) // max(1, left))
+    for batch in batches[::stride]:
+        parts += [part_of(batch, piece) for piece in pieces_of(batch, width)]
+
+    def losses(subsets: Iterable[Subset]) -> dict[Subset, float]:
+        with undisturbed(model):
+            return {gone: found.loss for gone, found in outcomes(model, family, parts, subsets).items()}
+
+    return losses
+
+
+def required_blocks(total: int, protected: Sequence[int], config: Select, keep: int, target: Target) -> frozenset[int]:
+    """Blocks that must stay.
 
     Raises:
-        TargetError: the target cannot be reached, or the constraints keep more blocks than it allows.
+        TargetError: they are more than the target leaves room for.
     """
-    counts = parameter_counts(model, family)
-    total = len(counts.per_block)
-    protected = [block for block in family.protected if block < total]
-    keep = blocks_to_keep(target, counts, protected)
     required = frozenset(
         [*protected, *range(min(config.keep_first, total)), *range(max(0, total - config.keep_last), total)]
     )
@@ -40,15 +50,69 @@ def select_blocks(
             f"leaves room for {keep} of {total}",
             "lower the ratio, or select.keep_first / select.keep_last",
         )
-    kept = STRATEGIES[config.strategy](Choice(importance, keep, required, model, family, batches))
-    removed = [block for block in range(total) if block not in kept]
+    return required
+
+
+def plan_cut(
+    model: Any, family: Family, target: Target, config: Select, trimmed: int = 0, keep: int | None = None
+) -> tuple[ParameterCounts, int, frozenset[int]]:
+    """(parameter counts, how many blocks stay, which must). ``trimmed``: parameters that vocabulary trimming takes.
+
+    ``keep`` is given where it was measured (a target of latency).
+    """
+    counts = parameter_counts(model, family)
+    total = len(counts.per_block)
+    protected = [block for block in family.protected if block < total]
+    if keep is None:
+        keep = blocks_to_keep(target, counts, protected, trimmed)
+    return counts, keep, required_blocks(total, protected, config, keep, target)
+
+
+def describe(
+    kept: Sequence[int], counts: ParameterCounts, target: Target, config: Select, trimmed: int = 0
+) -> dict[str, Any]:
+    """Content of ``selection.json``: blocks kept and removed, and the ratios that this gives."""
+    removed = [block for block in range(len(counts.per_block)) if block not in kept]
     return {
         "strategy": config.strategy,
+        "weights": config.weights,
         "target": {"ratio": target.ratio, "of": target.of},
-        "blocks_before": total,
-        "kept": kept,
+        "blocks_before": len(counts.per_block),
+        "kept": list(kept),
         "removed": removed,
-        "ratios": ratios(counts, kept),
+        "ratios": ratios(counts, kept, trimmed),
         "params_before": counts.total,
-        "params_after": counts.without(removed),
+        "params_after": counts.without(removed) - trimmed,
     }
+
+
+def select_blocks(
+    model: Any,
+    family: Family,
+    batches: Sequence[Batch],
+    importance: Mapping[str, Any],
+    target: Target,
+    config: Select,
+    *,
+    recovered: AfterRecovery | None = None,
+    trimmed: int = 0,
+    keep: int | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Choose by the recipe's strategy; content of ``selection.json``.
+
+    Args:
+        recovered: loss of a cut model after recovery, for strategies that need it.
+        trimmed: parameters that vocabulary trimming will take.
+        keep: how many blocks stay, where that was measured (a target of latency).
+        seed: of random draws.
+
+    Raises:
+        TargetError: the target cannot be reached, or the constraints keep more blocks than it allows.
+    """
+    counts, keep, required = plan_cut(model, family, target, config, trimmed, keep)
+    losses = measured(model, family, batches, getattr(config, "rows", None))
+    choice = Choice(importance, len(counts.per_block), keep, required, losses, recovered, seed)
+    removed = STRATEGIES[type(config)](config, choice)
+    kept = [block for block in range(choice.total) if block not in removed]
+    return {**describe(kept, counts, target, config, trimmed), **choice.notes}

@@ -1,53 +1,93 @@
-"""STRATEGIES: which blocks to keep, one row a strategy."""
+"""STRATEGIES: which blocks to remove, one row a strategy. Baselines stand in the same table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from lwc.importance.ablation import loss_and_accuracy
-from lwc.importance.undisturbed import undisturbed
-from lwc.models.batches import Batch
-from lwc.models.families import Family
-from lwc.models.surgery import bypass
+import numpy as np
+
+from lwc.errors import RecipeError
+from lwc.recipe import Beam, Drawn, DropBottom, DropEven, DropTop, Fused, Greedy, Iterated, Racing, Single
+from lwc.selection.choice import Choice, Subset, lowest
+from lwc.selection.racing import racing
+from lwc.selection.search import beam, greedy
+
+Strategy = Callable[[Any, Choice], Subset]
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What a strategy may look at: scores, how many to keep, which must stay, and the model with its batches."""
-
-    importance: Mapping[str, Any]
-    keep: int
-    required: frozenset[int]
-    model: Any
-    family: Family
-    batches: Sequence[Batch]
+def _by_score(scores: Sequence[float], contiguous: bool, choice: Choice) -> Subset:
+    if not contiguous:
+        return lowest(scores, choice)
+    return min(choice.spans(), key=lambda span: (sum(scores[block] for block in span), -min(span, default=0)))
 
 
-Strategy = Callable[[Choice], list[int]]
+def fused(config: Fused, choice: Choice) -> Subset:
+    """Removes what the fused ranking puts last; the span with the lowest sum of fused scores."""
+    found = choice.importance["fused"]
+    if config.contiguous:
+        return _by_score(found["scores"], True, choice)
+    return frozenset(
+        [block for block in found["ranking"] if block not in choice.required][choice.keep - len(choice.required) :]
+    )
 
 
-def fused(choice: Choice) -> list[int]:
-    """The blocks that must stay, then the highest of the fused ranking."""
-    ranking = [block for block in choice.importance["fused"]["ranking"] if block not in choice.required]
-    return sorted([*choice.required, *ranking[: choice.keep - len(choice.required)]])
+def single(config: Single, choice: Choice) -> Subset:
+    """Removes what one method scores lowest.
+
+    Raises:
+        RecipeError: the method was not scored, or left out for what it gave.
+    """
+    methods = choice.importance["methods"]
+    if config.method not in methods or config.method in choice.importance.get("excluded", {}):
+        usable = [name for name in methods if name not in choice.importance.get("excluded", {})]
+        raise RecipeError(
+            f"select.method {config.method!r} has no usable scores; scored: {', '.join(usable)}",
+            "list it under score.methods, or name one of these",
+        )
+    return _by_score(methods[config.method]["scores"], config.contiguous, choice)
 
 
-def greedy(choice: Choice) -> list[int]:
-    """Remove one block at a time: each time the one whose loss *with those already gone* is lowest."""
-    kept = list(range(int(choice.importance["blocks"])))
-    while len(kept) > choice.keep:
-        removable = [block for block in kept if block not in choice.required]
-        gone = set(range(int(choice.importance["blocks"]))) - set(kept)
-        losses = {block: _loss(choice, gone | {block}) for block in removable}
-        kept.remove(min(losses, key=lambda block: (losses[block], block)))
-    return kept
+def drawn(config: Drawn, choice: Choice) -> Subset:
+    """Removes blocks drawn at random."""
+    random = np.random.default_rng([choice.seed, config.draw])
+    return frozenset(int(block) for block in random.choice(choice.removable, choice.count, replace=False))
 
 
-def _loss(choice: Choice, gone: Collection[int]) -> float:
-    with undisturbed(choice.model), bypass(choice.model, choice.family, gone):
-        return loss_and_accuracy(choice.model, choice.batches)[0]
+def drop_top(config: DropTop, choice: Choice) -> Subset:
+    """Removes the last blocks."""
+    return frozenset(choice.removable[len(choice.removable) - choice.count :])
 
 
-STRATEGIES: dict[str, Strategy] = {"fused": fused, "greedy": greedy}
+def drop_bottom(config: DropBottom, choice: Choice) -> Subset:
+    """Removes the first blocks."""
+    return frozenset(choice.removable[: choice.count])
+
+
+def drop_even(config: DropEven, choice: Choice) -> Subset:
+    """Keeps evenly spaced blocks, i.e. ⌊i · total / keep⌋, and makes room for those that must stay."""
+    wanted = {i * choice.total // choice.keep for i in range(choice.keep)} - choice.required
+    kept = set(choice.required)
+    # Those that must stay push out the wanted ones nearest to them.
+    for block in sorted(wanted, key=lambda one: -min((abs(one - must) for must in choice.required), default=0)):
+        if len(kept) < choice.keep:
+            kept.add(block)
+    for block in choice.removable:
+        if len(kept) < choice.keep:
+            kept.add(block)
+    return frozenset(range(choice.total)) - kept
+
+
+STRATEGIES: dict[type, Strategy] = {
+    Fused: fused,
+    Single: single,
+    Greedy: greedy,
+    Beam: beam,
+    Racing: racing,
+    Drawn: drawn,
+    DropTop: drop_top,
+    DropBottom: drop_bottom,
+    DropEven: drop_even,
+}
+"""`Iterated` has no row: it recovers between removals, so that its model is made where it chooses."""
+assert Iterated not in STRATEGIES

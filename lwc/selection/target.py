@@ -15,10 +15,13 @@ _TOLERANCE = 1e-9
 _BYTES = 4
 
 
-def ratios(counts: ParameterCounts, kept: Collection[int]) -> dict[str, float]:
-    """Blocks, params and size of the whole model ÷ those of the model with these blocks only."""
+def ratios(counts: ParameterCounts, kept: Collection[int], trimmed: int = 0) -> dict[str, float]:
+    """Blocks, params and size of the whole model ÷ those of the model with these blocks only.
+
+    ``trimmed`` parameters more go with the vocabulary.
+    """
     removed = set(range(len(counts.per_block))) - set(kept)
-    left = counts.without(removed)
+    left = counts.without(removed) - trimmed
     return {
         "blocks": len(counts.per_block) / len(kept),
         "params": counts.total / left,
@@ -26,35 +29,34 @@ def ratios(counts: ParameterCounts, kept: Collection[int]) -> dict[str, float]:
     }
 
 
-def _reach(counts: ParameterCounts, keep: int, of: str, protected: Collection[int]) -> float:
+def _reach(counts: ParameterCounts, keep: int, of: str, protected: Collection[int], trimmed: int) -> float:
     """The ratio that keeping *any* ``keep`` blocks reaches at least: the protected and the dearest count as kept."""
     others = [index for index in range(len(counts.per_block)) if index not in protected]
     dearest = sorted(others, key=lambda index: -counts.per_block[index])[: keep - len(protected)]
-    return ratios(counts, [*protected, *dearest])[of]
+    return ratios(counts, [*protected, *dearest], trimmed)[of]
 
 
-def blocks_to_keep(target: Target, counts: ParameterCounts, protected: Collection[int] = ()) -> int:
+def blocks_to_keep(target: Target, counts: ParameterCounts, protected: Collection[int] = (), trimmed: int = 0) -> int:
     """The most blocks that may stay so that the ratio is reached, whichever they are.
 
     Raises:
         TargetError: the ratio cannot be reached by removing blocks; says what can, and which lever is missing.
+        ValueError: latency cannot be counted: see ``latency.blocks_for_latency``.
     """
     total = len(counts.per_block)
     if target.of == "latency":
-        raise TargetError(
-            "target.of: latency needs a measured search over exported models, which this version does not have",
-            "use of: blocks and a gate on ratios.latency",
-        )
+        raise ValueError("latency is measured, not counted")
     protected = set(protected)
     least = max(1, len(protected))
     for keep in range(total, least - 1, -1):
-        if _reach(counts, keep, target.of, protected) >= target.ratio - _TOLERANCE:
+        if _reach(counts, keep, target.of, protected, trimmed) >= target.ratio - _TOLERANCE:
             return keep
-    reachable = math.floor(_reach(counts, least, target.of, protected) * 100) / 100
+    reachable = math.floor(_reach(counts, least, target.of, protected, trimmed) * 100) / 100
     blocks = sum(counts.per_block)
     lever = (
         f"; blocks hold {blocks / counts.total:.0%} of the parameters, so the missing lever is trimming the vocabulary"
-        if target.of in ("params", "size")
+        " (vocabulary: {trim: true})"
+        if target.of in ("params", "size") and not trimmed
         else ""
     )
     role = f" (block {sorted(protected)} must stay)" if protected else ""

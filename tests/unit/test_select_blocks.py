@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from strategies import NAMES, chosen
 from tiny_models import tiny, tokens
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -15,16 +16,21 @@ from lwc.importance.ablation import loss_and_accuracy
 from lwc.models.batches import batches
 from lwc.models.families import block_list, family_of
 from lwc.models.surgery import bypass, parameter_counts, remove_blocks
-from lwc.recipe import Select, Target
+from lwc.recipe import Target
 from lwc.selection.select import select_blocks
-from lwc.selection.strategies import STRATEGIES
 from lwc.selection.target import blocks_to_keep, ratios
 
 DATA = batches(tokens(6), np.array([0, 1, 2, 0, 1, 2]), 3, length_bucketed=False, seed=None)
 
 
 def ranking(order: list[int]) -> dict[str, Any]:
-    return {"blocks": len(order), "fused": {"ranking": order}}
+    scores = [float(len(order) - order.index(block)) for block in range(len(order))]
+    return {"blocks": len(order), "fused": {"ranking": order}, "methods": {"fisher": {"scores": scores}}}
+
+
+def by_hand(removed: frozenset[int], steps: int) -> float:
+    """A loss after recovery that favours late blocks, and steps."""
+    return sum(1.0 / (1 + block) for block in removed) / steps
 
 
 def test_a_real_12_by_512_model_differs_in_blocks_and_params() -> None:
@@ -42,7 +48,7 @@ def test_a_real_12_by_512_model_differs_in_blocks_and_params() -> None:
     assert blocks_to_keep(Target(ratio=2.5, of="params"), counts) == 3
 
 
-@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+@pytest.mark.parametrize("strategy", NAMES)
 @pytest.mark.parametrize(("ratio", "of"), [(1.0, "blocks"), (1.4, "blocks"), (2.5, "blocks"), (1.5, "params")])
 @pytest.mark.parametrize("model_type", ["bert", "modernbert", "distilbert", "deberta-v2"])
 def test_every_strategy_gives_a_sorted_subset_that_meets_the_target(
@@ -52,7 +58,7 @@ def test_every_strategy_gives_a_sorted_subset_that_meets_the_target(
     family = family_of(model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     target = Target(ratio=ratio, of=of)
-    found = select_blocks(model, family, DATA, ranking([5, 3, 1, 4, 2, 0]), target, Select(strategy=strategy))
+    found = select_blocks(model, family, DATA, ranking([5, 3, 1, 4, 2, 0]), target, chosen(strategy), recovered=by_hand)
     assert found["kept"] == sorted(set(found["kept"]))
     assert found["kept"]
     assert sorted(found["kept"] + found["removed"]) == list(range(6))
@@ -65,14 +71,16 @@ def test_every_strategy_gives_a_sorted_subset_that_meets_the_target(
 
 
 @pytest.mark.parametrize("constraints", [{"keep_last": 6}, {"keep_last": 9}, {"keep_first": 9, "keep_last": 9}])
-@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+@pytest.mark.parametrize("strategy", NAMES)
 def test_constraints_beyond_the_model_mean_all_of_it(constraints: dict[str, int], strategy: str) -> None:
     model = tiny("bert", blocks=4)
-    select = Select(strategy=strategy, **constraints)
+    select = chosen(strategy, **constraints)
 
     def kept(ratio: float) -> list[int]:
         target = Target(ratio=ratio, of="blocks")
-        return select_blocks(model, family_of(model), DATA, ranking([0, 1, 2, 3]), target, select)["kept"]
+        return select_blocks(model, family_of(model), DATA, ranking([0, 1, 2, 3]), target, select, recovered=by_hand)[
+            "kept"
+        ]
 
     assert kept(1.0) == [0, 1, 2, 3]
     with pytest.raises(TargetError, match="must stay") as caught:
@@ -87,7 +95,7 @@ def test_greedy_scores_again_after_each_removal() -> None:
         model = tiny("modernbert", blocks=5, seed=seed)
         family = family_of(model)
         found = select_blocks(
-            model, family, DATA, ranking(list(range(5))), Target(ratio=2.5, of="blocks"), Select(strategy="greedy")
+            model, family, DATA, ranking(list(range(5))), Target(ratio=2.5, of="blocks"), chosen("greedy")
         )["kept"]
         left = list(range(5))
         while len(left) > 2:
@@ -107,7 +115,7 @@ def test_greedy_scores_again_after_each_removal() -> None:
 
 def test_greedy_goes_the_same_way_on_a_model_left_in_training_mode() -> None:
     model = tiny("bert", blocks=6)
-    target, select = Target(ratio=2.0, of="blocks"), Select(strategy="greedy")
+    target, select = Target(ratio=2.0, of="blocks"), chosen("greedy")
     want = select_blocks(model, family_of(model), DATA, ranking(list(range(6))), target, select)
     model.train()
     assert select_blocks(model, family_of(model), DATA, ranking(list(range(6))), target, select) == want

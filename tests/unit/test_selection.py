@@ -8,13 +8,14 @@ import pytest
 import torch
 from planted import data, with_identity
 from safetensors.torch import save_file
+from strategies import chosen
 from tiny_models import tiny
 
 from lwc.errors import TargetError
 from lwc.importance.ablation import loss_and_accuracy
 from lwc.models.families import family_of
 from lwc.models.surgery import ParameterCounts, bypass, parameter_counts, remove_blocks
-from lwc.recipe import Select, Target
+from lwc.recipe import Target
 from lwc.selection.select import select_blocks
 from lwc.selection.target import blocks_to_keep, ratios
 
@@ -80,10 +81,18 @@ def test_unreachable_in_blocks() -> None:
         blocks_to_keep(Target(ratio=8, of="blocks"), DEEP, [0, 1])
 
 
-def test_latency_is_refused_with_the_way_out() -> None:
-    with pytest.raises(TargetError, match="measured search") as caught:
-        blocks_to_keep(Target.model_construct(ratio=2, of="latency"), DEEP)
-    assert "ratios.latency" in caught.value.hint
+def test_latency_is_not_counted() -> None:
+    with pytest.raises(ValueError, match="measured, not counted"):
+        blocks_to_keep(Target(ratio=2, of="latency"), DEEP)
+
+
+def test_trimming_the_vocabulary_brings_a_ratio_of_params_into_reach() -> None:
+    with pytest.raises(TargetError, match="vocabulary"):
+        blocks_to_keep(Target(ratio=5, of="params"), BERT_BASE)
+    embeddings = 20_000 * 768
+    keep = blocks_to_keep(Target(ratio=5, of="params"), BERT_BASE, (), embeddings)
+    left = BERT_BASE.total - embeddings - (12 - keep) * 7_087_872
+    assert BERT_BASE.total / left >= 5 > BERT_BASE.total / (left + 7_087_872)
 
 
 @pytest.mark.parametrize("model_type", ["bert", "modernbert", "distilbert", "deberta-v2"])
@@ -91,7 +100,7 @@ def test_ratios_are_those_of_the_removed_model(model_type: str, tmp_path: Any) -
     model = tiny(model_type, blocks=6)
     family = family_of(model)
     selection = select_blocks(
-        model, family, data(model), importance(5, 4, 3, 2, 1, 0), Target(ratio=2, of="blocks"), Select()
+        model, family, data(model), importance(5, 4, 3, 2, 1, 0), Target(ratio=2, of="blocks"), chosen()
     )
     kept = [0, 4, 5] if 0 in family.protected else [3, 4, 5]
     assert selection["kept"] == kept
@@ -118,7 +127,7 @@ def test_constraints() -> None:
     calibration = data(model)
 
     def kept(**options: Any) -> list[int]:
-        result: list[int] = select_blocks(model, family, calibration, ranked, target, Select(**options))["kept"]
+        result: list[int] = select_blocks(model, family, calibration, ranked, target, chosen(**options))["kept"]
         return result
 
     assert kept() == [1, 2, 3]
@@ -138,7 +147,7 @@ def test_ratio_one_keeps_everything() -> None:
     for strategy in ("fused", "greedy"):
         selection = select_blocks(
             model, family_of(model), data(model), importance(0, 1), Target(ratio=1, of="params"),
-            Select(strategy=strategy),
+            chosen(strategy),
         )  # fmt: skip
         assert selection["kept"] == [0, 1]
         assert selection["removed"] == []
@@ -147,11 +156,11 @@ def test_ratio_one_keeps_everything() -> None:
 
 def test_one_block_model() -> None:
     model = tiny("bert", blocks=1)
-    assert select_blocks(model, family_of(model), data(model), importance(0), Target(ratio=1, of="blocks"), Select())[
+    assert select_blocks(model, family_of(model), data(model), importance(0), Target(ratio=1, of="blocks"), chosen())[
         "kept"
     ] == [0]
     with pytest.raises(TargetError, match="1 of 1 left it is 1x"):
-        select_blocks(model, family_of(model), data(model), importance(0), Target(ratio=2, of="blocks"), Select())
+        select_blocks(model, family_of(model), data(model), importance(0), Target(ratio=2, of="blocks"), chosen())
 
 
 @pytest.mark.parametrize("model_type", ["bert", "modernbert"])
@@ -170,7 +179,7 @@ def test_greedy_removes_what_costs_least_each_time(model_type: str) -> None:
         # The ranking would keep exactly those that greedy removes: greedy measures, it does not read it.
         ranked = importance(*gone, *(block for block in range(5) if block not in gone))
         target = Target(ratio=5 / keep, of="blocks")
-        selection = select_blocks(model, family, calibration, ranked, target, Select(strategy="greedy"))
+        selection = select_blocks(model, family, calibration, ranked, target, chosen("greedy"))
         assert selection["removed"] == sorted(gone)
         assert selection["strategy"] == "greedy"
 
@@ -179,9 +188,7 @@ def test_greedy_removes_an_identity_block_first() -> None:
     """The answers that labels were taken from cannot be had more cheaply than with nothing changed."""
     model = with_identity("bert", 2)
     target = Target(ratio=4 / 3, of="blocks")
-    selection = select_blocks(
-        model, family_of(model), data(model), importance(2, 1, 0, 3), target, Select(strategy="greedy")
-    )
+    selection = select_blocks(model, family_of(model), data(model), importance(2, 1, 0, 3), target, chosen("greedy"))
     assert selection["removed"] == [2]
 
 

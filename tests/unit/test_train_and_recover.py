@@ -123,7 +123,7 @@ def test_a_few_steps_of_recovery_tell_the_loss_of_a_cut_model(base: tuple[Path, 
     data, out = base
     model, tokenizer = load_classifier(out / "model"), load_tokenizer(out / "model")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    recoverer = Recoverer(recipe_of(), data, model, tokenizer)
+    recoverer = Recoverer(recipe_of(), data, model, tokenizer, quiet)
     cut = loss_and_accuracy(remove_blocks(model, family_of(model), {1, 2, 3}), recoverer.validation)[0]
     after = recoverer.loss_after({1, 2, 3}, 16, tmp_path / "a", quiet)
     assert after < cut, "recovery lowers the loss"

@@ -12,13 +12,14 @@ import pytest
 import torch
 from tiny_models import learnable, tiny
 
-from lwc.distillation import BlockOutputs, Teacher, matched_blocks, recovery_loss
+from lwc.distillation import matched_blocks, recovery_loss
 from lwc.errors import LwcError
 from lwc.losses import distillation_loss, hidden_loss, label_loss
 from lwc.models.batches import Batch, batches
 from lwc.models.families import family_of
 from lwc.models.surgery import remove_blocks
 from lwc.recipe import Optimization, Recovery
+from lwc.teacher import BlockOutputs, LiveTeacher
 from lwc.training import TrainingResult, fit, learning_rate, predict
 
 SETTINGS = Optimization(
@@ -311,7 +312,7 @@ def test_the_teacher_gives_its_logits_and_the_matched_blocks(model_type: str) ->
     model = tiny(model_type, num_labels=2)
     data, labels = learnable(9, 0)
     for batch in batches(data, labels, 4, length_bucketed=True, seed=2):
-        taught = Teacher(model, [1, 3])(batch)
+        taught = LiveTeacher(model, [1, 3])(batch)
         with torch.inference_mode(), BlockOutputs(model, range(4)) as capture:
             logits = model(**batch.inputs).logits
             hidden = capture.take()
@@ -325,11 +326,11 @@ def test_an_uncut_student_has_nothing_to_recover() -> None:
     model = tiny("bert", num_labels=2)
     data, labels = learnable(8, 0)
     batch = batches(data, labels, 8, length_bucketed=True, seed=None)[0]
-    teacher = Teacher(model, matched_blocks([0, 1, 2, 3], 4))
+    teacher = LiveTeacher(model, matched_blocks([0, 1, 2, 3], 4))
     with BlockOutputs(model, range(4)) as capture:
         assert recovery_loss(model, teacher, Recovery(), capture, batch).item() < 1e-5
     cut = remove_blocks(model, family_of(model), [1])
-    teacher = Teacher(model, matched_blocks([0, 2, 3], 4))
+    teacher = LiveTeacher(model, matched_blocks([0, 2, 3], 4))
     with BlockOutputs(cut, range(3)) as capture:
         assert recovery_loss(cut, teacher, Recovery(), capture, batch).item() > 1e-3
 

@@ -1,0 +1,195 @@
+"""How much of the base's accuracy stays at each ratio, beside what simpler choices of blocks keep.
+
+    python benchmarks/retention.py --model PATH_OR_HUB_ID --seeds 17 18 19
+
+Real electronics reviews (2014 and 2018 releases) from ``LWC_DATA_DIR``, title and body, split by user. Every case has
+the same base, the same text and the same number of recovery steps; all of it goes through the stage store under
+``--runs``, so that the command can be killed and started again, and another case costs only itself. Prints a Markdown
+table and writes ``retention.json`` beside the runs. The test split is read once a case, at its evaluation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from lwc.environment import cpu_limit, cpu_model
+from lwc.pipeline import run
+from lwc.recipe import Recipe
+
+FILES = (
+    "2014-5core-musical-instruments-csv/Musical_instruments_reviews.csv.gz",
+    "2014-full-electronics-cellphones-csv/Electronics.csv.gz",
+    "2014-full-electronics-cellphones-csv/Cell_Phones_and_Accessories.csv.gz",
+    "2014-jsonl-category-samples/Electronics_small.json.gz",
+    "2014-5core-cellphones-truncated-json/Cell_Phones_and_Accessories_5.json.gz",
+    "2018-5core-office-products-sample-csv/small_sample.csv.gz",
+    "2018-electronics-software-sample-csv/electronics.csv.gz",
+    "2018-electronics-software-sample-csv/software.csv.gz",
+)
+COLUMNS = {
+    "body": "reviewText", "title": "summary", "rating": "overall", "user": "reviewerID", "item": "asin",
+    "time": "unixReviewTime",
+}  # fmt: skip
+SOURCE = {"kind": "table", "paths": list(FILES), "columns": COLUMNS}
+BEAM = {"strategy": "beam", "width": 4, "rows": 64}
+RACE = {"strategy": "racing", "keep_first": 1, "width": 4, "rows": 64, "candidates": 4, "steps": 40}
+LWC = {1.33: BEAM, 2.0: {**BEAM, "keep_first": 1}, 3.0: RACE}
+BASELINES: dict[str, dict[str, Any]] = {
+    "drop_top": {"strategy": "drop_top"},
+    "drop_even": {"strategy": "drop_even"},
+    "drop_bottom": {"strategy": "drop_bottom"},
+    "random": {"strategy": "random", "draw": 0},
+    "random_2": {"strategy": "random", "draw": 1},
+    "block_influence": {"strategy": "single", "method": "block_influence"},
+    "fisher": {"strategy": "single", "method": "fisher"},
+    "taylor": {"strategy": "single", "method": "taylor"},
+    "ablation": {"strategy": "single", "method": "ablation"},
+    "from_scratch": {"strategy": "drop_top", "weights": "random"},
+}
+
+
+def recipe(options: argparse.Namespace, seed: int, case: str, ratio: float, select: dict[str, Any]) -> Recipe:
+    """One case. A model from scratch learns from labels for as many steps as the others are taught."""
+    train = round(options.rows * (1 - options.validation - options.test))
+    recover: dict[str, Any] = {"epochs": options.epochs, "learning_rate": options.learning_rate}
+    if options.unlabelled:
+        recover["unlabelled"] = {"source": SOURCE, "limit": options.unlabelled}
+    if select.get("weights") == "random":
+        steps = options.epochs * (train + options.unlabelled)
+        recover = {
+            "epochs": steps / train, "learning_rate": options.learning_rate, "logits_weight": 0, "hidden_weight": 0,
+            "label_weight": 1, "embedding_rate": 1, "patience": 100,
+        }  # fmt: skip
+    return Recipe.model_validate(
+        {
+            "schema_version": 1,
+            "name": f"{case}-{ratio:g}x-seed{seed}",
+            "seed": seed,
+            "data": {
+                "source": SOURCE,
+                "text_fields": ["title", "body"],
+                "labels": {"scheme": options.labels},
+                "split": {"by": "user", "validation": options.validation, "test": options.test},
+                "limit": options.rows,
+            },
+            "model": {"kind": "pretrained", "source": options.model, "max_length": options.max_length},
+            "train": {"epochs": options.train_epochs, "learning_rate": 1e-4},
+            "target": {"ratio": ratio, "of": "blocks"},
+            "select": select,
+            "recover": recover,
+        }
+    )
+
+
+def measure(options: argparse.Namespace, seed: int, case: str, ratio: float, select: dict[str, Any]) -> dict[str, Any]:
+    """Run one case and read what it came to."""
+
+    def event(kind: str, stage: str, text: str) -> None:
+        if kind != "progress":
+            print(f"  {case} {ratio:g}x seed {seed}: {stage} {kind} {text}", flush=True)
+
+    results = run(recipe(options, seed, case, ratio, select), Path(options.runs), event, until="evaluate")
+    selection = json.loads((results["select"].path / "selection.json").read_text())
+    found = json.loads((results["evaluate"].path / "evaluation.json").read_text())
+    recovery = json.loads((results["recover"].path / "metrics.json").read_text())
+    quality = found["quality"]
+    return {
+        "case": case,
+        "ratio": ratio,
+        "seed": seed,
+        "kept": selection["kept"],
+        "ratios": selection["ratios"],
+        "n": found["n"],
+        "n_train": found["n_train"],
+        "n_recovery": recovery["n_train"],
+        "steps": recovery["steps"],
+        "base": {name: quality["base"][name]["value"] for name in ("accuracy", "macro_f1")},
+        "unrecovered": {name: quality["unrecovered"][name]["value"] for name in ("accuracy", "macro_f1")},
+        "compressed": {name: quality["compressed"][name]["value"] for name in ("accuracy", "macro_f1")},
+        "tfidf": {name: quality["floors"]["tfidf"][name]["value"] for name in ("accuracy", "macro_f1")},
+        "retention": found["retention"]["accuracy"],
+        "seconds": {name: round(result.seconds) for name, result in results.items()},
+    }
+
+
+def interval(values: list[float]) -> str:
+    """Mean over seeds and its 95% t interval; one seed has none."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return f"{mean:.2%}"
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return f"{mean:.2%} ± {half:.2%}"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: one line a case and ratio, over the seeds that were run."""
+    lines = [
+        "| choice of blocks | blocks | params | kept (first seed) | base accuracy | cut | recovered | macro-F1"
+        " | retention | bootstrap of the first seed |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    groups: dict[tuple[float, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["ratio"], row["case"]), []).append(row)
+    for (_, case), members in sorted(groups.items(), key=lambda item: (item[0][0], item[0][1] != "lwc", item[0][1])):
+        first = members[0]
+        means = {name: float(np.mean([m[name]["accuracy"] for m in members])) for name in ("base", "unrecovered")}
+        kept = interval([m["compressed"]["accuracy"] / m["base"]["accuracy"] for m in members])
+        low, high = first["retention"]["low"], first["retention"]["high"]
+        lines.append(
+            f"| {case} | {first['ratios']['blocks']:.2f}× | {first['ratios']['params']:.2f}× |"
+            f" {', '.join(map(str, first['kept']))} | {means['base']:.4f} | {means['unrecovered']:.4f} |"
+            f" {np.mean([m['compressed']['accuracy'] for m in members]):.4f} |"
+            f" {np.mean([m['compressed']['macro_f1'] for m in members]):.4f} | {kept} | {low:.1%}–{high:.1%} |"
+        )
+    first = rows[0]
+    lines += [
+        "",
+        f"n = {first['n']} test reviews, {first['n_train']} labelled train reviews, {first['n_recovery']} texts in "
+        f"recovery, {first['steps']} steps; seeds {sorted({row['seed'] for row in rows})}; "
+        f"TF-IDF on the same labelled rows {first['tfidf']['accuracy']:.4f} / {first['tfidf']['macro_f1']:.4f}; "
+        f"{cpu_model()}, {cpu_limit()} cores, "
+        f"{datetime.now(UTC):%Y-%m-%d}.",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is asked for, one case after the other, and print the table as it grows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="a 12-block encoder: local path, package:<module> or hub id")
+    parser.add_argument("--runs", default="runs/retention")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[17, 18, 19])
+    parser.add_argument("--ratios", type=float, nargs="*", default=[3.0, 2.0, 1.33], choices=sorted(LWC))
+    parser.add_argument("--baselines", nargs="*", default=list(BASELINES), choices=sorted(BASELINES))
+    parser.add_argument("--baseline-ratio", type=float, default=3.0)
+    parser.add_argument("--labels", default="binary", choices=("binary", "five_class"))
+    parser.add_argument("--rows", type=int, default=6000, help="labelled rows, of which train is what the splits leave")
+    parser.add_argument("--validation", type=float, default=0.067)
+    parser.add_argument("--test", type=float, default=0.333)
+    parser.add_argument("--unlabelled", type=int, default=8000, help="further texts of the pool, labels unread")
+    parser.add_argument("--epochs", type=float, default=1.0, help="of recovery")
+    parser.add_argument("--train-epochs", type=float, default=1.0)
+    parser.add_argument("--learning-rate", type=float, default=3e-4, help="of recovery")
+    parser.add_argument("--max-length", type=int, default=64)
+    options = parser.parse_args()
+    cases = [("lwc", ratio, LWC[ratio]) for ratio in options.ratios]
+    cases += [(name, options.baseline_ratio, BASELINES[name]) for name in options.baselines]
+    rows: list[dict[str, Any]] = []
+    for seed in options.seeds:
+        for case, ratio, select in cases:
+            rows.append(measure(options, seed, case, ratio, select))
+            (Path(options.runs) / "retention.json").write_text(json.dumps(rows, indent=2))
+            print(table(rows), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""The stages that choose: score, select and remove."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection
+from typing import Any
+
+from lwc.artifacts import read_json, write_json
+from lwc.recipe import Iterated, Racing
+from lwc.stage import StageContext
+
+
+def _measured_on(context: StageContext, split: str) -> tuple[Any, Any, Any]:
+    """(model, family, batches): the base model and the rows of a split that it is measured on."""
+    from lwc.data.splits import load_split
+    from lwc.models.batches import batches, encode
+    from lwc.models.families import family_of
+    from lwc.models.load import load_classifier, load_tokenizer
+
+    folder = context.inputs["train"] / "model"
+    model, tokenizer = load_classifier(folder), load_tokenizer(folder)
+    examples = load_split(context.inputs["data"], split)
+    encoded = encode(tokenizer, examples.texts, context.recipe.model.max_length)
+    size = context.recipe.score.batch_size
+    return model, family_of(model), batches(encoded, examples.labels, size, length_bucketed=True, seed=None)
+
+
+def _recoverer(context: StageContext, model: Any) -> Any:
+    from lwc.distillation import Recoverer
+    from lwc.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(context.inputs["train"] / "model")
+    return Recoverer(context.recipe, context.inputs["data"], copy.deepcopy(model), tokenizer, context.progress)
+
+
+def _after_recovery(context: StageContext, model: Any) -> Callable[[Collection[int], int], float]:
+    """(removed blocks, steps) → loss of that cut model on the validation split after so many steps of recovery."""
+    recoverer = _recoverer(context, model)
+
+    def loss(removed: Collection[int], steps: int) -> float:
+        name = "-".join(str(block) for block in sorted(removed))
+        return float(
+            recoverer.loss_after(removed, steps, context.scratch / f"without-{name}-{steps}", context.progress)
+        )
+
+    return loss
+
+
+def _short_recovery(context: StageContext, model: Any) -> Callable[[Collection[int]], float] | None:
+    """Loss of a cut model after the recipe's few steps of recovery, where it asks for that."""
+    trust = context.recipe.score.trust
+    if trust is None or trust.recovery_steps == 0:
+        return None
+    loss, steps = _after_recovery(context, model), trust.recovery_steps
+    return lambda removed: loss(removed, steps)
+
+
+def score(context: StageContext) -> None:
+    """The score stage: ``importance.json``."""
+    from lwc.importance.score import score_blocks
+
+    model, family, calibration = _measured_on(context, "calibration")
+    settings = context.recipe.score
+    # Cut models are judged on rows that no score has seen.
+    needed = settings.trust is not None or settings.fusion == "learned"
+    held_out = _measured_on(context, "validation")[2] if needed else None
+    importance = score_blocks(
+        model,
+        family,
+        calibration,
+        settings,
+        context.progress,
+        validation=held_out,
+        recover=_short_recovery(context, model),
+        seed=context.recipe.seed,
+    )
+    write_json(context.out / "importance.json", importance)
+    ranking = importance["fused"]["ranking"]
+    context.progress(f"{len(importance['methods'])} methods, most important first: {ranking}")
+
+
+def _trimmed_parameters(context: StageContext, model: Any) -> int:
+    """Parameters that vocabulary trimming will take from the embeddings."""
+    recipe = context.recipe
+    if not recipe.vocabulary.trim:
+        return 0
+    from lwc.data.splits import load_split
+    from lwc.models.load import load_tokenizer
+    from lwc.models.vocabulary import used_tokens
+
+    tokenizer = load_tokenizer(context.inputs["train"] / "model")
+    texts = load_split(context.inputs["data"], "train").texts
+    left = len(used_tokens(tokenizer, texts, recipe.model.max_length, recipe.vocabulary.min_count))
+    rows, width = model.get_input_embeddings().weight.shape
+    return int((rows - left) * width)
+
+
+def select(context: StageContext) -> None:
+    """The select stage: ``selection.json``, and ``model/`` where rounds of recovery made one."""
+    from lwc.models.load import load_tokenizer
+    from lwc.selection.latency import blocks_for_latency
+    from lwc.selection.select import select_blocks
+
+    recipe = context.recipe
+    model, family, calibration = _measured_on(context, "calibration")
+    importance = read_json(context.inputs["score"] / "importance.json")
+    trimmed = _trimmed_parameters(context, model)
+    latency = None
+    if recipe.target.of == "latency":
+        tokenizer = load_tokenizer(context.inputs["train"] / "model")
+        ratio, settings = recipe.target.ratio, recipe.export
+        context.scratch.mkdir(parents=True, exist_ok=True)
+        latency = blocks_for_latency(
+            model, tokenizer, family, ratio, settings, context.scratch, context.progress, family.protected
+        )
+    keep = None if latency is None else int(latency["keep"])
+    if isinstance(recipe.select, Iterated):
+        selection = _iterate(context, model, family, calibration, recipe.select, trimmed, keep)
+    else:
+        selection = select_blocks(
+            model,
+            family,
+            calibration,
+            importance,
+            recipe.target,
+            recipe.select,
+            recovered=_after_recovery(context, model) if isinstance(recipe.select, Racing) else None,
+            trimmed=trimmed,
+            keep=keep,
+            seed=recipe.seed,
+        )
+    if latency is not None:
+        selection["latency"] = latency["measured"]
+    write_json(context.out / "selection.json", selection)
+    context.progress(f"keep {selection['kept']}, remove {selection['removed']}")
+
+
+def _iterate(
+    context: StageContext, model: Any, family: Any, calibration: Any, config: Iterated, trimmed: int, keep: int | None
+) -> dict[str, Any]:
+    """Iterated removal; leaves the model of the last round, on which the recover stage goes on, in ``model/``."""
+    from lwc.models.load import load_classifier, load_tokenizer, save_checkpoint
+    from lwc.selection.choice import Choice
+    from lwc.selection.iterated import iterated
+    from lwc.selection.select import describe, measured, plan_cut
+
+    recipe = context.recipe
+    tokenizer = load_tokenizer(context.inputs["train"] / "model")
+    recoverer = _recoverer(context, model)
+
+    def heal(student: Any, kept: list[int], number: int) -> Any:
+        # A finished round is kept whole, so that a killed stage goes on from it.
+        done = context.scratch / f"round-{number}"
+        if not done.is_dir():
+            context.progress(f"round {number}: recovering blocks {kept}")
+            work = context.scratch / f"round-{number}.work"
+            recoverer.run(student, kept, recoverer.in_steps(config.steps), work, context.progress)
+            save_checkpoint(student.to("cpu"), tokenizer, work / "model")
+            (work / "model").replace(done)
+        return load_classifier(done)
+
+    target = recipe.target
+    counts, keep, required = plan_cut(model, family, target, config, trimmed, keep)
+    losses = measured(model, family, calibration, config.rows)
+    choice = Choice({}, len(counts.per_block), keep, required, losses, seed=recipe.seed)
+    course = iterated(config, model, family, calibration, choice, heal)
+    save_checkpoint(course.model, tokenizer, context.out / "model")
+    return {**describe(course.kept, counts, target, config, trimmed), "rounds": course.rounds}
+
+
+def remove(context: StageContext) -> None:
+    """The remove stage: ``model/``, an ordinary checkpoint without the removed blocks."""
+    from lwc.distillation import random_weights
+    from lwc.models.families import family_of
+    from lwc.models.load import load_classifier, load_tokenizer, save_checkpoint
+    from lwc.models.surgery import remove_blocks
+
+    base = context.inputs["train"] / "model"
+    selection = read_json(context.inputs["select"] / "selection.json")
+    ready = context.inputs["select"] / "model"
+    if ready.is_dir():
+        smaller = load_classifier(ready)
+    else:
+        model = load_classifier(base)
+        smaller = remove_blocks(model, family_of(model), selection["removed"])
+    if selection["weights"] == "random":
+        smaller = random_weights(smaller, context.recipe.seed)
+    save_checkpoint(smaller, load_tokenizer(base), context.out / "model")

@@ -1,0 +1,65 @@
+"""What a strategy may look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lwc.errors import TargetError
+
+Subset = frozenset[int]
+"""Blocks that are removed."""
+Losses = Callable[[Iterable[Subset]], Mapping[Subset, float]]
+"""Subsets → loss in nats on calibration rows with these blocks bypassed."""
+AfterRecovery = Callable[[Subset, int], float]
+"""(removed, steps) → loss in nats on the validation split after so many steps of recovery."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Scores, how many of ``total`` blocks stay, which must, and two ways to measure a subset.
+
+    ``recovered`` is None where nothing can be recovered; ``notes`` is what a strategy tells of its way.
+    """
+
+    importance: Mapping[str, Any]
+    total: int
+    keep: int
+    required: frozenset[int]
+    losses: Losses
+    recovered: AfterRecovery | None = None
+    seed: int = 0
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def removable(self) -> list[int]:
+        """Blocks that may go."""
+        return [block for block in range(self.total) if block not in self.required]
+
+    @property
+    def count(self) -> int:
+        """How many blocks go."""
+        return self.total - self.keep
+
+    def spans(self) -> list[Subset]:
+        """Every run of neighbouring blocks of the right length without a block that must stay.
+
+        Raises:
+            TargetError: there is none.
+        """
+        starts = range(self.total - self.count + 1)
+        found = [frozenset(range(start, start + self.count)) for start in starts]
+        free = [span for span in found if not span & self.required]
+        if not free:
+            raise TargetError(
+                f"no {self.count} neighbouring blocks of {self.total} can go: {sorted(self.required)} must stay",
+                "lower target.ratio, select.keep_first or select.keep_last, or set select.contiguous: false",
+            )
+        return free
+
+
+def lowest(scores: Sequence[float], choice: Choice) -> Subset:
+    """The removable blocks with the lowest scores; of equal ones the later."""
+    order = sorted(choice.removable, key=lambda block: (scores[block], -block))
+    return frozenset(order[: choice.count])

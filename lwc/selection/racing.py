@@ -1,0 +1,55 @@
+"""Racing: candidates recover for a while, and the better half goes on (successive halving)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lwc.errors import TargetError
+from lwc.recipe import Racing
+from lwc.selection.choice import Choice, Subset
+from lwc.selection.search import best_subsets
+
+
+def candidates(config: Racing, choice: Choice) -> list[Subset]:
+    """Who races: the fused choice, evenly spaced blocks where that is allowed, then the best of a beam search.
+
+    The loss of a bypass tells little about the loss after recovery, so that the field mixes measured and structural
+    candidates; every one of them obeys the constraints.
+    """
+    found = [subset for subset, _ in best_subsets(choice, max(config.width, config.candidates), config.contiguous)]
+    first: list[Subset] = []
+    if not config.contiguous:
+        ranking = [block for block in choice.importance["fused"]["ranking"] if block not in choice.required]
+        first.append(frozenset(ranking[choice.keep - len(choice.required) :]))
+        even = {i * choice.total // choice.keep for i in range(choice.keep)}
+        spread = frozenset(range(choice.total)) - even
+        if not spread & choice.required:
+            first.append(spread)
+    return list(dict.fromkeys([*first, *found]))[: config.candidates]
+
+
+def racing(config: Racing, choice: Choice) -> Subset:
+    """Successive halving (Jamieson & Talwalkar 2016): round r gives each of those left ``steps`` · 2^r steps.
+
+    Every round recovers from the start: the learning rate decays over the steps of a round, so that a shorter
+    recovery is not the beginning of a longer one. Judged by the loss on the validation split, never on test.
+
+    Raises:
+        TargetError: nothing here can recover a model.
+    """
+    if choice.recovered is None:
+        raise TargetError("select.strategy: racing needs recovery, which is not available here", "use beam")
+    if choice.count == 0:
+        return frozenset()
+    left, steps = candidates(config, choice), config.steps
+    rounds: list[dict[str, Any]] = []
+    while len(left) > 1:
+        losses = {subset: choice.recovered(subset, steps) for subset in left}
+        left = sorted(left, key=lambda subset: (losses[subset], sorted(subset)))
+        rounds.append(
+            {"steps": steps, "losses": [{"removed": sorted(one), "loss": losses[one]} for one in left]},
+        )
+        left, steps = left[: math.ceil(len(left) / 2)] if len(left) > 2 else left[:1], steps * 2
+    choice.notes["race"] = rounds
+    return left[0]

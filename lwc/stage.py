@@ -1,0 +1,45 @@
+"""What a stage is, and what its function gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lwc.environment import versions
+from lwc.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage function gets: read ``inputs``, fill ``out``; ``scratch`` survives a kill."""
+
+    recipe: Recipe
+    inputs: Mapping[str, Path]
+    out: Path
+    scratch: Path
+    progress: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the line. ``sections`` are the recipe sections its result depends on."""
+
+    name: str
+    version: int
+    inputs: tuple[str, ...]
+    sections: tuple[str, ...]
+    function: Callable[[StageContext], None]
+    libraries: tuple[str, ...] = ()
+    external: Callable[[Recipe], dict[str, str]] = lambda recipe: {}
+    cached: bool = True
+
+    def config(self, recipe: Recipe) -> dict[str, Any]:
+        """The resolved settings that this stage's result depends on."""
+        dumped = recipe.model_dump(mode="json")
+        return {name: dumped[name] for name in self.sections}
+
+    def library_versions(self) -> dict[str, str | None]:
+        """Versions that may change the result."""
+        return versions(self.libraries)

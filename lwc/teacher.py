@@ -1,0 +1,180 @@
+"""The uncut model as a teacher: asked as it goes, or once, its answers kept on disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from torch import Tensor, nn
+
+from lwc.arrays import Array
+from lwc.artifacts import key_of, read_json, write_json
+from lwc.errors import ModelError
+from lwc.models.attention import fused_attention
+from lwc.models.batches import Batch, Encoded, batches
+from lwc.models.families import block_list, family_of, hidden_states
+
+
+class BlockOutputs:
+    """Keeps the outputs (B, T, D) of chosen blocks of a model while it is entered."""
+
+    def __init__(self, model: Any, blocks: Sequence[int]) -> None:
+        modules = block_list(model, family_of(model))
+        self._modules = [modules[index] for index in blocks]
+        self._stack = ExitStack()
+        # One slot a block, overwritten by every pass: hooks also see evaluation, which nobody takes from.
+        self._outputs: dict[int, Tensor] = {}
+
+    def __enter__(self) -> BlockOutputs:
+        for slot, module in enumerate(self._modules):
+            handle = module.register_forward_hook(partial(self._keep, slot))
+            self._stack.callback(handle.remove)
+        return self
+
+    def _keep(self, slot: int, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        self._outputs[slot] = hidden_states(output)
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def take(self) -> list[Tensor]:
+        """The outputs of the last forward pass, in the order of the blocks."""
+        taken, self._outputs = self._outputs, {}
+        return [taken[slot] for slot in sorted(taken)]
+
+
+def attention_maps(output: Any, blocks: Sequence[int], model_type: str) -> list[Tensor]:
+    """Attention probabilities (B, H, T, T) of these blocks.
+
+    Raises:
+        ModelError: the model gives none.
+    """
+    maps = getattr(output, "attentions", None)
+    if not maps or any(maps[block] is None for block in blocks):
+        raise ModelError(f"{model_type} gives no attention maps", "set recover.attention_weight: 0")
+    return [maps[block].float() for block in blocks]
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What the teacher says of a batch: logits (B, C), the matched blocks' hidden states (B, T, D), attention maps."""
+
+    logits: Tensor
+    hidden: list[Tensor]
+    attention: list[Tensor] = field(default_factory=list)
+
+
+class Teacher(Protocol):
+    """A batch in, what the uncut model says of it out."""
+
+    def __call__(self, batch: Batch) -> Taught: ...
+
+
+class LiveTeacher:
+    """Asked as it goes: the rows differ in every epoch where they are augmented."""
+
+    def __init__(self, model: Any, blocks: Sequence[int], attention: bool = False) -> None:
+        self._model, self._blocks, self._attention = model.eval(), list(blocks), attention
+        self._capture = BlockOutputs(model, blocks)
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Taught:
+        with self._capture:
+            asked = {"output_attentions": True} if self._attention else {}
+            output = self._model(**batch.inputs, **asked)
+            hidden = [state.float() for state in self._capture.take()]
+        maps = attention_maps(output, self._blocks, self._model.config.model_type) if self._attention else []
+        return Taught(output.logits.float(), hidden, maps)
+
+
+class StoredTeacher:
+    """Answers of the teacher to every row of train, float32, memory-mapped: one pass instead of one an epoch.
+
+    ``hidden-<slot>`` holds the states of all real tokens (N_tokens, D), row after row. Padding gets zeros, which
+    no loss reads. Equal to `LiveTeacher` up to rounding: a row's answer hangs a little on its batch's padding.
+    """
+
+    def __init__(self, folder: Path, lengths: Array) -> None:
+        self._logits: Array = np.load(folder / "logits.npy", mmap_mode="r")
+        count = len(list(folder.glob("hidden-*.npy")))
+        self._hidden: list[Array] = [np.load(folder / f"hidden-{slot}.npy", mmap_mode="r") for slot in range(count)]
+        self._starts = np.concatenate([[0], np.cumsum(lengths)])
+
+    def __call__(self, batch: Batch) -> Taught:
+        rows, device = batch.rows.numpy(), batch.labels.device
+        logits = torch.from_numpy(np.asarray(self._logits[rows]))
+        shape = tuple(batch.mask.shape)
+        states = []
+        for stored in self._hidden:
+            state = np.zeros((*shape, stored.shape[1]), dtype=np.float32)
+            for place, row in enumerate(rows):
+                start, end = self._starts[row], self._starts[row + 1]
+                state[place, : end - start] = stored[start:end]
+            states.append(torch.from_numpy(state).to(device))
+        return Taught(logits.to(device), states)
+
+
+def stored_bytes(train: Encoded, slots: int, width: int) -> int:
+    """What `StoredTeacher` takes on disk: 4 bytes a number."""
+    return 4 * sum(len(ids) for ids in train.ids) * slots * width
+
+
+def store_answers(
+    model: Any, blocks: Sequence[int], train: Encoded, folder: Path, progress: Callable[[str], None]
+) -> StoredTeacher:
+    """Ask the teacher once for every row of train, or find the answers of an earlier, interrupted run.
+
+    Written aside and renamed when whole. The caller removes ``folder`` when recovery is done.
+    """
+    lengths = np.array([len(ids) for ids in train.ids])
+    identity = key_of({"ids": train.ids, "blocks": list(blocks), "head": _fingerprint(model)})
+    marker = folder / "answers.json"
+    if not (marker.is_file() and read_json(marker) == identity):
+        shutil.rmtree(folder, ignore_errors=True)
+        aside = folder.with_name(folder.name + ".part")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        _ask(model, blocks, train, lengths, aside, progress)
+        write_json(aside / "answers.json", identity)
+        aside.replace(folder)
+    return StoredTeacher(folder, lengths)
+
+
+def _fingerprint(model: Any) -> list[float]:
+    return [float(p.detach().double().sum()) for p in model.parameters()]
+
+
+def _ask(
+    model: Any, blocks: Sequence[int], train: Encoded, lengths: Array, folder: Path, progress: Callable[[str], None]
+) -> None:
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    device = next(model.parameters()).device
+    ask = LiveTeacher(model, blocks)
+    groups = batches(train, np.zeros(len(train), dtype=np.int64), 32, length_bucketed=True, seed=None)
+    width = int(model.config.hidden_size)
+    states = [
+        open_memmap(folder / f"hidden-{slot}.npy", "w+", np.float32, (int(starts[-1]), width))  # type: ignore[no-untyped-call]
+        for slot in range(len(blocks))
+    ]
+    logits: Array = np.zeros((len(train), int(model.config.num_labels)), dtype=np.float32)
+    with fused_attention(model):
+        for number, batch in enumerate(groups, start=1):
+            progress(f"the teacher answers {number}/{len(groups)}")
+            moved = Batch({k: v.to(device) for k, v in batch.inputs.items()}, batch.labels, batch.rows)
+            taught = ask(moved)
+            logits[batch.rows.numpy()] = taught.logits.cpu().numpy()
+            for stored, state in zip(states, taught.hidden, strict=True):
+                values = state.cpu().numpy()
+                for place, row in enumerate(batch.rows.numpy()):
+                    stored[starts[row] : starts[row + 1]] = values[place, : lengths[row]]
+    for stored in states:
+        stored.flush()
+    np.save(folder / "logits.npy", logits)

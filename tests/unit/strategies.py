@@ -1,0 +1,20 @@
+"""Strategies by name, as a recipe gives them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from lwc.recipe import Select
+
+_ADAPTER: TypeAdapter[Any] = TypeAdapter(Select)
+# All but `iterated`, which recovers between removals and has tests of its own.
+NAMES = ["beam", "drop_bottom", "drop_even", "drop_top", "fused", "greedy", "racing", "random", "single"]
+
+
+def chosen(strategy: str = "fused", **options: Any) -> Any:
+    """The select section of a recipe."""
+    if strategy == "single":
+        options = {"method": "fisher", **options}
+    return _ADAPTER.validate_python({"strategy": strategy, **options})

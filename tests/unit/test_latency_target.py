@@ -1,0 +1,50 @@
+"""A target of latency: bisection over measured cuts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import tiny
+
+from lwc.errors import TargetError
+from lwc.models.families import block_list, family_of
+from lwc.recipe import Export
+from lwc.selection import latency
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Exports write the number of blocks; the ratio is 12 ÷ blocks, as a clock would find it."""
+    asked: list[int] = []
+
+    def export(model: Any, tokenizer: Any, path: Path) -> None:
+        path.write_text(str(len(block_list(model, family_of(model)))))
+
+    def compare(base: Path, cut: Path, *_: Any) -> dict[str, Any]:
+        asked.append(int(cut.read_text()))
+        return {"ratio": int(base.read_text()) / asked[-1], "shapes": [{"spread": {"base": 0.01}}]}
+
+    monkeypatch.setattr(latency, "export_onnx", export)
+    monkeypatch.setattr(latency, "compare_latency", compare)
+    return asked
+
+
+@pytest.mark.parametrize(("ratio", "keep"), [(1.0, 12), (1.05, 11), (2.0, 6), (2.5, 4), (3.0, 4), (12.0, 1)])
+def test_the_smallest_cut_that_is_fast_enough(timed: list[int], tmp_path: Path, ratio: float, keep: int) -> None:
+    model = tiny("bert", blocks=12)
+    found = latency.blocks_for_latency(model, None, family_of(model), ratio, Export(), tmp_path, lambda _: None)
+    assert found["keep"] == keep
+    assert len(timed) <= 5, "bisection, not a scan"
+    assert [row["blocks"] for row in found["measured"]] == sorted(timed)
+    assert not list(tmp_path.glob("*.onnx")), "nothing is left behind"
+
+
+def test_out_of_reach_says_what_can_be_had(timed: list[int], tmp_path: Path) -> None:
+    model = tiny("modernbert", blocks=6)
+    family = family_of(model)
+    with pytest.raises(TargetError, match=r"9x of latency cannot be reached.*1 of 6 left it is 6\.00x") as caught:
+        latency.blocks_for_latency(model, None, family, 9.0, Export(), tmp_path, lambda _: None, family.protected)
+    assert "5.7x" in caught.value.hint
+    assert timed == [1]

@@ -1,0 +1,187 @@
+"""Beam, racing, iterated removal, spans and the baselines: what each looks at, and what it must end with."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from strategies import chosen
+from tiny_models import tiny, tokens
+
+from lwc.errors import TargetError
+from lwc.importance.ablation import loss_and_accuracy
+from lwc.models.batches import batches
+from lwc.models.families import family_of
+from lwc.models.surgery import remove_blocks
+from lwc.recipe import Recipe, Target
+from lwc.selection.choice import Choice, Subset
+from lwc.selection.iterated import iterated, quotas
+from lwc.selection.racing import candidates, racing
+from lwc.selection.search import beam, best_subsets, greedy
+from lwc.selection.select import measured
+from lwc.selection.strategies import drawn, drop_bottom, drop_even, drop_top, fused, single
+
+ROWS = batches(tokens(8), np.array([0, 1, 2, 0, 1, 2, 0, 1]), 4, length_bucketed=False, seed=None)
+
+
+def choice(total: int, keep: int, loss: Any = None, required: tuple[int, ...] = (), **more: Any) -> Choice:
+    """A choice among blocks that score 0, 1, 2 …, and whose subsets lose ``loss(removed)``."""
+    scores = [float(block) for block in range(total)]
+    importance = {
+        "fused": {"ranking": sorted(range(total), reverse=True)},
+        "methods": {"fisher": {"scores": scores}, "taylor": {"scores": scores[::-1]}},
+    }
+    judge = loss or (lambda removed: sum(scores[block] for block in removed))
+    return Choice(importance, total, keep, frozenset(required), lambda many: {one: judge(one) for one in many}, **more)
+
+
+def test_baselines_by_hand() -> None:
+    twelve = choice(12, 4)
+    assert drop_top(chosen("drop_top"), twelve) == frozenset(range(4, 12))
+    assert drop_bottom(chosen("drop_bottom"), twelve) == frozenset(range(8))
+    assert drop_even(chosen("drop_even"), twelve) == frozenset(range(12)) - {0, 3, 6, 9}
+    assert single(chosen("single", method="taylor"), twelve) == frozenset(range(4, 12))
+    assert fused(chosen("fused"), twelve) == frozenset(range(8))
+    draws = {drawn(chosen("random", draw=number), twelve) for number in range(9)}
+    assert len(draws) > 6
+    assert drawn(chosen("random", draw=3), twelve) == drawn(chosen("random", draw=3), twelve)
+
+
+def test_baselines_make_room_for_blocks_that_must_stay() -> None:
+    held = choice(6, 3, required=(5,))
+    assert drop_top(chosen("drop_top"), held) == frozenset({2, 3, 4})
+    assert drop_bottom(chosen("drop_bottom"), choice(6, 3, required=(0,))) == frozenset({1, 2, 3})
+    removed = drop_even(chosen("drop_even"), held)
+    assert len(removed) == 3
+    assert 5 not in removed
+
+
+@pytest.mark.parametrize("strategy", ["fused", "beam"])
+def test_spans_are_neighbours_and_the_cheapest_of_them(strategy: str) -> None:
+    cost = [5.0, 1.0, 1.0, 9.0, 0.0, 3.0, 0.5]
+    given = Choice(
+        {"fused": {"scores": cost}}, 7, 5, frozenset(),
+        lambda many: {one: sum(cost[block] for block in one) for one in many},
+    )  # fmt: skip
+    run = {"fused": fused, "beam": beam}[strategy]
+    assert run(chosen(strategy, contiguous=True), given) == frozenset({1, 2})
+
+
+def test_no_span_fits_between_blocks_that_must_stay() -> None:
+    with pytest.raises(TargetError, match=r"no 3 neighbouring blocks of 6 can go: \[0, 3\] must stay"):
+        choice(6, 3, required=(0, 3)).spans()
+
+
+def test_a_beam_of_one_is_greedy_and_a_wide_one_is_exhaustive() -> None:
+    model = tiny("modernbert", blocks=6, seed=4)
+    losses = measured(model, family_of(model), ROWS, None)
+    given = Choice({}, 6, 3, frozenset({0}), losses)
+    assert best_subsets(given, 1, False)[0][0] == greedy(chosen("greedy"), given)
+    every = [frozenset(some) for some in itertools.combinations(range(1, 6), 3)]
+    found = losses(every)
+    assert best_subsets(given, 99, False)[0][0] == min(every, key=lambda one: found[one])
+    assert [one for one, _ in best_subsets(given, 99, False)] == sorted(every, key=lambda one: found[one])
+
+
+def test_a_beam_escapes_where_greedy_is_trapped() -> None:
+    """Block 0 is cheapest alone, and ruinous with any other."""
+    pairs = {frozenset({0}): 0.0, frozenset({1}): 1.0, frozenset({2}): 1.1, frozenset({3}): 5.0}
+
+    def loss(removed: Subset) -> float:
+        if len(removed) == 1:
+            return pairs[removed]
+        return 9.0 if 0 in removed else sum(removed)
+
+    given = choice(4, 2, loss)
+    assert 0 in greedy(chosen("greedy"), given)
+    assert beam(chosen("beam", width=3), given) == frozenset({1, 2})
+
+
+def test_measured_subsets_are_removed_models() -> None:
+    model = tiny("bert", blocks=4)
+    gone = frozenset({1, 2})
+    found = measured(model, family_of(model), ROWS, None)([gone])[gone]
+    cut = remove_blocks(model, family_of(model), gone)
+    assert found == pytest.approx(loss_and_accuracy(cut, ROWS)[0], abs=1e-6)
+
+
+def test_racing_halves_the_field_and_doubles_the_steps() -> None:
+    asked: list[tuple[Subset, int]] = []
+
+    def recovered(removed: Subset, steps: int) -> float:
+        asked.append((removed, steps))
+        return float(sum(removed)) * (1 if steps < 40 else -1)  # more recovery turns the order round
+
+    given = choice(6, 3, recovered=recovered)
+    config = chosen("racing", candidates=4, steps=10, width=4)
+    field = candidates(config, given)
+    assert len(set(field)) == 4
+    assert frozenset({0, 1, 2}) in field, "the fused choice runs"
+    assert frozenset({1, 3, 5}) in field, "and so do evenly spaced blocks"
+    won = racing(config, given)
+    assert [steps for _, steps in asked] == [10] * 4 + [20] * 2
+    assert won == min(field, key=lambda one: sum(one))
+    assert [round_["steps"] for round_ in given.notes["race"]] == [10, 20]
+
+
+def test_racing_without_recovery_is_refused() -> None:
+    with pytest.raises(TargetError, match="needs recovery"):
+        racing(chosen("racing"), choice(6, 3))
+
+
+@pytest.mark.parametrize(("count", "rounds", "sizes"), [(8, 3, [3, 3, 2]), (2, 5, [1, 1]), (0, 3, [0]), (6, 2, [3, 3])])
+def test_rounds_share_the_removals(count: int, rounds: int, sizes: list[int]) -> None:
+    assert quotas(count, rounds) == sizes
+
+
+def test_iterated_removal_looks_at_the_model_as_it_has_recovered() -> None:
+    model = tiny("modernbert", blocks=6, seed=2)
+    family, healed = family_of(model), []
+
+    def heal(student: Any, kept: list[int], number: int) -> Any:
+        healed.append((number, list(kept), len(student.model.layers)))
+        with torch.no_grad():
+            # What "recovery" does here: the last block becomes the identity, and so the cheapest to remove.
+            student.model.layers[-1].attn.Wo.weight.zero_()
+            student.model.layers[-1].mlp.Wo.weight.zero_()
+        return student
+
+    given = Choice({}, 6, 3, frozenset({0}), lambda many: dict.fromkeys(many, 0.0))
+    course = iterated(chosen("iterated", rounds=3), model, family, ROWS, given, heal)
+    assert [number for number, _, _ in healed] == [1, 2], "the last round is left to the recover stage"
+    assert [blocks for _, _, blocks in healed] == [5, 4]
+    assert len(course.kept) == 3
+    assert course.kept[0] == 0
+    assert len(course.model.model.layers) == 3
+    gone = [block for round_ in course.rounds for block in round_["removed"]]
+    assert sorted(gone + course.kept) == list(range(6))
+    assert len(model.model.layers) == 6, "the uncut model stays whole"
+
+
+def test_iterated_removal_of_nothing() -> None:
+    model = tiny("bert", blocks=3)
+    given = Choice({}, 3, 3, frozenset(), lambda many: dict.fromkeys(many, 0.0))
+    course = iterated(chosen("iterated"), model, family_of(model), ROWS, given, lambda *_: pytest.fail("healed"))
+    assert course.kept == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"select": {"strategy": "single", "method": "shap"}}, "not one of score.methods"),
+        ({"select": {"strategy": "drop_top", "weights": "random"}}, "starts from nothing"),
+        ({"select": {"strategy": "greedy", "contiguous": True}}, "contiguous"),
+    ],
+)
+def test_recipes_that_cannot_work_are_refused_at_once(changes: dict[str, Any], reason: str) -> None:
+    whole = {"schema_version": 1, "name": "x", "model": {"kind": "config"}, "target": {"ratio": 2, "of": "blocks"}}
+    with pytest.raises(ValidationError, match=reason):
+        Recipe.model_validate({**whole, **changes})
+
+
+def test_a_target_of_latency_is_a_recipe_like_any_other() -> None:
+    assert Target(ratio=2, of="latency").of == "latency"
