@@ -56,6 +56,17 @@ def _short_recovery(context: StageContext, model: Any) -> Callable[[Collection[i
     return lambda removed: loss(removed, steps)
 
 
+def _cut(context: StageContext, model: Any, family: Any) -> int | None:
+    """How many blocks the target removes, which is how many the measured cut models lack; None for one of latency."""
+    from lwc.selection.select import plan_cut
+
+    recipe = context.recipe
+    if recipe.target.of == "latency":
+        return None
+    counts, keep, _ = plan_cut(model, family, recipe.target, recipe.select, _trimmed_parameters(context, model))
+    return len(counts.per_block) - keep or None
+
+
 def score(context: StageContext) -> None:
     """The score stage: ``importance.json``."""
     from lwc.importance.score import score_blocks
@@ -73,6 +84,7 @@ def score(context: StageContext) -> None:
         context.progress,
         validation=held_out,
         recover=_short_recovery(context, model),
+        cut=_cut(context, model, family) if needed else None,
         seed=context.recipe.seed,
     )
     write_json(context.out / "importance.json", importance)

@@ -72,6 +72,10 @@ def _score_needs(recipe: Recipe) -> dict[str, str]:
     """What scores depend on beside their own section: recovery of cut models, and the files of a depth profile."""
     needs: dict[str, str] = {}
     trust = recipe.score.trust
+    if trust is not None or recipe.score.fusion == "learned":
+        # Scores are judged on models cut as deep as the target asks.
+        sections = (recipe.target, recipe.select, recipe.vocabulary)
+        needs["target"] = key_of({type(one).__name__: one.model_dump(mode="json") for one in sections})
     if trust is not None and trust.recovery_steps:
         needs["recover"] = key_of({**recipe.recover.model_dump(mode="json"), **_recover_machine(recipe)})
     for method in recipe.score.methods:

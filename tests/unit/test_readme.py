@@ -37,7 +37,7 @@ def test_every_command_in_the_table_exists(command: str) -> None:
 
 def test_the_table_names_every_command() -> None:
     listed = set(re.findall(r"^\| `lwc ([a-z]+)", README, re.MULTILINE))
-    assert listed == {*(c.name or c.callback.__name__ for c in app.registered_commands if c.callback), "data"}
+    assert listed == {*(c.name or c.callback.__name__ for c in app.registered_commands if c.callback), "data", "repo"}
 
 
 def test_the_recipe_in_the_readme_is_valid() -> None:

@@ -131,6 +131,9 @@ def test_control_characters_are_an_error_of_the_recipe() -> None:
         parse_recipe("a: \x07", "r.yaml")
 
 
-def test_latency_as_a_target_is_refused_at_once() -> None:
-    (problem,) = refuse(MINIMAL.replace("of: blocks", "of: latency"))
-    assert "measured search" in problem
+def test_a_select_section_names_its_strategy() -> None:
+    (problem,) = refuse(MINIMAL + "select: {keep_first: 1}\n")
+    assert "strategy" in problem
+    (problem,) = refuse(MINIMAL + "select: {strategy: bean}\n")
+    assert "beam" in problem
+    assert parse_recipe(MINIMAL.replace("of: blocks", "of: latency"), "r.yaml").target.of == "latency"
