@@ -13,17 +13,14 @@ from lwc.stage import StageContext
 
 def _measured_on(context: StageContext, split: str) -> tuple[Any, Any, Any]:
     """(model, family, batches): the base model and the rows of a split that it is measured on."""
-    from lwc.data.splits import load_split
-    from lwc.models.batches import batches, encode
     from lwc.models.families import family_of
-    from lwc.models.load import load_classifier, load_tokenizer
+    from lwc.models.load import load_model, load_tokenizer
+    from lwc.tasks import in_batches, split_rows
 
     folder = context.inputs["train"] / "model"
-    model, tokenizer = load_classifier(folder), load_tokenizer(folder)
-    examples = load_split(context.inputs["data"], split)
-    encoded = encode(tokenizer, examples.texts, context.recipe.model.max_length)
-    size = context.recipe.score.batch_size
-    return model, family_of(model), batches(encoded, examples.labels, size, length_bucketed=True, seed=None)
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    rows = split_rows(context.recipe, tokenizer, context.inputs["data"], split)
+    return model, family_of(model), in_batches(context.recipe, rows, context.recipe.score.batch_size)
 
 
 def _recoverer(context: StageContext, model: Any) -> Any:
@@ -152,7 +149,7 @@ def _iterate(
     context: StageContext, model: Any, family: Any, calibration: Any, config: Iterated, trimmed: int, keep: int | None
 ) -> dict[str, Any]:
     """Iterated removal; leaves the model of the last round, on which the recover stage goes on, in ``model/``."""
-    from lwc.models.load import load_classifier, load_tokenizer, save_checkpoint
+    from lwc.models.load import load_model, load_tokenizer, save_checkpoint
     from lwc.selection.choice import Choice
     from lwc.selection.iterated import iterated
     from lwc.selection.select import describe, measured, plan_cut
@@ -170,7 +167,7 @@ def _iterate(
             recoverer.run(student, kept, recoverer.in_steps(config.steps), work, context.progress)
             save_checkpoint(student.to("cpu"), tokenizer, work / "model")
             (work / "model").replace(done)
-        return load_classifier(done)
+        return load_model(done)
 
     target = recipe.target
     counts, keep, required = plan_cut(model, family, target, config, trimmed, keep)
@@ -185,16 +182,16 @@ def remove(context: StageContext) -> None:
     """The remove stage: ``model/``, an ordinary checkpoint without the removed blocks."""
     from lwc.distillation import random_weights
     from lwc.models.families import family_of
-    from lwc.models.load import load_classifier, load_tokenizer, save_checkpoint
+    from lwc.models.load import load_model, load_tokenizer, save_checkpoint
     from lwc.models.surgery import remove_blocks
 
     base = context.inputs["train"] / "model"
     selection = read_json(context.inputs["select"] / "selection.json")
     ready = context.inputs["select"] / "model"
     if ready.is_dir():
-        smaller = load_classifier(ready)
+        smaller = load_model(ready)
     else:
-        model = load_classifier(base)
+        model = load_model(base)
         smaller = remove_blocks(model, family_of(model), selection["removed"])
     if selection["weights"] == "random":
         smaller = random_weights(smaller, context.recipe.seed)

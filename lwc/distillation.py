@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, set_seed
+from transformers import set_seed
 
-from lwc.arrays import Array
 from lwc.artifacts import read_json, write_json
-from lwc.data.splits import load_split
+from lwc.data.splits import load_labels, load_split
 from lwc.data.unlabelled import more_texts
 from lwc.importance.ablation import loss_and_accuracy
-from lwc.losses import attention_loss, distillation_loss, hidden_loss, label_loss
+from lwc.losses import answer_distance, attention_loss, hidden_loss, label_loss
 from lwc.models.attention import fused_attention
 from lwc.models.augment import Windows
-from lwc.models.batches import Batch, batches, encode
+from lwc.models.batches import Batch
 from lwc.models.families import block_list, family_of
-from lwc.models.load import load_classifier, load_tokenizer, save_checkpoint
+from lwc.models.load import load_model, load_tokenizer, save_checkpoint
 from lwc.models.surgery import remove_blocks
 from lwc.models.vocabulary import coverage, trim_vocabulary, used_tokens
 from lwc.recipe import Recipe, Recovery
+from lwc.tasks import VALIDATION_BATCH, in_batches, judge_of, rows_of, split_rows
 from lwc.teacher import BlockOutputs, LiveTeacher, Teacher, attention_maps, store_answers, stored_bytes
-from lwc.training import TrainingResult, fit, predict
+from lwc.training import TrainingResult, fit
 
 Say = Callable[[str], None]
 
@@ -58,15 +58,19 @@ def recovery_loss(student: Any, teacher: Teacher, settings: Recovery, capture: B
     loss = torch.zeros((), device=logits.device)
     if taught_by_teacher(settings):
         taught = teacher(batch)
-        loss = loss + settings.logits_weight * distillation_loss(logits, taught.logits, settings.temperature)
+        apart = answer_distance(logits, taught.logits, batch.mask, settings.temperature)
+        loss = loss + settings.logits_weight * apart
         if settings.hidden_weight:
             pairs = zip(outputs, taught.hidden, strict=True)
             distances = [hidden_loss(mine.float(), theirs, batch.mask) for mine, theirs in pairs]
             loss = loss + settings.hidden_weight * torch.stack(distances).mean()
         if attention:
             maps = attention_maps(output, range(len(taught.attention)), student.config.model_type)
-            apart = [attention_loss(*pair, batch.mask) for pair in zip(maps, taught.attention, strict=True)]
-            loss = loss + settings.attention_weight * torch.stack(apart).mean()
+            pairs = zip(maps, taught.attention, strict=True)
+            loss = (
+                loss
+                + settings.attention_weight * torch.stack([attention_loss(*pair, batch.mask) for pair in pairs]).mean()
+            )
     if settings.label_weight:
         loss = loss + settings.label_weight * label_loss(logits, batch.labels)
     return loss
@@ -82,34 +86,33 @@ class Recoverer:
 
     Logits as in Hinton et al. 2015; hidden states as in Sun et al. 2019 (patient distillation), matched by
     `matched_blocks` and measured in units of the teacher's own size. The weights kept are those closest to the
-    teacher on the validation split (KL of the answers): with a few hundred rows that tells more than their macro-F1.
+    teacher on the validation split (`lwc.tasks.judge_of`).
     """
 
     def __init__(self, recipe: Recipe, data_dir: Path, teacher: Any, tokenizer: Any, progress: Say) -> None:
         self._recipe, self._teacher = recipe, teacher
-        train, validation = load_split(data_dir, "train"), load_split(data_dir, "validation")
-        length = recipe.model.max_length
+        train = load_split(data_dir, "train")
         texts, more = train.texts, recipe.recover.unlabelled
         if more is not None:
             texts = [*texts, *more_texts(more, recipe.data, data_dir, recipe.seed, progress)]
-        self.train = encode(tokenizer, texts, length)
         # Where there are more texts than labels, no loss reads them.
-        self._train_labels = np.pad(train.labels, (0, len(texts) - len(train)))
-        self._windows = Windows(tokenizer, texts, self.train, recipe.recover.augment, recipe.seed)
-        self._held_out, self._labels = encode(tokenizer, validation.texts, length), validation.labels
-        self.validation = batches(self._held_out, self._labels, 64, length_bucketed=True, seed=None)
+        labels = np.pad(train.labels, (0, len(texts) - len(train)))
+        self.train, self._train_labels = rows_of(recipe, tokenizer, texts, labels, load_labels(data_dir))
+        self._windows = None
+        if recipe.recover.augment:
+            self._windows = Windows(tokenizer, texts, self.train, recipe.recover.augment, recipe.seed)
+        held_out = split_rows(recipe, tokenizer, data_dir, "validation")
+        self.validation = in_batches(recipe, held_out, VALIDATION_BATCH)
         if torch.cuda.is_available():
             teacher.to("cuda")
-        self._target = torch.from_numpy(predict(teacher, self.validation))
-
-    def _closeness(self, logits: Array) -> float:
-        return -float(distillation_loss(torch.from_numpy(logits), self._target, 1.0))
+        self._judge = judge_of(recipe, held_out, teacher if taught_by_teacher(recipe.recover) else None)
 
     def _teacher_for(self, kept: Sequence[int], settings: Recovery, scratch: Path, progress: Say) -> Teacher:
         blocks = matched_blocks(kept, len(block_list(self._teacher, family_of(self._teacher))))
         if settings.hidden_weight == 0 and settings.attention_weight == 0:
             blocks = []
         plain = settings.augment == 0 and settings.attention_weight == 0 and taught_by_teacher(settings)
+        plain = plain and self._train_labels is not None  # logits of every token over a vocabulary fill any disk
         size = stored_bytes(self.train, len(blocks), int(self._teacher.config.hidden_size))
         cheaper = settings.epochs >= 2 and size <= _MOST_STORED
         if plain and (settings.cache_teacher == "always" or (settings.cache_teacher == "auto" and cheaper)):
@@ -127,16 +130,14 @@ class Recoverer:
         with BlockOutputs(student, range(len(kept))) as capture, fused_attention(*([] if maps else [self._teacher])):
             result = fit(
                 student,
-                self._windows.epoch if settings.augment else self.train,
+                self._windows.epoch if self._windows is not None else self.train,
                 self._train_labels,
-                self._held_out,
-                self._labels,
+                self._judge,
                 settings,
                 lambda model, batch: recovery_loss(model, teacher, settings, capture, batch),
                 self._recipe.seed,
                 scratch / "checkpoints",
                 progress,
-                self._closeness if taught_by_teacher(settings) else None,
                 settings.average,
                 settings.embedding_rate,
                 fused=not maps,
@@ -172,8 +173,7 @@ class Recoverer:
 def random_weights(model: Any, seed: int) -> Any:
     """A model of the same shape that has learnt nothing: the baseline of training a small model from scratch."""
     set_seed(seed)
-    fresh = AutoModelForSequenceClassification.from_config(model.config, attn_implementation="eager")
-    return fresh.float().eval()
+    return type(model)._from_config(model.config, attn_implementation="eager").float().eval()
 
 
 def recover(
@@ -187,7 +187,7 @@ def recover(
     progress: Callable[[str], None],
 ) -> None:
     """Recovery of the cut model on the train split; writes ``model/`` and ``metrics.json``."""
-    teacher, student = load_classifier(teacher_dir / "model"), load_classifier(student_dir / "model")
+    teacher, student = load_model(teacher_dir / "model"), load_model(student_dir / "model")
     tokenizer = load_tokenizer(student_dir / "model")
     recoverer = Recoverer(recipe, data_dir, teacher, tokenizer, progress)
     kept = [int(block) for block in selection["kept"]]

@@ -16,12 +16,16 @@ from sklearn.linear_model import LogisticRegression
 from lwc.artifacts import write_json
 from lwc.data.splits import Examples, load_labels, load_split
 from lwc.errors import DataError, ModelError
+from lwc.evaluating_numbers import numbers_result
+from lwc.evaluating_tokens import tokens_result
 from lwc.metrics import classification_quality, retention
 from lwc.models.batches import batches, encode
-from lwc.models.load import load_classifier, load_tokenizer
+from lwc.models.load import load_model, load_tokenizer
 from lwc.recipe import Recipe
+from lwc.tasks import in_batches, numbers_of, split_rows
 from lwc.training import predict
 
+MODELS = ("base", "unrecovered", "compressed")
 _SMALLEST = 1e-12  # stands for probability 0 under the logarithm
 
 
@@ -62,8 +66,7 @@ def model_logits(
     Raises:
         ModelError: a logit is NaN or infinite.
     """
-    tokenizer = load_tokenizer(folder)
-    model = load_classifier(folder)
+    tokenizer, model = load_tokenizer(folder), load_model(folder)
     encoded = encode(tokenizer, examples.texts, max_length)
     rows = batches(encoded, examples.labels, batch_size, length_bucketed=True, seed=None)
     logits = np.asarray(predict(model, rows), dtype=np.float64)
@@ -76,6 +79,27 @@ def model_logits(
     return logits, {"count": int(encoded.truncated), "of": len(examples.texts), "max_length": max_length}
 
 
+def class_result(
+    logits: dict[str, NDArray[np.float64]], test: Examples, train: Examples, names: list[str], n_boot: int, seed: int
+) -> dict[str, Any]:
+    """``quality`` and both retentions of ``evaluation.json``; floors: the majority class, and TF-IDF + regression."""
+    quality: dict[str, Any] = {
+        name: classification_quality(test.labels, values, n_boot, seed) for name, values in logits.items()
+    }
+    majority = majority_logits(train.labels, len(names), len(test.texts))
+    tfidf = tfidf_logits(train, test.texts, len(names), seed)
+    quality["floors"] = {
+        "majority": classification_quality(test.labels, majority, n_boot, seed),
+        "tfidf": classification_quality(test.labels, tfidf, n_boot, seed),
+    }
+    base, cut, healed = (logits[name].argmax(axis=1) for name in MODELS)
+    return {
+        "quality": quality,
+        "retention": retention(test.labels, base, healed, n_boot, seed),
+        "retention_unrecovered": retention(test.labels, base, cut, n_boot, seed),
+    }
+
+
 def evaluate(
     recipe: Recipe,
     data_dir: Path,
@@ -85,14 +109,15 @@ def evaluate(
     out: Path,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Measure three models and two floors on the test split; write ``evaluation.json`` and predictions.
+    """Measure three models and the floors on the test split; write ``evaluation.json`` and predictions.
 
     Args:
         recipe: gives the seed, the resamples and the batch size.
         data_dir: folder of the data stage.
         base_dir: stage folder whose ``model/`` is the uncut model; ``unrecovered_dir`` holds it without the
             removed blocks, ``compressed_dir`` that one after recovery.
-        out: where ``evaluation.json`` and ``predictions.parquet`` (id, label, base, unrecovered, compressed) go.
+        out: where ``evaluation.json`` and ``predictions.parquet`` (id, label, base, unrecovered, compressed) go. A
+            language model's test split is slices, not rows, and leaves no predictions.
         progress: told what is being measured.
 
     Returns:
@@ -103,46 +128,53 @@ def evaluate(
         DataError: the floors cannot be fitted on train.
     """
     say = progress or (lambda _: None)
-    names = load_labels(data_dir)
-    test = load_split(data_dir, "test")
-    train = load_split(data_dir, "train")
-    n_boot, seed = recipe.evaluate.bootstrap, recipe.seed
-    quality: dict[str, Any] = {}
-    predicted: dict[str, NDArray[np.int64]] = {}
+    names, train, test = load_labels(data_dir), load_split(data_dir, "train"), load_split(data_dir, "test")
+    n_boot, seed, size = recipe.evaluate.bootstrap, recipe.seed, recipe.evaluate.batch_size
+    folders = dict(zip(MODELS, (base_dir / "model", unrecovered_dir / "model", compressed_dir / "model"), strict=True))
     truncated: dict[str, int] = {}
-    folders = {"base": base_dir, "unrecovered": unrecovered_dir, "compressed": compressed_dir}
-    for name, stage in folders.items():
-        folder = stage / "model"
-        say(f"test split: {name} model on {len(test.texts)} texts")
-        logits, truncated = model_logits(folder, test, recipe.evaluate.batch_size, recipe.model.max_length)
-        if logits.shape[1] != len(names):
-            raise ModelError(
-                f"{folder} has {logits.shape[1]} classes, the data has {len(names)}",
-                "the checkpoint was trained on other labels: run the train stage again",
-            )
-        quality[name] = classification_quality(test.labels, logits, n_boot, seed)
-        predicted[name] = logits.argmax(axis=1)
-    say("test split: majority and TF-IDF floors")
-    majority = majority_logits(train.labels, len(names), len(test.texts))
-    tfidf = tfidf_logits(train, test.texts, len(names), seed)
-    quality["floors"] = {
-        "majority": classification_quality(test.labels, majority, n_boot, seed),
-        "tfidf": classification_quality(test.labels, tfidf, n_boot, seed),
-    }
-    base, cut, healed = (predicted[name] for name in folders)
+    out.mkdir(parents=True, exist_ok=True)
+    if recipe.task.kind == "causal_lm":
+        tokenizer = load_tokenizer(folders["base"])
+        learnt = split_rows(recipe, tokenizer, data_dir, "train")[0]
+        groups = in_batches(recipe, split_rows(recipe, tokenizer, data_dir, "test"), size)
+        say(f"test split: three models on {sum(len(group) for group in groups)} slices")
+        vocabulary = int(load_model(folders["base"]).config.vocab_size)
+        measured = tokens_result(folders, groups, learnt, vocabulary, n_boot, seed)
+    else:
+        logits: dict[str, NDArray[np.float64]] = {}
+        for name, folder in folders.items():
+            say(f"test split: {name} model on {len(test.texts)} texts")
+            logits[name], truncated = model_logits(folder, test, size, recipe.model.max_length)
+        say("test split: floors")
+        if recipe.task.kind == "regression":
+            numbers = numbers_of(names)
+            values = {name: found[:, 0] for name, found in logits.items()}
+            predicted = {name: np.abs(found - numbers).argmin(axis=1) for name, found in logits.items()}
+            measured = numbers_result(values, test, train, numbers, n_boot, seed)
+        else:
+            _check_classes(logits, folders, names)
+            predicted = {name: found.argmax(axis=1) for name, found in logits.items()}
+            measured = class_result(logits, test, train, names, n_boot, seed)
+        table = pa.table({"id": test.ids, "label": np.asarray(test.labels), **predicted})
+        pq.write_table(table, out / "predictions.parquet")
     result = {
-        "n": len(test.texts),
+        "task": recipe.task.kind,
+        "n": measured["quality"]["base"]["n"],
         "n_train": len(train.texts),
         "label_names": names,
         "text_fields": list(recipe.data.text_fields),
-        "truncated": truncated,
+        "truncated": truncated or None,
         "bootstrap": {"resamples": n_boot, "level": 0.95, "seed": seed},
-        "quality": quality,
-        "retention": retention(test.labels, base, healed, n_boot, seed),
-        "retention_unrecovered": retention(test.labels, base, cut, n_boot, seed),
+        **measured,
     }
-    out.mkdir(parents=True, exist_ok=True)
-    table = pa.table({"id": test.ids, "label": np.asarray(test.labels), **predicted})
-    pq.write_table(table, out / "predictions.parquet")
     write_json(out / "evaluation.json", result)
     return result
+
+
+def _check_classes(logits: dict[str, NDArray[np.float64]], folders: dict[str, Path], names: list[str]) -> None:
+    for name, found in logits.items():
+        if found.shape[1] != len(names):
+            raise ModelError(
+                f"{folders[name]} has {found.shape[1]} classes, the data has {len(names)}",
+                "the checkpoint was trained on other labels: run the train stage again",
+            )

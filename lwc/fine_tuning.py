@@ -1,4 +1,4 @@
-"""The train stage: a base classifier, fine-tuned from a checkpoint or trained from scratch."""
+"""The train stage: a base model, fine-tuned from a checkpoint or trained from scratch."""
 
 from __future__ import annotations
 
@@ -11,16 +11,24 @@ from lwc.artifacts import write_json
 from lwc.data.splits import load_labels, load_split
 from lwc.errors import ModelError
 from lwc.losses import label_loss
-from lwc.models.batches import Batch, encode
+from lwc.models.batches import Batch
+from lwc.models.causal import load_causal, locate_causal
 from lwc.models.families import check_padding, family_of
 from lwc.models.load import build_from_config, check_weights, load_classifier, load_tokenizer, save_checkpoint
 from lwc.models.tokenizer import train_wordpiece
-from lwc.recipe import FromConfig, Recipe
+from lwc.recipe import FromConfig, Pretrained, Recipe
+from lwc.tasks import judge_of, split_rows
 from lwc.training import fit
+
+NUMBER = "number"
+"""Name of a regressor's one output."""
 
 
 def _start(recipe: Recipe, texts: list[str], label_names: list[str]) -> tuple[Any, Any]:
     source = recipe.model
+    if recipe.task.kind == "causal_lm":
+        assert isinstance(source, Pretrained)  # the recipe says so
+        return _language_model(source)
     if isinstance(source, FromConfig):
         tokenizer = train_wordpiece(texts, source.vocab_size, source.max_length)
         return build_from_config(source, tokenizer, label_names, recipe.seed), tokenizer
@@ -30,8 +38,21 @@ def _start(recipe: Recipe, texts: list[str], label_names: list[str]) -> tuple[An
     from transformers import set_seed
 
     set_seed(recipe.seed)
-    model = load_classifier(source.source, label_names, source.revision, source.trust_remote_code)
+    outputs = label_names if recipe.task.kind == "classification" else [NUMBER]
+    model = load_classifier(source.source, outputs, source.revision, source.trust_remote_code)
     tokenizer = load_tokenizer(source.source, source.revision, source.trust_remote_code)
+    return model, _cut_at(tokenizer, model, source)
+
+
+def _language_model(source: Pretrained) -> tuple[Any, Any]:
+    model, _, tokenizer = load_causal(locate_causal(source.source))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # the mask says what is padding
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model, _cut_at(tokenizer, model, source)
+
+
+def _cut_at(tokenizer: Any, model: Any, source: Pretrained) -> Any:
     limit = positions(model.config)
     if limit is not None and source.max_length > limit:
         raise ModelError(
@@ -39,7 +60,7 @@ def _start(recipe: Recipe, texts: list[str], label_names: list[str]) -> tuple[An
             f"set model.max_length to {limit} or less",
         )
     tokenizer.model_max_length = source.max_length
-    return model, tokenizer
+    return tokenizer
 
 
 def positions(config: Any) -> int | None:
@@ -55,23 +76,20 @@ def _loss(model: Any, batch: Batch) -> Any:
     return label_loss(model(**batch.inputs).logits, batch.labels)
 
 
-def train_classifier(recipe: Recipe, data_dir: Path, out: Path, scratch: Path, progress: Callable[[str], None]) -> None:
+def train_base(recipe: Recipe, data_dir: Path, out: Path, scratch: Path, progress: Callable[[str], None]) -> None:
     """Train the base model on the train split; write ``model/`` and ``metrics.json``.
 
     Raises:
         ModelError: the checkpoint cannot be used, or its family has no row.
     """
-    train, validation = load_split(data_dir, "train"), load_split(data_dir, "validation")
-    model, tokenizer = _start(recipe, train.texts, load_labels(data_dir))
+    model, tokenizer = _start(recipe, load_split(data_dir, "train").texts, load_labels(data_dir))
     check_padding(model, family_of(model), tokenizer.pad_token_id)  # before the hours of training, not after
-    max_length = recipe.model.max_length
-    encoded = encode(tokenizer, train.texts, max_length)
+    encoded, labels = split_rows(recipe, tokenizer, data_dir, "train")
     result = fit(
         model,
         encoded,
-        train.labels,
-        encode(tokenizer, validation.texts, max_length),
-        validation.labels,
+        labels,
+        judge_of(recipe, split_rows(recipe, tokenizer, data_dir, "validation")),
         recipe.train,
         _loss,
         recipe.seed,

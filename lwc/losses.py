@@ -6,10 +6,45 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+IGNORED = -100
+"""A label under padding: no loss reads it."""
+
+
+def example_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Loss (B,) of each example. What the labels are says which loss it is:
+
+    - class ids (B,) integer, logits (B, C): cross-entropy in nats;
+    - numbers (B,) floating, logits (B, 1): squared error, in squared units of the label;
+    - tokens (B, T) integer, `IGNORED` under padding, logits (B, T, V): cross-entropy of each next token in nats, mean
+      over the row's tokens.
+    """
+    if labels.is_floating_point():
+        return (logits[:, 0] - labels.to(logits.dtype)) ** 2
+    if labels.ndim == 1:
+        return functional.cross_entropy(logits, labels, reduction="none")
+    return torch.stack([_next_token_loss(row, tokens) for row, tokens in zip(logits, labels, strict=True)])
+
+
+def _next_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:
+    """One row at a time: the logarithms of a whole batch (B, T, V) over a large vocabulary take gigabytes."""
+    return functional.cross_entropy(logits[:-1].float(), tokens[1:], ignore_index=IGNORED)
+
+
+@torch.no_grad()
+def example_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share (B,) of each example that is right: its class, its next tokens, or its number rounded to a whole one."""
+    if labels.is_floating_point():
+        return (logits[:, 0].round() == labels.round()).double()
+    if labels.ndim == 1:
+        return (logits.argmax(dim=-1) == labels).double()
+    read = labels[:, 1:] != IGNORED
+    right = (logits[:, :-1].argmax(dim=-1) == labels[:, 1:]) & read
+    return right.sum(dim=1).double() / read.sum(dim=1).clamp_min(1)
+
 
 def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of logits (B, C) against labels (B,), in nats."""
-    return functional.cross_entropy(logits, labels)
+    """Mean of `example_loss` over the batch."""
+    return example_loss(logits, labels).mean()
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -24,6 +59,17 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
         reduction="batchmean",
         log_target=True,
     )
+
+
+def answer_distance(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float) -> Tensor:
+    """How far answers are apart: `distillation_loss` of class logits (B, C), or of next tokens (B, T, V) over the real
+    tokens of the ``mask`` (B, T); squared distance of numbers (B, 1)."""
+    if student.ndim == 3:
+        real = mask.bool()
+        return distillation_loss(student[real], teacher[real], temperature)
+    if student.shape[1] == 1:
+        return functional.mse_loss(student, teacher)
+    return distillation_loss(student, teacher, temperature)
 
 
 def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:

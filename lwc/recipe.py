@@ -88,9 +88,9 @@ DataSource = Annotated[AmazonSample | McAuleyFile | TableFile | HubDataset | Ama
 
 
 class Labels(Section):
-    """How labels are made: star schemes (binary: >=4 vs <=2, 3 dropped) or the label column as it is."""
+    """How labels are made: star schemes (binary: >=4 vs <=2, 3 dropped), the label column as it is, or none."""
 
-    scheme: Literal["binary", "three_class", "five_class", "column"] = "binary"
+    scheme: Literal["binary", "three_class", "five_class", "column", "none"] = "binary"
     # Order of the class names; needed only to fix ids of a label column.
     names: tuple[str, ...] | None = None
 
@@ -492,6 +492,27 @@ class Verify(Section):
     startup_seconds: Annotated[float, Field(gt=0.0)] = 60.0
 
 
+class Classification(Section):
+    """A text's class. Quality is accuracy and macro-F1."""
+
+    kind: Literal["classification"] = "classification"
+
+
+class Regression(Section):
+    """A number, by squared error: the stars of a review. Quality is mean absolute error and Spearman's ρ."""
+
+    kind: Literal["regression"]
+
+
+class CausalLM(Section):
+    """The next token of any text. Quality is perplexity and next-token accuracy."""
+
+    kind: Literal["causal_lm"]
+
+
+Task = Annotated[Classification | Regression | CausalLM, Field(discriminator="kind")]
+
+
 class Gate(Section):
     """Pass when ``metric op value``. A metric is a dotted path into report.json."""
 
@@ -516,6 +537,7 @@ class Recipe(Section):
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
     description: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 17
+    task: Task = Classification()
     data: Data = Data()
     model: ModelSource
     train: Optimization = Optimization()
@@ -543,6 +565,34 @@ class Recipe(Section):
                 "select.weights: random starts from nothing:"
                 " set recover.label_weight and recover.embedding_rate above 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _task_fits(self) -> Recipe:
+        kind, scheme = self.task.kind, self.data.labels.scheme
+        if (scheme == "none") != (kind == "causal_lm"):
+            raise ValueError(f"task {kind} with data.labels.scheme {scheme}: a language model, and no other, has none")
+        if kind == "regression" and scheme not in ("five_class", "column"):
+            raise ValueError("task regression needs numbers: data.labels.scheme five_class, or column")
+        if kind != "classification":
+            if isinstance(self.model, FromConfig):
+                raise ValueError(f"task {kind} needs model.kind: pretrained")
+            if self.export.int8 is not None or self.export.fp16:
+                raise ValueError(f"export.int8 and export.fp16 are judged by labels, which task {kind} does not have")
+        if kind == "causal_lm":
+            unfit = {
+                "score.methods: mutual_information": any(m.method == "mutual_information" for m in self.score.methods),
+                "vocabulary.trim": self.vocabulary.trim,
+                "recover.augment": self.recover.augment > 0,
+                "recover.cache_teacher: always": self.recover.cache_teacher == "always",
+            }
+            for name, asked in unfit.items():
+                if asked:
+                    raise ValueError(f"{name} does not go with task causal_lm")
+        return self
+
+    @model_validator(mode="after")
+    def _method_is_scored(self) -> Recipe:
         scored = {method.method for method in self.score.methods}
         if isinstance(self.select, Single) and self.select.method not in scored:
             raise ValueError(f"select.method {self.select.method!r} is not one of score.methods: {sorted(scored)}")

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from lwc.errors import LwcError
 from lwc.pipeline import StagePlan
+from lwc.readings import READINGS
 
 console = Console(stderr=True, highlight=False)
 # As many as fit on a terminal of 80 columns.
@@ -96,10 +97,11 @@ def _number(value: Any, digits: int = 3) -> str:
 
 
 def quality_table(report: Mapping[str, Any]) -> None:
-    """Accuracy and macro-F1 of base, compressed and floors, then the ratios and the verdict."""
-    quality = report["quality"]
-    table = Table(title=f"test split, n = {quality['base']['n']}, 95% intervals", title_justify="left", box=None)
-    for column in ("model", "accuracy", "macro-F1"):
+    """The headline metrics of base, compressed and floors, then the ratios and what is left of the base's quality."""
+    quality, reading = report["quality"], READINGS[report["task"]]
+    title = f"test split, n = {quality['base']['n']} {reading.counted}, 95% intervals"
+    table = Table(title=title, title_justify="left", box=None)
+    for column in ("model", *(metric.name for metric in reading.metrics)):
         table.add_column(column)
     rows = [
         ("base", quality["base"]),
@@ -108,14 +110,14 @@ def quality_table(report: Mapping[str, Any]) -> None:
         *((f"floor: {name}", value) for name, value in quality["floors"].items()),
     ]
     for name, metrics in rows:
-        table.add_row(name, _number(metrics["accuracy"]), _number(metrics["macro_f1"]))
+        table.add_row(name, *(_number(metrics[metric.key]) for metric in reading.metrics))
     console.print(table)
     ratios = ", ".join(
         f"{name} {value:.2f}×" for name, value in report["ratios"].items() if isinstance(value, int | float)
     )
     console.print(f"[bold]smaller by[/bold] {ratios}")
-    console.print(f"[bold]retention[/bold] accuracy {_number(report['retention']['accuracy'], 4)},"
-                  f" macro-F1 {_number(report['retention']['macro_f1'], 4)}")  # fmt: skip
+    kept = (f"{metric.name} {_number(report['retention'][metric.key], 4)}" for metric in reading.metrics)
+    console.print(f"[bold]retention[/bold] {', '.join(kept)}")
     for protocol, measured in (report.get("serving") or {}).items():
         if not isinstance(measured, Mapping):
             continue

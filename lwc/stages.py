@@ -10,6 +10,7 @@ from lwc.artifacts import digest_paths, key_of, read_json, write_json
 from lwc.environment import BF16_FLAGS, cpu_flags, cpu_limit, cpu_model, gpu_present
 from lwc.errors import RecipeError
 from lwc.models.source import resolve_folder
+from lwc.readings import READINGS
 from lwc.recipe import (
     DataSource,
     HubDataset,
@@ -44,6 +45,9 @@ def _model_files(recipe: Recipe) -> dict[str, str]:
     """Content digest of a local or package-carried checkpoint."""
     if not isinstance(recipe.model, Pretrained):
         return {}
+    if recipe.task.kind == "causal_lm":  # GGUF files have no config.json beside them
+        folder = Path(resolve_folder(recipe.model.source))
+        return {recipe.model.source: digest_paths([folder])} if folder.is_dir() else {}
     from lwc.models.source import resolve_source
 
     folder = Path(resolve_source(recipe.model.source))
@@ -114,9 +118,9 @@ def _data(context: StageContext) -> None:
 
 
 def _train(context: StageContext) -> None:
-    from lwc.fine_tuning import train_classifier
+    from lwc.fine_tuning import train_base
 
-    train_classifier(context.recipe, context.inputs["data"], context.out, context.scratch, context.progress)
+    train_base(context.recipe, context.inputs["data"], context.out, context.scratch, context.progress)
 
 
 def _recover(context: StageContext) -> None:
@@ -146,8 +150,9 @@ def _evaluate(context: StageContext) -> None:
         out=context.out,
         progress=context.progress,
     )
-    base, small = (result["quality"][name]["accuracy"]["value"] for name in ("base", "compressed"))
-    context.progress(f"test accuracy {base:.3f} → {small:.3f}")
+    metric = READINGS[context.recipe.task.kind].metrics[0]
+    base, small = (result["quality"][name][metric.key]["value"] for name in ("base", "compressed"))
+    context.progress(f"test {metric.name} {base:.3f} → {small:.3f}")
 
 
 def _export(context: StageContext) -> None:
@@ -202,9 +207,9 @@ _TRAINING = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 
 STAGES: tuple[Stage, ...] = (
     Stage("data", 1, (), ("data",), _data, ("rdata", "pandas", "pyarrow", "datasets", "numpy"), external=_data_files),
-    Stage("train", 2, ("data",), ("model", "train"), _train, _TRAINING, external=_train_machine),
+    Stage("train", 3, ("data",), ("model", "train", "task"), _train, _TRAINING, external=_train_machine),
     Stage(
-        "score", 3, ("data", "train"), ("score",), choosing.score, (*_TRAINING, "scipy", "gguf"), external=_score_needs
+        "score", 4, ("data", "train"), ("score",), choosing.score, (*_TRAINING, "scipy", "gguf"), external=_score_needs
     ),
     Stage(
         "select",
@@ -218,7 +223,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("remove", 2, ("train", "select"), (), choosing.remove, _TRAINING),
     Stage(
         "recover",
-        2,
+        3,
         ("data", "train", "select", "remove"),
         ("recover", "vocabulary"),
         _recover,
@@ -227,7 +232,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "evaluate",
-        1,
+        2,
         ("data", "train", "remove", "recover"),
         ("evaluate",),
         _evaluate,

@@ -52,6 +52,11 @@ def variants(recipe: Recipe) -> list[Recipe]:
         raise RecipeError(
             f"{recipe.name}: has no sweep section", "add one, e.g. `sweep: {ratios: [1.5x, 2x, 3x]}`, or use `lwc run`"
         )
+    if recipe.task.kind != "classification":
+        raise RecipeError(
+            f"{recipe.name}: sweeps are drawn by accuracy and macro-F1, which task {recipe.task.kind} does not have",
+            "use `lwc run` for each ratio",
+        )
     found: list[Recipe] = []
     for ratio in sweep.ratios:
         for ending, select in _strategies(recipe, sweep):

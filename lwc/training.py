@@ -23,9 +23,8 @@ from lwc.artifacts import canonical
 from lwc.checkpoints import Progress
 from lwc.environment import BF16_FLAGS, cpu_flags
 from lwc.errors import LwcError
-from lwc.metrics import macro_f1
 from lwc.models.attention import fused_attention
-from lwc.models.batches import Batch, Encoded, batches, pad, row_groups
+from lwc.models.batches import Batch, Encoded, pad, row_groups
 from lwc.recipe import Optimization
 
 LossFunction = Callable[[Any, Batch], Tensor]
@@ -34,10 +33,10 @@ LossFunction = Callable[[Any, Batch], Tensor]
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What training did: steps taken, the evaluations, and the seconds of this process."""
+    """What training did: steps taken, the evaluations, that of the kept step, and the seconds of this process."""
 
     steps: int
-    validation_macro_f1: float
+    validation: dict[str, float]
     best_step: int
     history: list[dict[str, float]]
     seconds: float
@@ -98,38 +97,36 @@ def _order(encoded: Encoded, settings: Optimization, seed: int, epoch: int) -> l
     return row_groups(encoded, settings.batch_size, length_bucketed=True, seed=epoch_seed)
 
 
-def _identity(encoded: Encoded, labels: Array, settings: Optimization, seed: int) -> str:
+def _identity(encoded: Encoded, labels: Array | None, settings: Optimization, seed: int) -> str:
     """Digest of what a run trains on and how: weights restored under other token ids would be noise, unnoticed."""
     digest = hashlib.sha256(canonical([settings.model_dump(mode="json"), seed]).encode())
-    digest.update(np.asarray(labels, dtype=np.int64).tobytes())
+    digest.update(b"" if labels is None else labels.tobytes())
     for ids in encoded.ids:
         digest.update(np.asarray([len(ids), *ids], dtype=np.int64).tobytes())
     return digest.hexdigest()
 
 
-Score = Callable[[Array], float]
-"""Validation logits (N, C) → a figure that is better when higher."""
+Judge = Callable[[Any], dict[str, float]]
+"""Model → figures on the validation split: the one to show first, and ``score``, which is better when higher."""
 
 
 def fit(
     model: Any,
     train: Encoded | Callable[[int], Encoded],
-    train_labels: Array,
-    validation: Encoded,
-    validation_labels: Array,
+    train_labels: Array | None,
+    judge: Judge,
     settings: Optimization,
     loss_function: LossFunction,
     seed: int,
     checkpoint_dir: Path,
     progress: Callable[[str], None],
-    score: Score | None = None,
     average: float = 0.0,
     embedding_rate: float = 1.0,
     fused: bool = True,
 ) -> TrainingResult:
-    """Train ``model`` in place and leave it with the weights of its best validation score, in eval mode.
+    """Train ``model`` in place and leave it with the weights that ``judge`` scores highest, in eval mode.
 
-    ``train`` may depend on the epoch; ``score`` (validation logits → number) is macro-F1 unless given.
+    ``train`` may depend on the epoch; without ``train_labels`` each token is the label of the one before it.
     With ``average`` > 0 it is the exponential moving average of the weights that is judged and kept
     (Polyak & Juditsky 1992; decay min(average, (1 + t) / (10 + t)), so that the start is forgotten).
     ``embedding_rate`` is the input embeddings' share of the learning rate; ``fused`` attention gives no attention maps.
@@ -150,15 +147,13 @@ def fit(
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
     model, optimizer = accelerator.prepare(model, optimizer)
     plain = accelerator.unwrap_model(model)
-    validation_batches = batches(validation, validation_labels, 64, length_bucketed=True, seed=None)
-    judge = score or (lambda logits: macro_f1(validation_labels, logits.argmax(axis=1)))
-    per_epoch = math.ceil(len(train_labels) / settings.batch_size)
-    total = max(1, round(settings.epochs * per_epoch))
-    every = max(1, per_epoch // settings.evaluations_per_epoch)
 
     state = Progress(step=0, history=[], best=-math.inf, stale=0)
     best: dict[str, Tensor] | None = None
     rows = train if isinstance(train, Encoded) else train(0)
+    per_epoch = math.ceil(len(rows) / settings.batch_size)
+    total = max(1, round(settings.epochs * per_epoch))
+    every = max(1, per_epoch // settings.evaluations_per_epoch)
     identity = _identity(rows, train_labels, settings, seed)
     restored = checkpoints.restore(checkpoint_dir, plain, optimizer.optimizer, identity)
     averaged: dict[str, Tensor] | None = None
@@ -186,29 +181,33 @@ def fit(
                 averaged = _averaged(averaged, plain, min(average, (1 + state.step) / (10 + state.step)))
             pace = (time.monotonic() - since) / (state.step - resumed_from)
             left = int(pace * (total - state.step))
-            shown = f" · macro-F1 {state.history[-1]['macro_f1']:.3f}" if state.history else ""
+            shown = f" · {_headline(state.history[-1])}" if state.history else ""
             eta = f"{left // 60}:{left % 60:02d}"
             progress(f"step {state.step}/{total} · loss {loss:.3f} · {1 / pace:.1f} it/s · ETA {eta}{shown}")
             if state.step % every == 0 or state.step == total:
                 with _weights(plain, averaged):
-                    best = _evaluate(
-                        plain, validation_batches, validation_labels, state, best, loss, settings.patience, judge
-                    )
+                    best = _evaluate(plain, state, best, loss, settings.patience, judge)
             if state.step % settings.checkpoint_every == 0 and state.step < total:
                 checkpoints.save(checkpoint_dir, plain, optimizer.optimizer, state, best, averaged, identity)
     if best is not None:
         plain.load_state_dict(best)
     plain.eval()
     chosen = max(state.history, key=lambda entry: entry["score"])
-    progress(f"{state.step} steps, kept step {int(chosen['step'])} with validation macro-F1 {chosen['macro_f1']:.3f}")
+    progress(f"{state.step} steps, kept step {int(chosen['step'])} with validation {_headline(chosen)}")
     return TrainingResult(
         steps=state.step,
-        validation_macro_f1=chosen["macro_f1"],
+        validation={name: value for name, value in chosen.items() if name not in ("step", "train_loss")},
         best_step=int(chosen["step"]),
         history=state.history,
         seconds=time.monotonic() - started,
         resumed_from=resumed_from,
     )
+
+
+def _headline(entry: dict[str, float]) -> str:
+    """The judge's first figure."""
+    name = next(name for name in entry if name not in ("step", "train_loss"))
+    return f"{name.replace('macro_f1', 'macro-F1').replace('_', ' ')} {entry[name]:.3f}"
 
 
 def _averaged(average: dict[str, Tensor] | None, model: torch.nn.Module, decay: float) -> dict[str, Tensor]:
@@ -264,26 +263,15 @@ def _step(
 
 def _evaluate(
     model: Any,
-    groups: list[Batch],
-    labels: Array,
     state: Progress,
     best: dict[str, Tensor] | None,
     loss: float,
     patience: int,
-    judge: Score,
+    judge: Judge,
 ) -> dict[str, Tensor] | None:
-    logits = predict(model, groups)
-    predicted = logits.argmax(axis=1)
-    score = judge(logits)
-    state.history.append(
-        {
-            "step": state.step,
-            "score": score,
-            "macro_f1": macro_f1(labels, predicted),
-            "accuracy": float((predicted == labels).mean()),
-            "train_loss": loss,
-        }
-    )
+    figures = judge(model)
+    score = figures["score"]
+    state.history.append({"step": state.step, **figures, "train_loss": loss})
     if score > state.best:
         state.best, state.stale = score, 0
         return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}

@@ -29,12 +29,17 @@ STAR_NAMES = {
 }
 
 
+NO_LABEL = "none"
+
+
 def label_name(row: Row, scheme: str) -> str | None:
     """A row's class name under a scheme; None where the scheme leaves the row out (3 stars in binary).
 
     Raises:
         DataError: the source has no stars, or no label column.
     """
+    if scheme == "none":
+        return NO_LABEL
     if scheme == "column":
         if row.label is None:
             raise DataError(f"{row.file}: labels.scheme is column, but the source has no label column",
@@ -52,6 +57,8 @@ def label_name(row: Row, scheme: str) -> str | None:
 
 
 def _names(labels: Labels, found: Counter[str]) -> list[str]:
+    if labels.scheme == "none":
+        return [NO_LABEL]
     if labels.scheme != "column":
         return list(STAR_NAMES[labels.scheme])
     names = list(labels.names) if labels.names is not None else sorted(found)
@@ -193,12 +200,14 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
 
 
 def _check(members: dict[str, Array], labels: Array, names: list[str]) -> None:
-    if len(names) < 2:
-        raise DataError(f"all rows have one label: {names}", "use another label column or scheme")
     for split, chosen in members.items():
         if len(chosen) == 0:
             hint = "use more data, larger data.split shares, or data.split.by: random"
             raise DataError(f"the {split} split has no rows", hint)
+    if names == [NO_LABEL]:
+        return
+    if len(names) < 2:
+        raise DataError(f"all rows have one label: {names}", "use another label column or scheme")
     present = np.bincount(labels[members["train"]], minlength=len(names))
     lacking = [name for name, count in zip(names, present, strict=True) if count == 0]
     if lacking:

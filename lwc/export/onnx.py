@@ -1,9 +1,10 @@
-"""A classifier to ONNX: dynamic batch and length, evaluation mode, checked."""
+"""A model to ONNX: dynamic batch and length, evaluation mode, checked."""
 
 from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,16 +37,25 @@ class OnnxInfo:
     outputs: tuple[TensorInfo, ...]
 
 
-class _Logits(nn.Module):
-    """Positional inputs in, logits (B, C) out: what a graph needs, no optional outputs."""
+class Answer(nn.Module):
+    """Positional inputs in, logits out: what a graph needs, no optional outputs.
 
-    def __init__(self, model: Any, names: list[str]) -> None:
+    Logits are (B, C); those of a language model are of the token after the last real one, (B, V).
+    """
+
+    def __init__(self, model: Any, names: Sequence[str]) -> None:
         super().__init__()
         self.model = model
-        self.names = names
+        self.names = list(names)
 
     def forward(self, *values: Tensor) -> Tensor:
-        return self.model(**dict(zip(self.names, values, strict=True))).logits  # type: ignore[no-any-return]
+        inputs = dict(zip(self.names, values, strict=True))
+        logits: Tensor = self.model(**inputs).logits
+        if logits.ndim == 2:
+            return logits
+        mask = inputs["attention_mask"]
+        last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)
+        return logits[torch.arange(len(mask), device=mask.device), last]
 
 
 def _sample(tokenizer: Any) -> dict[str, Tensor]:
@@ -66,7 +76,7 @@ def export_onnx(model: Any, tokenizer: Any, path: Path) -> OnnxInfo:
         ModelError: the exporter cannot do this model, or the checker refuses the graph.
     """
     sample = _sample(tokenizer)
-    wrapper = _Logits(model, list(sample)).eval()
+    wrapper = Answer(model, list(sample)).eval()
     dynamic = {name: {0: "batch", 1: "length"} for name in sample} | {OUTPUT: {0: "batch"}}
     try:
         with torch.inference_mode(), warnings.catch_warnings():

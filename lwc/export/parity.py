@@ -11,6 +11,7 @@ import torch
 
 from lwc.arrays import Array
 from lwc.environment import cpu_limit
+from lwc.export.onnx import Answer
 from lwc.export.session import cpu_session, run
 from lwc.models.batches import batches, encode
 
@@ -73,7 +74,7 @@ def check_parity(
 @torch.inference_mode()
 def _torch(model: Any, inputs: dict[str, Array]) -> Array:
     tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
-    return np.asarray(model(**tensors).logits.float().numpy())
+    return np.asarray(Answer(model, list(tensors))(*tensors.values()).float().numpy())
 
 
 def _labels_agree(model: Any, tokenizer: Any, session: Any, texts: Sequence[str], max_length: int) -> float:

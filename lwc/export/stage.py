@@ -25,7 +25,7 @@ from lwc.export.session import cpu_session, run
 from lwc.metrics import macro_f1
 from lwc.models.batches import batches, encode
 from lwc.models.families import check_exportable, family_of
-from lwc.models.load import load_classifier, load_tokenizer
+from lwc.models.load import load_model, load_tokenizer
 from lwc.recipe import Export
 
 # Label agreement is checked on this many test texts; logits parity does not depend on the texts' content.
@@ -54,7 +54,7 @@ def export_pair(
     parity: dict[str, Any] = {}
     for name, folder in (("base", base_dir / "model"), ("compressed", compressed_dir / "model")):
         progress(f"exporting {name}")
-        model, tokenizer = load_classifier(folder), load_tokenizer(folder)
+        model, tokenizer = load_model(folder), load_tokenizer(folder)
         check_exportable(family_of(model))
         path = out / name / "model.onnx"
         path.parent.mkdir()

@@ -18,8 +18,8 @@ from lwc.models.families import Family, block_list
 
 @torch.inference_mode()
 def loss_and_accuracy(model: Any, batches: Sequence[Batch]) -> tuple[float, float]:
-    """Mean cross-entropy in nats and accuracy over all rows of the batches."""
-    loss, correct, count = 0.0, 0, 0
+    """Mean loss (`example_loss`) and accuracy over all rows of the batches."""
+    loss, correct, count = 0.0, 0.0, 0
     for batch in batches:
         more, right = outcome(model, batch)
         loss, correct, count = loss + more, correct + right, count + len(batch)
@@ -28,7 +28,7 @@ def loss_and_accuracy(model: Any, batches: Sequence[Batch]) -> tuple[float, floa
 
 @scorer
 def ablation(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
-    """Mean cross-entropy with block l bypassed minus that of the whole model, in nats.
+    """Mean loss with block l bypassed minus that of the whole model, in nats for a classifier or language model.
 
     Bypass is the identity on the residual stream (Michel et al. 2019 and Sajjad et al. 2023 drop whole layers this
     way). Loss, not accuracy, is the score: a bypass may shift the bias of every answer and leave the knowledge whole.

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from lwc.importance.types import LayerImportance
 from lwc.importance.undisturbed import scorer
+from lwc.losses import example_loss
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list, hidden_states
 from lwc.recipe import Conductance
@@ -81,8 +81,9 @@ def path_conductance(model: Any, family: Family, batch: Batch, steps: int, of: O
     """Σₖ ∂F/∂h_out(αₖ) · (y(αₖ₊₁) − y(αₖ)), αₖ = k / steps, y each block's update or output (B, T, D).
 
     The sum is the one Captum's ``LayerConductance`` takes with ``method="riemann_trapezoid"`` and ``n_steps=steps``
-    for y = h_out. F is the log-probability of the true label. All blocks share one pass forward and one back a step.
-    Memory does not grow with steps: kept are sum, gradient and activation of each block at the last point.
+    for y = h_out. F is −`example_loss`: the log-probability of the true label, for a classifier. All blocks share one
+    pass forward and one back a step. Memory does not grow with steps: kept are sum, gradient and activation of each
+    block at the last point.
     """
     count = len(block_list(model, family))
     total: list[Tensor] = []
@@ -96,7 +97,7 @@ def path_conductance(model: Any, family: Family, batch: Batch, steps: int, of: O
         for step in range(steps + 1):
             fraction[0] = step / steps
             logits = model(**batch.inputs).logits
-            value = -functional.cross_entropy(logits, batch.labels, reduction="none")
+            value = -example_loss(logits, batch.labels)
             if step in (0, steps):
                 values.append(value.detach().double())
             reach = [outputs[index] for index in range(count)]
@@ -117,9 +118,10 @@ def path_conductance(model: Any, family: Family, batch: Batch, steps: int, of: O
 def conductance(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
     """E_n Σ_td |cₙₗₜ|, c = ∫₀¹ ∂F/∂y · ∂y/∂α dα over real tokens t and dimensions d of the block's update y (B, T, D).
 
-    F is the log-probability of the true label (unit: nats). The path is straight, from the embedding of the padding
-    token in every place (zeros where the model has none; models trained with ``padding_idx`` mostly hold zeros there
-    anyway) to the embeddings of the text. Positions and token types stay as they are, and so does the mask.
+    F is −`example_loss`, for a classifier the log-probability of the true label (unit: nats). The path is straight,
+    from the embedding of the padding token in every place (zeros where the model has none; models trained with
+    ``padding_idx`` mostly hold zeros there anyway) to the embeddings of the text. Positions and token types stay as
+    they are, and so does the mask.
 
     y = h_out − h_in, for a block that normalises its output too. The gradient of F by the update, with the skip path
     held, is the gradient by h_out. Deviations: the paper attributes outputs. By completeness every block's output

@@ -19,10 +19,10 @@ from lwc.artifacts import key_of, read_json, write_json
 from lwc.environment import cache_dir
 from lwc.errors import DataError, ModelError
 from lwc.importance.block_influence import block_influence
-from lwc.importance.llama_source import CausalSource, load_causal, locate_causal
 from lwc.importance.types import LayerImportance
 from lwc.importance.undisturbed import scorer
 from lwc.models.batches import Batch
+from lwc.models.causal import LLAMA_FAMILY, CausalSource, load_causal, locate_causal
 from lwc.models.families import Family, block_list, hidden_states
 from lwc.recipe import LlamaProfile
 
@@ -199,7 +199,7 @@ def profile(source: str, texts: Sequence[str], max_length: int = 128, gguf_file:
     missing = [text for text, file in files.items() if not file.is_file()]
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
-        model, family, tokenizer = load_causal(found)
+        model, family, tokenizer = load_causal(found, LLAMA_FAMILY)
         readable = [
             text for text in files if len(tokenizer(text, truncation=True, max_length=max_length)["input_ids"]) > 1
         ]

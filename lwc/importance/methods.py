@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ def run_methods(
     sharing = sum(SCORERS[method.method] in _FROM_GRADIENTS for method in asked) > 1
     shared: ExampleGradients | None = None
     results: dict[str, LayerImportance] = {}
+    numbers = batches[0].labels.is_floating_point()
     for method in asked:
         if progress is not None:
             progress(f"{method.method} ({len(results) + 1}/{len(methods)})")
@@ -61,10 +62,16 @@ def run_methods(
         if sharing and scorer in _FROM_GRADIENTS:
             started = time.monotonic()
             shared = collect(model, family, batches) if shared is None else shared
-            results[method.method] = _FROM_GRADIENTS[scorer](shared, started)
+            found = _FROM_GRADIENTS[scorer](shared, started)
         else:
-            results[method.method] = scorer(model, family, batches, method)
+            found = scorer(model, family, batches, method)
+        results[method.method] = found if not numbers else replace(found, unit=_unit_of_numbers(found))
     return results
+
+
+def _unit_of_numbers(found: LayerImportance) -> str:
+    """Where labels are numbers the loss is a squared error; information is in nats all the same."""
+    return found.unit if found.method == "mutual_information" else found.unit.replace("nats", "squared error")
 
 
 def with_expert(

@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from lwc.importance.pieces import part_of, pieces_of
+from lwc.importance.pieces import labels_of, part_of, pieces_of
 from lwc.importance.undisturbed import undisturbed
+from lwc.losses import example_loss
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list
 
@@ -30,7 +31,7 @@ _AGREES = 1e-4
 
 @dataclass
 class ExampleGradients:
-    """Gradients g of each example's own cross-entropy, summed up per example and block: (B, L) in float64.
+    """Gradients g of each example's own loss, summed up per example and block: (B, L) in float64.
 
     ``squared`` is Σ g² over all parameters of the block. The other two leave out its normalisation layers: ``dot`` is
     Σ g·θ, and ``units`` Σₖ (gₖ·θₖ)² over the rows k of each parameter, one row an output unit.
@@ -171,7 +172,7 @@ def fast_gradients(model: Any, family: Family, batch: Batch) -> ExampleGradients
         with torch.enable_grad(), _hooked(blocks, watch):
             logits = model(**batch.inputs).logits
             # A sum, so that an example's gradient does not depend on its company.
-            loss = functional.cross_entropy(logits, batch.labels, reduction="sum")
+            loss = example_loss(logits, batch.labels).sum()
             torch.autograd.grad(loss, entry, allow_unused=True)
     finally:
         first.remove()
@@ -194,7 +195,7 @@ def slow_gradients(model: Any, family: Family, batch: Batch) -> ExampleGradients
         length = int(batch.mask[row].nonzero().max()) + 1
         inputs = {name: value[row : row + 1, :length] for name, value in batch.inputs.items()}
         with torch.enable_grad():
-            loss = functional.cross_entropy(model(**inputs).logits, batch.labels[row : row + 1])
+            loss = example_loss(model(**inputs).logits, labels_of(batch, slice(row, row + 1), length)).sum()
             grads = torch.autograd.grad(loss, parameters, allow_unused=True)
         for ((block, parameter), norm), found in zip(places.items(), grads, strict=True):
             if found is None:  # nothing flows through it: a dead branch

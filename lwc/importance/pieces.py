@@ -40,4 +40,10 @@ def part_of(batch: Batch, rows: Tensor) -> Batch:
     """These rows, without the padding that none of them needs."""
     length = int(_lengths(batch)[rows].max())
     inputs = {name: value[rows, :length] for name, value in batch.inputs.items()}
-    return Batch(inputs, batch.labels[rows], batch.rows[rows.to(batch.rows.device)])
+    return Batch(inputs, labels_of(batch, rows, length), batch.rows[rows.to(batch.rows.device)])
+
+
+def labels_of(batch: Batch, rows: Tensor | slice, length: int) -> Tensor:
+    """Labels of these rows; those of tokens (B, T) are cut with the tokens."""
+    labels = batch.labels[rows]
+    return labels if labels.ndim == 1 else labels[:, :length]

@@ -16,27 +16,29 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from lwc.errors import ModelError
+from lwc.losses import example_accuracy, example_loss
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Mean cross-entropy in nats and accuracy over all rows."""
+    """Mean loss (`example_loss`: nats, or squared error) and accuracy over all rows."""
 
     loss: float
     accuracy: float
 
 
-def outcome(model: Any, batch: Batch) -> tuple[float, int]:
-    """(sum of the cross-entropy in nats, number of right answers) of the model as it stands."""
-    logits = model(**batch.inputs).logits.double()
-    loss = functional.cross_entropy(logits, batch.labels, reduction="sum")
-    return float(loss), int((logits.argmax(dim=-1) == batch.labels).sum())
+def outcome(model: Any, batch: Batch) -> tuple[float, float]:
+    """Sums over the rows of `example_loss` and `example_accuracy` of the model as it stands."""
+    logits = model(**batch.inputs).logits
+    if logits.ndim == 2:  # over a vocabulary, doubles would take gigabytes
+        logits = logits.double()
+    loss = example_loss(logits, batch.labels).double().sum()
+    return float(loss), float(example_accuracy(logits, batch.labels).sum())
 
 
 @dataclass
@@ -100,7 +102,7 @@ def outcomes(
     if wrong:
         raise ModelError(f"no blocks {wrong} in a model of {len(blocks)} blocks", "blocks are numbered from 0")
     loss = {gone: 0.0 for gone, _ in course_of}
-    correct = {gone: 0 for gone, _ in course_of}
+    correct = {gone: 0.0 for gone, _ in course_of}
     for batch in batches:
         with _steered(blocks, family) as course:
             for course.gone, course.start in course_of:

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as functional
 
 from lwc.arrays import Array
+from lwc.importance.pieces import labels_of
+from lwc.losses import IGNORED
 from lwc.models.batches import Batch
 
 
@@ -23,10 +26,12 @@ class Rows:
                 length = int(batch.mask[row].nonzero().max()) + 1
                 inputs = {name: value[row : row + 1, :length] for name, value in batch.inputs.items()}
                 texts = None if batch.texts is None else batch.texts[row : row + 1]
-                self._rows.append(Batch(inputs, batch.labels[row : row + 1], batch.rows[row : row + 1], texts))
+                labels = labels_of(batch, slice(row, row + 1), length)
+                self._rows.append(Batch(inputs, labels, batch.rows[row : row + 1], texts))
         # By position in the data: the draw does not depend on how the rows were batched.
         self._rows.sort(key=lambda row: int(row.rows))
-        self.labels: Array = np.array([int(row.labels) for row in self._rows])
+        # Rows whose tokens are their own labels are of one kind.
+        self.labels: Array = np.array([float(row.labels) if row.labels.ndim == 1 else 0.0 for row in self._rows])
 
     def take(self, chosen: Sequence[int]) -> list[Batch]:
         """These rows, repeats included, in batches of about equal length."""
@@ -39,14 +44,18 @@ class Rows:
         def filled(name: str) -> torch.Tensor:
             fill = self._pad_id if name == "input_ids" else 0
             parts = [row.inputs[name] for row in rows]
-            padded = [torch.nn.functional.pad(part, (0, length - part.shape[1]), value=fill) for part in parts]
+            padded = [functional.pad(part, (0, length - part.shape[1]), value=fill) for part in parts]
             return torch.cat(padded)
+
+        def labels(row: Batch) -> torch.Tensor:
+            short = length - row.mask.shape[1]
+            return row.labels if row.labels.ndim == 1 else functional.pad(row.labels, (0, short), value=IGNORED)
 
         inputs = {name: filled(name) for name in rows[0].inputs}
         texts = [text for row in rows for text in row.texts or ()]
         return Batch(
             inputs,
-            torch.cat([row.labels for row in rows]),
+            torch.cat([labels(row) for row in rows]),
             torch.cat([row.rows for row in rows]),
             tuple(texts) if len(texts) == len(rows) else None,
         )

@@ -74,7 +74,7 @@ def exact(value: Mapping[Coalition, float], players: int) -> Array:
 def values_of(
     model: Any, family: Family, batches: Sequence[Batch], coalitions: Sequence[Coalition]
 ) -> dict[Coalition, float]:
-    """v(S) = −mean cross-entropy in nats with all blocks but those of S bypassed; each coalition measured once."""
+    """v(S) = −mean loss (`example_loss`) with all blocks but those of S bypassed; each coalition measured once."""
     everyone = frozenset(range(len(block_list(model, family))))
     found = outcomes(model, family, batches, [everyone - coalition for coalition in coalitions])
     return {everyone - gone: -outcome.loss for gone, outcome in found.items()}
@@ -82,7 +82,7 @@ def values_of(
 
 @scorer
 def shap(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
-    """Shapley values of the blocks as players, v(S) = −mean cross-entropy with the blocks not in S bypassed, in nats.
+    """Shapley values of the blocks as players, v(S) = −mean loss with the blocks not in S bypassed, in nats.
 
     φ_l is the mean over orders of the blocks of v(S ∪ {l}) − v(S), S the blocks that come before l in the order, not
     in the model (Shapley 1953; Castro et al. 2009 sample the orders; Lundberg & Lee 2017 named SHAP). Each of the

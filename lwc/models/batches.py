@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from lwc.arrays import Array
+from lwc.errors import ModelError
+from lwc.losses import IGNORED
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,9 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Batch:
-    """Model inputs (B, T), labels (B,), and the positions (B,) of the rows in the data they came from.
+    """Model inputs (B, T), labels, and the positions (B,) of the rows in the data they came from.
+
+    Labels are class ids (B,), numbers (B,) floating, or the tokens themselves (B, T): see `lwc.losses.example_loss`.
 
     ``texts`` are the B raw texts, for whoever reads them with another tokenizer; None where they are not known.
     """
@@ -62,8 +66,27 @@ def encode(tokenizer: Any, texts: Sequence[str], max_length: int) -> Encoded:
     return Encoded(full["input_ids"], types, int(tokenizer.pad_token_id), max_length, truncated, tuple(texts))
 
 
-def pad(encoded: Encoded, rows: Sequence[int], labels: Array) -> Batch:
-    """One batch of these rows, padded on the right to its longest text."""
+def slices(tokenizer: Any, texts: Sequence[str], length: int) -> Encoded:
+    """All texts as one stream of tokens, each text ended by the end-of-text token, cut into rows of ``length`` tokens.
+
+    The last, shorter row is kept if it has two tokens or more: one token has nothing to predict.
+
+    Raises:
+        ModelError: the tokenizer has no end-of-text token.
+    """
+    end = tokenizer.eos_token_id
+    if end is None:
+        raise ModelError("the tokenizer has no end-of-text token", "set eos_token and save it again")
+    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    stream = [token for ids in encoded for token in (*ids, int(end))]
+    rows = [stream[start : start + length] for start in range(0, len(stream), length)]
+    if len(rows) > 1 and len(rows[-1]) < 2:
+        rows.pop()
+    return Encoded(rows, None, int(tokenizer.pad_token_id), length, 0)
+
+
+def pad(encoded: Encoded, rows: Sequence[int], labels: Array | None) -> Batch:
+    """One batch of these rows, padded on the right to its longest text. No labels: the tokens are their own."""
     length = max(len(encoded.ids[row]) for row in rows)
     ids = torch.full((len(rows), length), encoded.pad_id, dtype=torch.long)
     mask = torch.zeros((len(rows), length), dtype=torch.long)
@@ -79,7 +102,10 @@ def pad(encoded: Encoded, rows: Sequence[int], labels: Array) -> Batch:
         inputs["token_type_ids"] = types
     index = np.asarray(rows)
     texts = None if encoded.texts is None else tuple(encoded.texts[row] for row in rows)
-    return Batch(inputs, torch.from_numpy(labels[index].astype(np.int64)), torch.from_numpy(index), texts)
+    if labels is None:
+        return Batch(inputs, ids.masked_fill(mask == 0, IGNORED), torch.from_numpy(index), texts)
+    kind = np.float32 if np.issubdtype(labels.dtype, np.floating) else np.int64
+    return Batch(inputs, torch.from_numpy(labels[index].astype(kind)), torch.from_numpy(index), texts)
 
 
 # Rows of about equal length are batched together within windows of this many batches, so that batches
@@ -109,7 +135,7 @@ def row_groups(encoded: Encoded, batch_size: int, *, length_bucketed: bool, seed
 
 
 def batches(
-    encoded: Encoded, labels: Array, batch_size: int, *, length_bucketed: bool, seed: int | None
+    encoded: Encoded, labels: Array | None, batch_size: int, *, length_bucketed: bool, seed: int | None
 ) -> list[Batch]:
     """All rows in batches, grouped by `row_groups`; the same seed gives the same batches."""
     groups = row_groups(encoded, batch_size, length_bucketed=length_bucketed, seed=seed)

@@ -22,6 +22,7 @@ from transformers import (
 
 from lwc.artifacts import file_digest
 from lwc.errors import MissingDependency, ModelError
+from lwc.models.causal import load_causal, locate_causal
 from lwc.models.source import resolve_source
 from lwc.recipe import FromConfig
 
@@ -107,6 +108,20 @@ def load_classifier(
     if label_names is not None and own != label_names and sorted(own) == sorted(label_names):
         _reorder_classes(model, [own.index(name) for name in label_names])
     return model.eval()
+
+
+def load_model(folder: Path) -> Any:
+    """The model of a stage's checkpoint, of whatever task its config names, in float32 and eval mode.
+
+    Raises:
+        ModelError: weights are missing, or it is neither a sequence classifier nor a causal language model.
+    """
+    kinds = list(AutoConfig.from_pretrained(folder).architectures or ["no architecture"])
+    if kinds[0].endswith("ForCausalLM") or kinds[0] == "GPT2LMHeadModel":
+        return load_causal(locate_causal(str(folder)))[0]
+    if kinds[0].endswith("ForSequenceClassification"):
+        return load_classifier(folder)
+    raise ModelError(f"{folder}: {kinds[0]} is no sequence classifier or causal language model", "name another one")
 
 
 def _reorder_classes(model: Any, order: list[int]) -> None:

@@ -86,7 +86,7 @@ def _figures(report: Mapping[str, Any], verify: Path | None, out: Path) -> dict[
     if report["retention"] and report["ratios"][report["target"]["of"]] is not None:
         name = retention_plot(report, out / "report_retention.png")
         figures["retention"] = Figure(name, "Retention against compression, with 95% intervals.")
-    if report["quality"]:
+    if report["task"] == "classification" and report["quality"]:
         models = [
             (title, report["quality"][key]["confusion"])
             for key, title in (("base", "base"), ("unrecovered", "before recovery"), ("compressed", "compressed"))

@@ -232,6 +232,11 @@ def compare(runs: Sequence[Path]) -> dict[str, Any]:
             raise RecipeError(f"{folder}: is the same run as {seen[folder.resolve()]}", "name each run once")
         seen[folder.resolve()] = folder
     reports = [_report(folder) for folder in folders]
+    other = [report["task"] for report in reports if report["task"] != "classification"]
+    if other:
+        raise RecipeError(
+            f"runs are compared by accuracy and macro-F1, which task {other[0]} does not have", "read their reports"
+        )
     names = _names(folders)
     rows = [_run(*one) for one in zip(names, folders, reports, strict=True)]
     loaded = [load_predictions(folder, report) for folder, report in zip(folders, reports, strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lwc.readings import READINGS
 from lwc.report.document import Document, Figure, Paragraph, Section, Table
 from lwc.report.formats import (
     NOT_MEASURED,
@@ -25,47 +26,47 @@ _MODELS = (
     ("unrecovered", "compressed, before recovery"),
     ("compressed", "compressed, recovered"),
 )
-_FLOORS = (("majority", "floor: majority class"), ("tfidf", "floor: TF-IDF + logistic regression"))
-
-
-def _quality_row(name: str, measured: Mapping[str, Any]) -> tuple[str, ...]:
-    keys = ("accuracy", "macro_f1", "balanced_accuracy", "ece")
-    return (name, *(with_interval(measured.get(key)) for key in keys))
 
 
 def _quality(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Section:
     quality = report["quality"]
     if not quality:
         return Section("Quality", [Paragraph(f"Quality: {NOT_MEASURED}.")])
-    rows = [_quality_row(title, quality[key]) for key, title in _MODELS]
-    rows += [_quality_row(title, quality["floors"][key]) for key, title in _FLOORS if key in quality["floors"]]
+    reading = READINGS[report["task"]]
+    shown = (*reading.metrics, *reading.further)
+    measured = [(title, quality[key]) for key, title in _MODELS]
+    measured += [
+        (f"floor: {title}", quality["floors"][key]) for key, title in reading.floors if key in quality["floors"]
+    ]
+    rows = [(title, *(with_interval(one.get(metric.key)) for metric in shown)) for title, one in measured]
     drawn = report.get("bootstrap") or {}
+    lower = [metric.name for metric in shown if metric.lower_is_better]
     caption = (
-        f"Test split, n = {quality['base']['n']:,}, read once. 95% percentile intervals of "
-        f"{number(drawn.get('resamples'))} bootstrap resamples, seed {number(drawn.get('seed'))}. "
-        "Lower is better for calibration error."
+        f"Test split, n = {quality['base']['n']:,} {reading.counted}, read once. 95% percentile intervals of "
+        f"{number(drawn.get('resamples'))} bootstrap resamples, seed {number(drawn.get('seed'))}."
+        + (f" Lower is better for {' and '.join(lower)}." if lower else "")
     )
-    header = ("model", "accuracy", "macro-F1", "balanced accuracy", "calibration error")
+    header = ("model", *(metric.name for metric in shown))
+    before, after = report["retention_unrecovered"] or {}, report["retention"] or {}
     kept = [
-        (
-            name,
-            retention((report["retention_unrecovered"] or {}).get(key)),
-            retention((report["retention"] or {}).get(key)),
-        )
-        for key, name in (
-            ("accuracy", "accuracy"),
-            ("macro_f1", "macro-F1"),
-            ("balanced_accuracy", "balanced accuracy"),
-        )
+        (metric.name, retention(before.get(metric.key)), retention(after.get(metric.key)))
+        for metric in shown
+        if metric.key in after
     ]
     blocks: list[Block] = [
         Table(header, tuple(rows), caption, strong=(2,)),
         Table(
             ("retention of base", "before recovery", "recovered"),
             tuple(kept),
-            "Compressed metric ÷ base metric on the same texts, resampled in pairs.",
+            "Compressed metric ÷ base metric on the same texts, resampled in pairs; where lower is better, the other "
+            "way round, so that 100 % is always all of the base's quality.",
         ),
     ]
+    if report["agreement"]:
+        cut, healed = (percent(report["agreement"][key]) for key in ("unrecovered", "compressed"))
+        blocks.append(
+            Paragraph(f"First choice of the next token is the base's: {cut} before recovery, {healed} after.")
+        )
     blocks += [figures[key] for key in ("retention", "confusion") if key in figures]
     return Section("Quality", blocks)
 
@@ -203,8 +204,8 @@ def compose(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Documen
     quality = (report["quality"] or {}).get("compressed") or {}
     tiles = [(name, ratio(ratios[name]), "smaller") for name in ("blocks", "params", "size")]
     tiles.append(("latency", ratio(ratios["latency"]), "faster"))
-    for key, name in (("accuracy", "accuracy"), ("macro_f1", "macro-F1")):
-        tiles.append((name, number(quality.get(key)), f"{percent(kept.get(key))} of base"))
+    for metric in READINGS[report["task"]].metrics:
+        tiles.append((metric.name, number(quality.get(metric.key)), f"{percent(kept.get(metric.key))} of base"))
     passed = bool(verdict["passed"])
     state = "gates failed" if not passed else "passed" if report["gates"] else "no gates"
     when = report["environment"].get("date")

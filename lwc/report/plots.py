@@ -11,6 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 
+from lwc.readings import READINGS
+
 INK, SOFT, BLUE, ORANGE, RED, GREY = "#1c2430", "#5b6675", "#2166ac", "#d9822b", "#a3231f", "#c3cbd5"
 STYLE = {
     "font.size": 10,
@@ -60,9 +62,10 @@ def retention_plot(report: Mapping[str, Any], path: Path) -> str:
         )
         axes.plot(1, 100, "s", color=INK, ms=7, label="base model")
         spread = 0.012 * (max(x, report["target"]["ratio"]) - 1 + 0.5)
+        first, second = READINGS[report["task"]].metrics
         for shift, metric, name, colour in (
-            (-spread, "accuracy", "accuracy", BLUE),
-            (spread, "macro_f1", "macro-F1", ORANGE),
+            (-spread, first.key, first.name, BLUE),
+            (spread, second.key, second.name, ORANGE),
         ):
             for key, state, face in (
                 ("retention_unrecovered", "before recovery", "white"),

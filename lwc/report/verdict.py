@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lwc.readings import READINGS, Metric
 from lwc.report.formats import (
     NOT_MEASURED,
     percent,
@@ -42,11 +43,13 @@ def _cost(report: Mapping[str, Any]) -> str:
     if not quality or not kept:
         return "Cost: not measured (the evaluate stage has not run)."
     parts = []
-    for key, name in (("accuracy", "accuracy"), ("macro_f1", "macro-F1")):
-        base, small = quality["base"][key], quality["compressed"][key]
-        parts.append(f"{name} {with_interval(base)} → {with_interval(small)}, retention {retention(kept[key])}")
+    reading = READINGS[report["task"]]
+    for metric in reading.metrics:
+        base, small = quality["base"][metric.key], quality["compressed"][metric.key]
+        left = retention(kept[metric.key])
+        parts.append(f"{metric.name} {with_interval(base)} → {with_interval(small)}, retention {left}")
     n = quality["compressed"]["n"]
-    return f"Cost on {n:,} test texts (95% intervals): {'; '.join(parts)}."
+    return f"Cost on {n:,} test {reading.counted} (95% intervals): {'; '.join(parts)}."
 
 
 def _gain(report: Mapping[str, Any]) -> str:
@@ -71,15 +74,19 @@ def collapsed(quality: Mapping[str, Any]) -> tuple[int, float] | None:
     return (columns.index(max(columns)), share) if share >= _NEARLY_ALWAYS else None
 
 
+def _better(metric: Metric, value: float, other: float) -> bool:
+    return value < other if metric.lower_is_better else value > other
+
+
 def warnings(report: Mapping[str, Any]) -> list[str]:
     """What a reader must not miss: collapse onto a class, a floor not beaten, text cut off, serving not run."""
     found: list[str] = []
     quality = report["quality"]
     labels = report["data"]["label_names"] or []
     if quality:
-        floors = quality.get("floors") or {}
+        floors, reading = quality.get("floors") or {}, READINGS[report["task"]]
         for key in ("base", "compressed"):
-            one = collapsed(quality[key])
+            one = collapsed(quality[key]) if "confusion" in quality[key] else None
             if one is not None:
                 label = f'"{labels[one[0]]}"' if one[0] < len(labels) else f"class {one[0]}"
                 often = (
@@ -89,13 +96,13 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
                 )
                 f1 = with_interval(quality[key]["macro_f1"])
                 found.append(f"The {NAMES[key]} answers {label} {often}. Look at its macro-F1, {f1}, not its accuracy.")
-            for floor, title in (("majority", "the majority class"), ("tfidf", "TF-IDF + logistic regression")):
+            for floor, title in reading.floors:
                 if floor not in floors:
                     continue
                 short = [
-                    name
-                    for metric, name in (("accuracy", "accuracy"), ("macro_f1", "macro-F1"))
-                    if quality[key][metric]["value"] <= floors[floor][metric]["value"]
+                    metric.name
+                    for metric in reading.metrics
+                    if not _better(metric, quality[key][metric.key]["value"], floors[floor][metric.key]["value"])
                 ]
                 if short:
                     found.append(f"The {NAMES[key]} does not beat {title} in {' and '.join(short)}.")

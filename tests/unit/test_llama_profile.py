@@ -18,8 +18,8 @@ from tiny_models import tiny
 from lwc.errors import DataError, MissingDependency, ModelError
 from lwc.importance import llama_profile as module
 from lwc.importance.llama_profile import chosen_texts, interpolate, llama_profile, measure, profile, reordered
-from lwc.importance.llama_source import load_causal, locate_causal
 from lwc.models.batches import Batch, Encoded, batches, encode
+from lwc.models.causal import load_causal, locate_causal
 from lwc.models.families import FAMILIES, block_list, family_of
 from lwc.models.surgery import bypass
 from lwc.recipe import LlamaProfile
@@ -162,7 +162,7 @@ def test_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         locate_causal(str(tmp_path / "empty"))
     with pytest.raises(ModelError, match=r"no file 'x\.gguf'"):
         locate_causal(str(tmp_path / "empty"), "x.gguf")
-    monkeypatch.setattr("lwc.importance.llama_source.version", lambda _: "1")
+    monkeypatch.setattr("lwc.models.causal.version", lambda _: "1")
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / "empty" / name).write_bytes(name.encode())
     with pytest.raises(ModelError, match=r"2 GGUF files \(a\.gguf, b\.gguf\)"):

@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lwc.distillation import Recoverer, recover
 from lwc.errors import ModelError
-from lwc.fine_tuning import train_classifier
+from lwc.fine_tuning import train_base
 from lwc.importance.ablation import loss_and_accuracy
 from lwc.models.families import family_of
 from lwc.models.load import load_classifier, load_tokenizer, save_checkpoint
@@ -63,7 +63,7 @@ def quiet(line: str) -> None:
 
 
 def trained(root: Path, data: Path, recipe: Recipe) -> Path:
-    train_classifier(recipe, data, root / "out", root / "scratch", quiet)
+    train_base(recipe, data, root / "out", root / "scratch", quiet)
     return root / "out"
 
 
@@ -77,7 +77,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_train_leaves_a_whole_checkpoint(base: tuple[Path, Path]) -> None:
     _, out = base
     metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["validation_macro_f1"] > 0.9
+    assert metrics["validation"]["macro_f1"] > 0.9
     assert metrics["n_train"] == 64
     model = AutoModelForSequenceClassification.from_pretrained(out / "model").eval()
     tokenizer = AutoTokenizer.from_pretrained(out / "model")
@@ -108,7 +108,7 @@ def test_recovery_brings_the_cut_model_back(
     one, two = go("one"), go("two")
     assert all(torch.equal(value, two[name]) for name, value in one.items()), "same seed, same weights"
     metrics = json.loads((tmp_path / "one" / "metrics.json").read_text())
-    assert metrics["validation_macro_f1"] > 0.9
+    assert metrics["validation"]["macro_f1"] > 0.9
     assert metrics["matched_teacher_blocks"] == [2, 3]
     student = load_classifier(tmp_path / "one" / "model")
     assert student.config.num_hidden_layers == 2
@@ -151,7 +151,7 @@ def test_fine_tuning_from_a_checkpoint_is_seeded(base: tuple[Path, Path], tmp_pa
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from lwc.fine_tuning import train_classifier
+from lwc.fine_tuning import train_base
 from lwc.recipe import Recipe
 
 def progress(line):
@@ -160,7 +160,7 @@ def progress(line):
 
 root = Path(sys.argv[1])
 recipe = Recipe.model_validate_json(Path(sys.argv[2]).read_text())
-train_classifier(recipe, root / "data", root / "out", root / "scratch", progress)
+train_base(recipe, root / "data", root / "out", root / "scratch", progress)
 """
 
 

@@ -12,15 +12,17 @@ import pytest
 import torch
 from tiny_models import learnable, tiny
 
+from lwc.arrays import Array
 from lwc.distillation import matched_blocks, recovery_loss
 from lwc.errors import LwcError
 from lwc.losses import distillation_loss, hidden_loss, label_loss
-from lwc.models.batches import Batch, batches
+from lwc.metrics import macro_f1
+from lwc.models.batches import Batch, Encoded, batches
 from lwc.models.families import family_of
 from lwc.models.surgery import remove_blocks
 from lwc.recipe import Optimization, Recovery
 from lwc.teacher import BlockOutputs, LiveTeacher
-from lwc.training import TrainingResult, fit, learning_rate, predict
+from lwc.training import Judge, TrainingResult, fit, learning_rate, predict
 
 SETTINGS = Optimization(
     epochs=3, batch_size=8, learning_rate=5e-3, checkpoint_every=3,
@@ -30,6 +32,17 @@ SETTINGS = Optimization(
 
 def loss_of(model: Any, batch: Batch) -> torch.Tensor:
     return label_loss(model(**batch.inputs).logits, batch.labels)
+
+
+def judged(validation: Encoded, labels: Array) -> Judge:
+    groups = batches(validation, labels, 64, length_bucketed=True, seed=None)
+
+    def judge(model: Any) -> dict[str, float]:
+        predicted = predict(model, groups).argmax(axis=1)
+        found = macro_f1(labels, predicted)
+        return {"macro_f1": found, "accuracy": float((predicted == labels).mean()), "score": found}
+
+    return judge
 
 
 def run(
@@ -43,7 +56,7 @@ def run(
     model = tiny("bert", blocks=2, num_labels=2)
     train, labels = learnable(48, 0)
     validation, validation_labels = learnable(24, 1)
-    result = fit(model, train, labels, validation, validation_labels, settings, loss, seed, folder, progress)
+    result = fit(model, train, labels, judged(validation, validation_labels), settings, loss, seed, folder, progress)
     return model, result
 
 
@@ -73,7 +86,7 @@ def test_it_learns_and_says_how_far_it_is(tmp_path: Path) -> None:
     lines: list[str] = []
     model, result = run(tmp_path, progress=lines.append)
     assert result.steps == 18
-    assert result.validation_macro_f1 > 0.9
+    assert result.validation["macro_f1"] > 0.9
     assert not model.training
     assert "ETA" in lines[-2]
     assert "macro-F1" in lines[-2]
@@ -174,7 +187,7 @@ def test_early_stopping_restores_the_best_weights(tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"epochs": 30.0, "patience": 2, "evaluations_per_epoch": 1})
     model, result = run(tmp_path, settings=settings)
     assert result.steps < 30 * 6
-    assert result.validation_macro_f1 == max(entry["macro_f1"] for entry in result.history)
+    assert result.validation["macro_f1"] == max(entry["macro_f1"] for entry in result.history)
     assert result.steps == result.best_step + 2 * 6
     validation, labels = learnable(24, 1)
     predicted = predict(model, batches(validation, labels, 5, length_bucketed=False, seed=None)).argmax(1)
@@ -195,7 +208,7 @@ def test_averaged_weights_are_the_recurrence_of_the_steps(tmp_path: Path) -> Non
             return loss_of(current, batch)
 
         settings = SETTINGS.model_copy(update={"epochs": 0.5})
-        fit(model, train, labels, train, labels, settings, loss, 3, tmp_path / f"{average}-{watch}", lambda _: None,
+        fit(model, train, labels, judged(train, labels), settings, loss, 3, tmp_path / f"{average}-{watch}", lambda _: None,
             average=average)  # fmt: skip
         return model
 
@@ -216,10 +229,11 @@ def test_rows_that_change_by_epoch_resume_exactly(tmp_path: Path) -> None:
     def go(folder: Path, loss: Callable[[Any, Batch], torch.Tensor]) -> tuple[Any, TrainingResult]:
         model = tiny("bert", blocks=2, num_labels=2)
         _, labels = learnable(48, 0)
-        validation, validation_labels = learnable(24, 1)
+        groups = batches(*learnable(24, 1), 64, length_bucketed=True, seed=None)
         result = fit(
-            model, lambda epoch: learnable(48, epoch)[0], labels, validation, validation_labels, SETTINGS, loss, 3,
-            folder, lambda line: None, lambda logits: -float(np.abs(logits).mean()), 0.9,
+            model, lambda epoch: learnable(48, epoch)[0], labels,
+            lambda current: {"score": -float(np.abs(predict(current, groups)).mean())}, SETTINGS, loss, 3,
+            folder, lambda line: None, 0.9,
         )  # fmt: skip
         return model, result
 

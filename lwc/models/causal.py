@@ -1,7 +1,8 @@
-"""Find and load a causal LM of the LLaMA family: a folder, a hub id, or a package that carries one."""
+"""Find and load a causal language model: a folder, a hub id, or a package that carries one (safetensors or GGUF)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,11 +14,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lwc.artifacts import digest_paths
 from lwc.errors import MissingDependency, ModelError
-from lwc.models.families import Family
+from lwc.models.families import Family, family_of
 from lwc.models.source import PACKAGE, package_root
 
-# Decoders whose blocks take and return one (B, T, D) tensor and whose base model ends in `norm`; never pruned by us.
-DECODERS = {row.model_type: row for row in (Family("llama", "layers"), Family("mistral", "layers"))}
+LLAMA_FAMILY = ("llama", "mistral")
+"""Decoders whose blocks take and return one (B, T, D) tensor and whose base model ends in ``norm``."""
 
 
 @dataclass(frozen=True)
@@ -85,21 +86,26 @@ def locate_causal(source: str, gguf_file: str | None = None) -> CausalSource:
     return CausalSource(source, source, gguf_file, f"{source}@{commit} {gguf_file}", _libraries(gguf_file))
 
 
-def load_causal(source: CausalSource) -> tuple[Any, Family, Any]:
-    """(model in float32 and eval mode, family, tokenizer).
+def load_causal(source: CausalSource, types: Sequence[str] | None = None) -> tuple[Any, Family, Any]:
+    """(model in float32 and eval mode with eager attention, family, tokenizer).
 
     Raises:
-        ModelError: not of the LLaMA family, weights missing (scores of random weights look like any), or no tokenizer.
+        ModelError: not one of these model types (default: any decoder of the family table), weights missing (scores of
+            random weights look like any), or no tokenizer.
     """
     how: dict[str, Any] = {"gguf_file": source.gguf_file} if source.gguf_file else {}
     try:
         model_type = AutoConfig.from_pretrained(source.place, **how).model_type
-        if model_type not in DECODERS:
+        if types is not None and model_type not in types:
             raise ModelError(
-                f"{source.name}: model type {model_type!r} is not of the LLaMA family", f"use {' or '.join(DECODERS)}"
+                f"{source.name}: model type {model_type!r} is not of the LLaMA family", f"use {' or '.join(types)}"
             )
         model, info = AutoModelForCausalLM.from_pretrained(
-            source.place, dtype=torch.float32, output_loading_info=True, **(how or {"use_safetensors": True})
+            source.place,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            output_loading_info=True,
+            **(how or {"use_safetensors": True}),
         )
         tokenizer = AutoTokenizer.from_pretrained(source.place, **how)
     except (OSError, ValueError, SafetensorError) as error:
@@ -109,4 +115,7 @@ def load_causal(source: CausalSource) -> tuple[Any, Family, Any]:
     unfit = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
     if unfit:
         raise ModelError(f"{source.name}: {len(unfit)} weights are not in the checkpoint, e.g. {unfit[0]}", "fix it")
-    return model.eval(), DECODERS[model_type], tokenizer
+    family = family_of(model)
+    if not family.decoder:
+        raise ModelError(f"{source.name}: model type {model_type!r} is no decoder", "use a causal language model")
+    return model.eval(), family, tokenizer

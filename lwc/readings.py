@@ -1,0 +1,47 @@
+"""READINGS: which figures tell the quality of each task, one row a task. What people are shown is read from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A quality of ``evaluation.json``. Retention is always the better the higher, 1 = all of the base's quality."""
+
+    key: str
+    name: str
+    lower_is_better: bool = False
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The two headline metrics of a task, further ones for the table, and its floors as ``(key, title)``."""
+
+    metrics: tuple[Metric, Metric]
+    further: tuple[Metric, ...]
+    floors: tuple[tuple[str, str], ...]
+    counted: str = "texts"
+
+
+READINGS: dict[str, Reading] = {
+    "classification": Reading(
+        (Metric("accuracy", "accuracy"), Metric("macro_f1", "macro-F1")),
+        (Metric("balanced_accuracy", "balanced accuracy"), Metric("ece", "calibration error", lower_is_better=True)),
+        (("majority", "the majority class"), ("tfidf", "TF-IDF + logistic regression")),
+    ),
+    "regression": Reading(
+        (Metric("mean_absolute_error", "mean absolute error", lower_is_better=True), Metric("spearman", "Spearman ρ")),
+        (),
+        (("median", "the median of train"), ("tfidf", "TF-IDF + ridge regression")),
+    ),
+    "causal_lm": Reading(
+        (
+            Metric("perplexity", "perplexity", lower_is_better=True),
+            Metric("next_token_accuracy", "next-token accuracy"),
+        ),
+        (),
+        (("unigram", "token frequencies of train"),),
+        counted="slices",
+    ),
+}
