@@ -54,8 +54,9 @@ class Answer(nn.Module):
         if logits.ndim == 2:
             return logits
         mask = inputs["attention_mask"]
-        last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)
-        return logits[torch.arange(len(mask), device=mask.device), last]
+        # Sizes that Python reads would freeze in the graph: the last real token is where the running count is highest.
+        last = (mask.cumsum(dim=1) * mask).argmax(dim=1)
+        return logits.gather(1, last[:, None, None].expand(-1, 1, logits.shape[2])).squeeze(1)
 
 
 def _sample(tokenizer: Any) -> dict[str, Tensor]:

@@ -208,8 +208,8 @@ def test_averaged_weights_are_the_recurrence_of_the_steps(tmp_path: Path) -> Non
             return loss_of(current, batch)
 
         settings = SETTINGS.model_copy(update={"epochs": 0.5})
-        fit(model, train, labels, judged(train, labels), settings, loss, 3, tmp_path / f"{average}-{watch}", lambda _: None,
-            average=average)  # fmt: skip
+        folder = tmp_path / f"{average}-{watch}"
+        fit(model, train, labels, judged(train, labels), settings, loss, 3, folder, lambda _: None, average=average)
         return model
 
     last = go(0.0, True)  # the same steps, unaveraged: states before each step, and the last
