@@ -202,9 +202,16 @@ _TRAINING = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 
 STAGES: tuple[Stage, ...] = (
     Stage("data", 1, (), ("data",), _data, ("rdata", "pandas", "pyarrow", "datasets", "numpy"), external=_data_files),
-    Stage("train", 2, ("data",), ("model", "train"), _train, _TRAINING, external=_train_machine),
+    Stage("train", 2, ("data",), ("model", "train"), _train, _TRAINING, external=_train_machine, shared=True),
     Stage(
-        "score", 3, ("data", "train"), ("score",), choosing.score, (*_TRAINING, "scipy", "gguf"), external=_score_needs
+        "score",
+        3,
+        ("data", "train"),
+        ("score",),
+        choosing.score,
+        (*_TRAINING, "scipy", "gguf"),
+        external=_score_needs,
+        shared=True,
     ),
     Stage(
         "select",
@@ -214,6 +221,7 @@ STAGES: tuple[Stage, ...] = (
         choosing.select,
         _TRAINING,
         external=_select_needs,
+        shared=True,
     ),
     Stage("remove", 2, ("train", "select"), (), choosing.remove, _TRAINING),
     Stage(
@@ -224,6 +232,7 @@ STAGES: tuple[Stage, ...] = (
         _recover,
         _TRAINING,
         external=_recover_machine,
+        shared=True,
     ),
     Stage(
         "evaluate",
@@ -232,6 +241,7 @@ STAGES: tuple[Stage, ...] = (
         ("evaluate",),
         _evaluate,
         (*_TRAINING, "scikit-learn"),
+        shared=True,
     ),
     Stage(
         "export",
