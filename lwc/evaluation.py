@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from lwc import distributed
 from lwc.artifacts import write_json
 from lwc.data.splits import Examples, load_labels, load_split
 from lwc.errors import DataError, ModelError
@@ -106,9 +107,7 @@ def evaluate(
     names = load_labels(data_dir)
     test = load_split(data_dir, "test")
     train = load_split(data_dir, "train")
-    n_boot, seed = recipe.evaluate.bootstrap, recipe.seed
-    quality: dict[str, Any] = {}
-    predicted: dict[str, NDArray[np.int64]] = {}
+    answers: dict[str, NDArray[np.float64]] = {}
     truncated: dict[str, int] = {}
     folders = {"base": base_dir, "unrecovered": unrecovered_dir, "compressed": compressed_dir}
     for name, stage in folders.items():
@@ -120,16 +119,37 @@ def evaluate(
                 f"{folder} has {logits.shape[1]} classes, the data has {len(names)}",
                 "the checkpoint was trained on other labels: run the train stage again",
             )
-        quality[name] = classification_quality(test.labels, logits, n_boot, seed)
-        predicted[name] = logits.argmax(axis=1)
-    say("test split: majority and TF-IDF floors")
+        answers[name] = logits
+
+    def measure() -> dict[str, Any]:
+        say("test split: majority and TF-IDF floors")
+        return _measured(recipe, names, train, test, answers, truncated, out)
+
+    return distributed.from_main(measure)
+
+
+def _measured(
+    recipe: Recipe,
+    names: list[str],
+    train: Examples,
+    test: Examples,
+    answers: dict[str, NDArray[np.float64]],
+    truncated: dict[str, int],
+    out: Path,
+) -> dict[str, Any]:
+    """Figures of the models' answers and of the two floors, written to ``out``."""
+    n_boot, seed = recipe.evaluate.bootstrap, recipe.seed
+    quality: dict[str, Any] = {
+        name: classification_quality(test.labels, logits, n_boot, seed) for name, logits in answers.items()
+    }
+    predicted: dict[str, NDArray[np.int64]] = {name: logits.argmax(axis=1) for name, logits in answers.items()}
     majority = majority_logits(train.labels, len(names), len(test.texts))
     tfidf = tfidf_logits(train, test.texts, len(names), seed)
     quality["floors"] = {
         "majority": classification_quality(test.labels, majority, n_boot, seed),
         "tfidf": classification_quality(test.labels, tfidf, n_boot, seed),
     }
-    base, cut, healed = (predicted[name] for name in folders)
+    base, cut, healed = predicted.values()
     result = {
         "n": len(test.texts),
         "n_train": len(train.texts),

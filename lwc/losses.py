@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
+
+Whole = Callable[[Tensor], Tensor]
+"""A sum over these rows → what it is with the average of the whole batch, of which these rows are a part."""
+
+
+def _all_of_it(sum_: Tensor) -> Tensor:
+    return sum_
 
 
 def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -26,7 +35,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     )
 
 
-def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor, whole: Whole = _all_of_it) -> Tensor:
     """Squared distance of hidden states (B, T, D) over real tokens, in units of the teacher's own size.
 
     Divided by the teacher's mean square, so that one weight fits every depth and width: 0 is equal, 1 is what a
@@ -34,11 +43,11 @@ def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """
     real = mask.unsqueeze(-1).to(student.dtype)
     distance = ((student - teacher) ** 2 * real).sum()
-    size = (teacher**2 * real).sum()
+    size = whole((teacher**2 * real).sum())
     return distance / size.clamp_min(torch.finfo(student.dtype).tiny)
 
 
-def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor, whole: Whole = _all_of_it) -> Tensor:
     """KL(teacher ‖ student) of attention maps (B, H, T, T), mean over heads and real queries (Wang et al. 2020, eq. 4).
 
     Keys under padding have probability 0 on both sides and add nothing.
@@ -46,4 +55,4 @@ def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     tiny = torch.finfo(student.dtype).tiny
     terms = torch.xlogy(teacher, teacher) - teacher * student.clamp_min(tiny).log()
     queries = mask.unsqueeze(1).to(student.dtype)
-    return (terms.sum(dim=-1) * queries).sum() / (queries.sum() * student.shape[1])
+    return (terms.sum(dim=-1) * queries).sum() / (whole(queries.sum()) * student.shape[1])
