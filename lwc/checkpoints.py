@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lwc import distributed
 from lwc.artifacts import file_digest, write_json
 
 logger = logging.getLogger(__name__)
@@ -34,11 +35,17 @@ class Progress:
     stopped: bool = False
 
 
+def _rng_name(device: str, rank: int) -> str:
+    return f"{device}.{rank}" if rank else device
+
+
 def _rng_tensors() -> dict[str, Tensor]:
-    states = {"torch": torch.get_rng_state()}
+    """Random states of all processes: each draws its own dropout."""
+    own = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
+        own["cuda"] = torch.cuda.get_rng_state()
+    every = distributed.gather(own)
+    return {_rng_name(device, rank): state for rank, states in enumerate(every) for device, state in states.items()}
 
 
 def _rng_scalars() -> dict[str, Any]:
@@ -51,9 +58,12 @@ def _rng_scalars() -> dict[str, Any]:
 
 
 def _restore_rng(tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
-    torch.set_rng_state(tensors["torch"])
-    if "cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["cuda"])
+    rank = distributed.rank()
+    # A run that goes on with more processes than it had: the new ones keep their fresh state.
+    if _rng_name("torch", rank) in tensors:
+        torch.set_rng_state(tensors[_rng_name("torch", rank)])
+    if _rng_name("cuda", rank) in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors[_rng_name("cuda", rank)])
     version, internal, following = scalars["python"]
     random.setstate((version, tuple(internal), following))
     name, keys, position, has_gauss, gauss = scalars["numpy"]
@@ -94,15 +104,18 @@ def save(
 ) -> None:
     """Write ``folder/step-N`` aside, its manifest last, then rename; older ones beyond two are deleted.
 
-    ``identity`` names the run: only a run of the same identity restores it.
+    ``identity`` names the run: only a run of the same identity restores it. All processes call it, the main one writes.
     """
+    rng = _rng_tensors()
+    if not distributed.is_main():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / "part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     save_file(_weights(model), part / "model.safetensors")
     save_file(_optimizer_tensors(optimizer), part / "optimizer.safetensors")
-    save_file(_rng_tensors(), part / "random.safetensors")
+    save_file(rng, part / "random.safetensors")
     for name, weights in (("best", best), ("averaged", averaged)):
         if weights is not None:
             save_file({key: value.contiguous() for key, value in weights.items()}, part / f"{name}.safetensors")

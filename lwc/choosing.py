@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Collection
 from typing import Any
 
+from lwc import distributed
 from lwc.artifacts import read_json, write_json
 from lwc.recipe import Iterated, Racing
 from lwc.stage import StageContext
@@ -120,8 +121,10 @@ def select(context: StageContext) -> None:
         tokenizer = load_tokenizer(context.inputs["train"] / "model")
         ratio, settings = recipe.target.ratio, recipe.export
         context.scratch.mkdir(parents=True, exist_ok=True)
-        latency = blocks_for_latency(
-            model, tokenizer, family, ratio, settings, context.scratch, context.progress, family.protected
+        latency = distributed.from_main(
+            lambda: blocks_for_latency(
+                model, tokenizer, family, ratio, settings, context.scratch, context.progress, family.protected
+            )
         )
     keep = None if latency is None else int(latency["keep"])
     if isinstance(recipe.select, Iterated):
@@ -165,8 +168,12 @@ def _iterate(
             context.progress(f"round {number}: recovering blocks {kept}")
             work = context.scratch / f"round-{number}.work"
             recoverer.run(student, kept, recoverer.in_steps(config.steps), work, context.progress)
-            save_checkpoint(student.to("cpu"), tokenizer, work / "model")
-            (work / "model").replace(done)
+
+            def keep() -> None:
+                save_checkpoint(student.to("cpu"), tokenizer, work / "model")
+                (work / "model").replace(done)
+
+            distributed.from_main(keep)
         return load_model(done)
 
     target = recipe.target

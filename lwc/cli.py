@@ -46,6 +46,18 @@ def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
+def _run_line(recipe: Any, runs: Path, until: str | None) -> Any:
+    """Run the stages. Of several processes, all but the main one end here, in silence."""
+    from lwc import distributed, render
+    from lwc.pipeline import run as run_line
+
+    if not distributed.is_main():
+        run_line(recipe, runs, lambda kind, stage, text: None, until)
+        raise typer.Exit(OK)
+    with render.RunView() as view:
+        return run_line(recipe, runs, view.event, until)
+
+
 def _version(asked: bool) -> None:
     if asked:
         typer.echo(f"lwc {__version__}")
@@ -69,13 +81,13 @@ def run(
         "triton_models"
     ),
     until: Annotated[Optional[str], typer.Option("--until", help="stop after this stage")] = None,  # noqa: UP045
+    workers: Annotated[int, typer.Option(min=1, help="processes of this machine that share the work")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe end to end. Exit 3 when a gate fails."""
-    from lwc import render
+    from lwc import distributed, render
     from lwc.doctor import require_serving
     from lwc.finish import check_destination
-    from lwc.pipeline import run as run_line
     from lwc.pipeline import run_folder
     from lwc.stages import check_stage
 
@@ -85,10 +97,14 @@ def run(
         # Told before the training, not after.
         require_serving()
         check_destination(models / loaded.name)
+    if workers > 1 and distributed.count() == 1:
+        from lwc.workers import launch
+
+        raise typer.Exit(launch([sys.executable, "-m", "lwc", *sys.argv[1:]], workers))
     folder = run_folder(runs, loaded)
-    render.note(f"{loaded.name}: {loaded.description or recipe}")
-    with render.RunView() as view:
-        results = run_line(loaded, runs, view.event, until)
+    if distributed.is_main():
+        render.note(f"{loaded.name}: {loaded.description or recipe}")
+    results = _run_line(loaded, runs, until)
     if "verify" not in results:
         render.note(f"stopped after {until}; `lwc run {recipe}` goes on from there")
         raise typer.Exit(OK)
@@ -148,11 +164,8 @@ def score(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("ru
     """Train (or reuse) the model and rank its blocks."""
     from lwc import render
     from lwc.artifacts import read_json
-    from lwc.pipeline import run as run_line
 
-    loaded = _load(recipe, overrides)
-    with render.RunView() as view:
-        results = run_line(loaded, runs, view.event, "score")
+    results = _run_line(_load(recipe, overrides), runs, "score")
     importance = read_json(results["score"].path / "importance.json")
     if as_json:
         _print_json(importance)
@@ -277,11 +290,13 @@ def compare(
 @app.command()
 def sweep(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
     """Run a recipe at each ratio of its sweep section, up to export, and draw the frontier. Exit 2 if none succeeds."""
-    from lwc import render
+    from lwc import distributed, render
     from lwc.pipeline import run_folder
     from lwc.report.frontier import frontier_html, frontier_markdown
     from lwc.sweeping import sweep as sweep_recipe
 
+    if distributed.count() > 1:
+        raise LwcError("lwc sweep runs in one process", "start it without a launcher", exit_code=USAGE)
     loaded = _load(recipe, overrides)
     with render.RunView() as view:
         rows = sweep_recipe(loaded, runs, view.event)
@@ -360,9 +375,10 @@ def main() -> None:
     except LwcError as problem:
         if debug:
             traceback.print_exc()
-        from lwc import render
+        from lwc import distributed, render
 
-        render.error(problem)
+        if not (isinstance(problem, distributed.PeerLost) and distributed.launched()):
+            render.error(problem)
         sys.exit(problem.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
@@ -385,7 +401,9 @@ def main() -> None:
             raise
         typer.echo(f"bug: {type(problem).__name__}: {problem}\n  do: run again with --debug and report it", err=True)
         sys.exit(BUG)
-    if code == INTERRUPTED:  # the parser turns Ctrl-C into this code, or lets the exception through
+    from lwc.distributed import launched
+
+    if code == INTERRUPTED and not launched():  # the parser turns Ctrl-C into this code, or lets the exception through
         typer.echo("interrupted; run the same command again to go on from here", err=True)
     sys.exit(code if isinstance(code, int) else OK)
 

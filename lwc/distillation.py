@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import set_seed
 
+from lwc import distributed
 from lwc.artifacts import read_json, write_json
 from lwc.data.splits import load_labels, load_split
 from lwc.data.unlabelled import more_texts
@@ -56,21 +58,21 @@ def recovery_loss(student: Any, teacher: Teacher, settings: Recovery, capture: B
     logits = output.logits.float()
     outputs = capture.take()
     loss = torch.zeros((), device=logits.device)
+    whole = partial(distributed.by_rows, rows=len(batch))
     if taught_by_teacher(settings):
         taught = teacher(batch)
-        apart = answer_distance(logits, taught.logits, batch.mask, settings.temperature)
+        apart = answer_distance(logits, taught.logits, batch.mask, settings.temperature, whole)
         loss = loss + settings.logits_weight * apart
         if settings.hidden_weight:
             pairs = zip(outputs, taught.hidden, strict=True)
-            distances = [hidden_loss(mine.float(), theirs, batch.mask) for mine, theirs in pairs]
+            distances = [hidden_loss(mine.float(), theirs, batch.mask, whole) for mine, theirs in pairs]
             loss = loss + settings.hidden_weight * torch.stack(distances).mean()
         if attention:
-            maps = attention_maps(output, range(len(taught.attention)), student.config.model_type)
+            plain = getattr(student, "module", student)  # wrapped where several processes train it
+            maps = attention_maps(output, range(len(taught.attention)), plain.config.model_type)
             pairs = zip(maps, taught.attention, strict=True)
-            loss = (
-                loss
-                + settings.attention_weight * torch.stack([attention_loss(*pair, batch.mask) for pair in pairs]).mean()
-            )
+            distances = [attention_loss(*pair, batch.mask, whole) for pair in pairs]
+            loss = loss + settings.attention_weight * torch.stack(distances).mean()
     if settings.label_weight:
         loss = loss + settings.label_weight * label_loss(logits, batch.labels)
     return loss
@@ -114,7 +116,8 @@ class Recoverer:
         plain = settings.augment == 0 and settings.attention_weight == 0 and taught_by_teacher(settings)
         plain = plain and self._train_labels is not None  # logits of every token over a vocabulary fill any disk
         size = stored_bytes(self.train, len(blocks), int(self._teacher.config.hidden_size))
-        cheaper = settings.epochs >= 2 and size <= _MOST_STORED
+        # Asking as it goes is shared by the processes, storing is not.
+        cheaper = settings.epochs >= 2 * distributed.count() and size <= _MOST_STORED
         if plain and (settings.cache_teacher == "always" or (settings.cache_teacher == "auto" and cheaper)):
             return store_answers(self._teacher, blocks, self.train, scratch / "teacher", progress)
         return LiveTeacher(self._teacher, blocks, attention=settings.attention_weight > 0)
@@ -164,7 +167,7 @@ class Recoverer:
         student = remove_blocks(self._teacher, family, removed)
         self.run(student, kept, self.in_steps(steps), scratch, progress)
         loss = loss_and_accuracy(student.to("cpu"), self.validation)[0]
-        if math.isfinite(loss):
+        if math.isfinite(loss) and distributed.is_main():
             scratch.mkdir(parents=True, exist_ok=True)
             write_json(done, loss)
         return loss

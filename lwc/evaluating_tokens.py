@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 
+from lwc import distributed
 from lwc.arrays import Array
 from lwc.losses import IGNORED
 from lwc.models.batches import Batch, Encoded
@@ -21,20 +22,22 @@ from lwc.token_metrics import TokenSums, token_quality, token_retention
 def read_tokens(folder: Path, groups: Sequence[Batch]) -> tuple[TokenSums, Array]:
     """Sums of each slice, and the most likely next tokens (N_tokens,) in order, of the checkpoint in ``folder``."""
     model = load_model(folder)
-    sums: dict[str, list[float]] = {"loss": [], "right": [], "tokens": []}
-    likely: list[Array] = []
-    for batch in groups:
-        logits = model(**batch.inputs).logits
-        for row, tokens in zip(logits, batch.labels, strict=True):
-            wanted = tokens[1:]
-            read = wanted != IGNORED
-            best = row[:-1][read].argmax(dim=-1)
-            loss = functional.cross_entropy(row[:-1][read].float(), wanted[read], reduction="sum")
-            sums["loss"].append(float(loss))
-            sums["right"].append(float((best == wanted[read]).sum()))
-            sums["tokens"].append(float(read.sum()))
-            likely.append(best.numpy())
-    return TokenSums(*(np.array(sums[name]) for name in ("loss", "right", "tokens"))), np.concatenate(likely)
+    found = [slice_ for group in distributed.spread(groups, lambda batch: _slices(model, batch)) for slice_ in group]
+    loss, right, tokens, likely = zip(*found, strict=True)
+    return TokenSums(np.array(loss), np.array(right), np.array(tokens)), np.concatenate(likely)
+
+
+def _slices(model: Any, batch: Batch) -> list[tuple[float, float, float, Array]]:
+    """(summed loss, right ones, tokens, most likely ones (N_tokens,)) of each row's next tokens."""
+    found = []
+    logits = model(**batch.inputs).logits
+    for row, labels in zip(logits, batch.labels, strict=True):
+        wanted = labels[1:]
+        read = wanted != IGNORED
+        best = row[:-1][read].argmax(dim=-1)
+        loss = functional.cross_entropy(row[:-1][read].float(), wanted[read], reduction="sum")
+        found.append((float(loss), float((best == wanted[read]).sum()), float(read.sum()), best.numpy()))
+    return found
 
 
 def unigram(train: Encoded, groups: Sequence[Batch], vocabulary: int) -> TokenSums:
@@ -54,13 +57,17 @@ def unigram(train: Encoded, groups: Sequence[Batch], vocabulary: int) -> TokenSu
 
 
 def tokens_result(
-    folders: dict[str, Path], groups: Sequence[Batch], train: Encoded, vocabulary: int, n_boot: int, seed: int
+    found: dict[str, tuple[TokenSums, Array]],
+    groups: Sequence[Batch],
+    train: Encoded,
+    vocabulary: int,
+    n_boot: int,
+    seed: int,
 ) -> dict[str, Any]:
-    """``quality``, both retentions and ``agreement`` of ``evaluation.json``.
+    """``quality``, both retentions and ``agreement`` of ``evaluation.json``, from `read_tokens` of the three models.
 
     ``agreement`` is the share of next tokens on which a model's first choice is the base's.
     """
-    found = {name: read_tokens(folder, groups) for name, folder in folders.items()}
     quality: dict[str, Any] = {name: token_quality(sums, n_boot, seed) for name, (sums, _) in found.items()}
     floor = unigram(train, groups, vocabulary)
     quality["floors"] = {"unigram": token_quality(floor, n_boot, seed)}

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from lwc import distributed
 from lwc.artifacts import write_json
 from lwc.data.splits import Examples, load_labels, load_split
 from lwc.errors import DataError, ModelError
 from lwc.evaluating_numbers import numbers_result
-from lwc.evaluating_tokens import tokens_result
+from lwc.evaluating_tokens import read_tokens, tokens_result
 from lwc.metrics import classification_quality, retention
 from lwc.models.batches import batches, encode
 from lwc.models.load import load_model, load_tokenizer
@@ -129,46 +130,77 @@ def evaluate(
     """
     say = progress or (lambda _: None)
     names, train, test = load_labels(data_dir), load_split(data_dir, "train"), load_split(data_dir, "test")
-    n_boot, seed, size = recipe.evaluate.bootstrap, recipe.seed, recipe.evaluate.batch_size
     folders = dict(zip(MODELS, (base_dir / "model", unrecovered_dir / "model", compressed_dir / "model"), strict=True))
-    truncated: dict[str, int] = {}
-    out.mkdir(parents=True, exist_ok=True)
     if recipe.task.kind == "causal_lm":
-        tokenizer = load_tokenizer(folders["base"])
-        learnt = split_rows(recipe, tokenizer, data_dir, "train")[0]
-        groups = in_batches(recipe, split_rows(recipe, tokenizer, data_dir, "test"), size)
-        say(f"test split: three models on {sum(len(group) for group in groups)} slices")
-        vocabulary = int(load_model(folders["base"]).config.vocab_size)
-        measured = tokens_result(folders, groups, learnt, vocabulary, n_boot, seed)
+        measure = _of_tokens(recipe, data_dir, folders, say)
+        truncated = None
     else:
-        logits: dict[str, NDArray[np.float64]] = {}
-        for name, folder in folders.items():
-            say(f"test split: {name} model on {len(test.texts)} texts")
-            logits[name], truncated = model_logits(folder, test, size, recipe.model.max_length)
+        measure, truncated = _of_answers(recipe, names, train, test, folders, out, say)
+
+    def written() -> dict[str, Any]:
+        out.mkdir(parents=True, exist_ok=True)
+        measured = measure()
+        result = {
+            "task": recipe.task.kind,
+            "n": measured["quality"]["base"]["n"],
+            "n_train": len(train.texts),
+            "label_names": names,
+            "text_fields": list(recipe.data.text_fields),
+            "truncated": truncated,
+            "bootstrap": {"resamples": recipe.evaluate.bootstrap, "level": 0.95, "seed": recipe.seed},
+            **measured,
+        }
+        write_json(out / "evaluation.json", result)
+        return result
+
+    return distributed.from_main(written)
+
+
+Measure = Callable[[], dict[str, Any]]
+"""What the main process does with the models' answers."""
+
+
+def _of_tokens(recipe: Recipe, data_dir: Path, folders: dict[str, Path], say: Callable[[str], None]) -> Measure:
+    tokenizer = load_tokenizer(folders["base"])
+    learnt = split_rows(recipe, tokenizer, data_dir, "train")[0]
+    groups = in_batches(recipe, split_rows(recipe, tokenizer, data_dir, "test"), recipe.evaluate.batch_size)
+    say(f"test split: three models on {sum(len(group) for group in groups)} slices")
+    found = {name: read_tokens(folder, groups) for name, folder in folders.items()}
+    return lambda: tokens_result(found, groups, learnt, len(tokenizer), recipe.evaluate.bootstrap, recipe.seed)
+
+
+def _of_answers(
+    recipe: Recipe,
+    names: list[str],
+    train: Examples,
+    test: Examples,
+    folders: dict[str, Path],
+    out: Path,
+    say: Callable[[str], None],
+) -> tuple[Measure, dict[str, int]]:
+    answers: dict[str, NDArray[np.float64]] = {}
+    truncated: dict[str, int] = {}
+    for name, folder in folders.items():
+        say(f"test split: {name} model on {len(test.texts)} texts")
+        answers[name], truncated = model_logits(folder, test, recipe.evaluate.batch_size, recipe.model.max_length)
+    n_boot, seed = recipe.evaluate.bootstrap, recipe.seed
+
+    def measure() -> dict[str, Any]:
         say("test split: floors")
         if recipe.task.kind == "regression":
             numbers = numbers_of(names)
-            values = {name: found[:, 0] for name, found in logits.items()}
-            predicted = {name: np.abs(found - numbers).argmin(axis=1) for name, found in logits.items()}
+            values = {name: found[:, 0] for name, found in answers.items()}
+            predicted = {name: np.abs(found - numbers).argmin(axis=1) for name, found in answers.items()}
             measured = numbers_result(values, test, train, numbers, n_boot, seed)
         else:
-            _check_classes(logits, folders, names)
-            predicted = {name: found.argmax(axis=1) for name, found in logits.items()}
-            measured = class_result(logits, test, train, names, n_boot, seed)
+            _check_classes(answers, folders, names)
+            predicted = {name: found.argmax(axis=1) for name, found in answers.items()}
+            measured = class_result(answers, test, train, names, n_boot, seed)
         table = pa.table({"id": test.ids, "label": np.asarray(test.labels), **predicted})
         pq.write_table(table, out / "predictions.parquet")
-    result = {
-        "task": recipe.task.kind,
-        "n": measured["quality"]["base"]["n"],
-        "n_train": len(train.texts),
-        "label_names": names,
-        "text_fields": list(recipe.data.text_fields),
-        "truncated": truncated or None,
-        "bootstrap": {"resamples": n_boot, "level": 0.95, "seed": seed},
-        **measured,
-    }
-    write_json(out / "evaluation.json", result)
-    return result
+        return measured
+
+    return measure, truncated
 
 
 def _check_classes(logits: dict[str, NDArray[np.float64]], folders: dict[str, Path], names: list[str]) -> None:

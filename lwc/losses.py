@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
+
+Whole = Callable[[Tensor], Tensor]
+"""A sum over these rows → what it is with the average of the whole batch, of which these rows are a part."""
 
 IGNORED = -100
 """A label under padding: no loss reads it."""
@@ -42,6 +47,10 @@ def example_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     return right.sum(dim=1).double() / read.sum(dim=1).clamp_min(1)
 
 
+def _all_of_it(sum_: Tensor) -> Tensor:
+    return sum_
+
+
 def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean of `example_loss` over the batch."""
     return example_loss(logits, labels).mean()
@@ -61,18 +70,21 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     )
 
 
-def answer_distance(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float) -> Tensor:
+def answer_distance(
+    student: Tensor, teacher: Tensor, mask: Tensor, temperature: float, whole: Whole = _all_of_it
+) -> Tensor:
     """How far answers are apart: `distillation_loss` of class logits (B, C), or of next tokens (B, T, V) over the real
     tokens of the ``mask`` (B, T); squared distance of numbers (B, 1)."""
     if student.ndim == 3:
         real = mask.bool()
-        return distillation_loss(student[real], teacher[real], temperature)
+        counted = real.sum().to(student.dtype)
+        return distillation_loss(student[real], teacher[real], temperature) * (counted / whole(counted))
     if student.shape[1] == 1:
         return functional.mse_loss(student, teacher)
     return distillation_loss(student, teacher, temperature)
 
 
-def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor, whole: Whole = _all_of_it) -> Tensor:
     """Squared distance of hidden states (B, T, D) over real tokens, in units of the teacher's own size.
 
     Divided by the teacher's mean square, so that one weight fits every depth and width: 0 is equal, 1 is what a
@@ -80,11 +92,11 @@ def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """
     real = mask.unsqueeze(-1).to(student.dtype)
     distance = ((student - teacher) ** 2 * real).sum()
-    size = (teacher**2 * real).sum()
+    size = whole((teacher**2 * real).sum())
     return distance / size.clamp_min(torch.finfo(student.dtype).tiny)
 
 
-def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor, whole: Whole = _all_of_it) -> Tensor:
     """KL(teacher ‖ student) of attention maps (B, H, T, T), mean over heads and real queries (Wang et al. 2020, eq. 4).
 
     Keys under padding have probability 0 on both sides and add nothing.
@@ -92,4 +104,4 @@ def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     tiny = torch.finfo(student.dtype).tiny
     terms = torch.xlogy(teacher, teacher) - teacher * student.clamp_min(tiny).log()
     queries = mask.unsqueeze(1).to(student.dtype)
-    return (terms.sum(dim=-1) * queries).sum() / (queries.sum() * student.shape[1])
+    return (terms.sum(dim=-1) * queries).sum() / (whole(queries.sum()) * student.shape[1])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lwc import distributed
 from lwc.artifacts import Artifact, Store, key_of, read_json, write_json
 from lwc.recipe import Recipe
 from lwc.stage import Stage, StageContext
@@ -126,19 +128,30 @@ Event = Callable[[str, str, str], None]
 def run(recipe: Recipe, runs: Path, event: Event, until: str | None = None) -> dict[str, StageResult]:
     """Run the line up to and including ``until``; finished stages are reused.
 
+    Of several processes the main one decides, writes and returns all results. The others help with the shared stages,
+    return none, and may end after the last of these.
+
     Raises:
         LwcError: from the stage that failed. What finished before stays reusable.
     """
+    names = [stage.name for stage in STAGES]
+    line = STAGES if until is None else STAGES[: names.index(until) + 1]
+    together = max((number for number, stage in enumerate(line, start=1) if stage.shared), default=0)
+    if not distributed.is_main():
+        _help(recipe, line[:together])
+        return {}
     store = Store(runs / STORE_FOLDER)
     folder = run_folder(runs, recipe)
     folder.mkdir(parents=True, exist_ok=True)
     record = _record(runs, recipe)
     done: dict[str, Artifact] = {}
     results: dict[str, StageResult] = {}
-    for stage in STAGES:
+    for number, stage in enumerate(line):
+        if number == together:
+            distributed.leave()
         planned = _plan_one(stage, recipe, store, done, record)
         if planned.artifact is not None:
-            artifact, hit = planned.artifact, True
+            artifact, hit = distributed.broadcast(planned.artifact), True
             event("hit", stage.name, f"reused, took {artifact.seconds:.0f} s when made")
         else:
             event("start", stage.name, planned.reason)
@@ -148,9 +161,26 @@ def run(recipe: Recipe, runs: Path, event: Event, until: str | None = None) -> d
         results[stage.name] = StageResult(artifact.path, artifact.seconds, hit)
         record[stage.name] = dict(planned.ingredients)
         write_json(folder / RECORD, record)
-        if stage.name == until:
-            break
+    distributed.leave()
     return results
+
+
+def _help(recipe: Recipe, stages: Sequence[Stage]) -> None:
+    """The part of the processes that are not the main one, which tells them how each stage stands.
+
+    It sends the result of a finished stage, or first the scratch folder of one that all make together.
+    """
+    done: dict[str, Path] = {}
+    for stage in stages:
+        told: Artifact | Path | None = distributed.broadcast(None)
+        if isinstance(told, Path):
+            with tempfile.TemporaryDirectory(prefix="lwc-worker-") as aside:
+                inputs = {name: done[name] for name in stage.inputs}
+                stage.function(StageContext(recipe, inputs, Path(aside), told, progress=lambda text: None))
+            told = distributed.broadcast(None)
+        assert isinstance(told, Artifact)
+        done[stage.name] = told.path
+    distributed.leave()
 
 
 def _build(
@@ -166,7 +196,7 @@ def _build(
         # Another process may have finished the same work while this one waited for the lock.
         ready = store.find(stage.name, planned.key) if stage.cached else None
         if ready is not None:
-            return ready
+            return distributed.broadcast(ready)
         started = time.monotonic()
         context = StageContext(
             recipe=recipe,
@@ -175,5 +205,11 @@ def _build(
             scratch=scratch,
             progress=lambda text: event("progress", stage.name, text),
         )
-        stage.function(context)
-        return store.commit(stage.name, planned.key, planned.ingredients, time.monotonic() - started)
+        if stage.shared:
+            distributed.broadcast(scratch)
+            stage.function(context)
+        else:
+            with distributed.alone():
+                stage.function(context)
+        seconds = time.monotonic() - started
+        return distributed.broadcast(store.commit(stage.name, planned.key, planned.ingredients, seconds))

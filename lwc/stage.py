@@ -24,7 +24,11 @@ class StageContext:
 
 @dataclass(frozen=True)
 class Stage:
-    """One row of the line. ``sections`` are the recipe sections its result depends on."""
+    """One row of the line. ``sections`` are the recipe sections its result depends on.
+
+    Where several processes run the line (`lwc.distributed`), all of them make a ``shared`` stage, and the main one's
+    ``out`` is kept; any other stage is made by the main process alone.
+    """
 
     name: str
     version: int
@@ -34,6 +38,7 @@ class Stage:
     libraries: tuple[str, ...] = ()
     external: Callable[[Recipe], dict[str, str]] = lambda recipe: {}
     cached: bool = True
+    shared: bool = False
 
     def config(self, recipe: Recipe) -> dict[str, Any]:
         """The resolved settings that this stage's result depends on."""

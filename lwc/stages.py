@@ -207,9 +207,16 @@ _TRAINING = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 
 STAGES: tuple[Stage, ...] = (
     Stage("data", 1, (), ("data",), _data, ("rdata", "pandas", "pyarrow", "datasets", "numpy"), external=_data_files),
-    Stage("train", 3, ("data",), ("model", "train", "task"), _train, _TRAINING, external=_train_machine),
+    Stage("train", 3, ("data",), ("model", "train", "task"), _train, _TRAINING, external=_train_machine, shared=True),
     Stage(
-        "score", 4, ("data", "train"), ("score",), choosing.score, (*_TRAINING, "scipy", "gguf"), external=_score_needs
+        "score",
+        4,
+        ("data", "train"),
+        ("score",),
+        choosing.score,
+        (*_TRAINING, "scipy", "gguf"),
+        external=_score_needs,
+        shared=True,
     ),
     Stage(
         "select",
@@ -219,6 +226,7 @@ STAGES: tuple[Stage, ...] = (
         choosing.select,
         _TRAINING,
         external=_select_needs,
+        shared=True,
     ),
     Stage("remove", 2, ("train", "select"), (), choosing.remove, _TRAINING),
     Stage(
@@ -229,6 +237,7 @@ STAGES: tuple[Stage, ...] = (
         _recover,
         _TRAINING,
         external=_recover_machine,
+        shared=True,
     ),
     Stage(
         "evaluate",
@@ -237,6 +246,7 @@ STAGES: tuple[Stage, ...] = (
         ("evaluate",),
         _evaluate,
         (*_TRAINING, "scikit-learn"),
+        shared=True,
     ),
     Stage(
         "export",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lwc import distributed
 from lwc.arrays import Array
 from lwc.data.splits import load_labels, load_split
 from lwc.errors import DataError
@@ -109,13 +110,15 @@ def _language_judge(groups: Sequence[Batch]) -> Judge:
     def judge(model: Any) -> dict[str, float]:
         was_training, device = model.training, next(model.parameters()).device
         model.eval()
-        loss = right = 0.0
-        for batch in groups:
+
+        def sums(batch: Batch) -> tuple[float, float]:
             logits = model(**{name: value.to(device) for name, value in batch.inputs.items()}).logits
             labels = batch.labels.to(device)
-            loss += float(example_loss(logits, labels).sum())
-            right += float(example_accuracy(logits, labels).sum())
+            return float(example_loss(logits, labels).sum()), float(example_accuracy(logits, labels).sum())
+
+        found = distributed.spread(groups, sums)
         model.train(was_training)
+        loss, right = (sum(values) for values in zip(*found, strict=True))
         count = sum(len(batch) for batch in groups)
         return {"perplexity": math.exp(loss / count), "next_token_accuracy": right / count, "score": -loss / count}
 

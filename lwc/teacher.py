@@ -15,6 +15,7 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
+from lwc import distributed
 from lwc.arrays import Array
 from lwc.artifacts import key_of, read_json, write_json
 from lwc.errors import ModelError
@@ -132,9 +133,16 @@ def store_answers(
 ) -> StoredTeacher:
     """Ask the teacher once for every row of train, or find the answers of an earlier, interrupted run.
 
-    Written aside and renamed when whole. The caller removes ``folder`` when recovery is done.
+    Written aside and renamed when whole, by the main process. The caller removes ``folder`` when recovery is done.
     """
     lengths = np.array([len(ids) for ids in train.ids])
+    distributed.from_main(lambda: _store(model, blocks, train, lengths, folder, progress))
+    return StoredTeacher(folder, lengths)
+
+
+def _store(
+    model: Any, blocks: Sequence[int], train: Encoded, lengths: Array, folder: Path, progress: Callable[[str], None]
+) -> None:
     identity = key_of({"ids": train.ids, "blocks": list(blocks), "head": _fingerprint(model)})
     marker = folder / "answers.json"
     if not (marker.is_file() and read_json(marker) == identity):
@@ -145,7 +153,6 @@ def store_answers(
         _ask(model, blocks, train, lengths, aside, progress)
         write_json(aside / "answers.json", identity)
         aside.replace(folder)
-    return StoredTeacher(folder, lengths)
 
 
 def _fingerprint(model: Any) -> list[float]:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 from transformers import set_seed
 
-from lwc import checkpoints
+from lwc import checkpoints, distributed
 from lwc.arrays import Array
 from lwc.artifacts import canonical
 from lwc.checkpoints import Progress
@@ -28,7 +29,7 @@ from lwc.models.batches import Batch, Encoded, pad, row_groups
 from lwc.recipe import Optimization
 
 LossFunction = Callable[[Any, Batch], Tensor]
-"""``(model, batch) → scalar loss``, mean over the batch."""
+"""``(model, batch) → scalar loss``, mean over the batch's rows. A ratio of sums needs `distributed.by_rows`."""
 
 
 @dataclass(frozen=True)
@@ -66,21 +67,24 @@ def parameter_groups(model: Any, weight_decay: float, embedding_rate: float = 1.
 
 @torch.inference_mode()
 def predict(model: Any, groups: Sequence[Batch]) -> Array:
-    """Logits (N, C) in float32, in the rows' own order, whatever order the batches come in."""
+    """Logits (N, C) in float32, in the rows' own order, whatever order the batches come in.
+
+    Where several processes work together, each takes its share of the batches, and all get all logits.
+    """
     if not groups:
         raise ValueError("no batches to predict")
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
-    rows, parts = [], []
-    for batch in groups:
+
+    def answer(batch: Batch) -> Array:
         inputs = {name: value.to(device) for name, value in batch.inputs.items()}
-        parts.append(model(**inputs).logits.float().cpu().numpy())
-        rows.append(batch.rows.numpy())
+        return np.asarray(model(**inputs).logits.float().cpu().numpy())
+
+    stacked = np.concatenate(distributed.spread(groups, answer))
     model.train(was_training)
-    stacked = np.concatenate(parts)
     logits: Array = np.empty_like(stacked)
-    logits[np.concatenate(rows)] = stacked
+    logits[np.concatenate([batch.rows.numpy() for batch in groups])] = stacked
     return logits
 
 
@@ -135,13 +139,15 @@ def fit(
     ``checkpoint_dir`` every ``settings.checkpoint_every`` steps; where a whole checkpoint stands there, training goes
     on from it, mid-epoch, to the same result as without the interruption.
 
+    Several processes share each batch's rows: the steps are those of one process up to rounding, dropout's draws aside.
+    The main one writes the checkpoints, all read them.
+
     Raises:
-        LwcError: the loss is not finite.
+        LwcError: the loss is not finite, or the processes do not see the same rows or checkpoints.
     """
     started = time.monotonic()
-    set_seed(seed)
-    # Accelerate holds one precision a process, and train and recover may differ: autocast is our own.
-    accelerator = Accelerator(mixed_precision="no")
+    set_seed(seed + distributed.rank())  # dropout draws of their own
+    accelerator = _accelerator()
     mixed = _in_bf16(settings.precision)
     groups = parameter_groups(model, settings.weight_decay, embedding_rate)
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
@@ -164,6 +170,11 @@ def fit(
             averaged = {name: value.to(place[name]) for name, value in averaged.items()}
         progress(f"resuming at step {state.step}/{total}")
     resumed_from = state.step
+    if len(set(distributed.gather((identity, resumed_from)))) > 1:
+        raise LwcError(
+            "the processes of this run do not see the same data or the same checkpoints",
+            "all hosts need the same --runs folder on a shared file system",
+        )
 
     epoch, order = -1, []
     since = time.monotonic()
@@ -173,9 +184,12 @@ def fit(
                 epoch = state.step // per_epoch
                 rows = train if isinstance(train, Encoded) else train(epoch)
                 order = _order(rows, settings, seed, epoch)
-            batch = pad(rows, order[state.step % per_epoch], train_labels)
+            mine, weight = distributed.share(order[state.step % per_epoch])
+            batch = pad(rows, mine, train_labels)
             rate = learning_rate(state.step, total, settings)
-            loss = _step(accelerator, model, optimizer, batch, loss_function, rate, settings.max_grad_norm, mixed)
+            loss = _step(
+                accelerator, model, optimizer, batch, weight, loss_function, rate, settings.max_grad_norm, mixed
+            )
             state.step += 1
             if average:
                 averaged = _averaged(averaged, plain, min(average, (1 + state.step) / (10 + state.step)))
@@ -210,6 +224,17 @@ def _headline(entry: dict[str, float]) -> str:
     return f"{name.replace('macro_f1', 'macro-F1').replace('_', ' ')} {entry[name]:.3f}"
 
 
+def _accelerator() -> Accelerator:
+    distributed.join()
+    together = distributed.count() > 1
+    # The graph is the same in every step, and the weights that no loss reaches are left out of it without a search.
+    ddp = DistributedDataParallelKwargs(static_graph=True)
+    # Accelerate holds one precision a process, and train and recover may differ: autocast is our own.
+    return Accelerator(
+        mixed_precision="no", cpu=together and not torch.cuda.is_available(), kwargs_handlers=[ddp] if together else []
+    )
+
+
 def _averaged(average: dict[str, Tensor] | None, model: torch.nn.Module, decay: float) -> dict[str, Tensor]:
     current = {name: value.detach() for name, value in model.state_dict().items()}
     if average is None:
@@ -239,6 +264,7 @@ def _step(
     model: Any,
     optimizer: Any,
     batch: Batch,
+    weight: float,
     loss_function: LossFunction,
     rate: float,
     max_grad_norm: float,
@@ -251,11 +277,14 @@ def _step(
     moved = Batch({k: v.to(device) for k, v in batch.inputs.items()}, batch.labels.to(device), batch.rows)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed):
         loss = loss_function(model, moved)
-    value = float(loss.detach())
+    processes = distributed.count()
+    value = distributed.total(float(loss.detach()) * weight)
     if not math.isfinite(value):
         raise LwcError(f"the training loss became {value}", "lower the learning rate, or use precision: fp32")
     optimizer.zero_grad()
-    accelerator.backward(loss)
+    with distributed.noticing_loss():
+        # The gradients of the processes are averaged, where their sum is wanted.
+        accelerator.backward(loss if processes == 1 else loss * (weight * processes))
     accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
     optimizer.step()
     return value
@@ -269,7 +298,7 @@ def _evaluate(
     patience: int,
     judge: Judge,
 ) -> dict[str, Tensor] | None:
-    figures = judge(model)
+    figures = distributed.broadcast(judge(model))  # one figure decides for all
     score = figures["score"]
     state.history.append({"step": state.step, **figures, "train_loss": loss})
     if score > state.best:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lwc import distributed
 from lwc.importance.pieces import part_of, pieces_of
 from lwc.importance.prefix import outcome, outcomes
 from lwc.importance.types import LayerImportance
@@ -20,8 +21,8 @@ from lwc.models.families import Family, block_list
 def loss_and_accuracy(model: Any, batches: Sequence[Batch]) -> tuple[float, float]:
     """Mean loss (`example_loss`) and accuracy over all rows of the batches."""
     loss, correct, count = 0.0, 0.0, 0
-    for batch in batches:
-        more, right = outcome(model, batch)
+    found = distributed.spread(batches, lambda batch: outcome(model, batch))
+    for batch, (more, right) in zip(batches, found, strict=True):
         loss, correct, count = loss + more, correct + right, count + len(batch)
     return loss / count, correct / count
 

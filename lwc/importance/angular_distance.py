@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from lwc import distributed
 from lwc.importance.types import LayerImportance
 from lwc.importance.undisturbed import scorer
 from lwc.models.batches import Batch
@@ -49,8 +50,6 @@ def angular_distance(model: Any, family: Family, batches: Sequence[Batch], confi
     started = time.monotonic()
     blocks = block_list(model, family)
     count = len(blocks)
-    sums = torch.zeros(count, count, dtype=torch.float64)
-    tokens = 0
     seen: dict[int, tuple[Tensor, Tensor]] = {}
 
     def watch(index: int) -> Any:
@@ -60,18 +59,25 @@ def angular_distance(model: Any, family: Family, batches: Sequence[Batch], confi
         return hook
 
     handles = [block.register_forward_hook(watch(i), with_kwargs=True) for i, block in enumerate(blocks)]
+
+    def of(batch: Batch) -> list[Tensor]:
+        model(**batch.inputs)
+        found = []
+        for row, real in enumerate(batch.mask.bool()):
+            before, after = (torch.stack([seen[i][side][row, real] for i in range(count)]) for side in (0, 1))
+            found.append(angles(before, after).cpu())
+        seen.clear()
+        return found
+
+    sums = torch.zeros(count, count, dtype=torch.float64)
     try:
-        for batch in batches:
-            model(**batch.inputs)
-            for row, real in enumerate(batch.mask.bool()):
-                before, after = (torch.stack([seen[i][side][row, real] for i in range(count)]) for side in (0, 1))
-                sums += angles(before, after).cpu()
-            tokens += int(batch.mask.sum())
-            seen.clear()
+        for rows in distributed.spread(batches, of):
+            for row in rows:
+                sums += row
     finally:
         for handle in handles:
             handle.remove()
-    mean = sums / tokens
+    mean = sums / sum(int(batch.mask.sum()) for batch in batches)
     spans = {
         f"span_{length}": [*mean.diagonal(length - 1).tolist(), *[math.nan] * (length - 1)]
         for length in range(1, count + 1)

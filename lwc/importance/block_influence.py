@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from lwc import distributed
 from lwc.importance.types import LayerImportance
 from lwc.importance.undisturbed import scorer
 from lwc.models.batches import Batch
@@ -26,8 +27,7 @@ def block_influence(model: Any, family: Family, batches: Sequence[Batch], config
     """
     started = time.monotonic()
     blocks = block_list(model, family)
-    sums = [0.0] * len(blocks)
-    tokens = 0
+    turned = [0.0] * len(blocks)
     mask: Tensor | None = None
 
     def watch(index: int) -> Any:
@@ -39,19 +39,25 @@ def block_influence(model: Any, family: Family, batches: Sequence[Batch], config
             # Exactly 0 for the identity, also where the vector is 0 and its cosine has no meaning.
             turn = turn.masked_fill((before == after).all(dim=-1), 0.0)
             assert mask is not None
-            sums[index] += float(turn[mask.bool()].sum())
+            turned[index] = float(turn[mask.bool()].sum())
 
         return hook
 
     handles = [block.register_forward_hook(watch(i), with_kwargs=True) for i, block in enumerate(blocks)]
+
+    def of(batch: Batch) -> list[float]:
+        nonlocal mask
+        mask = batch.mask
+        model(**batch.inputs)
+        return list(turned)
+
     try:
-        for batch in batches:
-            mask = batch.mask
-            tokens += int(mask.sum())
-            model(**batch.inputs)
+        found = distributed.spread(batches, of)
     finally:
         for handle in handles:
             handle.remove()
+    tokens = sum(int(batch.mask.sum()) for batch in batches)
+    sums = [sum(values) for values in zip(*found, strict=True)]
     # Rounding may leave −1e-17; a NaN stays one, so that the fusion leaves the method out by name.
     scores = tuple(0.0 if -1e-9 < total / tokens < 0 else total / tokens for total in sums)
     return LayerImportance("block_influence", scores, "1 − cos(h_in, h_out)", time.monotonic() - started)

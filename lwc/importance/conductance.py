@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lwc import distributed
 from lwc.importance.types import LayerImportance
 from lwc.importance.undisturbed import scorer
 from lwc.losses import example_loss
@@ -135,14 +136,16 @@ def conductance(model: Any, family: Family, batches: Sequence[Batch], config: An
     """
     started = time.monotonic()
     steps = (config or Conductance(method="conductance")).steps
-    size, net, delta = [], [], []
-    for batch in batches:
+
+    def of(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         found = path_conductance(model, family, batch, steps)
         real = batch.mask.bool().unsqueeze(-1)
         totals = [total.masked_fill(~real, 0.0).double() for total in found.total]
-        size.append(torch.stack([total.abs().sum(dim=(1, 2)) for total in totals], dim=1))
-        net.append(torch.stack([total.sum(dim=(1, 2)) for total in totals], dim=1))
-        delta.append((found.reached - found.change[:, None]).abs())
-    means = [torch.cat(values).mean(dim=0).tolist() for values in (size, net, delta)]
+        size = torch.stack([total.abs().sum(dim=(1, 2)) for total in totals], dim=1)
+        net = torch.stack([total.sum(dim=(1, 2)) for total in totals], dim=1)
+        return size, net, (found.reached - found.change[:, None]).abs()
+
+    every = zip(*distributed.spread(batches, of), strict=True)
+    means = [torch.cat(values).mean(dim=0).tolist() for values in every]
     details = {"net": means[1], "convergence_delta": means[2]}
     return LayerImportance("conductance", tuple(means[0]), "nats", time.monotonic() - started, details)

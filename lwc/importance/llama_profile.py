@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from lwc import distributed
 from lwc.artifacts import key_of, read_json, write_json
 from lwc.environment import cache_dir
 from lwc.errors import DataError, ModelError
@@ -249,7 +250,8 @@ def llama_profile(model: Any, family: Family, batches: Sequence[Batch], config: 
                 "llama_profile reads raw texts, and the batches carry none", "make them with encode and pad"
             )
         texts.extend(batch.texts)
-    measured = profile(config.source, chosen_texts(texts, config.texts), config.max_length, config.gguf_file)
+    chosen = chosen_texts(texts, config.texts)
+    measured = distributed.from_main(lambda: profile(config.source, chosen, config.max_length, config.gguf_file))
     own = block_influence(model, family, batches, None).scores
     scores = list(interpolate(measured.bypass_loss, len(own)))
     influence = list(interpolate(measured.influence, len(own)))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lwc import distributed
 from lwc.environment import cache_dir
 from lwc.importance.fisher import fisher, fisher_from
 from lwc.importance.llm_expert import Refusal, rank_with_expert
@@ -98,7 +100,8 @@ def with_expert(
             progress(f"{method.method} ({len(methods)}/{len(methods)})")
         evidence = {name: result.scores for name, result in results.items()}
         folder = cache_dir() / "llm_expert" if cache is None else cache
-        answer = rank_with_expert(evidence, len(block_list(model, family)), method, folder)
+        blocks = len(block_list(model, family))
+        answer = distributed.from_main(partial(rank_with_expert, evidence, blocks, method, folder))
         if isinstance(answer, Refusal):
             refused[method.method] = answer.reason
         else:

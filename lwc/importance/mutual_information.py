@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lwc import distributed
 from lwc.arrays import Array
 from lwc.importance.types import LayerImportance
 from lwc.importance.undisturbed import scorer
@@ -47,12 +48,14 @@ def pooled(model: Any, family: Family, batches: Sequence[Batch]) -> tuple[Array,
         return hook
 
     handles = [block.register_forward_hook(watch(i), with_kwargs=True) for i, block in enumerate(blocks)]
-    found = []
+
+    def of(batch: Batch) -> Tensor:
+        masks[:] = [batch.mask]
+        model(**batch.inputs)
+        return torch.stack([seen[i] for i in range(len(blocks))], dim=1).float().cpu()
+
     try:
-        for batch in batches:
-            masks[:] = [batch.mask]
-            model(**batch.inputs)
-            found.append(torch.stack([seen[i] for i in range(len(blocks))], dim=1).float().cpu())
+        found = distributed.spread(batches, of)
     finally:
         for handle in handles:
             handle.remove()
@@ -168,14 +171,12 @@ def mutual_information(model: Any, family: Family, batches: Sequence[Batch], con
     random = np.random.default_rng(SEED)
     folds = folds_of(rows, labels, random)
     columns = np.stack([labels, *[random.permutation(labels) for _ in range(permutations)]])
-    sides: list[Array] = []
-    last: tuple[Array, Array] | None = None
-    for place in features.swapaxes(0, 1).reshape(-1, *features.shape[2:]):  # in, out, in, out, …
-        # A block mostly reads what the one before it wrote, and an identity writes what it read.
-        same = last is not None and np.array_equal(place, last[0])
-        found = last[1] if last is not None and same else v_information(place, columns, weights, folds)
-        last = (place, found)
-        sides.append(found)
+    places = features.swapaxes(0, 1).reshape(-1, *features.shape[2:])  # in, out, in, out, …
+    # A block mostly reads what the one before it wrote, and an identity writes what it read.
+    fresh = [not index or not np.array_equal(places[index], places[index - 1]) for index in range(len(places))]
+    different = [place for place, new in zip(places, fresh, strict=True) if new]
+    found = distributed.spread(different, lambda place: v_information(place, columns, weights, folds))
+    sides = [found[index] for index in np.cumsum(fresh) - 1]
     before, after = np.stack(sides[::2]), np.stack(sides[1::2])  # (L, 1 + permutations)
     null = [side[:, 1:].mean(axis=1) for side in (before, after)]
     corrected = [side[:, 0] - mean for side, mean in zip((before, after), null, strict=True)]

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from lwc import distributed
 from lwc.importance.pieces import labels_of, part_of, pieces_of
 from lwc.importance.undisturbed import undisturbed
 from lwc.losses import example_loss
@@ -206,25 +207,27 @@ def slow_gradients(model: Any, family: Family, batch: Batch) -> ExampleGradients
     return result
 
 
-def example_gradients(model: Any, family: Family, batches: Sequence[Batch]) -> Iterator[ExampleGradients]:
+def example_gradients(model: Any, family: Family, batches: Sequence[Batch]) -> list[ExampleGradients]:
     """Per-example gradients of every batch: the fast way where it is exact for this model, else the slow one."""
     # The largest batch: in a batch of one, what all rows share (DeBERTa's positions) looks like a row's own input.
     reason = uncovered(model, family, max(batches, key=len))
     if reason is not None:
         logger.warning("%s: gradients are taken one example at a time, since %s", family.model_type, reason)
     width = int(model.config.hidden_size)
-    for batch in batches:
+
+    def of(batch: Batch) -> ExampleGradients:
         if reason is not None:
-            yield slow_gradients(model, family, batch)
-            continue
+            return slow_gradients(model, family, batch)
         pieces = pieces_of(batch, width)
         found = ExampleGradients.joined([fast_gradients(model, family, part_of(batch, rows)) for rows in pieces])
         back = torch.argsort(torch.cat(pieces))
-        yield ExampleGradients(found.squared[back], found.dot[back], found.units[back])
+        return ExampleGradients(found.squared[back], found.dot[back], found.units[back])
+
+    return distributed.spread(batches, of)
 
 
 def collect(model: Any, family: Family, batches: Sequence[Batch]) -> ExampleGradients:
     """(N, L) of all rows in the order of the batches: one pass, from which ``fisher.fisher_from`` and
     ``taylor.taylor_from`` both take their scores, and a bootstrap over rows its intervals."""
     with undisturbed(model):
-        return ExampleGradients.joined(list(example_gradients(model, family, batches)))
+        return ExampleGradients.joined(example_gradients(model, family, batches))

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lwc import distributed
 from lwc.errors import ModelError
 from lwc.losses import example_accuracy, example_loss
 from lwc.models.batches import Batch
@@ -103,11 +104,17 @@ def outcomes(
         raise ModelError(f"no blocks {wrong} in a model of {len(blocks)} blocks", "blocks are numbered from 0")
     loss = {gone: 0.0 for gone, _ in course_of}
     correct = {gone: 0.0 for gone, _ in course_of}
-    for batch in batches:
+
+    def of(batch: Batch) -> list[tuple[float, float]]:
+        found = []
         with _steered(blocks, family) as course:
             for course.gone, course.start in course_of:
-                more, right = outcome(model, batch)
-                loss[course.gone] += more
-                correct[course.gone] += right
+                found.append(outcome(model, batch))
+        return found
+
+    for found in distributed.spread(batches, of):
+        for (gone, _), (more, right) in zip(course_of, found, strict=True):
+            loss[gone] += more
+            correct[gone] += right
     rows = sum(len(batch) for batch in batches)
     return {gone: Outcome(loss[gone] / rows, correct[gone] / rows) for gone, _ in course_of}

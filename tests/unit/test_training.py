@@ -10,19 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from judged import judged
 from tiny_models import learnable, tiny
 
-from lwc.arrays import Array
 from lwc.distillation import matched_blocks, recovery_loss
 from lwc.errors import LwcError
 from lwc.losses import distillation_loss, hidden_loss, label_loss
-from lwc.metrics import macro_f1
-from lwc.models.batches import Batch, Encoded, batches
+from lwc.models.batches import Batch, batches
 from lwc.models.families import family_of
 from lwc.models.surgery import remove_blocks
 from lwc.recipe import Optimization, Recovery
 from lwc.teacher import BlockOutputs, LiveTeacher
-from lwc.training import Judge, TrainingResult, fit, learning_rate, predict
+from lwc.training import TrainingResult, fit, learning_rate, predict
 
 SETTINGS = Optimization(
     epochs=3, batch_size=8, learning_rate=5e-3, checkpoint_every=3,
@@ -32,17 +31,6 @@ SETTINGS = Optimization(
 
 def loss_of(model: Any, batch: Batch) -> torch.Tensor:
     return label_loss(model(**batch.inputs).logits, batch.labels)
-
-
-def judged(validation: Encoded, labels: Array) -> Judge:
-    groups = batches(validation, labels, 64, length_bucketed=True, seed=None)
-
-    def judge(model: Any) -> dict[str, float]:
-        predicted = predict(model, groups).argmax(axis=1)
-        found = macro_f1(labels, predicted)
-        return {"macro_f1": found, "accuracy": float((predicted == labels).mean()), "score": found}
-
-    return judge
 
 
 def run(

@@ -1,0 +1,138 @@
+"""What one process and several do alike: `python shared_work.py FOLDER JOB…`; the main one writes FOLDER/JOB.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from judged import judged
+from tiny_models import learnable, tiny, tokens
+
+from lwc import distributed
+from lwc.distillation import matched_blocks, recovery_loss
+from lwc.importance.registry import SCORERS
+from lwc.importance.score import score_blocks
+from lwc.losses import label_loss
+from lwc.models.batches import Batch, batches
+from lwc.models.families import family_of
+from lwc.models.surgery import remove_blocks
+from lwc.recipe import Optimization, Recovery, Score
+from lwc.teacher import BlockOutputs, LiveTeacher
+from lwc.training import fit
+
+STEPS = 50
+STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+# 21 rows in batches of 8: the last batch of an epoch has 5. An evaluation, and with it a loss, after every step.
+SETTINGS = Optimization(
+    epochs=STEPS / 3, batch_size=8, learning_rate=1e-3, checkpoint_every=10, patience=999, evaluations_per_epoch=3,
+    precision="fp32",
+)  # fmt: skip
+
+
+def classify(model: Any, batch: Batch) -> torch.Tensor:
+    return label_loss(model(**batch.inputs).logits, batch.labels)
+
+
+def trained(folder: Path, rows: int = 21, loss: Any = classify, dropout: float = 0.0, **changes: Any) -> dict[str, Any]:
+    """The loss of every step, what validation says, and the weights at the end."""
+    still = dict.fromkeys(STILL, dropout)
+    model = tiny("bert", blocks=2, num_labels=2, **still)
+    data, labels = learnable(rows, 0)
+    held, held_labels = learnable(11, 1)
+    settings = SETTINGS.model_copy(update=changes)
+    result = fit(model, data, labels, judged(held, held_labels), settings, loss, 3, folder / "state", lambda line: None)
+    assert result.steps == STEPS
+    weights = {name: value.flatten().tolist() for name, value in model.state_dict().items()}
+    return {"history": result.history, "resumed_from": result.resumed_from, "weights": weights}
+
+
+def train(folder: Path) -> dict[str, Any]:
+    return trained(folder / "train")
+
+
+def train_few(folder: Path) -> dict[str, Any]:
+    """A last batch of one row: fewer than there are processes."""
+    return trained(folder / "few", rows=17)
+
+
+def train_with_dropout(folder: Path) -> dict[str, Any]:
+    return trained(folder / "dropout", dropout=0.2)
+
+
+def killed(folder: Path) -> dict[str, Any]:
+    """As `train_with_dropout`, but the second process is killed in step 27 of the first turn."""
+    steps = 0
+
+    def loss(model: Any, batch: Batch) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        if steps == 27 and distributed.rank() == 1 and not (folder / "turn").exists():
+            (folder / "turn").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return classify(model, batch)
+
+    return trained(folder, loss=loss, dropout=0.2)
+
+
+def recover(folder: Path) -> dict[str, Any]:
+    """Recovery from the uncut model by every loss there is; three of them are ratios of sums over a batch."""
+    teacher = tiny("bert", num_labels=2, **STILL)
+    student = remove_blocks(teacher, family_of(teacher), {1, 2})
+    ask = LiveTeacher(teacher, matched_blocks([0, 3], 4), attention=True)
+    weights = {"logits_weight": 1.0, "hidden_weight": 1.0, "attention_weight": 0.5, "label_weight": 0.3}
+    settings = Recovery(**{**SETTINGS.model_dump(), **weights, "epochs": 8.0})
+    data, labels = learnable(21, 0)
+    held, held_labels = learnable(11, 1)
+    with BlockOutputs(student, range(2)) as capture:
+
+        def loss(model: Any, batch: Batch) -> torch.Tensor:
+            return recovery_loss(model, ask, settings, capture, batch)
+
+        result = fit(student, data, labels, judged(held, held_labels), settings, loss, 3, folder / "recovery",
+                     lambda line: None, average=0.9, fused=False)  # fmt: skip
+    return {"history": result.history}
+
+
+def score(folder: Path) -> dict[str, Any]:
+    """Every method that measures the model itself, on three batches; a fusion learned from cut models, and trust."""
+    model = tiny("bert")
+    calibration = batches(tokens(11), np.arange(11) % 3, 4, length_bucketed=True, seed=None)
+    names = [name for name in SCORERS if name != "llama_profile"]
+    asked = {"methods": [{"method": name} for name in names], "fusion": "learned"}
+    config = Score.model_validate({**asked, "trust": {"subsets": 20, "resamples": 5, "seeds": 3}})
+    return score_blocks(model, family_of(model), calibration, config, validation=calibration[:2])
+
+
+def gather(folder: Path) -> dict[str, Any]:
+    """What the processes tell each other."""
+    return {
+        "spread": distributed.spread(range(5), lambda item: item * item),
+        "broadcast": distributed.broadcast(distributed.rank()),
+        "from_main": distributed.from_main(lambda: [distributed.rank(), distributed.count()]),
+        "gather": distributed.gather(distributed.rank()),
+        "total": distributed.total(0.5),
+    }
+
+
+JOBS = {job.__name__: job for job in (train, train_few, train_with_dropout, killed, recover, score, gather)}
+
+
+def run(job: str, folder: Path) -> None:
+    found = JOBS[job](folder)
+    if distributed.is_main():
+        (folder / f"{job}.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    try:
+        for name in sys.argv[2:]:
+            run(name, Path(sys.argv[1]))
+    except distributed.PeerLost as lost:
+        sys.exit(lost.exit_code)
