@@ -74,7 +74,7 @@ def run(
     """Run a recipe end to end. Exit 3 when a gate fails."""
     from lwc import render
     from lwc.doctor import require_serving
-    from lwc.finish import check_destination
+    from lwc.finish import check_destination, destinations
     from lwc.pipeline import run as run_line
     from lwc.pipeline import run_folder
     from lwc.stages import check_stage
@@ -84,7 +84,8 @@ def run(
     if until in (None, "package", "verify"):
         # Told before the training, not after.
         require_serving()
-        check_destination(models / loaded.name)
+        for place in destinations(loaded, models).values():
+            check_destination(place)
     folder = run_folder(runs, loaded)
     render.note(f"{loaded.name}: {loaded.description or recipe}")
     with render.RunView() as view:
@@ -99,7 +100,8 @@ def run(
         _print_json(report)
     render.quality_table(report)
     render.gates_table(report["gates"])
-    render.note(f"report: {folder / 'report.html'}   repository: {models / loaded.name}")
+    places = ", ".join(str(place) for place in destinations(loaded, models).values())
+    render.note(f"report: {folder / 'report.html'}   repository: {places}")
     render.note(report["verdict"]["summary"])
     raise typer.Exit(OK if report["verdict"]["passed"] else GATE_FAILED)
 
@@ -295,6 +297,33 @@ def sweep(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("ru
         typer.echo(frontier_markdown(rows))
     render.note(f"frontier: {folder / 'frontier.html'}")
     raise typer.Exit(USAGE if all(row["error"] for row in rows) else OK)
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", help="runs/NAME, or a recipe that has run")],
+    to: Annotated[Literal["tensorrt", "tensorrt-rtx"], typer.Option(help="tensorrt needs the GPU it builds for")],
+    precision: Annotated[
+        Optional[Literal["fp16", "fp32"]],  # noqa: UP045
+        typer.Option(help="by default the recipe's export.tensorrt.precision"),
+    ] = None,
+    out: Annotated[Optional[Path], typer.Option(help="by default runs/NAME/TO")] = None,  # noqa: UP045
+    built: Annotated[bool, typer.Option("--built", help="stamp the plan that the printed command left in OUT")] = False,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    models: Annotated[Path, typer.Option("--triton-models", help="where the plan's repository is put")] = Path(
+        "triton_models"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Build a TensorRT plan from the model of a finished run, with a stamp of where it runs. Exit 4 without a GPU."""
+    from lwc import render
+    from lwc.exporting import export_plan, find_run
+
+    found = find_run(source, runs, overrides or ())
+    stamp = export_plan(found, to, precision or found.recipe.export.tensorrt.precision, out, models, built, render.note)
+    if as_json:
+        _print_json(stamp)
 
 
 @app.command()

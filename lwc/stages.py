@@ -94,7 +94,8 @@ def _select_needs(recipe: Recipe) -> dict[str, str]:
     if recipe.vocabulary.trim:
         needs["vocabulary"] = key_of(recipe.vocabulary.model_dump(mode="json"))
     if recipe.target.of == "latency":
-        needs["export"] = key_of({**recipe.export.model_dump(mode="json"), **_measuring_machine(recipe)})
+        settings = recipe.export.model_dump(mode="json", exclude={"tensorrt"})
+        needs["export"] = key_of({**settings, **_measuring_machine(recipe)})
     return needs
 
 
@@ -168,19 +169,24 @@ def _export(context: StageContext) -> None:
 
 
 def _package(context: StageContext) -> None:
-    from lwc.export.stage import INT8
+    from lwc.export.stage import FP16, INT8, WHOLE
     from lwc.serving.repository import build_repository
 
     recipe = context.recipe
-    reduced = context.inputs["export"] / INT8
-    described = build_repository(
-        reduced if reduced.is_file() else context.inputs["export"] / "compressed" / "model.onnx",
-        context.inputs["recover"] / "model",
-        context.out / "repository",
-        recipe.package,
-        recipe.name,
-    )
-    write_json(context.out / "package.json", described)
+    described = {}
+    # A repository of a plan is written by `lwc export`, on the GPU that the plan is for.
+    for target, folder, reduced in (("cpu", "repository", INT8), ("gpu", "repository-gpu", FP16)):
+        if target in recipe.package.targets:
+            graph = context.inputs["export"] / reduced
+            described[target] = build_repository(
+                graph if graph.is_file() else context.inputs["export"] / WHOLE,
+                context.inputs["recover"] / "model",
+                context.out / folder,
+                recipe.package,
+                recipe.name,
+                target,
+            )
+    write_json(context.out / "package.json", described["cpu"])
     context.progress("text-in model " + recipe.name)
 
 
@@ -242,7 +248,7 @@ STAGES: tuple[Stage, ...] = (
         ("torch", "onnx", "onnxruntime"),
         external=_measuring_machine,
     ),
-    Stage("package", 3, ("export", "recover"), ("package", "name"), _package, ("onnx", "tritonclient")),
+    Stage("package", 4, ("export", "recover"), ("package", "name"), _package, ("onnx", "tritonclient")),
     # Serving is measured on this machine now: a cached figure would prove nothing.
     Stage("verify", 1, ("data", "evaluate", "package"), ("verify", "name"), _verify, cached=False),
 )
