@@ -343,13 +343,14 @@ def families(as_json: AsJson = False) -> None:
 def repo_check(
     repository: Annotated[Path, typer.Argument(help="a model repository, made by lwc or not")],
     gpus: Annotated[Optional[int], typer.Option(help="GPUs of the target; unset: not judged")] = None,  # noqa: UP045
+    here: Annotated[bool, typer.Option("--here", help="the target is this machine: its GPU and its TensorRT")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Find what Triton would refuse, and what it would silently accept. Exit 2 on an error."""
     from lwc import render
-    from lwc.serving.check import Machine, inspect_repository
+    from lwc.serving.check import Machine, inspect_repository, this_machine
 
-    found = inspect_repository(repository, Machine(gpus=gpus))
+    found = inspect_repository(repository, this_machine() if here else Machine(gpus=gpus))
     if as_json:
         _print_json([finding.__dict__ for finding in found])
     else:

@@ -35,13 +35,18 @@ class Gpu:
 
 
 def this_gpu() -> Gpu | None:
-    """The GPU that CUDA uses here, None where there is none.
+    """The GPU that CUDA uses here, None where there is none. Raises as `these_gpus` does."""
+    return next(iter(these_gpus()), None)
+
+
+def these_gpus() -> list[Gpu]:
+    """The GPUs that CUDA may use here, all of one kind; empty where there is none.
 
     Raises:
         MissingDependency: ``nvidia-smi`` fails, or there are several kinds of GPU and none is chosen.
     """
     if shutil.which("nvidia-smi") is None:
-        return None
+        return []
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     done = subprocess.run(
         ["nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader",
@@ -50,10 +55,12 @@ def this_gpu() -> Gpu | None:
     )  # fmt: skip
     if done.returncode != 0:
         raise MissingDependency(f"nvidia-smi fails: {(done.stderr or done.stdout).strip()}", "check the driver")
-    kinds = sorted({line.strip() for line in done.stdout.splitlines() if line.strip()})
-    if len(kinds) > 1:
-        raise MissingDependency(f"several kinds of GPU: {'; '.join(kinds)}", "choose one with CUDA_VISIBLE_DEVICES")
-    return Gpu(*(field.strip() for field in kinds[0].split(","))) if kinds else None
+    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    if len(set(lines)) > 1:
+        raise MissingDependency(
+            f"several kinds of GPU: {'; '.join(sorted(set(lines)))}", "choose one with CUDA_VISIBLE_DEVICES"
+        )
+    return [Gpu(*(field.strip() for field in line.split(","))) for line in lines]
 
 
 def make_stamp(
