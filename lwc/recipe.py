@@ -540,7 +540,11 @@ class Package(Section):
         " (NAME-tensorrt/, written by `lwc export --to tensorrt` where the plan is built)",
     )
     max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
-    queue_delay_microseconds: Annotated[int, Field(ge=0)] = 1000
+    queue_delay_microseconds: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        default=1000,
+        description="how long a request may wait for others; auto: measured on this CPU with verify.users clients"
+        " (about two minutes). Repositories for GPUs then keep the default",
+    )
     instances: Positive = 1
     intra_op_threads: Annotated[int, Field(ge=0)] = Field(
         default=0, description="0 = the CPU limit of the container, shared among the instances"

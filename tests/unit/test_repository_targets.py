@@ -8,39 +8,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from tiny_models import tiny
+from small_repository import configs, small_checkpoint
 from tokenizers import Tokenizer
 
 from lwc.errors import ModelError
-from lwc.export.onnx import export_onnx, read_io
+from lwc.export.onnx import read_io
 from lwc.export.stamp import Gpu, make_stamp
 from lwc.export.tensorrt import shapes_of
-from lwc.models.load import save_checkpoint
-from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import Package, Profile, Shape
 from lwc.serving.check import Machine, inspect_repository
 from lwc.serving.foreground import serve_docker
 from lwc.serving.repository import build_repository
-from lwc.serving.triton_config import parse, pb
+from lwc.serving.triton_config import pb
 
-TEXTS = ["the product arrived on time", "a good thing that works", "a bad broken thing"] * 4
 PACKAGE = Package(max_batch_size=16, queue_delay_microseconds=500, instances=2, intra_op_threads=3)
 KINDS = pb.ModelInstanceGroup
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    tokenizer = train_wordpiece(TEXTS, 80, 40)
-    save_checkpoint(tiny("bert", blocks=1, pad_token_id=0, vocab_size=len(tokenizer)), tokenizer, folder)
-    export_onnx(tiny("bert", blocks=1, vocab_size=len(tokenizer)), tokenizer, folder / "model.onnx")
-    return folder
-
-
-def configs(repository: Path) -> tuple[pb.ModelConfig, pb.ModelConfig]:
-    """Of the text model and of the token model."""
-    text, tokens = (parse((repository / name / "config.pbtxt").read_text()) for name in ("r", "r_tokens"))
-    return text, tokens
+    return small_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 def built(checkpoint: Path, out: Path, target: str = "cpu", package: Package = PACKAGE) -> Path:
