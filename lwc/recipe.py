@@ -543,7 +543,7 @@ class Package(Section):
     queue_delay_microseconds: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         default=1000,
         description="how long a request may wait for others; auto: measured on this CPU with verify.users clients"
-        " (about two minutes). Repositories for GPUs then keep the default",
+        " (about a minute), and the default where none is better beyond chance. Repositories for GPUs keep the default",
     )
     instances: Positive = 1
     intra_op_threads: Annotated[int, Field(ge=0)] = Field(

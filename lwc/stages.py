@@ -200,9 +200,8 @@ def _measured_delay(context: StageContext, repository: Path) -> dict[str, Any]:
 
     recipe = context.recipe
     texts = load_split(context.inputs["data"], "calibration").texts
-    found = measure(
-        repository, recipe.name, texts, recipe.verify.users, 3.0, recipe.verify.startup_seconds, context.progress
-    )
+    verify = recipe.verify
+    found = measure(repository, recipe.name, texts, verify.users, verify.startup_seconds, context.progress)
     set_delay(repository, found["chosen"])
     context.progress(f"queue delay {found['chosen']} µs, with {found['users']} clients")
     return found

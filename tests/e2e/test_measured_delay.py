@@ -30,22 +30,23 @@ def test_a_lone_client_waits_for_nobody_and_gets_no_delay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A client alone pays a delay of 50 ms twice in every request, in the text model and in the token model."""
-    monkeypatch.setattr(delay, "ROUNDS", 1)
+    monkeypatch.setattr(delay, "ROUNDS", 2)
     build_repository(checkpoint / "model.onnx", checkpoint, tmp_path, Package(intra_op_threads=1), "r")
     before = configs(tmp_path)
     told: list[str] = []
-    found = measure(tmp_path, "r", ["a good thing", "a bad thing"], 1, 2.0, 240.0, told.append, (50_000, 0))
+    found = measure(tmp_path, "r", ["a good thing", "a bad thing"], 1, 240.0, told.append, 1.5, (50_000, 0))
     assert found["chosen"] == 0
     slow, fast = found["figures"]
     assert (slow["delay"], fast["delay"]) == (50_000, 0)
     assert slow["p50_ms"] > 100.0
     assert slow["throughput"] < 10.0
-    assert fast["throughput"] > slow["throughput"]
-    assert len(told) == 2
+    assert (fast["wins"], slow["wins"]) == (1.0, 0.0)
+    assert fast["gain"] > 1.0
+    assert len(told) == 4
     assert configs(tmp_path) == before, "only copies are served with other delays"
 
 
 def test_a_text_that_is_refused_is_an_error_and_not_a_figure(checkpoint: Path, tmp_path: Path) -> None:
     build_repository(checkpoint / "model.onnx", checkpoint, tmp_path, Package(intra_op_threads=1), "r")
     with pytest.raises(ServingError, match=r"r answers 400: .*empty"):
-        measure(tmp_path, "r", ["  "], 1, 1.0, 240.0, print, (0,))
+        measure(tmp_path, "r", ["  "], 1, 240.0, print, 1.0, (0,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from small_repository import configs, small_checkpoint
 
 from lwc.recipe import Package
 from lwc.recipe_file import parse_recipe
-from lwc.serving.delay import Figures, choose, set_delay
+from lwc.serving.delay import Window, choose, compare, set_delay
 from lwc.serving.repository import build_repository
 from lwc.stages import STAGES
 
@@ -26,17 +27,42 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
-def test_most_requests_win_where_the_95th_percentile_allows() -> None:
-    assert choose([Figures(0, 100, 5, 10), Figures(1000, 150, 6, 10.9), Figures(2000, 200, 7, 11.1)]).delay == 1000
+def rounds_of(throughput: float, p95: float, noise: Sequence[float]) -> list[Window]:
+    """A window a round; the machine's other load makes all delays of a round faster or slower."""
+    return [Window(throughput * one, 5 / one, p95 / one) for one in noise]
 
 
-def test_the_shortest_delay_wins_among_equals_in_any_order() -> None:
-    figures = [Figures(2000, 102, 5, 10), Figures(500, 100, 5, 10), Figures(0, 96, 5, 10)]
-    assert choose(figures).delay == choose(figures[::-1]).delay == 500
+LOAD = (1.0, 0.4, 2.0, 0.7, 1.5, 0.3, 1.1, 0.9)
 
 
-def test_a_delay_that_alone_is_slow_is_not_chosen_for_its_throughput() -> None:
-    assert choose([Figures(0, 100, 5, 10), Figures(4000, 900, 9, 30)]).delay == 0
+def chosen(**delays: list[Window]) -> int:
+    return choose(compare({int(name[1:]): windows for name, windows in delays.items()})).delay
+
+
+def test_the_most_requests_win_where_the_95th_percentile_allows_whatever_the_load() -> None:
+    figures = compare(
+        {
+            1000: rounds_of(100, 10, LOAD),
+            0: rounds_of(95, 9, LOAD),
+            2000: rounds_of(110, 10.9, LOAD),
+            4000: rounds_of(150, 11.1, LOAD),
+        }
+    )
+    assert choose(figures).delay == 2000
+    two = figures[2]
+    assert (two.gain, two.p95_ratio, two.wins) == (pytest.approx(1.1), pytest.approx(1.09), 1.0)
+    assert two.throughput == pytest.approx(110 * 0.95)
+
+
+def test_chance_leaves_the_first() -> None:
+    """Twice better on the whole, but for the rounds that it lost."""
+    lucky = rounds_of(200, 5, LOAD)
+    lucky[:2] = rounds_of(99, 10, LOAD[:2])
+    first = rounds_of(100, 10, LOAD)
+    assert chosen(d1000=first, d2000=lucky) == 1000
+    lucky[0] = Window(101, 5, 10)
+    assert chosen(d1000=first, d2000=lucky) == 2000
+    assert chosen(d1000=first) == 1000
 
 
 def test_a_delay_is_written_into_both_models_and_changes_nothing_else(checkpoint: Path, tmp_path: Path) -> None:
