@@ -102,6 +102,8 @@ def run(
     render.gates_table(report["gates"])
     places = ", ".join(str(place) for place in destinations(loaded, models).values())
     render.note(f"report: {folder / 'report.html'}   repository: {places}")
+    if "tensorrt" in loaded.package.targets:
+        render.note(f"for the repository of a plan, where the GPU is: lwc export {folder} --to tensorrt")
     render.note(report["verdict"]["summary"])
     raise typer.Exit(OK if report["verdict"]["passed"] else GATE_FAILED)
 

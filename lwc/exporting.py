@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,11 @@ def export_plan(
         ModelError: the graph is refused, or the engine's answers differ too much.
     """
     recipe = run.recipe
+    destination = (
+        models / f"{recipe.name}-tensorrt" if to == "tensorrt" and "tensorrt" in recipe.package.targets else None
+    )
+    if destination is not None:
+        check_destination(destination)
     out = out or run.folder / to
     out.mkdir(parents=True, exist_ok=True)
     onnx = out / ("model.fp16.onnx" if precision == "fp16" else "model.onnx")
@@ -125,8 +131,9 @@ def export_plan(
     stamp["parity"] = _parity(run, path, onnx, precision, say)
     write_json(out / STAMP, stamp)
     say(f"plan: {path}   stamp: {out / STAMP}   ONNX model: {onnx}")
-    if to == "tensorrt" and "tensorrt" in recipe.package.targets:
-        say(f"repository: {_repository(run, onnx, path, out, models)}")
+    if destination is not None:
+        _publish(run, onnx, path, destination)
+        say(f"repository: {destination}")
     return stamp
 
 
@@ -238,15 +245,10 @@ def _at_least(inputs: dict[str, Array], length: int) -> dict[str, Array]:
     return {name: np.pad(value, ((0, 0), (0, max(0, length - value.shape[1])))) for name, value in inputs.items()}
 
 
-def _repository(run: FinishedRun, onnx: Path, path: Path, out: Path, models: Path) -> Path:
+def _publish(run: FinishedRun, onnx: Path, path: Path, destination: Path) -> None:
     from lwc.serving.repository import build_repository
 
     recipe = run.recipe
-    destination = models / f"{recipe.name}-tensorrt"
-    check_destination(destination)
-    folder = out / "repository"
-    shutil.rmtree(folder, ignore_errors=True)
-    build_repository(onnx, run.checkpoint, folder, recipe.package, recipe.name, "tensorrt", path)
-    publish_folder(folder, destination)
-    shutil.rmtree(folder)
-    return destination
+    with tempfile.TemporaryDirectory() as folder:
+        build_repository(onnx, run.checkpoint, Path(folder), recipe.package, recipe.name, "tensorrt", path)
+        publish_folder(Path(folder), destination)

@@ -29,6 +29,7 @@ from lwc.recipe import Recipe
 from lwc.recipe_file import parse_recipe
 from lwc.serving.check import Machine, inspect_repository
 from lwc.serving.triton_config import parse
+from lwc.stages import STAGES
 
 rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed (lwc[tensorrt-rtx])"
@@ -103,6 +104,17 @@ def test_a_run_that_has_not_come_so_far_is_refused(run: FinishedRun, tmp_path: P
         find_run(tmp_path / "small.yaml", tmp_path / "runs")
 
 
+def test_other_profiles_make_no_stage_run_again() -> None:
+    first, second = (
+        parse_recipe(text.replace("of: blocks", "of: latency"), "r")
+        for text in (RECIPE, RECIPE.replace("precision: fp32", "precision: fp16"))
+    )
+    assert first.export != second.export
+    for stage in STAGES:
+        assert stage.config(first) == stage.config(second)
+        assert stage.external(first) == stage.external(second)
+
+
 def test_without_profiles_the_recipe_gets_one_for_all_that_it_serves() -> None:
     (whole,) = profiles_of(parse_recipe(RECIPE.partition("export:")[0], "r"))
     assert (whole.min.batch, whole.min.length) == (1, 1)
@@ -175,6 +187,11 @@ def test_the_plan_of_the_container_is_stamped_and_becomes_a_repository(run: Fini
     with pytest.raises(ModelError, match=r"trtexec\.log: of another file than model\.onnx"):
         export_plan(run, "tensorrt", "fp32", out, models, True, print)
     (out / "trtexec.log").write_text(f"{LOG}{file_digest(out / 'model.onnx')}  /out/model.onnx\n")
+    (models / "small-tensorrt").mkdir(parents=True)
+    (models / "small-tensorrt" / "notes.txt").write_text("mine")
+    with pytest.raises(RecipeError, match=r"holds 'notes\.txt'"):
+        export_plan(run, "tensorrt", "fp32", out, models, True, print)
+    (models / "small-tensorrt" / "notes.txt").unlink()
     stamp = export_plan(run, "tensorrt", "fp32", out, models, True, print)
     assert (stamp["gpu"], stamp["tensorrt"], stamp["driver"]) == ("NVIDIA L4", "10.9.0", "550.54.15")
 

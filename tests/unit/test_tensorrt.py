@@ -130,6 +130,21 @@ def test_every_model_is_built_in_both_precisions_with_its_profiles(case: Case, t
 
 
 @rtx
+def test_an_fp16_graph_with_operators_kept_in_fp32_has_its_casts(tmp_path: Path) -> None:
+    """TensorRT adds no fp16 number to an fp32 one: what the overflow guard leaves in fp32 needs casts around it."""
+    model = trained_like("bert")
+    layer = model.bert.encoder.layer[1]
+    with torch.no_grad():
+        layer.intermediate.dense.weight[:4] *= 1e6
+        layer.output.dense.weight[:, :4] *= 1e-6
+    planted = exported(model, tmp_path / "model.onnx")
+    result = to_fp16(planted.path, tmp_path / "half.onnx", planted.batches, planted.reference, 0.1)
+    assert "/model/bert/encoder/layer.1/intermediate/dense/MatMul" in result["kept_fp32"]
+    layers = build_plan(tmp_path / "half.onnx", (WHOLE,), load_library("tensorrt-rtx")).layers
+    assert layers["HALF"] > layers["FLOAT"] > len(result["kept_fp32"])
+
+
+@rtx
 def test_two_profiles_make_a_larger_plan_than_one(bert: Case) -> None:
     """They are in the plan, not only in what we say of it."""
     trt = load_library("tensorrt-rtx")
