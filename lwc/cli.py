@@ -87,7 +87,7 @@ def run(
     """Run a recipe end to end. Exit 3 when a gate fails."""
     from lwc import distributed, render
     from lwc.doctor import require_serving
-    from lwc.finish import check_destination
+    from lwc.finish import check_destination, destinations
     from lwc.pipeline import run_folder
     from lwc.stages import check_stage
 
@@ -96,7 +96,8 @@ def run(
     if until in (None, "package", "verify"):
         # Told before the training, not after.
         require_serving()
-        check_destination(models / loaded.name)
+        for place in destinations(loaded, models).values():
+            check_destination(place)
     if workers > 1 and distributed.count() == 1:
         from lwc.workers import launch
 
@@ -115,7 +116,10 @@ def run(
         _print_json(report)
     render.quality_table(report)
     render.gates_table(report["gates"])
-    render.note(f"report: {folder / 'report.html'}   repository: {models / loaded.name}")
+    places = ", ".join(str(place) for place in destinations(loaded, models).values())
+    render.note(f"report: {folder / 'report.html'}   repository: {places}")
+    if "tensorrt" in loaded.package.targets:
+        render.note(f"for the repository of a plan, where the GPU is: lwc export {folder} --to tensorrt")
     render.note(report["verdict"]["summary"])
     raise typer.Exit(OK if report["verdict"]["passed"] else GATE_FAILED)
 
@@ -313,6 +317,33 @@ def sweep(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("ru
 
 
 @app.command()
+def export(
+    source: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", help="runs/NAME, or a recipe that has run")],
+    to: Annotated[Literal["tensorrt", "tensorrt-rtx"], typer.Option(help="tensorrt needs the GPU it builds for")],
+    precision: Annotated[
+        Optional[Literal["fp16", "fp32"]],  # noqa: UP045
+        typer.Option(help="by default the recipe's export.tensorrt.precision"),
+    ] = None,
+    out: Annotated[Optional[Path], typer.Option(help="by default runs/NAME/TO")] = None,  # noqa: UP045
+    built: Annotated[bool, typer.Option("--built", help="stamp the plan that the printed command left in OUT")] = False,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    models: Annotated[Path, typer.Option("--triton-models", help="where the plan's repository is put")] = Path(
+        "triton_models"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Build a TensorRT plan from the model of a finished run, with a stamp of where it runs. Exit 4 without a GPU."""
+    from lwc import render
+    from lwc.exporting import export_plan, find_run
+
+    found = find_run(source, runs, overrides or ())
+    stamp = export_plan(found, to, precision or found.recipe.export.tensorrt.precision, out, models, built, render.note)
+    if as_json:
+        _print_json(stamp)
+
+
+@app.command()
 def families(as_json: AsJson = False) -> None:
     """Model types whose blocks can be removed, and those that are refused, with the reason."""
     from lwc import render
@@ -329,13 +360,14 @@ def families(as_json: AsJson = False) -> None:
 def repo_check(
     repository: Annotated[Path, typer.Argument(help="a model repository, made by lwc or not")],
     gpus: Annotated[Optional[int], typer.Option(help="GPUs of the target; unset: not judged")] = None,  # noqa: UP045
+    here: Annotated[bool, typer.Option("--here", help="the target is this machine: its GPU and its TensorRT")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Find what Triton would refuse, and what it would silently accept. Exit 2 on an error."""
     from lwc import render
-    from lwc.serving.check import Machine, inspect_repository
+    from lwc.serving.check import Machine, inspect_repository, this_machine
 
-    found = inspect_repository(repository, Machine(gpus=gpus))
+    found = inspect_repository(repository, this_machine() if here else Machine(gpus=gpus))
     if as_json:
         _print_json([finding.__dict__ for finding in found])
     else:

@@ -135,8 +135,9 @@ def _gpu() -> Check:
 
 
 def _tensorrt() -> Check:
-    version = versions(("tensorrt",))["tensorrt"]
-    return Check("TensorRT", None, version or "not installed: only needed to build engines on a GPU")
+    found = versions(("tensorrt", "tensorrt-rtx-cu12"))
+    told = ", ".join(f"{name} {version}" for name, version in found.items() if version)
+    return Check("TensorRT", None, told or "not installed: only needed to build plans (`lwc export`)")
 
 
 def _docker() -> Check:

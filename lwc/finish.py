@@ -27,10 +27,19 @@ def check_destination(destination: Path) -> None:
         )
 
 
+def destinations(recipe: Recipe, models: Path) -> dict[str, Path]:
+    """Where each repository of the package stage is put, by its folder there."""
+    places = {"repository": models / recipe.name}
+    if "gpu" in recipe.package.targets:
+        places["repository-gpu"] = models / f"{recipe.name}-gpu"
+    return places
+
+
 def finish(recipe: Recipe, results: Mapping[str, StageResult], folder: Path, models: Path) -> dict[str, Any]:
-    """Decide the gates, write ``report.*`` to ``folder``, publish the repository to ``models/<name>``."""
+    """Decide the gates, write ``report.*`` to ``folder``, publish the repositories to ``models``."""
     written = _report(recipe, results, folder)
-    publish_folder(results["package"].path / "repository", models / recipe.name)
+    for made, place in destinations(recipe, models).items():
+        publish_folder(results["package"].path / made, place)
     publish_folder(results["verify"].path, folder / "verify")
     return written
 

@@ -42,7 +42,8 @@ class Stage:
 
     def config(self, recipe: Recipe) -> dict[str, Any]:
         """The resolved settings that this stage's result depends on."""
-        dumped = recipe.model_dump(mode="json")
+        # Plans are built by `lwc export`: other profiles make no stage run again.
+        dumped = recipe.model_dump(mode="json", exclude={"export": {"tensorrt"}})
         return {name: dumped[name] for name in self.sections}
 
     def library_versions(self) -> dict[str, str | None]:

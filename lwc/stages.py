@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 from lwc import choosing
 from lwc.artifacts import digest_paths, key_of, read_json, write_json
@@ -98,7 +99,8 @@ def _select_needs(recipe: Recipe) -> dict[str, str]:
     if recipe.vocabulary.trim:
         needs["vocabulary"] = key_of(recipe.vocabulary.model_dump(mode="json"))
     if recipe.target.of == "latency":
-        needs["export"] = key_of({**recipe.export.model_dump(mode="json"), **_measuring_machine(recipe)})
+        settings = recipe.export.model_dump(mode="json", exclude={"tensorrt"})
+        needs["export"] = key_of({**settings, **_measuring_machine(recipe)})
     return needs
 
 
@@ -173,20 +175,48 @@ def _export(context: StageContext) -> None:
 
 
 def _package(context: StageContext) -> None:
-    from lwc.export.stage import INT8
+    from lwc.export.stage import FP16, INT8, WHOLE
     from lwc.serving.repository import build_repository
 
-    recipe = context.recipe
-    reduced = context.inputs["export"] / INT8
-    described = build_repository(
-        reduced if reduced.is_file() else context.inputs["export"] / "compressed" / "model.onnx",
-        context.inputs["recover"] / "model",
-        context.out / "repository",
-        recipe.package,
-        recipe.name,
-    )
-    write_json(context.out / "package.json", described)
+    recipe, package = context.recipe, context.recipe.package
+    described: dict[str, Any] = {}
+    # A repository of a plan is written by `lwc export`, on the GPU that the plan is for.
+    for target, folder, reduced in (("cpu", "repository", INT8), ("gpu", "repository-gpu", FP16)):
+        if target in package.targets:
+            graph = context.inputs["export"] / reduced
+            described[target] = build_repository(
+                graph if graph.is_file() else context.inputs["export"] / WHOLE,
+                context.inputs["recover"] / "model",
+                context.out / folder,
+                package,
+                recipe.name,
+                target,
+            )
+    if package.queue_delay_microseconds == "auto":
+        described["cpu"]["queue_delay"] = _measured_delay(context, context.out / "repository")
+    write_json(context.out / "package.json", described["cpu"])
     context.progress("text-in model " + recipe.name)
+
+
+def _measured_delay(context: StageContext, repository: Path) -> dict[str, Any]:
+    """Measure delays on calibration texts and write the best into the repository; returns the figures."""
+    from lwc.data.splits import load_split
+    from lwc.serving.delay import measure, set_delay
+
+    recipe = context.recipe
+    texts = load_split(context.inputs["data"], "calibration").texts
+    verify = recipe.verify
+    found = measure(repository, recipe.name, texts, verify.users, verify.startup_seconds, context.progress)
+    set_delay(repository, found["chosen"])
+    context.progress(f"queue delay {found['chosen']} µs, with {found['users']} clients")
+    return found
+
+
+def _package_needs(recipe: Recipe) -> dict[str, str]:
+    """A measured delay is of a machine and of a number of clients."""
+    if recipe.package.queue_delay_microseconds != "auto":
+        return {}
+    return {**_measuring_machine(recipe), "users": str(recipe.verify.users)}
 
 
 def _verify(context: StageContext) -> None:
@@ -257,7 +287,15 @@ STAGES: tuple[Stage, ...] = (
         ("torch", "onnx", "onnxruntime"),
         external=_measuring_machine,
     ),
-    Stage("package", 3, ("export", "recover"), ("package", "name"), _package, ("onnx", "tritonclient")),
+    Stage(
+        "package",
+        4,
+        ("data", "export", "recover"),
+        ("package", "name"),
+        _package,
+        ("onnx", "tritonclient"),
+        external=_package_needs,
+    ),
     # Serving is measured on this machine now: a cached figure would prove nothing.
     Stage("verify", 1, ("data", "evaluate", "package"), ("verify", "name"), _verify, cached=False),
 )

@@ -31,9 +31,12 @@ from lwc.recipe import Export
 # Label agreement is checked on this many test texts; logits parity does not depend on the texts' content.
 PARITY_TEXTS = 200
 # Largest |Δ logit| of the fp16 graph: half precision keeps 11 bits, and logits are of the order of 10.
-_HALF_TOLERANCE = 0.1
-# The reduced graph that is served, where there is one.
+HALF_TOLERANCE = 0.1
+WHOLE = "compressed/model.onnx"
+# The reduced graphs, where there are any: this one is served on CPUs, that one on GPUs.
 INT8 = "compressed/model.int8.onnx"
+FP16 = "compressed/model.fp16.onnx"
+_CALIBRATION = 128
 
 
 def export_pair(
@@ -91,9 +94,26 @@ def export_pair(
     return result
 
 
+def padded_inputs(
+    data_dir: Path, folder: Path, split: str, max_length: int, rows: int | None, batch_size: int = 16
+) -> tuple[list[dict[str, Array]], Array]:
+    """The first ``rows`` texts of a split (None = all) as batches of inputs (B, T) by name, and their labels (N,)."""
+    examples = load_split(data_dir, split)
+    encoded = encode(load_tokenizer(folder), examples.texts[:rows], max_length)
+    groups = batches(encoded, examples.labels[:rows], batch_size, length_bucketed=True, seed=None)
+    inputs = [{name: value.numpy() for name, value in one.inputs.items()} for one in groups]
+    return inputs, np.concatenate([one.labels.numpy() for one in groups])
+
+
 def _logits(path: Path, groups: list[dict[str, Array]]) -> Array:
     session = cpu_session(path, cpu_limit())
     return np.concatenate([run(session, inputs) for inputs in groups])
+
+
+def half_graph(whole: Path, target: Path, data_dir: Path, folder: Path, max_length: int, rows: int) -> dict[str, Any]:
+    """Write the fp16 version ``target`` of the graph ``whole``, checked on ``rows`` calibration rows; see `to_fp16`."""
+    calibration, _ = padded_inputs(data_dir, folder, "calibration", max_length, rows)
+    return to_fp16(whole, target, calibration, _logits(whole, calibration), HALF_TOLERANCE)
 
 
 def _reduced(
@@ -106,28 +126,19 @@ def _reduced(
     """
     if settings.int8 is None and not settings.fp16:
         return {}
-    tokenizer = load_tokenizer(folder)
-    whole = out / "compressed" / "model.onnx"
-
-    def inputs_of(split: str, rows: int | None) -> tuple[list[dict[str, Array]], Array]:
-        examples = load_split(data_dir, split)
-        texts, labels = examples.texts[:rows], examples.labels[:rows]
-        groups = batches(encode(tokenizer, texts, max_length), labels, 16, length_bucketed=True, seed=None)
-        return [{k: v.numpy() for k, v in one.inputs.items()} for one in groups], np.concatenate(
-            [one.labels.numpy() for one in groups]
-        )
-
-    calibration, _ = inputs_of("calibration", settings.int8.calibration if settings.int8 else 128)
-    reference = _logits(whole, calibration)
+    whole = out / WHOLE
+    rows = settings.int8.calibration if settings.int8 else _CALIBRATION
     result: dict[str, Any] = {}
     if settings.int8 is not None:
         progress(f"int8, {settings.int8.mode}")
         path = out / INT8
+        calibration, _ = padded_inputs(data_dir, folder, "calibration", max_length, rows)
+        reference = _logits(whole, calibration)
         figures = quantize(whole, path, settings.int8, calibration, reference)
         if figures["fallback"]:
             progress(f"int8: kept in fp32: {', '.join(figures['fallback'])}")
         latency = compare_latency(whole, path, settings.latency_shapes, settings.latency_repeats, cpu_limit())
-        test, labels = inputs_of("test", None)
+        test, labels = padded_inputs(data_dir, folder, "test", max_length, None)
         answers = {name: _logits(file, test).argmax(axis=1) for name, file in (("fp32", whole), ("int8", path))}
         figures["test"] = {
             "agreement": float((answers["fp32"] == answers["int8"]).mean()),
@@ -138,7 +149,5 @@ def _reduced(
         result["int8"] = {**figures, "path": INT8, "latency": latency, "ratios": ratios}
     if settings.fp16:
         progress("fp16")
-        path = out / "compressed" / "model.fp16.onnx"
-        figures = to_fp16(whole, path, calibration, reference, _HALF_TOLERANCE)
-        result["fp16"] = {**figures, "path": "compressed/model.fp16.onnx"}
+        result["fp16"] = {**half_graph(whole, out / FP16, data_dir, folder, max_length, rows), "path": FP16}
     return result

@@ -16,7 +16,9 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from lwc.errors import ModelError, RecipeError
+from lwc.errors import MissingDependency, ModelError, RecipeError
+from lwc.export.stamp import these_gpus
+from lwc.export.tensorrt import load_library, version_of
 from lwc.serving.checks.ensemble import check_cycles, check_ensemble
 from lwc.serving.checks.graph import check_graphs
 from lwc.serving.checks.layout import check_layout, check_links
@@ -26,7 +28,23 @@ from lwc.serving.checks.settings import check_settings
 from lwc.serving.checks.warm_up import check_warm_up
 from lwc.serving.triton_config import parse
 
-__all__ = ["Finding", "Machine", "check_repository", "inspect_repository"]
+__all__ = ["Finding", "Machine", "check_repository", "inspect_repository", "this_machine"]
+
+
+def this_machine() -> Machine:
+    """The GPU and the TensorRT that plans would meet here; no GPU where there is none.
+
+    Raises:
+        MissingDependency: the driver does not answer, or GPUs of several kinds are here and none is chosen.
+    """
+    gpus = these_gpus()
+    if not gpus:
+        return Machine(gpus=0)
+    try:
+        tensorrt = version_of(load_library("tensorrt"))
+    except MissingDependency:
+        tensorrt = None  # a server in a container has its own, which is not known here
+    return Machine(len(gpus), gpus[0].name, gpus[0].compute_capability, tensorrt)
 
 
 def inspect_repository(folder: Path, machine: Machine | None = None) -> list[Finding]:

@@ -10,8 +10,10 @@ from pathlib import Path
 from lwc.errors import MissingDependency, RecipeError, ServingError
 from lwc.serving.check import check_repository
 from lwc.serving.server import TritonServer, docker_command
+from lwc.serving.triton_config import parse
 
 IMAGE = "lwc-triton:26.07"
+CACHE_BYTES = 64 * 1024**2
 # The official image lacks one package that the text model needs.
 DOCKERFILE = """\
 FROM nvcr.io/nvidia/tritonserver:26.07-py3
@@ -61,6 +63,11 @@ def serve_docker(
     _check(repository, say)
     build = ["docker", "build", "--tag", IMAGE, "-"]
     serve = docker_command(repository.resolve(), http_port, grpc_port, metrics_port, IMAGE)
+    configs = [parse(path.read_text(encoding="utf-8")) for path in sorted(repository.glob("*/config.pbtxt"))]
+    if any(config.response_cache.enable for config in configs):
+        serve.append(f"--cache-config=local,size={CACHE_BYTES}")
+    if any(group.kind == group.KIND_GPU for config in configs for group in config.instance_group):
+        serve.insert(2, "--gpus=all")
     say(f"{' '.join(build)} <<'EOF'\n{DOCKERFILE}EOF")
     say(" ".join(serve))
     try:

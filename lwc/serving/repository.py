@@ -7,13 +7,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from onnx.helper import tensor_dtype_to_np_dtype
 from tokenizers import Tokenizer
 
 from lwc.errors import ModelError
-from lwc.export.onnx import read_io
+from lwc.export.onnx import OnnxInfo, read_io
+from lwc.export.stamp import PLAN, STAMP, read_stamp
 from lwc.recipe import Package
-from lwc.serving.triton_config import as_text, length_buckets, text_model, token_model
+from lwc.serving.triton_config import Target, WarmUp, as_text, length_buckets, text_model, token_model
 
+# Neither praise nor blame, and in no vocabulary a problem: what is not known becomes the unknown token.
+_WARM_UP_TEXT = "The product arrived on time and does what its description says. "
 _TEXT_MODEL = Path(__file__).parent / "backends" / "text_model.py"
 
 
@@ -49,14 +54,56 @@ def _pad_id(model_dir: Path, tokenizer: dict[str, Any]) -> int:
     return int(number)
 
 
-def build_repository(onnx_path: Path, model_dir: Path, out: Path, package: Package, name: str) -> dict[str, Any]:
+def _warm_ups(target: Target, package: Package, longest: int, profiles: list[tuple[WarmUp, WarmUp]]) -> list[WarmUp]:
+    """One short text everywhere; on a GPU the largest batch too, whose first run allocates and chooses kernels.
+
+    A plan is run at the optimum and at the end of each profile.
+    """
+    if target == "tensorrt":
+        return list(dict.fromkeys(shape for both in profiles for shape in both))
+    short = WarmUp(1, min(32, longest))
+    return [short] if target == "cpu" else list(dict.fromkeys((short, WarmUp(package.max_batch_size, longest))))
+
+
+def _write_warm_ups(folder: Path, warm_ups: list[WarmUp], info: OnnxInfo, tokenizer: Path, pad_id: int) -> None:
+    """One text of each length as raw little-endian numbers, a file for each input."""
+    reader = Tokenizer.from_file(str(tokenizer))
+    reader.no_padding()
+    folder.mkdir()
+    for shape in warm_ups:
+        reader.enable_truncation(shape.length)
+        text = reader.encode(_WARM_UP_TEXT * (1 + shape.length // 8))
+        values = {
+            "input_ids": (text.ids, pad_id),
+            "attention_mask": (text.attention_mask, 0),
+            "token_type_ids": (text.type_ids, 0),
+        }
+        for tensor in info.inputs:
+            if tensor.name not in values:
+                raise ModelError(f"input {tensor.name}: no tokenizer's output", "export the model with lwc")
+            given, rest = values[tensor.name]
+            row = np.full(shape.length, rest, dtype=tensor_dtype_to_np_dtype(tensor.dtype))
+            row[: len(given)] = given
+            (folder / shape.file(tensor.name)).write_bytes(row.tobytes())
+
+
+def build_repository(
+    onnx_path: Path,
+    model_dir: Path,
+    out: Path,
+    package: Package,
+    name: str,
+    target: Target = "cpu",
+    plan: Path | None = None,
+) -> dict[str, Any]:
     """Write ``<name>`` (text → label, scores) and ``<name>_tokens`` (token ids → logits) under ``out``.
 
-    Names, types and dimensions of tensors are read from the ONNX file, labels and tokenizer from the checkpoint.
+    Names, types and dimensions of tensors are read from the ONNX file, labels and tokenizer from the checkpoint, and
+    for ``target`` tensorrt the limits from the stamp of ``plan``, which was built from that ONNX file.
 
     Raises:
-        ModelError: the file fixes its batch or does not fit the checkpoint's labels, or the checkpoint has no usable
-            length limit, padding token or label names.
+        ModelError: the file fixes its batch or does not fit the checkpoint's labels, the checkpoint has no usable
+            length limit, padding token or label names, or the plan has no sound stamp or is too small.
     """
     info = read_io(onnx_path)
     config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
@@ -68,23 +115,51 @@ def build_repository(onnx_path: Path, model_dir: Path, out: Path, package: Packa
             f"{onnx_path}: {classes} outputs for {len(labels)} labels", "export the model of this checkpoint"
         )
     max_length = _max_length(config, tokenizer)
+    buckets = list(length_buckets(max_length))
+    profiles: list[tuple[WarmUp, WarmUp]] = []
+    if plan is not None:
+        package, buckets, profiles = _within(plan, package, buckets)
     tokens = f"{name}_tokens"
+    pad_id = _pad_id(model_dir, tokenizer)
     parameters = {
         "token_model": tokens,
         "token_inputs": ",".join(tensor.name for tensor in info.inputs),
-        "length_buckets": ",".join(str(size) for size in length_buckets(max_length)),
-        "pad_id": str(_pad_id(model_dir, tokenizer)),
+        "length_buckets": ",".join(str(size) for size in buckets),
+        "pad_id": str(pad_id),
     }
+    warm_ups = _warm_ups(target, package, max_length, profiles)
     configs = {
         name: text_model(name, len(labels), package, parameters),
-        tokens: token_model(tokens, info, package, min(32, max_length)),
+        tokens: token_model(tokens, info, package, warm_ups, target, len(profiles)),
     }
     for model, built in configs.items():
         folder = out / model
         (folder / "1").mkdir(parents=True)
         (folder / "config.pbtxt").write_text(as_text(built), encoding="utf-8")
         (folder / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
-    shutil.copyfile(onnx_path, out / tokens / "1" / "model.onnx")
+    _write_warm_ups(out / tokens / "warmup", warm_ups, info, model_dir / "tokenizer.json", pad_id)
+    if plan is None:
+        shutil.copyfile(onnx_path, out / tokens / "1" / "model.onnx")
+    else:
+        shutil.copyfile(plan, out / tokens / "1" / PLAN)
+        shutil.copyfile(plan.with_name(STAMP), out / tokens / "1" / STAMP)
     shutil.copyfile(model_dir / "tokenizer.json", out / name / "1" / "tokenizer.json")
     shutil.copyfile(_TEXT_MODEL, out / name / "1" / "model.py")
     return {"text_model": name, "token_model": tokens, "labels": labels, "max_length": max_length, **parameters}
+
+
+def _within(plan: Path, package: Package, buckets: list[int]) -> tuple[Package, list[int], list[tuple[WarmUp, WarmUp]]]:
+    """What a plan takes of the settings: its batch limit, its lengths, and optimum and end of each profile."""
+    shapes = [next(iter(profile.values())) for profile in read_stamp(plan)["profiles"]]
+    batch = min(package.max_batch_size, max(one["max"][0] for one in shapes))
+    shortest, longest = min(one["min"][1] for one in shapes), max(one["max"][1] for one in shapes)
+    if longest < buckets[-1]:
+        raise ModelError(
+            f"{plan}: takes up to {longest} tokens, texts are cut at {buckets[-1]}", "build it with a longer profile"
+        )
+    ends = [
+        (WarmUp(min(batch, one["opt"][0]), one["opt"][1]), WarmUp(min(batch, one["max"][0]), one["max"][1]))
+        for one in shapes
+    ]
+    fitting = [size for size in buckets if size >= shortest]
+    return package.model_copy(update={"max_batch_size": batch}), fitting, ends

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import onnx
 from google.protobuf import text_format
@@ -20,6 +21,24 @@ _DTYPES = {
     onnx.TensorProto.FLOAT: "TYPE_FP32",
     onnx.TensorProto.FLOAT16: "TYPE_FP16",
 }
+
+
+# Where the delay is not measured, or not yet.
+DEFAULT_DELAY = 1000
+# Which backend runs the token model: ONNX Runtime on the CPU or with CUDA, or TensorRT.
+Target = Literal["cpu", "gpu", "tensorrt"]
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """A request that Triton sends a model before it calls it ready: ``batch`` texts of ``length`` tokens."""
+
+    batch: int
+    length: int
+
+    def file(self, tensor: str) -> str:
+        """Name of the file under ``warmup/`` that holds one text of this input."""
+        return f"{tensor}_{self.length}"
 
 
 def as_text(config: Any) -> str:
@@ -58,30 +77,50 @@ def _check_dynamic(info: OnnxInfo, package: Package) -> None:
 
 def _common(name: str, backend: str, package: Package) -> Any:
     config = pb.ModelConfig(name=name, backend=backend, max_batch_size=package.max_batch_size)
-    config.dynamic_batching.max_queue_delay_microseconds = package.queue_delay_microseconds
+    delay = package.queue_delay_microseconds
+    config.dynamic_batching.max_queue_delay_microseconds = DEFAULT_DELAY if delay == "auto" else delay
     # No default_queue_policy: any one makes the batcher of Triton 2.51 stall requests for half a second now and then
     # (docs/decisions/0009). Clients bound their own waiting.
+    # One: a text model calls the newest token model, so that an older text model beside it would mix two checkpoints.
     config.version_policy.latest.num_versions = 1
+    if package.response_cache:
+        config.response_cache.enable = True
     return config
 
 
-def token_model(name: str, info: OnnxInfo, package: Package, warm_up_length: int) -> Any:
-    """Token ids in, logits out, on the ``onnxruntime`` backend; warmed up before it is ready."""
+def token_model(
+    name: str,
+    info: OnnxInfo,
+    package: Package,
+    warm_ups: Sequence[WarmUp],
+    target: Target = "cpu",
+    profiles: int = 1,
+) -> Any:
+    """Token ids in, logits out; warmed up with the files of ``warm_ups`` before it is ready.
+
+    On a GPU no execution accelerator is set: ONNX Runtime's own TensorRT would build an engine for each new shape
+    while requests wait. ``profiles`` of a plan are all used, Triton picks the nearest for each batch.
+    """
     _check_dynamic(info, package)
-    config = _common(name, "onnxruntime", package)
+    config = _common(name, "tensorrt" if target == "tensorrt" else "onnxruntime", package)
     for tensor in info.inputs:
         config.input.add(**_tensor(tensor))
     for tensor in info.outputs:
         config.output.add(**_tensor(tensor), label_filename="labels.txt")
-    config.instance_group.add(kind="KIND_CPU", count=package.instances)
-    config.parameters["intra_op_thread_count"].string_value = str(intra_op_threads(package))
-    config.parameters["inter_op_thread_count"].string_value = "1"
-    warm_up = config.model_warmup.add(name="one text", batch_size=1)
-    for tensor in config.input:
-        # Zeros are valid ids of every vocabulary; random ones may not be.
-        entry = warm_up.inputs[tensor.name]
-        entry.data_type, entry.zero_data = tensor.data_type, True
-        entry.dims.append(warm_up_length)
+    group = config.instance_group.add(kind="KIND_CPU" if target == "cpu" else "KIND_GPU", count=package.instances)
+    if target == "tensorrt":
+        config.platform = "tensorrt_plan"
+        group.profile.extend(str(number) for number in range(profiles))
+    else:
+        config.parameters["intra_op_thread_count"].string_value = str(intra_op_threads(package))
+        config.parameters["inter_op_thread_count"].string_value = "1"
+    for shape in warm_ups:
+        warm_up = config.model_warmup.add(name=f"{shape.batch} of {shape.length} tokens", batch_size=shape.batch)
+        for tensor in config.input:
+            # Ids of a real text: random ones can leave the vocabulary, zeros are a text of padding alone.
+            entry = warm_up.inputs[tensor.name]
+            entry.data_type, entry.input_data_file = tensor.data_type, shape.file(tensor.name)
+            entry.dims.append(shape.length)
     return config
 
 

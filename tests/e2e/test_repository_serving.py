@@ -127,6 +127,8 @@ def server(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     export_onnx(model, tokenizer, typed / "model.onnx")
     described = build_repository(typed / "model.onnx", typed, folder, PACKAGE, "typed")
     assert described["token_inputs"] == "input_ids,attention_mask,token_type_ids"
+    cached = Package(max_batch_size=LIMIT, intra_op_threads=1, response_cache=True)
+    build_repository(checkpoint / "model.onnx", checkpoint, folder, cached, "cached")
     with TritonServer(folder) as running:
         yield running
 
@@ -401,6 +403,55 @@ def test_labels_keep_their_names_where_the_classes_change_places(
     for text, (label, scores) in zip(TEXTS, ask(server, "http", TEXTS, model="swapped"), strict=True):
         assert label == offline[text][0]
         np.testing.assert_allclose(scores[::-1], offline[text][1], atol=1e-5)
+
+
+def token_inputs(checkpoint: Path) -> dict[str, np.ndarray]:
+    """Ids and mask (8, T) of the texts, padded on the right."""
+    encoded = load_tokenizer(checkpoint)(
+        TEXTS, truncation=True, max_length=MAX_LENGTH, padding=True, return_tensors="np"
+    )
+    return {name: encoded[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_token_ids_get_the_logits_of_onnx_runtime(server: TritonServer, checkpoint: Path, protocol: str) -> None:
+    """The native ONNX repository, as the official image serves it, beside the model that takes text."""
+    library: Any = {"http": tritonclient.http, "grpc": tritonclient.grpc}[protocol]
+    given = token_inputs(checkpoint)
+    asked = []
+    for name, value in given.items():
+        asked.append(library.InferInput(name, value.shape, "INT64"))
+        asked[-1].set_data_from_numpy(value)
+    with library.InferenceServerClient(server.http_url if protocol == "http" else server.grpc_url) as client:
+        logits = client.infer("reviews_tokens", asked).as_numpy("logits")
+    expected = run(cpu_session(checkpoint / "model.onnx", 1), given)
+    assert logits.shape == (len(TEXTS), len(NAMES))
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    assert len(set(expected.argmax(axis=1))) == len(NAMES)
+
+
+def test_the_token_model_names_its_labels_where_a_client_asks_for_classes(
+    server: TritonServer, checkpoint: Path, offline: dict[str, tuple[str, np.ndarray]]
+) -> None:
+    """Triton's own classification: ``score:id:name`` of the best classes, from labels.txt."""
+    given = token_inputs(checkpoint)
+    asked = []
+    for name, value in given.items():
+        asked.append(tritonclient.http.InferInput(name, value.shape, "INT64"))
+        asked[-1].set_data_from_numpy(value)
+    wanted = [tritonclient.http.InferRequestedOutput("logits", class_count=1)]
+    with tritonclient.http.InferenceServerClient(server.http_url) as client:
+        best = client.infer("reviews_tokens", asked, outputs=wanted).as_numpy("logits")
+    assert [entry.decode().split(":", 2)[2] for entry in best[:, 0]] == [offline[text][0] for text in TEXTS]
+
+
+def test_a_cache_that_the_server_was_not_given_changes_nothing(
+    server: TritonServer, offline: dict[str, tuple[str, np.ndarray]]
+) -> None:
+    before = executions(server, "cached_tokens")  # the warm-up counts
+    for _ in range(2):
+        same(ask(server, "http", TEXTS, model="cached"), TEXTS, offline)
+    assert executions(server, "cached_tokens") == (before[0] + 2 * len(TEXTS), before[1] + 2)
 
 
 def test_a_model_that_takes_token_types_is_given_them(

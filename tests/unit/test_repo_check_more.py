@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -65,11 +66,17 @@ input { name: "ids" data_type: TYPE_INT64 dims: -1 }
 output { name: "logits" data_type: TYPE_FP32 dims: 2 }
 dynamic_batching { }
 """
+PROFILE = {"ids": {"min": [1, 1], "opt": [8, 64], "max": [32, 128]}}
+LONGER = {"ids": {"min": [1, 1], "opt": [2, 128], "max": [8, 256]}}
 STAMP: dict[str, Any] = {
+    "library": "tensorrt",
     "tensorrt": "10.3.0",
     "gpu": "NVIDIA L4",
     "compute_capability": "8.9",
-    "profile": {"ids": {"min": [1, 1], "opt": [8, 64], "max": [32, 128]}},
+    "driver": "550.54.15",
+    "precision": "fp16",
+    "plan_sha256": hashlib.sha256(b"plan").hexdigest(),
+    "profiles": [PROFILE],
 }
 GPU_MACHINE = Machine(gpus=1, gpu="NVIDIA L4", compute_capability="8.9", tensorrt="10.3.0")
 
@@ -164,7 +171,7 @@ def plan(**changes: Any) -> Callable[[Path], None]:
 
 
 def profile(low: list[int], best: list[int], high: list[int], name: str = "ids") -> Callable[[Path], None]:
-    return plan(profile={name: {"min": low, "opt": best, "max": high}})
+    return plan(profiles=[{name: {"min": low, "opt": best, "max": high}}])
 
 
 def external(content: bytes | None, location: str = "weights.bin", offset: str = "0") -> Callable[[Path], None]:
@@ -352,9 +359,25 @@ CASES: dict[str, Case] = {
         "error", "r/config.pbtxt", ["KIND_CPU"]),
     "broken stamp": (
         both(plan(), lambda r: (r / "r/1/plan.json").write_text("{")), "error", "r/1/plan.json", ["not JSON"]),
-    "stamp without a profile": (plan(profile=None), "error", "r/1/plan.json", ["'profile'"]),
+    "stamp without a profile": (plan(profiles=None), "error", "r/1/plan.json", ["'profiles'"]),
     "stamp without a GPU": (plan(gpu=None), "error", "r/1/plan.json", ["'gpu'"]),
-    "stamp with a half profile": (plan(profile={"ids": {"min": [1]}}), "error", "r/1/plan.json", ["'ids'", "min, opt"]),
+    "half a profile": (plan(profiles=[{"ids": {"min": [1]}}]), "error", "r/1/plan.json", ["'ids'", "min, opt"]),
+    "profiles of two ranks": (
+        plan(profiles=[PROFILE, {"ids": {"min": [1], "opt": [1], "max": [1]}}]),
+        "error", "r/1/plan.json", ["profile 1", "one rank"]),
+    "another plan": (
+        both(plan(), lambda r: (r / "r/1/model.plan").write_bytes(b"other")),
+        "error", "r/1/plan.json", ["model.plan is not the file"]),
+    "plan of TensorRT for RTX": (
+        plan(library="tensorrt-rtx"), "error", "r/1/plan.json", ["tensorrt-rtx", "does not load"]),
+    "two profiles, none chosen": (
+        plan(profiles=[PROFILE, LONGER]), "warning", "r/config.pbtxt", ["2 profiles", "only the first"]),
+    "a profile that is not there": (
+        both(plan(), append("r", 'instance_group { kind: KIND_GPU profile: ["0", "1"] }')),
+        "error", "r/1/plan.json", ["profile '1'", "the plan has 1"]),
+    "the chosen profile is too small": (
+        both(plan(profiles=[PROFILE, LONGER]), append("r", 'instance_group { kind: KIND_GPU profile: "1" }')),
+        "error", "r/1/plan.json", ["up to 8", "is 32"]),
     "plan's batch too small": (profile([1, 1], [8, 64], [16, 128]), "error", "r/1/plan.json", ["up to 16", "is 32"]),
     "plan's smallest batch": (profile([4, 1], [8, 64], [32, 128]), "warning", "r/1/plan.json", ["below 4"]),
     "profile out of order": (profile([9, 1], [8, 64], [32, 128]), "error", "r/1/plan.json", ["[9, 1]", "[8, 64]"]),
@@ -374,6 +397,14 @@ def machine_for(name: str) -> Machine:
 def test_a_sound_repository_has_nothing_to_tell(repository: Path) -> None:
     assert inspect_repository(repository) == []
     add_plan(repository)
+    assert inspect_repository(repository, GPU_MACHINE) == []
+
+
+def test_profiles_are_judged_together(repository: Path) -> None:
+    """Two profiles share the work: neither alone takes what the configuration allows."""
+    long = {"ids": {"min": [1, 128], "opt": [4, 256], "max": [32, 512]}}
+    add_plan(repository, profiles=[PROFILE, long])
+    append("r", 'instance_group { kind: KIND_GPU profile: ["0", "1"] }')(repository)
     assert inspect_repository(repository, GPU_MACHINE) == []
 
 

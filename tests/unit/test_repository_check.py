@@ -44,7 +44,7 @@ def repository(tmp_path: Path) -> Path:
         tuple(TensorInfo(n, TensorProto.INT64, (-1, -1)) for n in ("input_ids", "attention_mask")),
         (TensorInfo("logits", TensorProto.FLOAT, (-1, 2)),),
     )
-    (folder / "m_tokens" / "config.pbtxt").write_text(as_text(token_model("m_tokens", info, package, 8)))
+    (folder / "m_tokens" / "config.pbtxt").write_text(as_text(token_model("m_tokens", info, package, [])))
     (folder / "m_tokens" / "labels.txt").write_text("bad\ngood\n")
     text = text_model("m", 2, package, {"token_model": "m_tokens"})
     (folder / "m" / "config.pbtxt").write_text(as_text(text))

@@ -22,6 +22,7 @@ from lwc.recipe import Package
 from lwc.serving import foreground, triton_config
 from lwc.serving.repository import build_repository
 from lwc.serving.triton_config import (
+    WarmUp,
     as_text,
     intra_op_threads,
     length_buckets,
@@ -36,6 +37,7 @@ IDS = TensorInfo("input_ids", TensorProto.INT64, (-1, -1))
 MASK = TensorInfo("attention_mask", TensorProto.INT64, (-1, -1))
 LOGITS = TensorInfo("logits", TensorProto.FLOAT, (-1, 3))
 INFO = OnnxInfo((IDS, MASK), (LOGITS,))
+SHORT = [WarmUp(1, 8)]
 
 
 def write_onnx(path: Path, batch: int | str, classes: int = 3) -> Path:
@@ -80,7 +82,7 @@ def edited(checkpoint: Path, folder: Path, file: str, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     "config",
     [
-        token_model("m_tokens", INFO, PACKAGE, 8),
+        token_model("m_tokens", INFO, PACKAGE, SHORT),
         text_model("m", 3, PACKAGE, {"pad_id": "0", "odd": 'quote " and \n line, ünï'}),
     ],
     ids=["tokens", "text"],
@@ -96,7 +98,7 @@ def test_a_typo_or_a_wrong_type_is_refused() -> None:
 
 
 def test_the_token_model_says_what_the_graph_says() -> None:
-    config = parse(as_text(token_model("m_tokens", INFO, PACKAGE, 8)))
+    config = parse(as_text(token_model("m_tokens", INFO, PACKAGE, SHORT)))
     assert (config.name, config.backend, config.max_batch_size) == ("m_tokens", "onnxruntime", 16)
     types = triton_config.pb.DataType
     assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [
@@ -111,13 +113,13 @@ def test_the_token_model_says_what_the_graph_says() -> None:
     assert config.parameters["inter_op_thread_count"].string_value == "1"
     (warm_up,) = config.model_warmup
     assert warm_up.batch_size == 1
-    assert {name: (list(v.dims), v.data_type, v.zero_data) for name, v in warm_up.inputs.items()} == {
-        name: ([8], types.TYPE_INT64, True) for name in ("input_ids", "attention_mask")
+    assert {name: (list(v.dims), v.data_type, v.input_data_file) for name, v in warm_up.inputs.items()} == {
+        name: ([8], types.TYPE_INT64, f"{name}_8") for name in ("input_ids", "attention_mask")
     }
 
 
 def test_no_queue_policy_since_it_stalls_the_batcher() -> None:
-    for config in (token_model("m_tokens", INFO, PACKAGE, 8), text_model("m", 3, PACKAGE, {})):
+    for config in (token_model("m_tokens", INFO, PACKAGE, SHORT), text_model("m", 3, PACKAGE, {})):
         batching = parse(as_text(config)).dynamic_batching
         assert batching.max_queue_delay_microseconds == PACKAGE.queue_delay_microseconds
         assert not batching.HasField("default_queue_policy")
@@ -129,7 +131,7 @@ def test_threads_come_from_the_cpu_limit_and_are_shared(monkeypatch: pytest.Monk
     assert intra_op_threads(Package(instances=7)) == 1
     assert intra_op_threads(Package(instances=2, intra_op_threads=5)) == 5
     monkeypatch.setattr(triton_config, "cpu_limit", lambda: 1)
-    config = token_model("m", INFO, Package(), 8)
+    config = token_model("m", INFO, Package(), SHORT)
     assert config.parameters["intra_op_thread_count"].string_value == "1"
 
 
@@ -137,16 +139,16 @@ def test_a_fixed_batch_is_refused_with_both_numbers(checkpoint: Path, tmp_path: 
     path = write_onnx(tmp_path / "fixed.onnx", 16)
     package = Package(max_batch_size=128)
     with pytest.raises(ModelError, match=r"input_ids.* 16\b.* 128\b"):
-        token_model("m", read_io(path), package, 8)
+        token_model("m", read_io(path), package, SHORT)
     with pytest.raises(ModelError, match=r"input_ids.* 16\b.* 128\b"):
         build_repository(path, checkpoint, tmp_path / "out", package, "m")
-    token_model("m", read_io(write_onnx(tmp_path / "dynamic.onnx", "batch")), package, 8)
+    token_model("m", read_io(write_onnx(tmp_path / "dynamic.onnx", "batch")), package, SHORT)
 
 
 def test_a_tensor_without_a_triton_type_is_named() -> None:
     info = OnnxInfo((TensorInfo("input_ids", TensorProto.COMPLEX64, (-1, -1)),), (LOGITS,))
     with pytest.raises(ModelError, match="input_ids"):
-        token_model("m", info, PACKAGE, 8)
+        token_model("m", info, PACKAGE, SHORT)
 
 
 @pytest.mark.parametrize("longest", [1, 8, 12, 13, 128, 512])
@@ -168,6 +170,8 @@ def test_a_repository_is_complete_and_its_names_are_the_checkpoints(checkpoint: 
         "reviews_tokens/1/model.onnx",
         "reviews_tokens/config.pbtxt",
         "reviews_tokens/labels.txt",
+        "reviews_tokens/warmup/attention_mask_32",
+        "reviews_tokens/warmup/input_ids_32",
     ]
     text = parse((tmp_path / "reviews" / "config.pbtxt").read_text(encoding="utf-8"))
     tokens = parse((tmp_path / "reviews_tokens" / "config.pbtxt").read_text(encoding="utf-8"))

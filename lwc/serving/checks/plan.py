@@ -7,19 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lwc.artifacts import file_digest
+from lwc.export.stamp import STAMP, misfits, stamp_fault
+from lwc.export.tensorrt import Shapes
 from lwc.serving.checks.layout import model_file_name
 from lwc.serving.checks.model import Finding, Machine, Model
 
-STAMP = "plan.json"
-_SHAPE = ("min", "opt", "max")
 _ONNX = "use the ONNX model, or build the plan on this machine"
 
 
 def check_plans(model: Model, machine: Machine) -> Iterator[Finding]:
     """Every served version of a model of the tensorrt backend; nothing for other backends.
 
-    The stamp is ``plan.json`` beside the plan: ``{"tensorrt": "10.3.0", "gpu": "NVIDIA L4", "compute_capability":
-    "8.9", "profile": {"input_ids": {"min": [1, 1], "opt": [8, 64], "max": [32, 128]}}}``, shapes with the batch.
+    The stamp is the ``plan.json`` of `lwc.export.stamp` beside the plan.
     """
     name = model_file_name(model)
     if model.backend != "tensorrt" or name is None:
@@ -39,9 +39,17 @@ def check_plans(model: Model, machine: Machine) -> Iterator[Finding]:
         if isinstance(stamp, str):
             yield model.error(stamp, "build the plan again", path)
             continue
-        yield from _built_for(model, machine, stamp, path)
-        for tensor, shapes in sorted(stamp["profile"].items()):
-            yield from _profile(model, tensor, shapes, path)
+        if stamp["plan_sha256"] != file_digest(version / name):
+            yield model.error(f"{name} is not the file that the stamp was written for", "copy both", path)
+        if stamp["library"] != "tensorrt":
+            yield model.error(
+                f"built with {stamp['library']}, whose plans Triton's tensorrt backend does not load", _ONNX, path
+            )
+        for misfit in misfits(stamp, machine.gpu, machine.compute_capability, machine.tensorrt):
+            yield model.error(misfit, _ONNX, path)
+        profiles = list(_selected(model, stamp["profiles"], path))
+        yield from (found for found in profiles if isinstance(found, Finding))
+        yield from _shapes(model, [found for found in profiles if not isinstance(found, Finding)], path)
 
 
 def _read(path: Path) -> dict[str, Any] | str:
@@ -50,39 +58,50 @@ def _read(path: Path) -> dict[str, Any] | str:
         stamp = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # broken JSON, or not UTF-8
         return f"not JSON: {error}"
-    if not isinstance(stamp, dict):
-        return "no JSON object"
-    for key in ("tensorrt", "gpu", "compute_capability"):
-        if not isinstance(stamp.get(key), str):
-            return f"no text under {key!r}"
-    profile = stamp.get("profile")
-    if not isinstance(profile, dict) or not profile:
-        return "no shapes under 'profile'"
-    for tensor, shapes in profile.items():
-        sizes = [shapes.get(key) for key in _SHAPE] if isinstance(shapes, dict) else [None]
-        numbers = [isinstance(s, list) and bool(s) and all(isinstance(n, int) for n in s) for s in sizes]
-        if not all(numbers) or len({len(s) for s in sizes if s is not None}) != 1:
-            return f"profile of {tensor!r}: min, opt and max are not three shapes of one rank"
-    return stamp
+    fault = stamp_fault(stamp)
+    return dict(stamp) if fault is None else fault
 
 
-def _built_for(model: Model, machine: Machine, stamp: dict[str, Any], path: Path) -> Iterator[Finding]:
-    sides = (
-        ("TensorRT", stamp["tensorrt"], machine.tensorrt),
-        ("GPU", stamp["gpu"], machine.gpu),
-        ("compute capability", stamp["compute_capability"], machine.compute_capability),
-    )
-    for what, built, here in sides:
-        if here is not None and built != here:
-            yield model.error(f"the plan was built for {what} {built}, here is {here}", _ONNX, path)
+def _selected(model: Model, profiles: list[Shapes], path: Path) -> Iterator[Shapes | Finding]:
+    """The profiles that the instance groups name, the first where they name none, and what is wrong with the names."""
+    names = sorted({name for group in model.config.instance_group for name in group.profile})
+    if not names and len(profiles) > 1:
+        yield model.warning(
+            f"the plan has {len(profiles)} profiles, no instance_group names one: only the first is used",
+            f"write profile: {[str(number) for number in range(len(profiles))]}",
+        )
+    for name in names or ["0"]:
+        if name.isdecimal() and int(name) < len(profiles):
+            yield profiles[int(name)]
+        else:
+            yield model.error(
+                f"instance_group names profile {name!r}, the plan has {len(profiles)}", "number them from 0", path
+            )
 
 
-def _profile(model: Model, tensor: str, shapes: dict[str, list[int]], path: Path) -> Iterator[Finding]:
-    low, best, high = (shapes[key] for key in _SHAPE)
-    # TensorRT itself takes such a profile without a word.
-    if not all(a <= b <= c for a, b, c in zip(low, best, high, strict=True)):
-        yield model.error(f"profile of {tensor}: not min {low} ≤ opt {best} ≤ max {high}", "build it again", path)
-        return
+def _shapes(model: Model, profiles: list[Shapes], path: Path) -> Iterator[Finding]:
+    """What the profiles take together against the inputs of the configuration."""
+    for tensor in sorted({tensor for profile in profiles for tensor in profile}):
+        shapes = [profile[tensor] for profile in profiles if tensor in profile]
+        disorder = [_disorder(model, tensor, one, path) for one in shapes if not _rises(one)]
+        yield from disorder
+        if not disorder:
+            low = [min(sizes) for sizes in zip(*(one["min"] for one in shapes), strict=True)]
+            high = [max(sizes) for sizes in zip(*(one["max"] for one in shapes), strict=True)]
+            yield from _bounds(model, tensor, low, high, path)
+
+
+def _rises(shapes: dict[str, list[int]]) -> bool:
+    return all(a <= b <= c for a, b, c in zip(shapes["min"], shapes["opt"], shapes["max"], strict=True))
+
+
+def _disorder(model: Model, tensor: str, shapes: dict[str, list[int]], path: Path) -> Finding:
+    # TensorRT 10 itself takes such a profile without a word.
+    low, best, high = (shapes[key] for key in ("min", "opt", "max"))
+    return model.error(f"profile of {tensor}: not min {low} ≤ opt {best} ≤ max {high}", "build it again", path)
+
+
+def _bounds(model: Model, tensor: str, low: list[int], high: list[int], path: Path) -> Iterator[Finding]:
     entries = {entry.name: entry for entry in model.config.input}
     if tensor not in entries:
         yield model.error(

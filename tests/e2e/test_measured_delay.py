@@ -1,0 +1,52 @@
+"""Delays measured on the real server: each is what the server was given, and what it does to a lone client shows."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
+from small_repository import configs, small_checkpoint
+
+from lwc.errors import ServingError
+from lwc.recipe import Package
+from lwc.serving import delay
+from lwc.serving.delay import measure
+from lwc.serving.repository import build_repository
+
+pytestmark = pytest.mark.serving
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+def test_a_lone_client_waits_for_nobody_and_gets_no_delay(
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client alone pays a delay of 50 ms twice in every request, in the text model and in the token model."""
+    monkeypatch.setattr(delay, "ROUNDS", 2)
+    build_repository(checkpoint / "model.onnx", checkpoint, tmp_path, Package(intra_op_threads=1), "r")
+    before = configs(tmp_path)
+    told: list[str] = []
+    found = measure(tmp_path, "r", ["a good thing", "a bad thing"], 1, 240.0, told.append, 1.5, (50_000, 0))
+    assert found["chosen"] == 0
+    slow, fast = found["figures"]
+    assert (slow["delay"], fast["delay"]) == (50_000, 0)
+    assert slow["p50_ms"] > 100.0
+    assert slow["throughput"] < 10.0
+    assert (fast["wins"], slow["wins"]) == (1.0, 0.0)
+    assert fast["gain"] > 1.0
+    assert len(told) == 4
+    assert configs(tmp_path) == before, "only copies are served with other delays"
+
+
+def test_a_text_that_is_refused_is_an_error_and_not_a_figure(checkpoint: Path, tmp_path: Path) -> None:
+    build_repository(checkpoint / "model.onnx", checkpoint, tmp_path, Package(intra_op_threads=1), "r")
+    with pytest.raises(ServingError, match=r"r answers 400: .*empty"):
+        measure(tmp_path, "r", ["  "], 1, 240.0, print, 1.0, (0,))
