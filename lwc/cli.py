@@ -183,7 +183,11 @@ def loadtest(
     model: Annotated[str, typer.Option(help="served model that takes text")],
     url: Annotated[str, typer.Option(help="host:port of the server")] = "127.0.0.1:8000",
     protocol: Annotated[Literal["http", "grpc"], typer.Option(help="wire protocol")] = "http",
-    users: Annotated[int, typer.Option(min=1)] = 4,
+    users: Annotated[Optional[int], typer.Option(min=1, help="4; with --rate 64 connections")] = None,  # noqa: UP045
+    rate: Annotated[Optional[float], typer.Option(help="requests/s, answered or not (open loop)")] = None,  # noqa: UP045
+    arrivals: Annotated[Literal["poisson", "constant"], typer.Option(help="of --rate")] = "poisson",
+    rate_tolerance: Annotated[float, typer.Option(min=0.0, max=1.0, help="exit 3 past this shortfall")] = 0.05,
+    seed: Annotated[int, typer.Option(help="of the arrivals")] = 17,
     seconds: Annotated[float, typer.Option(min=1.0)] = 15.0,
     warmup: Annotated[float, typer.Option(min=0.0)] = 2.0,
     max_error_rate: Annotated[float, typer.Option(min=0.0, max=1.0, help="exit 3 above it")] = 0.0,
@@ -194,13 +198,16 @@ def loadtest(
 ) -> None:
     """Load-test a served text model with Locust and check its answers. Exit 3 past a threshold."""
     from lwc import render
-    from lwc.serving.loadtest.run import check_thresholds, run_loadtest
+    from lwc.serving.loadtest.endpoint import connect
+    from lwc.serving.loadtest.run import CLOSED_LOOP_USERS, OPEN_LOOP_USERS, Load, check_thresholds, run_loadtest
+    from lwc.serving.loadtest.samples import read_samples
 
-    result = run_loadtest(
-        url=url, protocol=protocol, model=model, samples_path=samples, users=users, seconds=seconds,
-        warmup_seconds=warmup, out=out, min_requests=min_requests,
-    )  # fmt: skip
-    failures = check_thresholds(result, max_error_rate, max_p95_ms)
+    load = Load(
+        users or (CLOSED_LOOP_USERS if rate is None else OPEN_LOOP_USERS), seconds, warmup, rate, arrivals, seed
+    )
+    endpoint = connect(url, protocol, model)
+    result = run_loadtest(endpoint, load, read_samples(samples), out, min_requests)
+    failures = check_thresholds(result, max_error_rate, max_p95_ms, rate_tolerance)
     if as_json:
         _print_json(result)
     render.loadtest(result)

@@ -484,7 +484,13 @@ class Package(Section):
 
 
 class Verify(Section):
-    users: Positive = 4
+    users: Positive | None = Field(default=None, description="by default 4; with rate 64 connections")
+    rate: Annotated[float, Field(gt=0.0)] | None = Field(
+        default=None,
+        description="requests/s that arrive, answered or not (open loop); by default users wait for answers",
+    )
+    arrivals: Literal["poisson", "constant"] = "poisson"
+    rate_tolerance: Fraction = Field(default=0.05, description="share of rate that may go unanswered before it is told")
     seconds: Annotated[float, Field(ge=1.0)] = 15.0
     warmup_seconds: Annotated[float, Field(ge=0.0)] = 2.0
     protocols: tuple[Literal["http", "grpc"], ...] = Field(default=("http", "grpc"), min_length=1)

@@ -12,7 +12,8 @@ import pandas as pd
 
 from lwc.errors import DataError
 from lwc.recipe import Recipe
-from lwc.serving.loadtest.run import run_loadtest
+from lwc.serving.loadtest.endpoint import connect
+from lwc.serving.loadtest.run import CLOSED_LOOP_USERS, OPEN_LOOP_USERS, Load, check_thresholds, run_loadtest
 from lwc.serving.loadtest.samples import Sample, write_samples
 from lwc.serving.server import TritonServer
 
@@ -68,24 +69,26 @@ def verify(
     out.mkdir(parents=True, exist_ok=True)
     samples_path = out / "samples.parquet"
     write_samples(samples, samples_path)
+    open_loop = settings.rate is not None
+    load = Load(
+        users=settings.users or (OPEN_LOOP_USERS if open_loop else CLOSED_LOOP_USERS),
+        seconds=settings.seconds,
+        warmup_seconds=settings.warmup_seconds,
+        rate=settings.rate,
+        arrivals=settings.arrivals,
+        seed=recipe.seed,
+    )
     serving: dict[str, Any] = {}
     with TritonServer(repository, startup_seconds=settings.startup_seconds) as server:
         try:
             for protocol in settings.protocols:
-                result = run_loadtest(
-                    url=server.http_url if protocol == "http" else server.grpc_url,
-                    protocol=protocol,
-                    model=model_name,
-                    samples_path=samples_path,
-                    users=settings.users,
-                    seconds=settings.seconds,
-                    warmup_seconds=settings.warmup_seconds,
-                    out=out,
-                    min_requests=settings.min_requests,
-                    label_names=names,
-                    progress=progress,
-                )
+                url = server.http_url if protocol == "http" else server.grpc_url
+                endpoint = connect(url, protocol, model_name)
+                result = run_loadtest(endpoint, load, samples, out, settings.min_requests, names, progress)
                 serving[protocol] = result
+                shortfall = check_thresholds(result, rate_tolerance=settings.rate_tolerance)
+                if shortfall:
+                    result["shortfall"] = shortfall[0]
                 served = result["served"]
                 if not served["covered_all"]:
                     served["note"] = (

@@ -3,11 +3,12 @@
 Run as a script: ``fake_triton.py <settings.json>``; prints one JSON line with the ports when it listens.
 Its answer to a text: ``settings["answers"][text]``, else the first class. ``fail_every``, ``wrong_every``,
 ``nan_every``: the n-th, 2n-th, ... request (after the first ``after``) goes wrong. ``delay_s``: before each answer;
-``stall_s``: once, at the ``stall_at``-th request.
+``stall_s``: once, at the ``stall_at``-th request; ``one_at_a_time``: the others wait.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import struct
@@ -44,7 +45,8 @@ def answer(raw: bytes) -> tuple[bytes, bytes]:
     elif "stall_at" in S:
         with STALL:
             pass
-    time.sleep(S.get("delay_s", 0.002))
+    with STALL if S.get("one_at_a_time") else contextlib.nullcontext():
+        time.sleep(S.get("delay_s", 0.002))
     label = S["answers"].get(text, NAMES[0])
     if S.get("fail_every") and number % S["fail_every"] == 0:
         raise Refused("planted failure")

@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 import os
 import struct
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
 import gevent
+import gevent.queue
 import locust.stats
 from locust import FastHttpUser, User, constant, events
 from locust.exception import StopUser
 
 from lwc.serving.loadtest import wire
-from lwc.serving.loadtest.recorder import Recorder, Ticket
+from lwc.serving.loadtest.arrivals import arrival_times
+from lwc.serving.loadtest.recorder import Recorder, Ticket, write_records
 
 SETTINGS: dict[str, Any] = json.loads(Path(os.environ["LWC_LOADTEST"]).read_text(encoding="utf-8"))
 TEXTS: list[str] = SETTINGS["texts"]
@@ -28,7 +31,10 @@ LABELS: set[str] | None = set(SETTINGS["labels"]) if SETTINGS["labels"] else Non
 TIMEOUT_S: float = SETTINGS["timeout_s"]
 CSV_TICK_S = 0.5
 locust.stats.CSV_STATS_INTERVAL_SEC = CSV_TICK_S
-RECORDER = Recorder(samples=len(TEXTS), rate=SETTINGS["rate"])
+RATE: float | None = SETTINGS["rate"]
+RECORDER = Recorder(samples=len(TEXTS))
+# Open loop: requests that are due and wait for a free user. None ends every user that finds it.
+DUE: gevent.queue.SimpleQueue[Ticket | None] = gevent.queue.SimpleQueue()
 
 
 def check_label(answer: wire.Answer) -> str:
@@ -39,15 +45,11 @@ def check_label(answer: wire.Answer) -> str:
 
 
 def next_ticket() -> Ticket:
-    """Take the next sample and wait until it is due."""
-    ticket = RECORDER.take()
+    """The next request: at once in a closed loop, when one is due in an open loop."""
+    ticket = RECORDER.take() if RATE is None else DUE.get()
     if ticket is None:
+        DUE.put(None)
         raise StopUser
-    wait = ticket.started - RECORDER.clock()
-    if wait > 0:
-        gevent.sleep(wait)
-    if RECORDER.phase == "stop" or (RECORDER.phase == "measure") != ticket.measured:
-        return next_ticket()
     RECORDER.send(ticket)
     return ticket
 
@@ -174,26 +176,44 @@ def on_init(environment: Any, runner: Any, web_ui: Any) -> None:
 
 def on_spawned(user_count: int) -> None:
     """Start the clock when every user is there, so that ramp-up is not measured."""
-    if RECORDER.phase == "warmup" and not RECORDER.began:
-        gevent.spawn(timeline)
+    if not STARTED:
+        STARTED.append(gevent.spawn(timeline))
 
 
 def timeline() -> None:
-    """Warm up, measure, stop."""
+    """Warm up, measure, let what was due be answered, stop."""
     environment = ENVIRONMENT[0]
-    gevent.sleep(SETTINGS["warmup_seconds"])
-    environment.stats.reset_all()
-    RECORDER.measure()
-    gevent.sleep(SETTINGS["seconds"])
-    RECORDER.stop()
-    deadline = RECORDER.clock() + TIMEOUT_S
-    while RECORDER.pending and RECORDER.clock() < deadline:
-        gevent.sleep(0.02)
-    # Locust's CSV files hold what the last tick wrote, so the figures of the drain need one more tick.
-    gevent.sleep(1.5 * CSV_TICK_S)
-    environment.runner.quit()
+    try:
+        load(SETTINGS["warmup_seconds"], SETTINGS["seed"] + 1)
+        environment.stats.reset_all()
+        RECORDER.measure()
+        cpu = time.process_time()
+        load(SETTINGS["seconds"], SETTINGS["seed"])
+        RECORDER.stop()
+        MEASURED["cpu_s"] = time.process_time() - cpu
+        deadline = RECORDER.clock() + TIMEOUT_S
+        while RECORDER.pending and RECORDER.clock() < deadline:
+            gevent.sleep(0.02)
+        # Locust's CSV files hold what the last tick wrote, so the figures of the drain need one more tick.
+        gevent.sleep(1.5 * CSV_TICK_S)
+    finally:
+        DUE.put(None)
+        environment.runner.quit()
 
 
+def load(seconds: float, seed: int) -> None:
+    """Let the users send for ``seconds``; in an open loop, make each request due at its time, answered or not."""
+    begin = RECORDER.clock()
+    if RATE is not None:
+        for at in arrival_times(RATE, seconds, SETTINGS["arrivals"], seed):
+            # Also where it is late: sleeping 0 s lets the users run.
+            gevent.sleep(max(0.0, begin + at - RECORDER.clock()))
+            DUE.put(RECORDER.take(due=begin + at))
+    gevent.sleep(max(0.0, begin + seconds - RECORDER.clock()))
+
+
+MEASURED: dict[str, Any] = {}
+STARTED: list[Any] = []
 ENVIRONMENT: list[Any] = []
 
 
@@ -205,7 +225,7 @@ def on_start(environment: Any) -> None:
 def on_quitting(environment: Any) -> None:
     """Write the records; only then is the exit status 0."""
     RECORDER.stop()
-    RECORDER.write(Path(SETTINGS["records"]))
+    write_records({**RECORDER.as_json(), **MEASURED}, Path(SETTINGS["records"]))
     environment.process_exit_code = 0
 
 

@@ -1,0 +1,64 @@
+"""The parts of the report that explain a load test: how the server was loaded, and where the time went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lwc.report.document import Figure, Paragraph, Section, Table
+from lwc.report.formats import number, percent
+
+
+def load_words(measured: Mapping[str, Any]) -> str:
+    """How one load test loaded the server, in a few words."""
+    users = number(measured.get("users"))
+    if measured.get("load") != "open_loop":
+        return f"{users} users, each waiting for its answer (closed loop)"
+    return (
+        f"{number(measured.get('target_rps'), 1)} requests/s whether answered or not (open loop), "
+        f"over {users} connections, latency from when a request was due"
+    )
+
+
+def serving_section(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Section:
+    """What was measured at the served endpoint, and where the time went."""
+    serving = report["serving"]
+    measured = {k: v for k, v in (serving or {}).items() if isinstance(v, Mapping) and "requests" in v}
+    if not measured:
+        text = "Serving was not run: latency under load, throughput, errors and served accuracy are not measured."
+        return Section("Serving", [Paragraph(text)])
+    rows = []
+    for name, one in measured.items():
+        latency, served = one.get("latency_ms") or {}, one.get("served") or {}
+        rows.append(
+            (
+                name,
+                number(one.get("requests")),
+                f"{number(one.get('errors'))} ({percent(one.get('error_rate'), 2)})",
+                number(one.get("throughput_rps"), 1),
+                *(number(latency.get(q), 1) for q in ("p50", "p95", "p99")),
+                number(served.get("accuracy")),
+                number(served.get("offline_accuracy")),
+                number(served.get("macro_f1")),
+                percent(served.get("matches_offline"), 2),
+                number(served.get("n")),
+            )
+        )
+    header = (
+        "protocol", "requests", "errors", "requests/s", "p50 ms", "p95 ms", "p99 ms",
+        "served accuracy", "offline accuracy", "served macro-F1", "equal to offline", "texts",
+    )  # fmt: skip
+    verify = report["recipe"]["resolved"]["verify"]
+    caption = (
+        f"Triton server on this machine, test-split texts in, labels out; {load_words(next(iter(measured.values())))}, "
+        f"{verify['seconds']:g} s after {verify['warmup_seconds']:g} s of warm-up. The load generator shares the cores."
+    )
+    blocks: list[Paragraph | Table | Figure] = [Table(header, tuple(rows), caption)]
+    for name, one in measured.items():
+        if (one.get("served") or {}).get("note"):
+            blocks.append(Paragraph(f"{name}: {one['served']['note']}."))
+        if one.get("shortfall"):
+            blocks.append(Paragraph(f"{name}: {one['shortfall']}.", "bad"))
+    if "latency" in figures:
+        blocks.append(figures["latency"])
+    return Section("Serving", blocks)

@@ -1,0 +1,64 @@
+"""The served model a load test talks to: address, protocol and model name, checked before anything is sent."""
+
+from __future__ import annotations
+
+import re
+import socket
+from dataclasses import dataclass
+from typing import Literal, get_args
+from urllib.parse import urlsplit
+
+from lwc.errors import USAGE, RecipeError, ServingError
+
+Protocol = Literal["http", "grpc"]
+CONNECT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A model at a server that listens. ``address`` is ``host:port``."""
+
+    address: str
+    protocol: Protocol
+    model: str
+
+
+def connect(url: str, protocol: Protocol, model: str) -> Endpoint:
+    """The endpoint at ``url``, which is ``http://host:port`` or ``host:port``.
+
+    Raises:
+        RecipeError: protocol, URL or model name are wrong.
+        ServingError: nothing listens there.
+    """
+    if protocol not in get_args(Protocol):
+        raise RecipeError(f"{protocol!r} is not a protocol: it is http or grpc")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", model):
+        raise RecipeError(f"{model!r} is not a model name", "use letters, digits, '.', '_' and '-'")
+    address = parse_address(url, "http://127.0.0.1:8000" if protocol == "http" else "127.0.0.1:8001")
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ServingError(
+            f"nothing answers at {address}: {error}", "start the server (lwc serve) or check the address", USAGE
+        ) from error
+    return Endpoint(address, protocol, model)
+
+
+def parse_address(url: str, example: str) -> str:
+    """``host:port`` of a URL; a bare ``host:port`` is taken as it is.
+
+    Raises:
+        RecipeError: it is no address of a server; the hint shows ``example``.
+    """
+    parts = urlsplit(url if "://" in url else f"//{url}")
+    if parts.scheme not in ("", "http", "grpc"):
+        raise RecipeError(f"{url}: {parts.scheme}:// is not supported", "use http://host:port or host:port")
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise RecipeError(f"{url}: {error}") from error
+    if not parts.hostname or port is None or parts.path not in ("", "/") or parts.query or parts.username:
+        raise RecipeError(f"{url!r} is not the address of a server", f"give host and port, like {example}")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{host}:{port}"
