@@ -182,6 +182,7 @@ def loadtest(
     samples: Annotated[Path, typer.Argument(help="texts with labels: a run's verify/samples.parquet, or CSV/JSONL")],
     model: Annotated[str, typer.Option(help="served model that takes text")],
     url: Annotated[str, typer.Option(help="host:port of the server")] = "127.0.0.1:8000",
+    metrics_url: Annotated[Optional[str], typer.Option(help="host:port of its metrics")] = None,  # noqa: UP045
     protocol: Annotated[Literal["http", "grpc"], typer.Option(help="wire protocol")] = "http",
     users: Annotated[Optional[int], typer.Option(min=1, help="4; with --rate 64 connections")] = None,  # noqa: UP045
     rate: Annotated[Optional[float], typer.Option(help="requests/s, answered or not (open loop)")] = None,  # noqa: UP045
@@ -205,7 +206,7 @@ def loadtest(
     load = Load(
         users or (CLOSED_LOOP_USERS if rate is None else OPEN_LOOP_USERS), seconds, warmup, rate, arrivals, seed
     )
-    endpoint = connect(url, protocol, model)
+    endpoint = connect(url, protocol, model, metrics_url)
     result = run_loadtest(endpoint, load, read_samples(samples), out, min_requests)
     failures = check_thresholds(result, max_error_rate, max_p95_ms, rate_tolerance)
     if as_json:

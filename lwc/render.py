@@ -200,6 +200,8 @@ def loadtest(result: Mapping[str, Any]) -> None:
         f" errors {result['errors']} ({result['error_rate']:.2%}); {shown};"
         f" served accuracy {_number(served['accuracy'])} on {served['n']} texts"
     )
+    for sentence in result["why"]:
+        note(f"  {sentence}")
 
 
 def doctor_table(checks: Sequence[Any]) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 from lwc.report.document import Figure, Paragraph, Section, Table
 from lwc.report.formats import number, percent
 
+_PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
+
 
 def load_words(measured: Mapping[str, Any]) -> str:
     """How one load test loaded the server, in a few words."""
@@ -18,6 +20,31 @@ def load_words(measured: Mapping[str, Any]) -> str:
         f"{number(measured.get('target_rps'), 1)} requests/s whether answered or not (open loop), "
         f"over {users} connections, latency from when a request was due"
     )
+
+
+def server_table(measured: Mapping[str, Mapping[str, Any]]) -> Table | None:
+    """Triton's own counters by protocol and model, None where they were not read."""
+    rows = tuple(
+        (
+            protocol,
+            model,
+            number(counts["requests"]),
+            number(counts["mean_batch"], 2),
+            *(number(counts[f"{part}_ms"], 2) for part in _PARTS),
+            number(counts["request_ms"], 2),
+        )
+        for protocol, one in measured.items()
+        for model, counts in ((one.get("server") or {}).get("models") or {}).items()
+    )
+    header = (
+        "protocol", "model", "requests", "texts an execution", "queue ms", "input ms", "compute ms", "output ms",
+        "in the server ms",
+    )  # fmt: skip
+    caption = (
+        "Triton's counters over the measured window, mean per request of that model. The text model computes while the "
+        "token model it calls does; what the latency has beyond its time in the server is client, network and protocol."
+    )
+    return Table(header, rows, caption) if rows else None
 
 
 def serving_section(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Section:
@@ -57,8 +84,13 @@ def serving_section(report: Mapping[str, Any], figures: Mapping[str, Figure]) ->
     for name, one in measured.items():
         if (one.get("served") or {}).get("note"):
             blocks.append(Paragraph(f"{name}: {one['served']['note']}."))
+        for sentence in one.get("why") or ():
+            blocks.append(Paragraph(f"{name}: {sentence}."))
         if one.get("shortfall"):
             blocks.append(Paragraph(f"{name}: {one['shortfall']}.", "bad"))
+    times = server_table(measured)
+    if times is not None:
+        blocks.append(times)
     if "latency" in figures:
         blocks.append(figures["latency"])
     return Section("Serving", blocks)

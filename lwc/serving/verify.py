@@ -83,7 +83,7 @@ def verify(
         try:
             for protocol in settings.protocols:
                 url = server.http_url if protocol == "http" else server.grpc_url
-                endpoint = connect(url, protocol, model_name)
+                endpoint = connect(url, protocol, model_name, server.metrics_url)
                 result = run_loadtest(endpoint, load, samples, out, settings.min_requests, names, progress)
                 serving[protocol] = result
                 shortfall = check_thresholds(result, rate_tolerance=settings.rate_tolerance)

@@ -4,6 +4,7 @@ Run as a script: ``fake_triton.py <settings.json>``; prints one JSON line with t
 Its answer to a text: ``settings["answers"][text]``, else the first class. ``fail_every``, ``wrong_every``,
 ``nan_every``: the n-th, 2n-th, ... request (after the first ``after``) goes wrong. ``delay_s``: before each answer;
 ``stall_s``: once, at the ``stall_at``-th request; ``one_at_a_time``: the others wait.
+``/metrics`` of the HTTP port counts what was answered; ``no_metrics`` closes it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 S: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
 NAMES: list[str] = S["names"]
 COUNT = itertools.count(1)
-STALL = threading.Lock()
+STALL, COUNTING = threading.Lock(), threading.Lock()
+ANSWERED = [0]
 
 
 class Refused(Exception):
@@ -55,8 +57,26 @@ def answer(raw: bytes) -> tuple[bytes, bytes]:
     scores = [1.0 if name == label else -1.0 for name in NAMES]
     if S.get("nan_every") and number % S["nan_every"] == 0:
         scores[0] = float("nan")
+    with COUNTING:
+        ANSWERED[0] += 1
     out = S.get("rename", {}).get(label, label).encode("utf-8")
     return struct.pack("<I", len(out)) + out, struct.pack(f"<{len(scores)}f", *scores)
+
+
+def metrics() -> str:
+    """Counters as Triton writes them: two texts an execution; per request 3 ms queue, 1 + 5 + 0.5 ms computing."""
+    done = ANSWERED[0]
+    values = {
+        "request_success": done, "count": done, "exec_count": done // 2, "request_duration_us": 9500 * done,
+        "queue_duration_us": 3000 * done, "compute_input_duration_us": 1000 * done,
+        "compute_infer_duration_us": 5000 * done, "compute_output_duration_us": 500 * done,
+    }  # fmt: skip
+    lines = []
+    for name, value in values.items():
+        lines += [f"# HELP nv_inference_{name} words", f"# TYPE nv_inference_{name} counter"]
+        # A model that nobody calls has counters too.
+        lines += [f'nv_inference_{name}{{model="{m}",version="1"}} {v}' for m, v in ((S["model"], value), ("idle", 7))]
+    return "\n".join([*lines, "# TYPE nv_cpu_utilization gauge", "nv_cpu_utilization 0.5", ""])
 
 
 class Http(BaseHTTPRequestHandler):
@@ -88,6 +108,12 @@ class Http(BaseHTTPRequestHandler):
         ]
         head = json.dumps({"model_name": S["model"], "outputs": outputs}).encode()
         self.reply(200, head + label + scores, len(head))
+
+    def do_GET(self) -> None:
+        if self.path == "/metrics" and not S.get("no_metrics"):
+            self.reply(200, metrics().encode(), None)
+        else:
+            self.reply(404, b'{"error": "nothing here"}', None)
 
     def reply(self, status: int, body: bytes, split: int | None) -> None:
         self.send_response(status)

@@ -56,16 +56,18 @@ def load(
     model: str = "m",
     min_requests: int = 31,
     names: list[str] | None = NAMES,
+    metrics_url: str | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
     settings = Load(**{"users": 4, "seconds": 1.2, "warmup_seconds": 0.3, **changes})
-    return run_loadtest(connect(url, protocol, model), settings, SAMPLES, folder / "out", min_requests, names)
+    endpoint = connect(url, protocol, model, metrics_url)
+    return run_loadtest(endpoint, settings, SAMPLES, folder / "out", min_requests, names)
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_healthy_server_is_measured_and_every_answer_checked(tmp_path: Path, protocol: str) -> None:
     with fake_server(tmp_path, delay_s=0.05) as urls:
-        result = load(tmp_path, urls[protocol], protocol, users=8)
+        result = load(tmp_path, urls[protocol], protocol, users=8, metrics_url=urls["http"])
     served = result["served"]
     assert result["errors"] == 0
     assert served["covered_all"]
@@ -85,6 +87,17 @@ def test_healthy_server_is_measured_and_every_answer_checked(tmp_path: Path, pro
     for name in (f"locust_{protocol}.html", f"locust_{protocol}_stats.csv", f"locust_{protocol}.log"):
         assert (out / name).stat().st_size > 0
     assert result["warmup"]["requests"] > 0
+    server = result["server"]
+    assert list(server["models"]) == ["m"], "a model that answered nothing is no row"
+    counted = server["models"]["m"]
+    # The counters are read when the window begins and ends: without the warm-up, without the drain.
+    assert abs(counted["requests"] - result["throughput_rps"] * result["window_s"]) <= 16
+    assert counted["queue_ms"] == pytest.approx(3.0)
+    assert counted["mean_batch"] == pytest.approx(2.0, rel=0.1)
+    mean = server["mean_ms"]
+    assert (mean["queue"], mean["compute"]) == pytest.approx((3.0, 6.5))
+    assert mean["total"] == pytest.approx(sum(v for k, v in mean.items() if k != "total"))
+    assert "3.0 in the queue" in result["why"][0]
     # Locust's own CSV, too, is without the warm-up, but for what was on its way when that ended: one a user.
     row = (out / f"locust_{protocol}_stats.csv").read_text().splitlines()[-1].split(",")
     assert abs(int(row[2]) - result["requests"]) <= 8
@@ -143,6 +156,15 @@ def test_scheduled_load_shows_a_stall_that_a_closed_loop_hides(tmp_path: Path) -
     assert scheduled["latency_ms"]["p95"] > 250.0
     assert scheduled["wait_ms"]["p95"] > 150.0, "both connections were stalled, so that requests waited for one"
     assert closed["wait_ms"]["p95"] < 5.0
+
+
+def test_closed_metrics_are_said_before_anything_is_sent(tmp_path: Path) -> None:
+    with fake_server(tmp_path, no_metrics=True) as urls:
+        with pytest.raises(ServingError, match="metrics cannot be read") as caught:
+            load(tmp_path, urls["http"], "http", metrics_url=urls["http"])
+        assert load(tmp_path, urls["http"], "http")["server"] is None
+    assert caught.value.exit_code == 2
+    assert "--metrics-url" in caught.value.hint
 
 
 def test_nothing_listening_is_said_at_once(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ class FakeTriton:
         assert self.child.stdout is not None
         ports = json.loads(self.child.stdout.readline())
         self.http_url, self.grpc_url = f"http://127.0.0.1:{ports['http']}", f"127.0.0.1:{ports['grpc']}"
+        self.metrics_url = self.http_url
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None) -> None:
@@ -95,6 +96,8 @@ def test_both_protocols_equal_offline(tmp_path: Path, monkeypatch: pytest.Monkey
         assert served["label_names"] == NAMES
         assert served["confusion"] == [[8, 4], [0, 12]]
         assert (out / f"latencies_{protocol}.npy").is_file()
+        assert result["server"]["models"]["m"]["queue_ms"] == pytest.approx(3.0)
+        assert "computing" in result["why"][0]
     assert json.loads((out / "serving.json").read_text(encoding="utf-8")) == serving
     assert (out / "server.log").is_file()
     assert len(said) == 4

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 from lwc.errors import USAGE, RecipeError, ServingError
+from lwc.serving.metrics import parse_counts, read_page
 
 Protocol = Literal["http", "grpc"]
 CONNECT_SECONDS = 5.0
@@ -16,19 +17,20 @@ CONNECT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A model at a server that listens. ``address`` is ``host:port``."""
+    """A model at a server that listens. ``address`` and ``metrics`` (where known) are ``host:port``."""
 
     address: str
     protocol: Protocol
     model: str
+    metrics: str | None = None
 
 
-def connect(url: str, protocol: Protocol, model: str) -> Endpoint:
-    """The endpoint at ``url``, which is ``http://host:port`` or ``host:port``.
+def connect(url: str, protocol: Protocol, model: str, metrics_url: str | None = None) -> Endpoint:
+    """The endpoint at ``url``, which is ``http://host:port`` or ``host:port``; ``metrics_url`` likewise.
 
     Raises:
         RecipeError: protocol, URL or model name are wrong.
-        ServingError: nothing listens there.
+        ServingError: nothing listens there, or the metrics cannot be read.
     """
     if protocol not in get_args(Protocol):
         raise RecipeError(f"{protocol!r} is not a protocol: it is http or grpc")
@@ -42,7 +44,11 @@ def connect(url: str, protocol: Protocol, model: str) -> Endpoint:
         raise ServingError(
             f"nothing answers at {address}: {error}", "start the server (lwc serve) or check the address", USAGE
         ) from error
-    return Endpoint(address, protocol, model)
+    metrics = None
+    if metrics_url is not None:
+        metrics = parse_address(metrics_url.removesuffix("/metrics"), "127.0.0.1:8002")
+        parse_counts(read_page(metrics), metrics)
+    return Endpoint(address, protocol, model, metrics)
 
 
 def parse_address(url: str, example: str) -> str:

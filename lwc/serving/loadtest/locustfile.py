@@ -22,6 +22,7 @@ from locust.exception import StopUser
 from lwc.serving.loadtest import wire
 from lwc.serving.loadtest.arrivals import arrival_times
 from lwc.serving.loadtest.recorder import Recorder, Ticket, write_records
+from lwc.serving.metrics import read_page
 
 SETTINGS: dict[str, Any] = json.loads(Path(os.environ["LWC_LOADTEST"]).read_text(encoding="utf-8"))
 TEXTS: list[str] = SETTINGS["texts"]
@@ -32,6 +33,7 @@ TIMEOUT_S: float = SETTINGS["timeout_s"]
 CSV_TICK_S = 0.5
 locust.stats.CSV_STATS_INTERVAL_SEC = CSV_TICK_S
 RATE: float | None = SETTINGS["rate"]
+METRICS: str | None = SETTINGS["metrics"]
 RECORDER = Recorder(samples=len(TEXTS))
 # Open loop: requests that are due and wait for a free user. None ends every user that finds it.
 DUE: gevent.queue.SimpleQueue[Ticket | None] = gevent.queue.SimpleQueue()
@@ -185,12 +187,14 @@ def timeline() -> None:
     environment = ENVIRONMENT[0]
     try:
         load(SETTINGS["warmup_seconds"], SETTINGS["seed"] + 1)
+        before = read_page(METRICS) if METRICS else None
         environment.stats.reset_all()
         RECORDER.measure()
         cpu = time.process_time()
         load(SETTINGS["seconds"], SETTINGS["seed"])
         RECORDER.stop()
-        MEASURED["cpu_s"] = time.process_time() - cpu
+        after = read_page(METRICS) if METRICS else None
+        MEASURED.update(cpu_s=time.process_time() - cpu, metrics=[before, after] if METRICS else None)
         deadline = RECORDER.clock() + TIMEOUT_S
         while RECORDER.pending and RECORDER.clock() < deadline:
             gevent.sleep(0.02)

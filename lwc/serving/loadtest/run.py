@@ -7,7 +7,7 @@ one. The records it wrote decide; no records, or a status that says they are not
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ import numpy as np
 from lwc.errors import GATE_FAILED, RecipeError, ServingError
 from lwc.serving.loadtest.arrivals import Arrivals
 from lwc.serving.loadtest.endpoint import Endpoint
+from lwc.serving.loadtest.explain import explain
 from lwc.serving.loadtest.process import check_installed, run_locust
 from lwc.serving.loadtest.samples import Sample
 from lwc.serving.loadtest.summary import latencies_ms, summarise
+from lwc.serving.metrics import breakdown, parse_counts, server_times
 
 CLOSED_LOOP_USERS = 4
 # Connections of an open loop: enough that a busy server, not a lack of them, makes requests wait.
@@ -110,6 +112,7 @@ def measure(
         "protocol": endpoint.protocol,
         "url": f"http://{endpoint.address}" if endpoint.protocol == "http" else endpoint.address,
         "model": endpoint.model,
+        "metrics": endpoint.metrics,
         "texts": [sample.text for sample in samples],
         "labels": list(label_names) if label_names is not None else None,
         "classes": len(label_names) if label_names is not None else None,
@@ -123,7 +126,19 @@ def measure(
     records = run_locust(settings, load.users, out)
     np.save(out / f"latencies_{endpoint.protocol}.npy", latencies_ms(records), allow_pickle=False)
     figures = summarise(records, samples, label_names, load.rate, load.seconds)
-    return {"protocol": endpoint.protocol, "model": endpoint.model, "users": load.users, **figures}
+    server = None if endpoint.metrics is None else _server(endpoint, figures, records["metrics"])
+    result = {"protocol": endpoint.protocol, "model": endpoint.model, "users": load.users, **figures, "server": server}
+    return {**result, "why": explain(result)}
+
+
+def _server(endpoint: Endpoint, figures: Mapping[str, Any], pages: Sequence[str]) -> dict[str, Any]:
+    """What Triton counted in the measured window, and the mean latency split by it."""
+    before, after = (parse_counts(page, str(endpoint.metrics)) for page in pages)
+    models = server_times(before, after)
+    if endpoint.model not in models or "latency_ms" not in figures:
+        return {"models": models, "mean_ms": None}
+    latency, wait = figures["latency_ms"]["mean"], figures["wait_ms"]["mean"]
+    return {"models": models, "mean_ms": asdict(breakdown(latency, wait, models[endpoint.model]))}
 
 
 def error_causes(result: Mapping[str, Any]) -> str:
