@@ -204,6 +204,27 @@ def loadtest(result: Mapping[str, Any]) -> None:
         note(f"  {sentence}")
 
 
+def found_rates(found: Mapping[str, Any]) -> None:
+    """The highest rates that met an objective, and why there is no more."""
+    objective = f"p95 ≤ {found['objective']['max_p95_ms']:g} ms"
+    for name, one in found["models"].items():
+        if one["rate_rps"] is None:
+            note(f"FAIL {name}: no rate met {objective}: {one['steps'][-1]['missed_by'][0]}")
+            continue
+        p95, missed = one["p95_ms"], one["missed_rps"]
+        note(
+            f"{name}: {one['rate_rps']:.4g} requests/s meet {objective}"
+            f" (p95 {p95['low']:.1f}–{p95['high']:.1f} ms in {p95['n']} windows;"
+            f" {'no higher rate was tried' if missed is None else f'{missed:.4g}/s miss it'})"
+        )
+        for sentence in one["why"]:
+            note(f"  {sentence}")
+    if found["ratio"] is not None:
+        ratio = {key: "?" if value is None else f"{value:.2f}" for key, value in found["ratio"].items()}
+        first, second = found["models"]
+        note(f"{first} ÷ {second}: {ratio['value']}× the rate ({ratio['low']}–{ratio['high']})")
+
+
 def doctor_table(checks: Sequence[Any]) -> None:
     """Findings with the fix for each lack."""
     for check in checks:
