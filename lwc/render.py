@@ -125,6 +125,9 @@ def quality_table(report: Mapping[str, Any]) -> None:
             f" p95 {latency['p95']:.1f} ms, p99 {latency['p99']:.1f} ms, errors {measured['errors']},"
             f" served accuracy {measured['served']['accuracy']:.3f}"
         )
+        if measured.get("limit"):
+            models = {name: measured["limit"][name] for name in ("compressed", "base") if measured["limit"][name]}
+            found_rates({**measured["limit"], "models": models})
 
 
 def gates_table(gates: Sequence[Mapping[str, Any]]) -> None:
@@ -215,7 +218,8 @@ def found_rates(found: Mapping[str, Any]) -> None:
         note(
             f"{name}: {one['rate_rps']:.4g} requests/s meet {objective}"
             f" (p95 {p95['low']:.1f}–{p95['high']:.1f} ms in {p95['n']} windows;"
-            f" {'no higher rate was tried' if missed is None else f'{missed:.4g}/s miss it'})"
+            f" {'no higher rate was tried' if missed is None else f'{missed:.4g}/s miss it'};"
+            f" windows disagreed at {one['rates_in_doubt']} of {one['rates_tried']} rates)"
         )
         for sentence in one["why"]:
             note(f"  {sentence}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lwc.report.document import Figure, Paragraph, Section, Table
-from lwc.report.formats import number, percent
+from lwc.report.formats import number, percent, ratio
 
 _PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
 
@@ -45,6 +45,52 @@ def server_table(measured: Mapping[str, Mapping[str, Any]]) -> Table | None:
         "token model it calls does; what the latency has beyond its time in the server is client, network and protocol."
     )
     return Table(header, rows, caption) if rows else None
+
+
+def limit_blocks(limit: Mapping[str, Any]) -> list[Paragraph | Table]:
+    """The highest rates within the objective, and what they were limited by."""
+    objective = f"p95 ≤ {number(float(limit['objective']['max_p95_ms']), 1)} ms"
+    models = {name: limit[name] for name in ("compressed", "base") if limit[name] is not None}
+    rows = tuple(
+        (
+            name,
+            number(one["rate_rps"], 1) if one["rate_rps"] is not None else "none met it",
+            number(one["missed_rps"], 1),
+            _spread(one["p95_ms"]),
+            _spread(one["achieved_rps"]),
+            number(len(one["steps"])),
+            f"{number(one['rates_in_doubt'])} of {number(one['rates_tried'])}",
+        )
+        for name, one in models.items()
+    )
+    header = (
+        "model", f"highest rate with {objective}", "lowest that misses it", "p95 ms", "answered/s", "windows",
+        "rates in doubt",
+    )  # fmt: skip
+    caption = (
+        f"Highest rate of an open loop over {limit['protocol']} within {objective} and an error rate of at most "
+        f"{percent(limit['objective']['max_error_rate'], 2)}, latency from when a request was due; median "
+        "(lowest–highest) of the windows at that rate. A rate is in doubt where one window met the objective and another "
+        "missed it: near the limit, or where the machine is not quiet."
+    )
+    if len(models) == 2:
+        caption += " Both models stand in one server and are loaded for a window each in turn."
+    blocks: list[Paragraph | Table] = [Table(header, rows, caption)]
+    if limit["ratio"] is not None:
+        ends = [ratio(limit["ratio"][end]) for end in ("low", "high")]
+        blocks.append(
+            Paragraph(
+                f"The compressed model is served at {ratio(limit['ratio']['value'])} the rate of the base within the "
+                f"same objective (between {ends[0]} and {ends[1]}, by the rates that were missed)."
+            )
+        )
+    return blocks + [Paragraph(f"{name} at its rate: {why}.") for name, one in models.items() for why in one["why"]]
+
+
+def _spread(value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return number(None)
+    return f"{number(value['median'], 1)} ({number(value['low'], 1)}–{number(value['high'], 1)})"
 
 
 def serving_section(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Section:
@@ -93,4 +139,6 @@ def serving_section(report: Mapping[str, Any], figures: Mapping[str, Figure]) ->
         blocks.append(times)
     if "latency" in figures:
         blocks.append(figures["latency"])
+    for one in measured.values():
+        blocks += limit_blocks(one["limit"]) if one.get("limit") else []
     return Section("Serving", blocks)

@@ -135,6 +135,8 @@ def test_found_rates_and_their_ratio_are_those_of_the_queue(tmp_path: Path, monk
         assert one["p95_ms"]["n"] == 3
         assert one["p95_ms"]["high"] <= 50.0
         assert one["why"] == ["because"]
+        assert one["rates_in_doubt"] == 0
+        assert one["rates_tried"] == len({step["rate_rps"] for step in one["steps"]})
         assert [step["met"] for step in one["steps"][-3:]] == [True] * 3
         assert "p95 is" in next(step["missed_by"][0] for step in one["steps"] if not step["met"])
     assert found["ratio"]["low"] < 240.1 / 100.1 < found["ratio"]["high"]
@@ -147,6 +149,7 @@ def test_noise_shows_in_the_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     one = find_rates([A], Objective(50.0), Search(), LOAD, SAMPLES, tmp_path)["models"]["fast"]
     assert 190.0 < one["rate_rps"] < 275.0
     assert one["p95_ms"]["low"] < one["p95_ms"]["median"] < one["p95_ms"]["high"]
+    assert 0 < one["rates_in_doubt"] < one["rates_tried"]
 
 
 def test_low_rates_get_windows_long_enough_for_a_p95(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

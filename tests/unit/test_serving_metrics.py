@@ -9,7 +9,8 @@ import pytest
 pytest.importorskip("prometheus_client")
 
 from lwc.errors import ServingError
-from lwc.report.serving import load_words, server_table
+from lwc.report.document import Paragraph, Table
+from lwc.report.serving import limit_blocks, load_words, server_table
 from lwc.serving.loadtest.explain import explain
 from lwc.serving.metrics import breakdown, parse_counts, read_page, server_times
 
@@ -115,3 +116,27 @@ def test_the_report_shows_the_counters_and_how_the_server_was_loaded() -> None:
     assert server_table({"http": {"server": None}}) is None
     assert "120.0 requests/s whether answered or not" in load_words(one)
     assert "closed loop" in load_words({"load": "closed_loop", "users": 4})
+
+
+def test_the_report_sets_the_limits_side_by_side() -> None:
+    one = {
+        "rate_rps": 240.0, "missed_rps": 252.0, "p95_ms": {"median": 44.0, "low": 41.0, "high": 48.0},
+        "achieved_rps": None, "steps": [{}] * 12, "rates_in_doubt": 1, "rates_tried": 9, "why": ["computing"],
+    }  # fmt: skip
+    none = {**one, "rate_rps": None, "missed_rps": 10.0, "p95_ms": None, "why": []}
+    limit: dict[str, Any] = {"objective": {"max_p95_ms": 50.0, "max_error_rate": 0.0}, "protocol": "http"}
+    found = limit_blocks({**limit, "compressed": one, "base": none, "ratio": None})
+    table = found[0]
+    assert isinstance(table, Table)
+    assert table.rows[0] == ("compressed", "240.0", "252.0", "44.0 (41.0–48.0)", "not measured", "12", "1 of 9")
+    assert table.rows[1][1] == "none met it"
+    assert "in turn" in table.caption
+    assert [block.text for block in found[1:] if isinstance(block, Paragraph)] == ["compressed at its rate: computing."]
+    both = limit_blocks({**limit, "compressed": one, "base": one, "ratio": {"value": 2.4, "low": 2.2, "high": None}})
+    sentence = both[1]
+    assert isinstance(sentence, Paragraph)
+    assert "2.40× the rate" in sentence.text
+    assert "between 2.20× and not measured" in sentence.text
+    alone = limit_blocks({**limit, "compressed": one, "base": None, "ratio": None})[0]
+    assert isinstance(alone, Table)
+    assert "in turn" not in alone.caption
