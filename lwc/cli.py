@@ -179,10 +179,14 @@ def serve(
 
 @app.command()
 def loadtest(
-    samples: Annotated[Path, typer.Argument(help="texts with labels: a run's verify/samples.parquet, or CSV/JSONL")],
+    samples: Annotated[
+        Path,
+        typer.Argument(help="texts, with labels if the model gives any: a run's verify/samples.parquet, CSV, JSONL"),
+    ],
     model: Annotated[str, typer.Option(help="served model that takes text")],
     url: Annotated[str, typer.Option(help="host:port of the server")] = "127.0.0.1:8000",
     metrics_url: Annotated[Optional[str], typer.Option(help="host:port of its metrics")] = None,  # noqa: UP045
+    label_output: Annotated[Optional[str], typer.Option(help="output with the label")] = None,  # noqa: UP045
     protocol: Annotated[Literal["http", "grpc"], typer.Option(help="wire protocol")] = "http",
     users: Annotated[Optional[int], typer.Option(min=1, help="4; with --rate 64 connections")] = None,  # noqa: UP045
     rate: Annotated[Optional[float], typer.Option(help="requests/s, answered or not (open loop)")] = None,  # noqa: UP045
@@ -215,21 +219,22 @@ def loadtest(
     )  # fmt: skip
     if against is not None and not find_rate:
         raise RecipeError("--against compares the rates that --find-rate finds", "add --find-rate")
-    endpoint = connect(url, protocol, model, metrics_url)
+    endpoint = connect(url, protocol, model, metrics_url, label_output)
+    texts = read_samples(samples, labelled=endpoint.text.label is not None)
     if find_rate:
         if max_p95_ms is None:
             raise RecipeError("--find-rate needs the objective it must meet", "add --max-p95-ms")
         found = find_rates(
-            [endpoint, *([connect(url, protocol, against, metrics_url)] if against else [])],
+            [endpoint, *([connect(url, protocol, against, metrics_url, label_output)] if against else [])],
             Objective(max_p95_ms, max_error_rate, rate_tolerance),
             Search() if rate is None else Search(start=rate),
-            load, read_samples(samples), out, progress=render.note,
+            load, texts, out, progress=render.note,
         )  # fmt: skip
         if as_json:
             _print_json(found)
         render.found_rates(found)
         raise typer.Exit(OK if all(one["rate_rps"] for one in found["models"].values()) else GATE_FAILED)
-    result = run_loadtest(endpoint, load, read_samples(samples), out, min_requests)
+    result = run_loadtest(endpoint, load, texts, out, min_requests)
     failures = check_thresholds(result, max_error_rate, max_p95_ms, rate_tolerance)
     if as_json:
         _print_json(result)

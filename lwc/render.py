@@ -196,12 +196,15 @@ def trust_table(trust: Mapping[str, Any]) -> None:
 
 def loadtest(result: Mapping[str, Any]) -> None:
     """One load test's figures."""
-    latency, served = result["latency_ms"], result["served"]
+    latency, served = result["latency_ms"], result.get("served")
     shown = ", ".join(f"{name} {_number(latency[name], 1)} ms" for name in ("p50", "p95", "p99"))
+    answers = "no labels to check"
+    if served:
+        answers = f"served accuracy {_number(served['accuracy'])} on {served['n']} texts"
     console.print(
         f"{result['protocol']}: {result['requests']} requests, {result['throughput_rps']:.1f}/s,"
         f" errors {result['errors']} ({result['error_rate']:.2%}); {shown};"
-        f" served accuracy {_number(served['accuracy'])} on {served['n']} texts"
+        f" {answers}"
     )
     for sentence in result["why"]:
         note(f"  {sentence}")

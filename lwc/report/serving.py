@@ -70,8 +70,8 @@ def limit_blocks(limit: Mapping[str, Any]) -> list[Paragraph | Table]:
     caption = (
         f"Highest rate of an open loop over {limit['protocol']} within {objective} and an error rate of at most "
         f"{percent(limit['objective']['max_error_rate'], 2)}, latency from when a request was due; median "
-        "(lowest–highest) of the windows at that rate. A rate is in doubt where one window met the objective and another "
-        "missed it: near the limit, or where the machine is not quiet."
+        "(lowest–highest) of the windows at that rate. A rate is in doubt where one window met the objective and "
+        "another missed it: near the limit, or where the machine is not quiet."
     )
     if len(models) == 2:
         caption += " Both models stand in one server and are loaded for a window each in turn."

@@ -4,6 +4,7 @@ Run as a script: ``fake_triton.py <settings.json>``; prints one JSON line with t
 Its answer to a text: ``settings["answers"][text]``, else the first class. ``fail_every``, ``wrong_every``,
 ``nan_every``: the n-th, 2n-th, ... request (after the first ``after``) goes wrong. ``delay_s``: before each answer;
 ``stall_s``: once, at the ``stall_at``-th request; ``one_at_a_time``: the others wait.
+``input`` and ``label`` are other names of those tensors, ``tensors`` other metadata.
 ``/metrics`` of the HTTP port counts what was answered; ``no_metrics`` closes it.
 """
 
@@ -27,6 +28,14 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 S: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
 NAMES: list[str] = S["names"]
 COUNT = itertools.count(1)
+TEXT, LABEL = S.get("input", "text"), S.get("label", "label")
+TENSORS: dict[str, Any] = S.get("tensors") or {
+    "inputs": [{"name": TEXT, "datatype": "BYTES", "shape": [-1, 1]}],
+    "outputs": [
+        {"name": LABEL, "datatype": "BYTES", "shape": [-1, 1]},
+        {"name": "scores", "datatype": "FP32", "shape": [-1, len(NAMES)]},
+    ],
+}
 STALL, COUNTING = threading.Lock(), threading.Lock()
 ANSWERED = [0]
 
@@ -94,7 +103,8 @@ class Http(BaseHTTPRequestHandler):
         try:
             if self.path != f"/v2/models/{S['model']}/infer":
                 raise Refused("unknown model")
-            assert tensor["shape"] == [1, 1]
+            assert tensor["name"] == TENSORS["inputs"][0]["name"]
+            assert tensor["shape"] == [1] * len(TENSORS["inputs"][0]["shape"])
             assert tensor["datatype"] == "BYTES"
             assert tensor["parameters"]["binary_data_size"] == len(body) - split
             assert header["parameters"]["binary_data_output"] is True
@@ -104,13 +114,17 @@ class Http(BaseHTTPRequestHandler):
             return
         outputs = [
             {"name": n, "datatype": d, "shape": s, "parameters": {"binary_data_size": len(b)}}
-            for n, d, s, b in (("label", "BYTES", [1, 1], label), ("scores", "FP32", [1, len(NAMES)], scores))
+            for n, d, s, b in ((LABEL, "BYTES", [1, 1], label), ("scores", "FP32", [1, len(NAMES)], scores))
         ]
         head = json.dumps({"model_name": S["model"], "outputs": outputs}).encode()
         self.reply(200, head + label + scores, len(head))
 
     def do_GET(self) -> None:
-        if self.path == "/metrics" and not S.get("no_metrics"):
+        if self.path == f"/v2/models/{S['model']}":
+            self.reply(200, json.dumps({"name": S["model"], **TENSORS}).encode(), None)
+        elif self.path.startswith("/v2/models/"):
+            self.reply(404, b'{"error": "unknown model"}', None)
+        elif self.path == "/metrics" and not S.get("no_metrics"):
             self.reply(200, metrics().encode(), None)
         else:
             self.reply(404, b'{"error": "nothing here"}', None)
@@ -125,6 +139,15 @@ class Http(BaseHTTPRequestHandler):
 
 
 class Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):
+    def ModelMetadata(self, request: Any, context: Any) -> Any:
+        if request.name != S["model"]:
+            context.abort(grpc.StatusCode.NOT_FOUND, "unknown model")
+        response = service_pb2.ModelMetadataResponse(name=S["model"])
+        for side, listed in TENSORS.items():
+            for tensor in listed:
+                getattr(response, side).add(**tensor)
+        return response
+
     def ModelInfer(self, request: Any, context: Any) -> Any:
         try:
             if request.model_name != S["model"]:
@@ -133,7 +156,7 @@ class Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):
         except Refused as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         response = service_pb2.ModelInferResponse(model_name=S["model"])
-        response.outputs.add(name="label", datatype="BYTES", shape=[1, 1])
+        response.outputs.add(name=LABEL, datatype="BYTES", shape=[1, 1])
         response.outputs.add(name="scores", datatype="FP32", shape=[1, len(NAMES)])
         response.raw_output_contents.extend([label, scores])
         return response

@@ -26,8 +26,10 @@ from lwc.serving.loadtest.endpoint import Endpoint, connect
 from lwc.serving.loadtest.find_rate import Objective, find_rates, spread
 from lwc.serving.loadtest.run import Load
 from lwc.serving.loadtest.search import Limit, Search, bracket, confirm, take_turns
+from lwc.serving.loadtest.text_model import TextModel
 
-A, B = Endpoint("h:1", "http", "fast"), Endpoint("h:1", "http", "slow")
+TEXT = TextModel("text", (1, 1), ("label", "scores"), "label", "scores")
+A, B = (Endpoint("h:1", "http", name, TEXT) for name in ("fast", "slow"))
 
 
 def run(search: Any, meets: Callable[[float], bool]) -> tuple[Limit, list[float]]:

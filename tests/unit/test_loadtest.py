@@ -24,6 +24,7 @@ from lwc.serving.loadtest.recorder import Recorder
 from lwc.serving.loadtest.run import Load, check_thresholds, run_loadtest
 from lwc.serving.loadtest.samples import Sample, read_samples, write_samples
 from lwc.serving.loadtest.summary import summarise
+from lwc.serving.loadtest.text_model import Tensor, TextModel, text_model
 
 NAMES = ["great", "other", "naïve ☕"]
 # Offline is wrong about every fifth text: served accuracy must equal offline accuracy, not 1.
@@ -57,10 +58,11 @@ def load(
     min_requests: int = 31,
     names: list[str] | None = NAMES,
     metrics_url: str | None = None,
+    label_output: str | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
     settings = Load(**{"users": 4, "seconds": 1.2, "warmup_seconds": 0.3, **changes})
-    endpoint = connect(url, protocol, model, metrics_url)
+    endpoint = connect(url, protocol, model, metrics_url, label_output)
     return run_loadtest(endpoint, settings, SAMPLES, folder / "out", min_requests, names)
 
 
@@ -156,6 +158,55 @@ def test_scheduled_load_shows_a_stall_that_a_closed_loop_hides(tmp_path: Path) -
     assert scheduled["latency_ms"]["p95"] > 250.0
     assert scheduled["wait_ms"]["p95"] > 150.0, "both connections were stalled, so that requests waited for one"
     assert closed["wait_ms"]["p95"] < 5.0
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_model_that_lwc_did_not_make_is_asked_by_its_own_names(tmp_path: Path, protocol: str) -> None:
+    outputs = [
+        {"name": "category", "datatype": "BYTES", "shape": [1]},
+        {"name": "scores", "datatype": "FP32", "shape": [3]},
+    ]
+    tensors = {"inputs": [{"name": "review", "datatype": "BYTES", "shape": [-1]}], "outputs": outputs}
+    with fake_server(tmp_path, tensors=tensors, label="category", wrong_every=5) as urls:
+        blind = load(tmp_path, urls[protocol], protocol)
+        checked = load(tmp_path, urls[protocol], protocol, label_output="category")
+        with pytest.raises(RecipeError, match="no BYTES output 'label'; it has category BYTES, scores FP32"):
+            load(tmp_path, urls[protocol], protocol, label_output="label")
+    assert blind["errors"] == 0
+    assert "served" not in blind
+    assert blind["latency_ms"]["p50"] > 0
+    assert 0.6 < checked["served"]["matches_offline"] < 0.95
+
+
+TEXT_INPUT = Tensor("t", "BYTES", (-1, 1))
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        [],
+        [TEXT_INPUT, Tensor("n", "INT32", (1,))],
+        [Tensor("input_ids", "INT64", (-1, -1))],
+        [Tensor("pair", "BYTES", (-1, 2))],
+        [Tensor("scalar", "BYTES", ())],
+    ],
+)
+def test_models_that_do_not_take_one_text_are_one_clear_error(inputs: list[Tensor]) -> None:
+    with pytest.raises(RecipeError, match="one text to one BYTES input") as caught:
+        text_model("m", inputs, [Tensor("label", "BYTES", (-1, 1))])
+    assert all(tensor.name in caught.value.message for tensor in inputs)
+
+
+def test_what_a_model_is_asked_follows_from_its_description() -> None:
+    label, scores, more = Tensor("label", "BYTES", (1,)), Tensor("scores", "FP32", (3,)), Tensor("x", "INT8", (3,))
+    assert text_model("m", [TEXT_INPUT], [label, scores, more]) == TextModel(
+        "t", (1, 1), ("label", "scores"), "label", "scores"
+    )
+    assert text_model("m", [Tensor("t", "BYTES", (1,))], [more, scores]) == TextModel(
+        "t", (1,), ("x", "scores"), None, None
+    )
+    # An output of that name that is no text is no label.
+    assert text_model("m", [TEXT_INPUT], [Tensor("label", "INT32", (1,))]).label is None
 
 
 def test_closed_metrics_are_said_before_anything_is_sent(tmp_path: Path) -> None:
@@ -304,6 +355,10 @@ def test_samples_without_offline_predictions(tmp_path: Path) -> None:
     path = tmp_path / "s.jsonl"
     path.write_text('{"id": 1, "text": "é", "label": "a"}\n\n{"id": 2, "text": "", "label": "b"}\n')
     assert read_samples(path) == [Sample(1, "é", "a", None), Sample(2, "", "b", None)]
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text('{"text": "only"}\n{"text": ""}\n')
+    assert read_samples(bare, labelled=False) == [Sample(1, "only", None, None), Sample(2, "", None, None)]
+    assert read_samples(path, labelled=False)[1] == Sample(2, "", None, None)
     table = tmp_path / "s.csv"
     table.write_text('id,text,label\n1,"NA\nno",a\n2,,b\n')
     assert read_samples(table) == [Sample(1, "NA\nno", "a", None), Sample(2, "", "b", None)]

@@ -9,6 +9,8 @@ from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 from lwc.errors import USAGE, RecipeError, ServingError
+from lwc.serving.loadtest.process import check_installed
+from lwc.serving.loadtest.text_model import TextModel, describe_grpc, describe_http, text_model
 from lwc.serving.metrics import parse_counts, read_page
 
 Protocol = Literal["http", "grpc"]
@@ -17,20 +19,24 @@ CONNECT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A model at a server that listens. ``address`` and ``metrics`` (where known) are ``host:port``."""
+    """A model at a server that answers. ``address`` and ``metrics`` (where known) are ``host:port``."""
 
     address: str
     protocol: Protocol
     model: str
+    text: TextModel
     metrics: str | None = None
 
 
-def connect(url: str, protocol: Protocol, model: str, metrics_url: str | None = None) -> Endpoint:
+def connect(
+    url: str, protocol: Protocol, model: str, metrics_url: str | None = None, label_output: str | None = None
+) -> Endpoint:
     """The endpoint at ``url``, which is ``http://host:port`` or ``host:port``; ``metrics_url`` likewise.
 
     Raises:
-        RecipeError: protocol, URL or model name are wrong.
-        ServingError: nothing listens there, or the metrics cannot be read.
+        RecipeError: protocol, URL or model name are wrong, or the model does not take one text (see `text_model`).
+        MissingDependency: what gRPC needs is not installed.
+        ServingError: nothing listens there, it does not know the model, or the metrics cannot be read.
     """
     if protocol not in get_args(Protocol):
         raise RecipeError(f"{protocol!r} is not a protocol: it is http or grpc")
@@ -44,11 +50,14 @@ def connect(url: str, protocol: Protocol, model: str, metrics_url: str | None = 
         raise ServingError(
             f"nothing answers at {address}: {error}", "start the server (lwc serve) or check the address", USAGE
         ) from error
+    check_installed(protocol)
+    inputs, outputs = (describe_http if protocol == "http" else describe_grpc)(address, model)
+    text = text_model(model, inputs, outputs, label_output)
     metrics = None
     if metrics_url is not None:
         metrics = parse_address(metrics_url.removesuffix("/metrics"), "127.0.0.1:8002")
         parse_counts(read_page(metrics), metrics)
-    return Endpoint(address, protocol, model, metrics)
+    return Endpoint(address, protocol, model, text, metrics)
 
 
 def parse_address(url: str, example: str) -> str:

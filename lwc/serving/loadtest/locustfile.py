@@ -27,6 +27,8 @@ from lwc.serving.metrics import read_page
 SETTINGS: dict[str, Any] = json.loads(Path(os.environ["LWC_LOADTEST"]).read_text(encoding="utf-8"))
 TEXTS: list[str] = SETTINGS["texts"]
 MODEL: str = SETTINGS["model"]
+# As `TextModel` has it.
+ASK: dict[str, Any] = SETTINGS["text_model"]
 CLASSES: int | None = SETTINGS["classes"]
 LABELS: set[str] | None = set(SETTINGS["labels"]) if SETTINGS["labels"] else None
 TIMEOUT_S: float = SETTINGS["timeout_s"]
@@ -39,11 +41,17 @@ RECORDER = Recorder(samples=len(TEXTS))
 DUE: gevent.queue.SimpleQueue[Ticket | None] = gevent.queue.SimpleQueue()
 
 
-def check_label(answer: wire.Answer) -> str:
-    """The label's name, when it is one of the names that are known."""
-    if LABELS is not None and answer.label not in LABELS:
-        raise wire.WireError(f"the label {answer.label!r} is none of {sorted(LABELS)}")
-    return answer.label
+def read_label(outputs: dict[str, wire.RawTensor]) -> str | None:
+    """The label's name in an answer, when it is one of the names that are known; None of a model without labels."""
+    missing = set(ASK["outputs"]) - set(outputs)
+    if missing:
+        raise wire.WireError(f"the answer lacks the outputs {sorted(missing)}")
+    if ASK["label"] is None:
+        return None
+    label = wire.read_answer(outputs, CLASSES, ASK["label"], ASK["scores"]).label
+    if LABELS is not None and label not in LABELS:
+        raise wire.WireError(f"the label {label!r} is none of {sorted(LABELS)}")
+    return label
 
 
 def next_ticket() -> Ticket:
@@ -68,7 +76,7 @@ class HttpClassifier(FastHttpUser):  # type: ignore[misc]
     def classify(self) -> None:
         """Send the next text and note the answer."""
         ticket = next_ticket()
-        body, header_length = wire.encode_request([TEXTS[ticket.sample]])
+        body, header_length = wire.encode_request([TEXTS[ticket.sample]], ASK["outputs"], ASK["input"], ASK["shape"])
         headers = {
             "Content-Type": "application/octet-stream",
             "Accept-Encoding": "identity",
@@ -87,16 +95,15 @@ class HttpClassifier(FastHttpUser):  # type: ignore[misc]
             else:
                 response.failure(error)
 
-    def read(self, response: Any) -> str:
-        """The label in a response, or a WireError saying why there is none."""
+    def read(self, response: Any) -> str | None:
+        """The label in a response, or a WireError saying why it is no answer."""
         if response.status_code != 200:
             cause = response.text or getattr(response, "error", "")
             raise wire.WireError(f"HTTP {response.status_code}: {cause!s:.200}")
         length = response.headers.get(wire.HEADER_LENGTH)
         if length is not None and not str(length).isdigit():
             raise wire.WireError(f"{wire.HEADER_LENGTH} is {length!r:.40}")
-        outputs = wire.decode_response(response.content, int(length) if length is not None else None)
-        return check_label(wire.read_answer(outputs, CLASSES))
+        return read_label(wire.decode_response(response.content, int(length) if length is not None else None))
 
     tasks: ClassVar = [classify]
 
@@ -129,15 +136,15 @@ if SETTINGS["protocol"] == "grpc":
             """Send the next text and note the answer."""
             ticket = next_ticket()
             request = service_pb2.ModelInferRequest(model_name=MODEL)
-            request.inputs.add(name="text", datatype="BYTES", shape=[1, 1])
+            request.inputs.add(name=ASK["input"], datatype="BYTES", shape=ASK["shape"])
             request.raw_input_contents.append(wire.encode_strings([TEXTS[ticket.sample]]))
-            for name in ("label", "scores"):
+            for name in ASK["outputs"]:
                 request.outputs.add(name=name)
             label, error, size = None, None, 0
             try:
                 response = self.stub.ModelInfer(request, timeout=TIMEOUT_S)
                 size = response.ByteSize()
-                label = check_label(wire.read_answer(grpc_outputs(response), CLASSES))
+                label = read_label(grpc_outputs(response))
             except grpc.RpcError as problem:
                 error = f"gRPC {problem.code().name}: {problem.details()!s:.200}"
             except wire.WireError as problem:

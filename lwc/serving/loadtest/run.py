@@ -113,6 +113,7 @@ def measure(
         "url": f"http://{endpoint.address}" if endpoint.protocol == "http" else endpoint.address,
         "model": endpoint.model,
         "metrics": endpoint.metrics,
+        "text_model": asdict(endpoint.text),
         "texts": [sample.text for sample in samples],
         "labels": list(label_names) if label_names is not None else None,
         "classes": len(label_names) if label_names is not None else None,

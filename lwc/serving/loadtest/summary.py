@@ -38,10 +38,11 @@ def summarise(
 ) -> dict[str, Any]:
     """Figures of one protocol: counts, error rate, latency, throughput and what was served.
 
-    Latency is over answered requests only: errors that return at once must not make it look better.
-    Throughput is the answers that came within the measured window over its length. In an open loop (``rate`` in
-    requests/s over ``seconds``) ``achieved_ratio`` sets it against the rate at which requests were due, and
-    ``wait_ms`` is the part of the latency that passed before a connection was free to send the request.
+    Latency is over answered requests only: errors that return at once must not make it look better. Throughput is
+    the answers that came within the measured window over its length. In an open loop (``rate`` in requests/s over
+    ``seconds``) ``achieved_ratio`` sets it against the rate at which requests were due, and ``wait_ms`` is the part
+    of the latency that passed before a connection was free to send the request. ``served`` is missing where the model
+    gives no label, or the samples have none.
     """
     rows, answered = _rows(records), _answered(records)
     errors = Counter(str(row["error"]) for row in rows if row["error"] is not None)
@@ -65,8 +66,9 @@ def summarise(
     if answered:
         result["latency_ms"] = latency_figures(latencies_ms(records))
         result["wait_ms"] = latency_figures(np.asarray([row["wait_ms"] for row in answered], dtype=np.float32))
-        given = [(int(row["sample"]), str(row["label"])) for row in answered]
-        result["served"] = served_figures(given, samples, label_names)
+        given = [(int(row["sample"]), str(row["label"])) for row in answered if row["label"] is not None]
+        if given and samples[0].label is not None:
+            result["served"] = served_figures(given, samples, label_names)
     return result
 
 
@@ -92,11 +94,12 @@ def served_figures(
     for index, label in answered:
         if first.setdefault(index, label) != label:
             changed.add(index)
-    known = {s.label for s in samples} | set(first.values()) | {s.offline for s in samples if s.offline}
+    known = {s.label for s in samples if s.label is not None} | {s.offline for s in samples if s.offline}
+    known |= set(first.values())
     listed = list(label_names) if label_names is not None else []
     names = listed + sorted(known - set(listed))
     ids = {name: number for number, name in enumerate(names)}
-    true = [ids[samples[index].label] for index in first]
+    true = [ids[str(samples[index].label)] for index in first]
     given = [ids[label] for label in first.values()]
     n = len(first)
     served_accuracy = accuracy(true, given)
