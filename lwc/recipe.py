@@ -562,8 +562,29 @@ class Package(Section):
         return self
 
 
+class FindRate(Section):
+    """Search for the highest open-loop rate that the served model answers within a p95."""
+
+    max_p95_ms: Annotated[float, Field(gt=0.0)]
+    max_error_rate: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    against_base: bool = Field(default=True, description="the uncut model too, a window each in turn")
+    start: Annotated[float, Field(ge=0.1, le=1e6)] = 10.0
+    seconds: Annotated[float, Field(ge=1.0)] = Field(default=5.0, description="of a window")
+    precision: Annotated[float, Field(ge=0.01, le=1.0)] = Field(
+        default=0.1, description="how far the rate that is met and the one that is not may be apart"
+    )
+    repeats: Positive = Field(default=3, description="windows at the rate found, for its spread")
+
+
 class Verify(Section):
-    users: Positive = 4
+    users: Positive | None = Field(default=None, description="by default 4; with rate 64 connections")
+    rate: Annotated[float, Field(gt=0.0)] | None = Field(
+        default=None,
+        description="requests/s that arrive, answered or not (open loop); by default users wait for answers",
+    )
+    arrivals: Literal["poisson", "constant"] = "poisson"
+    rate_tolerance: Fraction = Field(default=0.05, description="share of rate that may go unanswered before it is told")
+    find_rate: FindRate | None = Field(default=None, description="over the first of protocols")
     seconds: Annotated[float, Field(ge=1.0)] = 15.0
     warmup_seconds: Annotated[float, Field(ge=0.0)] = 2.0
     protocols: tuple[Literal["http", "grpc"], ...] = Field(default=("http", "grpc"), min_length=1)

@@ -127,6 +127,9 @@ def quality_table(report: Mapping[str, Any]) -> None:
             f" p95 {latency['p95']:.1f} ms, p99 {latency['p99']:.1f} ms, errors {measured['errors']},"
             f" served accuracy {measured['served']['accuracy']:.3f}"
         )
+        if measured.get("limit"):
+            models = {name: measured["limit"][name] for name in ("compressed", "base") if measured["limit"][name]}
+            found_rates({**measured["limit"], "models": models})
 
 
 def gates_table(gates: Sequence[Mapping[str, Any]]) -> None:
@@ -195,13 +198,40 @@ def trust_table(trust: Mapping[str, Any]) -> None:
 
 def loadtest(result: Mapping[str, Any]) -> None:
     """One load test's figures."""
-    latency, served = result["latency_ms"], result["served"]
+    latency, served = result["latency_ms"], result.get("served")
     shown = ", ".join(f"{name} {_number(latency[name], 1)} ms" for name in ("p50", "p95", "p99"))
+    answers = "no labels to check"
+    if served:
+        answers = f"served accuracy {_number(served['accuracy'])} on {served['n']} texts"
     console.print(
         f"{result['protocol']}: {result['requests']} requests, {result['throughput_rps']:.1f}/s,"
         f" errors {result['errors']} ({result['error_rate']:.2%}); {shown};"
-        f" served accuracy {_number(served['accuracy'])} on {served['n']} texts"
+        f" {answers}"
     )
+    for sentence in result["why"]:
+        note(f"  {sentence}")
+
+
+def found_rates(found: Mapping[str, Any]) -> None:
+    """The highest rates that met an objective, and why there is no more."""
+    objective = f"p95 ≤ {found['objective']['max_p95_ms']:g} ms"
+    for name, one in found["models"].items():
+        if one["rate_rps"] is None:
+            note(f"FAIL {name}: no rate met {objective}: {one['steps'][-1]['missed_by'][0]}")
+            continue
+        p95, missed = one["p95_ms"], one["missed_rps"]
+        note(
+            f"{name}: {one['rate_rps']:.4g} requests/s meet {objective}"
+            f" (p95 {p95['low']:.1f}–{p95['high']:.1f} ms in {p95['n']} windows;"
+            f" {'no higher rate was tried' if missed is None else f'{missed:.4g}/s miss it'};"
+            f" windows disagreed at {one['rates_in_doubt']} of {one['rates_tried']} rates)"
+        )
+        for sentence in one["why"]:
+            note(f"  {sentence}")
+    if found["ratio"] is not None:
+        ratio = {key: "?" if value is None else f"{value:.2f}" for key, value in found["ratio"].items()}
+        first, second = found["models"]
+        note(f"{first} ÷ {second}: {ratio['value']}× the rate ({ratio['low']}–{ratio['high']})")
 
 
 def doctor_table(checks: Sequence[Any]) -> None:

@@ -229,6 +229,7 @@ def _verify(context: StageContext) -> None:
         context.inputs["evaluate"],
         context.inputs["data"],
         context.out,
+        (context.inputs["export"] / "base" / "model.onnx", context.inputs["train"] / "model"),
         context.progress,
     )
 
@@ -297,7 +298,14 @@ STAGES: tuple[Stage, ...] = (
         external=_package_needs,
     ),
     # Serving is measured on this machine now: a cached figure would prove nothing.
-    Stage("verify", 1, ("data", "evaluate", "package"), ("verify", "name"), _verify, cached=False),
+    Stage(
+        "verify",
+        2,
+        ("data", "train", "evaluate", "export", "package"),
+        ("verify", "name", "package"),
+        _verify,
+        cached=False,
+    ),
 )
 
 

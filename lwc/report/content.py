@@ -18,6 +18,7 @@ from lwc.report.formats import (
     with_interval,
 )
 from lwc.report.importance import importance_section
+from lwc.report.serving import serving_section
 from lwc.report.setting import data_section, environment_section
 
 Block = Paragraph | Table | Figure
@@ -143,47 +144,6 @@ def _parity(parity: Any) -> Paragraph:
     )
 
 
-def _serving(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Section:
-    serving = report["serving"]
-    measured = {k: v for k, v in (serving or {}).items() if isinstance(v, Mapping) and "requests" in v}
-    if not measured:
-        text = "Serving was not run: latency under load, throughput, errors and served accuracy are not measured."
-        return Section("Serving", [Paragraph(text)])
-    rows = []
-    for name, one in measured.items():
-        latency, served = one.get("latency_ms") or {}, one.get("served") or {}
-        rows.append(
-            (
-                name,
-                number(one.get("requests")),
-                f"{number(one.get('errors'))} ({percent(one.get('error_rate'), 2)})",
-                number(one.get("throughput_rps"), 1),
-                *(number(latency.get(q), 1) for q in ("p50", "p95", "p99")),
-                number(served.get("accuracy")),
-                number(served.get("offline_accuracy")),
-                number(served.get("macro_f1")),
-                percent(served.get("matches_offline"), 2),
-                number(served.get("n")),
-            )
-        )
-    header = (
-        "protocol", "requests", "errors", "requests/s", "p50 ms", "p95 ms", "p99 ms",
-        "served accuracy", "offline accuracy", "served macro-F1", "equal to offline", "texts",
-    )  # fmt: skip
-    verify = report["recipe"]["resolved"]["verify"]
-    caption = (
-        f"Triton server on this machine, test-split texts in, labels out; {verify['users']} users, "
-        f"{verify['seconds']:g} s after {verify['warmup_seconds']:g} s of warm-up. The load generator shares the cores."
-    )
-    blocks: list[Block] = [Table(header, tuple(rows), caption)]
-    for name, one in measured.items():
-        if (one.get("served") or {}).get("note"):
-            blocks.append(Paragraph(f"{name}: {one['served']['note']}."))
-    if "latency" in figures:
-        blocks.append(figures["latency"])
-    return Section("Serving", blocks)
-
-
 def _stages(report: Mapping[str, Any]) -> Section:
     rows = tuple(
         (name, duration(s.get("seconds")), {True: "reused", False: "run", None: NOT_MEASURED}[s.get("hit")])
@@ -222,7 +182,7 @@ def compose(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Documen
             _quality(report, figures),
             _size(report),
             importance_section(report, figures),
-            _serving(report, figures),
+            serving_section(report, figures),
             data_section(report),
             environment_section(report),
             _stages(report),

@@ -108,6 +108,9 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
                     found.append(f"The {NAMES[key]} does not beat {title} in {' and '.join(short)}.")
     if not report["serving"]:
         found.append("Serving was not run: latency under load and served accuracy are not measured.")
+    for protocol, measured in (report["serving"] or {}).items():
+        if isinstance(measured, Mapping) and measured.get("shortfall"):
+            found.append(f"Over {protocol} the server fell behind: {measured['shortfall']}.")
     return found
 
 

@@ -12,7 +12,9 @@ import pandas as pd
 
 from lwc.errors import DataError
 from lwc.recipe import Recipe
-from lwc.serving.loadtest.run import run_loadtest
+from lwc.serving.limit import find_limit
+from lwc.serving.loadtest.endpoint import connect
+from lwc.serving.loadtest.run import CLOSED_LOOP_USERS, OPEN_LOOP_USERS, Load, check_thresholds, run_loadtest
 from lwc.serving.loadtest.samples import Sample, write_samples
 from lwc.serving.server import TritonServer
 
@@ -50,13 +52,16 @@ def verify(
     evaluation_dir: Path,
     data_dir: Path,
     out: Path,
+    base: tuple[Path, Path],
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Serve ``repository`` and load-test its text-in model over each protocol of ``recipe.verify``.
 
     Leaves in ``out``: ``serving.json`` (returned; one entry a protocol), ``samples.parquet``, ``server.log`` and what
     `run_loadtest` leaves. Served accuracy stands beside the offline accuracy over exactly the texts that were
-    answered; ``covered_all`` is false, with a ``note``, where the time ended before every text was answered.
+    answered; ``covered_all`` is false, with a ``note``, where the time ended before every text was answered. An open
+    loop that fell behind has a ``shortfall``. With ``verify.find_rate`` the first protocol's entry holds the ``limit``
+    that `find_limit` found, for which ``base`` is (ONNX file, checkpoint folder) of the uncut model.
 
     Raises:
         ServingError: the server did not start, or a load test proved nothing.
@@ -68,24 +73,26 @@ def verify(
     out.mkdir(parents=True, exist_ok=True)
     samples_path = out / "samples.parquet"
     write_samples(samples, samples_path)
+    open_loop = settings.rate is not None
+    load = Load(
+        users=settings.users or (OPEN_LOOP_USERS if open_loop else CLOSED_LOOP_USERS),
+        seconds=settings.seconds,
+        warmup_seconds=settings.warmup_seconds,
+        rate=settings.rate,
+        arrivals=settings.arrivals,
+        seed=recipe.seed,
+    )
     serving: dict[str, Any] = {}
     with TritonServer(repository, startup_seconds=settings.startup_seconds) as server:
         try:
             for protocol in settings.protocols:
-                result = run_loadtest(
-                    url=server.http_url if protocol == "http" else server.grpc_url,
-                    protocol=protocol,
-                    model=model_name,
-                    samples_path=samples_path,
-                    users=settings.users,
-                    seconds=settings.seconds,
-                    warmup_seconds=settings.warmup_seconds,
-                    out=out,
-                    min_requests=settings.min_requests,
-                    label_names=names,
-                    progress=progress,
-                )
+                url = server.http_url if protocol == "http" else server.grpc_url
+                endpoint = connect(url, protocol, model_name, server.metrics_url)
+                result = run_loadtest(endpoint, load, samples, out, settings.min_requests, names, progress)
                 serving[protocol] = result
+                shortfall = check_thresholds(result, rate_tolerance=settings.rate_tolerance)
+                if shortfall:
+                    result["shortfall"] = shortfall[0]
                 served = result["served"]
                 if not served["covered_all"]:
                     served["note"] = (
@@ -100,6 +107,14 @@ def verify(
         finally:
             # The server takes its log with it when it ends; a failure is read from this copy.
             shutil.copyfile(server.log_path, out / "server.log")
+    if settings.find_rate is not None:
+        protocol = settings.protocols[0]
+        limit = find_limit(recipe, settings.find_rate, repository, base, samples, names, out / "rates", progress)
+        serving[protocol]["limit"] = limit
+        if progress is not None:
+            rate = limit["compressed"]["rate_rps"]
+            found = "no rate" if rate is None else f"at most {rate:.4g} requests/s"
+            progress(f"{protocol}: {found} within p95 {settings.find_rate.max_p95_ms:g} ms")
     text = json.dumps(serving, indent=2, ensure_ascii=False, allow_nan=False)
     (out / "serving.json").write_text(text + "\n", encoding="utf-8")
     return serving

@@ -3,11 +3,14 @@
 Run as a script: ``fake_triton.py <settings.json>``; prints one JSON line with the ports when it listens.
 Its answer to a text: ``settings["answers"][text]``, else the first class. ``fail_every``, ``wrong_every``,
 ``nan_every``: the n-th, 2n-th, ... request (after the first ``after``) goes wrong. ``delay_s``: before each answer;
-``stall_s``: once, at the ``stall_at``-th request.
+``stall_s``: once, at the ``stall_at``-th request; ``one_at_a_time``: the others wait.
+``input`` and ``label`` are other names of those tensors, ``tensors`` other metadata.
+``/metrics`` of the HTTP port counts what was answered; ``no_metrics`` closes it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import struct
@@ -25,7 +28,16 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 S: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
 NAMES: list[str] = S["names"]
 COUNT = itertools.count(1)
-STALL = threading.Lock()
+TEXT, LABEL = S.get("input", "text"), S.get("label", "label")
+TENSORS: dict[str, Any] = S.get("tensors") or {
+    "inputs": [{"name": TEXT, "datatype": "BYTES", "shape": [-1, 1]}],
+    "outputs": [
+        {"name": LABEL, "datatype": "BYTES", "shape": [-1, 1]},
+        {"name": "scores", "datatype": "FP32", "shape": [-1, len(NAMES)]},
+    ],
+}
+STALL, COUNTING = threading.Lock(), threading.Lock()
+ANSWERED = [0]
 
 
 class Refused(Exception):
@@ -44,7 +56,8 @@ def answer(raw: bytes) -> tuple[bytes, bytes]:
     elif "stall_at" in S:
         with STALL:
             pass
-    time.sleep(S.get("delay_s", 0.002))
+    with STALL if S.get("one_at_a_time") else contextlib.nullcontext():
+        time.sleep(S.get("delay_s", 0.002))
     label = S["answers"].get(text, NAMES[0])
     if S.get("fail_every") and number % S["fail_every"] == 0:
         raise Refused("planted failure")
@@ -53,8 +66,26 @@ def answer(raw: bytes) -> tuple[bytes, bytes]:
     scores = [1.0 if name == label else -1.0 for name in NAMES]
     if S.get("nan_every") and number % S["nan_every"] == 0:
         scores[0] = float("nan")
+    with COUNTING:
+        ANSWERED[0] += 1
     out = S.get("rename", {}).get(label, label).encode("utf-8")
     return struct.pack("<I", len(out)) + out, struct.pack(f"<{len(scores)}f", *scores)
+
+
+def metrics() -> str:
+    """Counters as Triton writes them: two texts an execution; per request 3 ms queue, 1 + 5 + 0.5 ms computing."""
+    done = ANSWERED[0]
+    values = {
+        "request_success": done, "count": done, "exec_count": done // 2, "request_duration_us": 9500 * done,
+        "queue_duration_us": 3000 * done, "compute_input_duration_us": 1000 * done,
+        "compute_infer_duration_us": 5000 * done, "compute_output_duration_us": 500 * done,
+    }  # fmt: skip
+    lines = []
+    for name, value in values.items():
+        lines += [f"# HELP nv_inference_{name} words", f"# TYPE nv_inference_{name} counter"]
+        # A model that nobody calls has counters too.
+        lines += [f'nv_inference_{name}{{model="{m}",version="1"}} {v}' for m, v in ((S["model"], value), ("idle", 7))]
+    return "\n".join([*lines, "# TYPE nv_cpu_utilization gauge", "nv_cpu_utilization 0.5", ""])
 
 
 class Http(BaseHTTPRequestHandler):
@@ -72,7 +103,8 @@ class Http(BaseHTTPRequestHandler):
         try:
             if self.path != f"/v2/models/{S['model']}/infer":
                 raise Refused("unknown model")
-            assert tensor["shape"] == [1, 1]
+            assert tensor["name"] == TENSORS["inputs"][0]["name"]
+            assert tensor["shape"] == [1] * len(TENSORS["inputs"][0]["shape"])
             assert tensor["datatype"] == "BYTES"
             assert tensor["parameters"]["binary_data_size"] == len(body) - split
             assert header["parameters"]["binary_data_output"] is True
@@ -82,10 +114,20 @@ class Http(BaseHTTPRequestHandler):
             return
         outputs = [
             {"name": n, "datatype": d, "shape": s, "parameters": {"binary_data_size": len(b)}}
-            for n, d, s, b in (("label", "BYTES", [1, 1], label), ("scores", "FP32", [1, len(NAMES)], scores))
+            for n, d, s, b in ((LABEL, "BYTES", [1, 1], label), ("scores", "FP32", [1, len(NAMES)], scores))
         ]
         head = json.dumps({"model_name": S["model"], "outputs": outputs}).encode()
         self.reply(200, head + label + scores, len(head))
+
+    def do_GET(self) -> None:
+        if self.path == f"/v2/models/{S['model']}":
+            self.reply(200, json.dumps({"name": S["model"], **TENSORS}).encode(), None)
+        elif self.path.startswith("/v2/models/"):
+            self.reply(404, b'{"error": "unknown model"}', None)
+        elif self.path == "/metrics" and not S.get("no_metrics"):
+            self.reply(200, metrics().encode(), None)
+        else:
+            self.reply(404, b'{"error": "nothing here"}', None)
 
     def reply(self, status: int, body: bytes, split: int | None) -> None:
         self.send_response(status)
@@ -97,6 +139,15 @@ class Http(BaseHTTPRequestHandler):
 
 
 class Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):
+    def ModelMetadata(self, request: Any, context: Any) -> Any:
+        if request.name != S["model"]:
+            context.abort(grpc.StatusCode.NOT_FOUND, "unknown model")
+        response = service_pb2.ModelMetadataResponse(name=S["model"])
+        for side, listed in TENSORS.items():
+            for tensor in listed:
+                getattr(response, side).add(**tensor)
+        return response
+
     def ModelInfer(self, request: Any, context: Any) -> Any:
         try:
             if request.model_name != S["model"]:
@@ -105,7 +156,7 @@ class Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):
         except Refused as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         response = service_pb2.ModelInferResponse(model_name=S["model"])
-        response.outputs.add(name="label", datatype="BYTES", shape=[1, 1])
+        response.outputs.add(name=LABEL, datatype="BYTES", shape=[1, 1])
         response.outputs.add(name="scores", datatype="FP32", shape=[1, len(NAMES)])
         response.raw_output_contents.extend([label, scores])
         return response

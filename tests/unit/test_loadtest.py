@@ -17,11 +17,14 @@ pytest.importorskip("locust")
 pytest.importorskip("tritonclient.grpc")
 
 from lwc.errors import DataError, RecipeError, ServingError
-from lwc.serving.loadtest import run as run_module
+from lwc.serving.loadtest import process
+from lwc.serving.loadtest.arrivals import arrival_times
+from lwc.serving.loadtest.endpoint import connect
 from lwc.serving.loadtest.recorder import Recorder
-from lwc.serving.loadtest.run import check_thresholds, run_loadtest
+from lwc.serving.loadtest.run import Load, check_thresholds, run_loadtest
 from lwc.serving.loadtest.samples import Sample, read_samples, write_samples
 from lwc.serving.loadtest.summary import summarise
+from lwc.serving.loadtest.text_model import Tensor, TextModel, text_model
 
 NAMES = ["great", "other", "naïve ☕"]
 # Offline is wrong about every fifth text: served accuracy must equal offline accuracy, not 1.
@@ -47,25 +50,26 @@ def fake_server(folder: Path, **faults: Any) -> Iterator[dict[str, str]]:
         child.wait()
 
 
-def load(folder: Path, url: str, protocol: Any, **changes: Any) -> dict[str, Any]:
-    samples = folder / "samples.parquet"
-    write_samples(SAMPLES, samples)
-    settings: dict[str, Any] = {
-        "model": "m",
-        "users": 4,
-        "seconds": 1.2,
-        "warmup_seconds": 0.3,
-        "min_requests": 31,
-        "label_names": NAMES,
-        **changes,
-    }
-    return run_loadtest(url, protocol, samples_path=samples, out=folder / "out", **settings)
+def load(
+    folder: Path,
+    url: str,
+    protocol: Any,
+    model: str = "m",
+    min_requests: int = 31,
+    names: list[str] | None = NAMES,
+    metrics_url: str | None = None,
+    label_output: str | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
+    settings = Load(**{"users": 4, "seconds": 1.2, "warmup_seconds": 0.3, **changes})
+    endpoint = connect(url, protocol, model, metrics_url, label_output)
+    return run_loadtest(endpoint, settings, SAMPLES, folder / "out", min_requests, names)
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_healthy_server_is_measured_and_every_answer_checked(tmp_path: Path, protocol: str) -> None:
     with fake_server(tmp_path, delay_s=0.05) as urls:
-        result = load(tmp_path, urls[protocol], protocol, users=8)
+        result = load(tmp_path, urls[protocol], protocol, users=8, metrics_url=urls["http"])
     served = result["served"]
     assert result["errors"] == 0
     assert served["covered_all"]
@@ -85,6 +89,17 @@ def test_healthy_server_is_measured_and_every_answer_checked(tmp_path: Path, pro
     for name in (f"locust_{protocol}.html", f"locust_{protocol}_stats.csv", f"locust_{protocol}.log"):
         assert (out / name).stat().st_size > 0
     assert result["warmup"]["requests"] > 0
+    server = result["server"]
+    assert list(server["models"]) == ["m"], "a model that answered nothing is no row"
+    counted = server["models"]["m"]
+    # The counters are read when the window begins and ends: without the warm-up, without the drain.
+    assert abs(counted["requests"] - result["throughput_rps"] * result["window_s"]) <= 16
+    assert counted["queue_ms"] == pytest.approx(3.0)
+    assert counted["mean_batch"] == pytest.approx(2.0, rel=0.1)
+    mean = server["mean_ms"]
+    assert (mean["queue"], mean["compute"]) == pytest.approx((3.0, 6.5))
+    assert mean["total"] == pytest.approx(sum(v for k, v in mean.items() if k != "total"))
+    assert "3.0 in the queue" in result["why"][0]
     # Locust's own CSV, too, is without the warm-up, but for what was on its way when that ended: one a user.
     row = (out / f"locust_{protocol}_stats.csv").read_text().splitlines()[-1].split(",")
     assert abs(int(row[2]) - result["requests"]) <= 8
@@ -115,7 +130,7 @@ def test_one_failure_within_the_budget_passes_and_above_it_fails(tmp_path: Path)
 
 def test_too_few_requests_fail(tmp_path: Path) -> None:
     with fake_server(tmp_path, delay_s=5.0) as urls, pytest.raises(ServingError, match="at least 31 are wanted"):
-        load(tmp_path, urls["http"], "http", request_timeout_s=1.0)
+        load(tmp_path, urls["http"], "http", timeout_s=1.0)
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
@@ -138,10 +153,69 @@ def test_scheduled_load_shows_a_stall_that_a_closed_loop_hides(tmp_path: Path) -
         closed = load(tmp_path, urls["http"], "http", users=2)
     with fake_server(tmp_path, stall_at=60, stall_s=0.6) as urls:
         scheduled = load(tmp_path, urls["http"], "http", users=2, rate=80.0)
-    assert closed["load"] == "closed_loop"
+    assert (closed["load"], scheduled["load"]) == ("closed_loop", "open_loop")
     assert closed["latency_ms"]["p95"] < 200.0
     assert scheduled["latency_ms"]["p95"] > 250.0
-    assert scheduled["achieved_ratio"] > 0.5
+    assert scheduled["wait_ms"]["p95"] > 150.0, "both connections were stalled, so that requests waited for one"
+    assert closed["wait_ms"]["p95"] < 5.0
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_model_that_lwc_did_not_make_is_asked_by_its_own_names(tmp_path: Path, protocol: str) -> None:
+    outputs = [
+        {"name": "category", "datatype": "BYTES", "shape": [1]},
+        {"name": "scores", "datatype": "FP32", "shape": [3]},
+    ]
+    tensors = {"inputs": [{"name": "review", "datatype": "BYTES", "shape": [-1]}], "outputs": outputs}
+    with fake_server(tmp_path, tensors=tensors, label="category", wrong_every=5) as urls:
+        blind = load(tmp_path, urls[protocol], protocol)
+        checked = load(tmp_path, urls[protocol], protocol, label_output="category")
+        with pytest.raises(RecipeError, match="no BYTES output 'label'; it has category BYTES, scores FP32"):
+            load(tmp_path, urls[protocol], protocol, label_output="label")
+    assert blind["errors"] == 0
+    assert "served" not in blind
+    assert blind["latency_ms"]["p50"] > 0
+    assert 0.6 < checked["served"]["matches_offline"] < 0.95
+
+
+TEXT_INPUT = Tensor("t", "BYTES", (-1, 1))
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        [],
+        [TEXT_INPUT, Tensor("n", "INT32", (1,))],
+        [Tensor("input_ids", "INT64", (-1, -1))],
+        [Tensor("pair", "BYTES", (-1, 2))],
+        [Tensor("scalar", "BYTES", ())],
+    ],
+)
+def test_models_that_do_not_take_one_text_are_one_clear_error(inputs: list[Tensor]) -> None:
+    with pytest.raises(RecipeError, match="one text to one BYTES input") as caught:
+        text_model("m", inputs, [Tensor("label", "BYTES", (-1, 1))])
+    assert all(tensor.name in caught.value.message for tensor in inputs)
+
+
+def test_what_a_model_is_asked_follows_from_its_description() -> None:
+    label, scores, more = Tensor("label", "BYTES", (1,)), Tensor("scores", "FP32", (3,)), Tensor("x", "INT8", (3,))
+    assert text_model("m", [TEXT_INPUT], [label, scores, more]) == TextModel(
+        "t", (1, 1), ("label", "scores"), "label", "scores"
+    )
+    assert text_model("m", [Tensor("t", "BYTES", (1,))], [more, scores]) == TextModel(
+        "t", (1,), ("x", "scores"), None, None
+    )
+    # An output of that name that is no text is no label.
+    assert text_model("m", [TEXT_INPUT], [Tensor("label", "INT32", (1,))]).label is None
+
+
+def test_closed_metrics_are_said_before_anything_is_sent(tmp_path: Path) -> None:
+    with fake_server(tmp_path, no_metrics=True) as urls:
+        with pytest.raises(ServingError, match="metrics cannot be read") as caught:
+            load(tmp_path, urls["http"], "http", metrics_url=urls["http"])
+        assert load(tmp_path, urls["http"], "http")["server"] is None
+    assert caught.value.exit_code == 2
+    assert "--metrics-url" in caught.value.hint
 
 
 def test_nothing_listening_is_said_at_once(tmp_path: Path) -> None:
@@ -165,7 +239,7 @@ def test_protocol_and_model_must_be_real(tmp_path: Path) -> None:
 def test_a_child_that_dies_is_a_failure_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "locustfile.py"
     broken.write_text("raise RuntimeError('planted in the child')\n")
-    monkeypatch.setattr(run_module, "LOCUSTFILE", broken)
+    monkeypatch.setattr(process, "LOCUSTFILE", broken)
     with fake_server(tmp_path) as urls, pytest.raises(ServingError, match="planted in the child"):
         load(tmp_path, urls["http"], "http")
 
@@ -173,10 +247,10 @@ def test_a_child_that_dies_is_a_failure_with_its_log(tmp_path: Path, monkeypatch
 def test_a_child_that_exits_0_without_records_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "locustfile.py"
     broken.write_text("import sys\nprint('bye')\nsys.exit(0)\n")
-    monkeypatch.setattr(run_module, "LOCUSTFILE", broken)
+    monkeypatch.setattr(process, "LOCUSTFILE", broken)
     stale = tmp_path / "out" / "records_http.json"
     stale.parent.mkdir()
-    stale.write_text(json.dumps({"version": 1, "measured": True}))
+    stale.write_text(json.dumps({"version": 2, "measured": True, "cpu_s": 1.0}))
     with fake_server(tmp_path) as urls, pytest.raises(ServingError, match="left no records"):
         load(tmp_path, urls["http"], "http")
 
@@ -210,22 +284,81 @@ def test_recorder_leaves_out_the_warm_up_and_keeps_the_lost() -> None:
     now[0] = 2.5
     recorder.finish(tickets[2], "b", None)
     assert recorder.take() is None
-    records = recorder.as_json()
+    records = {**recorder.as_json(), "cpu_s": 0.25}
     assert records["warmup"] == {"requests": 1, "errors": 0}
-    assert [row[2] for row in records["rows"]] == [250.0, 250.0, 1500.0, 1500.0]
-    assert records["duration_s"] == 1.5
+    assert [row[3] for row in records["rows"]] == [250.0, 250.0, 1500.0, 1500.0]
+    assert records["window_s"] == 1.0
     samples = [Sample(i, str(i), "a", "a") for i in range(3)]
     result = summarise(records, samples)
+    # The answers that came within the window: one of a request of the warm-up, one of its own.
+    assert result["throughput_rps"] == 2.0
+    assert result["generator_cpu"] == 0.25
     assert (result["requests"], result["errors"]) == (4, 2)
     assert result["served"]["accuracy"] == 0.5
     assert result["served"]["offline_accuracy"] == 1.0
     assert result["served"]["covered_all"] is False
 
 
+def test_open_loop_latency_and_waiting_count_from_when_a_request_was_due() -> None:
+    now = [0.0]
+    recorder = Recorder(samples=2, clock=lambda: now[0])
+    recorder.measure()
+    due = [recorder.take(due=at) for at in (0.1, 0.2, 0.3, 0.9)]
+    for ticket, sent, done in zip(due, (0.1, 0.5, 0.6), (0.5, 0.6, 1.4), strict=False):
+        assert ticket is not None
+        now[0] = sent
+        recorder.send(ticket)
+        if done > 1.0:
+            now[0] = 1.0
+            recorder.stop()
+        now[0] = done
+        recorder.finish(ticket, "a", None)
+    assert recorder.pending == 1
+    records = {**recorder.as_json(), "cpu_s": 1.0}
+    assert [[round(v) for v in row[1:4]] for row in records["rows"]] == [
+        [100, 0, 400], [200, 300, 400], [300, 300, 1100], [900, 500, 500],
+    ]  # fmt: skip
+    result = summarise(records, [Sample(i, str(i), "a", "a") for i in range(2)], rate=4.0, seconds=1.0)
+    assert (result["requests"], result["errors"]) == (4, 1), "a request that nobody sent is lost, not forgotten"
+    assert (result["offered_rps"], result["throughput_rps"], result["achieved_ratio"]) == (4.0, 2.0, 0.5)
+    assert "50.0%" in check_thresholds(result, rate_tolerance=0.05)[0]
+    assert check_thresholds(result, rate_tolerance=0.5) == []
+
+
+def test_arrivals_are_poisson_or_constant_and_repeat_with_their_seed() -> None:
+    times = list(arrival_times(50.0, 100.0, "poisson", 3))
+    assert times == list(arrival_times(50.0, 100.0, "poisson", 3)) != list(arrival_times(50.0, 100.0, "poisson", 4))
+    gaps = np.diff([0.0, *times])
+    assert (gaps > 0).all()
+    assert times[-1] < 100.0
+    # Exponential gaps: mean 1/rate, deviation equal to it, and a share of e^-1 longer than the mean.
+    assert len(times) == pytest.approx(5000, rel=0.05)
+    assert gaps.std() / gaps.mean() == pytest.approx(1.0, abs=0.06)
+    assert (gaps > 0.02).mean() == pytest.approx(np.exp(-1), abs=0.03)
+    assert list(arrival_times(4.0, 1.0, "constant", 3)) == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_a_rate_above_the_limit_is_a_shortfall_and_one_below_is_not(tmp_path: Path) -> None:
+    # One at a time and 20 ms each: 50/s at most.
+    with fake_server(tmp_path, delay_s=0.02, one_at_a_time=True) as urls:
+        above = load(tmp_path, urls["http"], "http", users=16, seconds=2.0, rate=150.0)
+        below = load(tmp_path, urls["http"], "http", users=16, seconds=2.0, warmup_seconds=1.0, rate=20.0)
+    assert above["achieved_ratio"] < 0.6
+    assert above["throughput_rps"] <= 51.0
+    assert "were due" in check_thresholds(above, rate_tolerance=0.05)[0]
+    assert above["latency_ms"]["p95"] > 1000.0, "the queue shows, also that of requests answered after the end"
+    assert below["achieved_ratio"] > 0.75
+    assert below["errors"] == 0
+
+
 def test_samples_without_offline_predictions(tmp_path: Path) -> None:
     path = tmp_path / "s.jsonl"
     path.write_text('{"id": 1, "text": "é", "label": "a"}\n\n{"id": 2, "text": "", "label": "b"}\n')
     assert read_samples(path) == [Sample(1, "é", "a", None), Sample(2, "", "b", None)]
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text('{"text": "only"}\n{"text": ""}\n')
+    assert read_samples(bare, labelled=False) == [Sample(1, "only", None, None), Sample(2, "", None, None)]
+    assert read_samples(path, labelled=False)[1] == Sample(2, "", None, None)
     table = tmp_path / "s.csv"
     table.write_text('id,text,label\n1,"NA\nno",a\n2,,b\n')
     assert read_samples(table) == [Sample(1, "NA\nno", "a", None), Sample(2, "", "b", None)]

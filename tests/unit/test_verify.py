@@ -17,10 +17,12 @@ pytest.importorskip("tritonclient.grpc")
 
 from lwc.errors import DataError
 from lwc.recipe import FromConfig, Recipe, Target, Verify
+from lwc.serving import limit
 from lwc.serving import verify as module
 
 NAMES = ["other", "great"]
 ROWS = 24
+BASE = (Path("never-read.onnx"), Path("never-read"))
 
 
 def folders(root: Path) -> tuple[Path, Path, dict[str, str]]:
@@ -65,6 +67,7 @@ class FakeTriton:
         assert self.child.stdout is not None
         ports = json.loads(self.child.stdout.readline())
         self.http_url, self.grpc_url = f"http://127.0.0.1:{ports['http']}", f"127.0.0.1:{ports['grpc']}"
+        self.metrics_url = self.http_url
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None) -> None:
@@ -84,7 +87,7 @@ def test_both_protocols_equal_offline(tmp_path: Path, monkeypatch: pytest.Monkey
     serve(tmp_path, monkeypatch, answers)
     said: list[str] = []
     out = tmp_path / "out"
-    serving = module.verify(recipe(), tmp_path, "m", evaluation, data, out, said.append)
+    serving = module.verify(recipe(), tmp_path, "m", evaluation, data, out, BASE, said.append)
     assert list(serving) == ["http", "grpc"]
     for protocol, result in serving.items():
         served = result["served"]
@@ -95,6 +98,8 @@ def test_both_protocols_equal_offline(tmp_path: Path, monkeypatch: pytest.Monkey
         assert served["label_names"] == NAMES
         assert served["confusion"] == [[8, 4], [0, 12]]
         assert (out / f"latencies_{protocol}.npy").is_file()
+        assert result["server"]["models"]["m"]["queue_ms"] == pytest.approx(3.0)
+        assert "computing" in result["why"][0]
     assert json.loads((out / "serving.json").read_text(encoding="utf-8")) == serving
     assert (out / "server.log").is_file()
     assert len(said) == 4
@@ -103,7 +108,7 @@ def test_both_protocols_equal_offline(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_time_too_short_for_every_text_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, evaluation, answers = folders(tmp_path)
     serve(tmp_path, monkeypatch, answers, delay_s=0.13)
-    serving = module.verify(recipe(), tmp_path, "m", evaluation, data, tmp_path / "out")
+    serving = module.verify(recipe(), tmp_path, "m", evaluation, data, tmp_path / "out", BASE)
     served = serving["grpc"]["served"]
     assert 3 <= served["n"] < ROWS
     assert served["covered_all"] is False
@@ -127,3 +132,42 @@ def test_folders_that_do_not_belong_together(tmp_path: Path, change: str) -> Non
     frame.to_parquet(evaluation / "predictions.parquet", index=False)
     with pytest.raises(DataError):
         module.labelled_test(data, evaluation)
+
+
+def test_the_limit_is_searched_for_compressed_and_base_in_one_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, evaluation, answers = folders(tmp_path)
+    serve(tmp_path, monkeypatch, answers)
+    asked: dict[str, Any] = {}
+
+    def search(endpoints: Any, objective: Any, *rest: Any) -> dict[str, Any]:
+        asked.update(models=[endpoint.model for endpoint in endpoints], p95=objective.max_p95_ms)
+        found = {"rate_rps": 90.0, "missed_rps": 100.0, "steps": [], "why": [], "p95_ms": None, "achieved_rps": None}
+        return {"objective": {}, "models": dict.fromkeys(asked["models"], found), "ratio": {"value": 1.0}}
+
+    def build(onnx: Path, checkpoint: Path, out: Path, package: Any, name: str) -> None:
+        asked.update(base=(onnx, checkpoint), name=name, beside=sorted(path.name for path in out.iterdir()))
+
+    monkeypatch.setattr(limit, "TritonServer", FakeTriton)
+    monkeypatch.setattr(limit, "build_repository", build)
+    monkeypatch.setattr(limit, "find_rates", search)
+    repository = tmp_path / "repository"
+    (repository / "m").mkdir(parents=True)
+    changed = recipe().model_copy(
+        update={"verify": Verify(**{**recipe().verify.model_dump(), "find_rate": {"max_p95_ms": 40.0}})}
+    )
+    serving = module.verify(changed, repository, "m", evaluation, data, tmp_path / "out", BASE)
+    assert asked == {"models": ["m", "m_base"], "p95": 40.0, "base": BASE, "name": "m_base", "beside": ["m"]}
+    assert serving["http"]["limit"]["compressed"]["rate_rps"] == 90.0
+    assert "limit" not in serving["grpc"]
+
+
+def test_an_open_loop_that_falls_behind_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, evaluation, answers = folders(tmp_path)
+    serve(tmp_path, monkeypatch, answers, delay_s=0.05, one_at_a_time=True)
+    settings = {**recipe().verify.model_dump(), "rate": 60.0, "users": None, "seconds": 1.5, "protocols": ("http",)}
+    changed = recipe().model_copy(update={"verify": Verify(**settings)})
+    result = module.verify(changed, tmp_path, "m", evaluation, data, tmp_path / "out", BASE)["http"]
+    assert (result["load"], result["users"], result["target_rps"]) == ("open_loop", 64, 60.0)
+    assert "were due" in result["shortfall"]

@@ -9,45 +9,57 @@ from __future__ import annotations
 import json
 import os
 import struct
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
 import gevent
+import gevent.queue
 import locust.stats
 from locust import FastHttpUser, User, constant, events
 from locust.exception import StopUser
 
 from lwc.serving.loadtest import wire
-from lwc.serving.loadtest.recorder import Recorder, Ticket
+from lwc.serving.loadtest.arrivals import arrival_times
+from lwc.serving.loadtest.recorder import Recorder, Ticket, write_records
+from lwc.serving.metrics import read_page
 
 SETTINGS: dict[str, Any] = json.loads(Path(os.environ["LWC_LOADTEST"]).read_text(encoding="utf-8"))
 TEXTS: list[str] = SETTINGS["texts"]
 MODEL: str = SETTINGS["model"]
+# As `TextModel` has it.
+ASK: dict[str, Any] = SETTINGS["text_model"]
 CLASSES: int | None = SETTINGS["classes"]
 LABELS: set[str] | None = set(SETTINGS["labels"]) if SETTINGS["labels"] else None
 TIMEOUT_S: float = SETTINGS["timeout_s"]
 CSV_TICK_S = 0.5
 locust.stats.CSV_STATS_INTERVAL_SEC = CSV_TICK_S
-RECORDER = Recorder(samples=len(TEXTS), rate=SETTINGS["rate"])
+RATE: float | None = SETTINGS["rate"]
+METRICS: str | None = SETTINGS["metrics"]
+RECORDER = Recorder(samples=len(TEXTS))
+# Open loop: requests that are due and wait for a free user. None ends every user that finds it.
+DUE: gevent.queue.SimpleQueue[Ticket | None] = gevent.queue.SimpleQueue()
 
 
-def check_label(answer: wire.Answer) -> str:
-    """The label's name, when it is one of the names that are known."""
-    if LABELS is not None and answer.label not in LABELS:
-        raise wire.WireError(f"the label {answer.label!r} is none of {sorted(LABELS)}")
-    return answer.label
+def read_label(outputs: dict[str, wire.RawTensor]) -> str | None:
+    """The label's name in an answer, when it is one of the names that are known; None of a model without labels."""
+    missing = set(ASK["outputs"]) - set(outputs)
+    if missing:
+        raise wire.WireError(f"the answer lacks the outputs {sorted(missing)}")
+    if ASK["label"] is None:
+        return None
+    label = wire.read_answer(outputs, CLASSES, ASK["label"], ASK["scores"]).label
+    if LABELS is not None and label not in LABELS:
+        raise wire.WireError(f"the label {label!r} is none of {sorted(LABELS)}")
+    return label
 
 
 def next_ticket() -> Ticket:
-    """Take the next sample and wait until it is due."""
-    ticket = RECORDER.take()
+    """The next request: at once in a closed loop, when one is due in an open loop."""
+    ticket = RECORDER.take() if RATE is None else DUE.get()
     if ticket is None:
+        DUE.put(None)
         raise StopUser
-    wait = ticket.started - RECORDER.clock()
-    if wait > 0:
-        gevent.sleep(wait)
-    if RECORDER.phase == "stop" or (RECORDER.phase == "measure") != ticket.measured:
-        return next_ticket()
     RECORDER.send(ticket)
     return ticket
 
@@ -64,7 +76,7 @@ class HttpClassifier(FastHttpUser):  # type: ignore[misc]
     def classify(self) -> None:
         """Send the next text and note the answer."""
         ticket = next_ticket()
-        body, header_length = wire.encode_request([TEXTS[ticket.sample]])
+        body, header_length = wire.encode_request([TEXTS[ticket.sample]], ASK["outputs"], ASK["input"], ASK["shape"])
         headers = {
             "Content-Type": "application/octet-stream",
             "Accept-Encoding": "identity",
@@ -83,16 +95,15 @@ class HttpClassifier(FastHttpUser):  # type: ignore[misc]
             else:
                 response.failure(error)
 
-    def read(self, response: Any) -> str:
-        """The label in a response, or a WireError saying why there is none."""
+    def read(self, response: Any) -> str | None:
+        """The label in a response, or a WireError saying why it is no answer."""
         if response.status_code != 200:
             cause = response.text or getattr(response, "error", "")
             raise wire.WireError(f"HTTP {response.status_code}: {cause!s:.200}")
         length = response.headers.get(wire.HEADER_LENGTH)
         if length is not None and not str(length).isdigit():
             raise wire.WireError(f"{wire.HEADER_LENGTH} is {length!r:.40}")
-        outputs = wire.decode_response(response.content, int(length) if length is not None else None)
-        return check_label(wire.read_answer(outputs, CLASSES))
+        return read_label(wire.decode_response(response.content, int(length) if length is not None else None))
 
     tasks: ClassVar = [classify]
 
@@ -125,15 +136,15 @@ if SETTINGS["protocol"] == "grpc":
             """Send the next text and note the answer."""
             ticket = next_ticket()
             request = service_pb2.ModelInferRequest(model_name=MODEL)
-            request.inputs.add(name="text", datatype="BYTES", shape=[1, 1])
+            request.inputs.add(name=ASK["input"], datatype="BYTES", shape=ASK["shape"])
             request.raw_input_contents.append(wire.encode_strings([TEXTS[ticket.sample]]))
-            for name in ("label", "scores"):
+            for name in ASK["outputs"]:
                 request.outputs.add(name=name)
             label, error, size = None, None, 0
             try:
                 response = self.stub.ModelInfer(request, timeout=TIMEOUT_S)
                 size = response.ByteSize()
-                label = check_label(wire.read_answer(grpc_outputs(response), CLASSES))
+                label = read_label(grpc_outputs(response))
             except grpc.RpcError as problem:
                 error = f"gRPC {problem.code().name}: {problem.details()!s:.200}"
             except wire.WireError as problem:
@@ -174,26 +185,46 @@ def on_init(environment: Any, runner: Any, web_ui: Any) -> None:
 
 def on_spawned(user_count: int) -> None:
     """Start the clock when every user is there, so that ramp-up is not measured."""
-    if RECORDER.phase == "warmup" and not RECORDER.began:
-        gevent.spawn(timeline)
+    if not STARTED:
+        STARTED.append(gevent.spawn(timeline))
 
 
 def timeline() -> None:
-    """Warm up, measure, stop."""
+    """Warm up, measure, let what was due be answered, stop."""
     environment = ENVIRONMENT[0]
-    gevent.sleep(SETTINGS["warmup_seconds"])
-    environment.stats.reset_all()
-    RECORDER.measure()
-    gevent.sleep(SETTINGS["seconds"])
-    RECORDER.stop()
-    deadline = RECORDER.clock() + TIMEOUT_S
-    while RECORDER.pending and RECORDER.clock() < deadline:
-        gevent.sleep(0.02)
-    # Locust's CSV files hold what the last tick wrote, so the figures of the drain need one more tick.
-    gevent.sleep(1.5 * CSV_TICK_S)
-    environment.runner.quit()
+    try:
+        load(SETTINGS["warmup_seconds"], SETTINGS["seed"] + 1)
+        before = read_page(METRICS) if METRICS else None
+        environment.stats.reset_all()
+        RECORDER.measure()
+        cpu = time.process_time()
+        load(SETTINGS["seconds"], SETTINGS["seed"])
+        RECORDER.stop()
+        after = read_page(METRICS) if METRICS else None
+        MEASURED.update(cpu_s=time.process_time() - cpu, metrics=[before, after] if METRICS else None)
+        deadline = RECORDER.clock() + TIMEOUT_S
+        while RECORDER.pending and RECORDER.clock() < deadline:
+            gevent.sleep(0.02)
+        # Locust's CSV files hold what the last tick wrote, so the figures of the drain need one more tick.
+        gevent.sleep(1.5 * CSV_TICK_S)
+    finally:
+        DUE.put(None)
+        environment.runner.quit()
 
 
+def load(seconds: float, seed: int) -> None:
+    """Let the users send for ``seconds``; in an open loop, make each request due at its time, answered or not."""
+    begin = RECORDER.clock()
+    if RATE is not None:
+        for at in arrival_times(RATE, seconds, SETTINGS["arrivals"], seed):
+            # Also where it is late: sleeping 0 s lets the users run.
+            gevent.sleep(max(0.0, begin + at - RECORDER.clock()))
+            DUE.put(RECORDER.take(due=begin + at))
+    gevent.sleep(max(0.0, begin + seconds - RECORDER.clock()))
+
+
+MEASURED: dict[str, Any] = {}
+STARTED: list[Any] = []
 ENVIRONMENT: list[Any] = []
 
 
@@ -205,7 +236,7 @@ def on_start(environment: Any) -> None:
 def on_quitting(environment: Any) -> None:
     """Write the records; only then is the exit status 0."""
     RECORDER.stop()
-    RECORDER.write(Path(SETTINGS["records"]))
+    write_records({**RECORDER.as_json(), **MEASURED}, Path(SETTINGS["records"]))
     environment.process_exit_code = 0
 
 

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-RECORDS_VERSION = 1
+RECORDS_VERSION = 2
+COLUMNS = ("sample", "start_ms", "wait_ms", "latency_ms", "label", "error")
+NO_ANSWER = "no answer in time"
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """One request on its way: which sample, when it was due and whether it counts."""
+    """One request: which sample, when it was due and whether it counts."""
 
     number: int
     sample: int
@@ -31,96 +33,101 @@ class Ticket:
 class Recorder:
     """Hands out the samples in order and keeps what became of each request.
 
-    Phases: ``warmup`` → ``measure`` → ``stop``. A request belongs to the phase it started in. The order of the
+    Phases: ``warmup`` → ``measure`` → ``stop``. A request belongs to the phase it was due in. The order of the
     samples starts afresh when measuring begins, so that the measured answers cover them from the first on.
-    With ``rate`` (requests/s over all users) requests are due at fixed times and latency counts from the
-    time a request was due: a stalled server then cannot hide its queue (coordinated omission).
+    Latency counts from the time a request was due, also where no connection was free to send it then: a
+    stalled server cannot hide its queue (coordinated omission).
     """
 
     samples: int
-    rate: float | None = None
     clock: Callable[[], float] = time.perf_counter
     phase: str = "warmup"
     began: float = 0.0
     ended: float = 0.0
     warmup_requests: int = 0
     warmup_errors: int = 0
-    rows: list[tuple[int, float, float, str | None, str | None]] = field(default_factory=list)
+    answered_in_window: int = 0
+    rows: list[tuple[int, float, float, float, str | None, str | None]] = field(default_factory=list)
     _next: int = 0
     _numbers: int = 0
-    _due_from: float | None = None
-    _in_flight: dict[int, Ticket] = field(default_factory=dict)
+    _open: dict[int, Ticket] = field(default_factory=dict)
+    _sent: dict[int, float] = field(default_factory=dict)
 
     def measure(self) -> None:
         """End the warm-up: from now on requests count."""
-        self.phase, self._next, self.began, self._due_from = "measure", 0, self.clock(), None
+        self.phase, self._next, self.began = "measure", 0, self.clock()
 
     def stop(self) -> None:
-        """Hand out no more samples; requests on their way may still finish."""
+        """Hand out no more samples; requests that were due may still be sent and answered."""
         if self.phase == "measure":
             self.ended = self.clock()
         self.phase = "stop"
 
-    def take(self) -> Ticket | None:
-        """The next sample to send, or None when the test is over. It may be due in the future."""
+    def take(self, due: float | None = None) -> Ticket | None:
+        """The next sample, due now or at ``due`` (this clock, s); None when the test is over."""
         if self.phase == "stop":
             return None
-        now = self.clock()
-        if self.rate is not None:
-            if self._due_from is None:
-                self._due_from = now
-            now = self._due_from + self._next / self.rate
-        ticket = Ticket(self._numbers, self._next % self.samples, now, self.phase == "measure")
+        started = self.clock() if due is None else due
+        ticket = Ticket(self._numbers, self._next % self.samples, started, self.phase == "measure")
+        self._open[ticket.number] = ticket
         self._numbers += 1
         self._next += 1
         return ticket
 
     @property
     def pending(self) -> int:
-        """Requests on their way."""
-        return len(self._in_flight)
+        """Measured requests that are due or on their way."""
+        return sum(ticket.measured for ticket in self._open.values())
 
     def send(self, ticket: Ticket) -> None:
         """Note that the request leaves now."""
-        self._in_flight[ticket.number] = ticket
+        self._sent[ticket.number] = self.clock()
 
     def finish(self, ticket: Ticket, label: str | None, error: str | None) -> float:
-        """Note the answer (a label's name) or the error of a request; returns its latency in ms."""
+        """Note the answer (a label's name) or the error of a request; returns its latency in ms.
+
+        Every answer that comes within the measured window counts for the throughput, whenever its request was due:
+        what the window loses at its end it gains at its start.
+        """
         now = self.clock()
-        del self._in_flight[ticket.number]
-        latency = (now - ticket.started) * 1000.0
+        if self.phase == "measure" and error is None:
+            self.answered_in_window += 1
         if ticket.measured:
-            self.rows.append((ticket.sample, (ticket.started - self.began) * 1000.0, latency, label, error))
-            if self.phase == "stop":
-                self.ended = max(self.ended, now)
+            self.rows.append(self._row(ticket, now, label, error))
         else:
             self.warmup_requests += 1
             self.warmup_errors += error is not None
-        return latency
+        del self._open[ticket.number]
+        self._sent.pop(ticket.number, None)
+        return (now - ticket.started) * 1000.0
+
+    def _row(
+        self, ticket: Ticket, now: float, label: str | None, error: str | None
+    ) -> tuple[int, float, float, float, str | None, str | None]:
+        wait = self._sent.get(ticket.number, now) - ticket.started
+        start, latency = ticket.started - self.began, now - ticket.started
+        return (ticket.sample, start * 1000.0, wait * 1000.0, latency * 1000.0, label, error)
 
     def as_json(self) -> dict[str, Any]:
-        """The records as plain data. Requests that never came back stand in it as errors."""
+        """The records as plain data. Requests that were due and got no answer stand in it as errors."""
         now = self.clock()
-        lost = [
-            (t.sample, (t.started - self.began) * 1000.0, (now - t.started) * 1000.0, None, "no answer in time")
-            for t in self._in_flight.values()
-            if t.measured
-        ]
+        lost = [self._row(ticket, now, None, NO_ANSWER) for ticket in self._open.values() if ticket.measured]
         return {
             "version": RECORDS_VERSION,
             "measured": self.began > 0.0,
-            "duration_s": max(0.0, self.ended - self.began),
-            "rate": self.rate,
+            "window_s": max(0.0, self.ended - self.began),
+            "answered_in_window": self.answered_in_window,
             "warmup": {"requests": self.warmup_requests, "errors": self.warmup_errors},
-            "columns": ["sample", "start_ms", "latency_ms", "label", "error"],
+            "columns": list(COLUMNS),
             "rows": self.rows + lost,
         }
 
-    def write(self, path: Path) -> None:
-        """Write the records atomically: the file is whole or not there."""
-        part = path.with_name(path.name + ".part")
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(self.as_json(), file, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+
+def write_records(records: dict[str, Any], path: Path) -> None:
+    """Write records atomically: the file is whole or not there."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        json.dump(records, file, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

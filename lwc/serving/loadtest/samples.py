@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,18 @@ from lwc.errors import DataError
 
 @dataclass(frozen=True)
 class Sample:
-    """One text with its true label and what the model said offline, both by name."""
+    """One text with its true label and what the model said offline, both by name; None where not known."""
 
     id: int
     text: str
-    label: str
+    label: str | None
     offline: str | None
 
 
-def read_samples(path: Path) -> list[Sample]:
+def read_samples(path: Path, labelled: bool = True) -> list[Sample]:
     """Read samples from ``.parquet``, ``.jsonl`` or ``.csv``; the column ``offline`` may be absent.
+
+    Without ``labelled`` only ``text`` is read: all that a model without labels can be asked with.
 
     Raises:
         DataError: no such file, no rows, a missing column, or a row that cannot be sent.
@@ -44,7 +46,11 @@ def read_samples(path: Path) -> list[Sample]:
             rows = [{**row, "offline": row.get("offline") or None} for row in csv.DictReader(file)]
     else:
         raise DataError(f"{path}: samples are .parquet, .jsonl or .csv, not {path.suffix!r}")
+    if not labelled:
+        rows = [{"id": number, "text": row.get("text"), "label": ""} for number, row in enumerate(rows, 1)]
     samples = [_sample(row, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
+    if not labelled:
+        samples = [replace(sample, label=None) for sample in samples]
     if not samples:
         raise DataError(f"{path}: no samples", "the test split must hold at least one row")
     if len({sample.id for sample in samples}) != len(samples):

@@ -13,47 +13,66 @@ from lwc.metrics import accuracy, confusion_matrix, macro_f1
 from lwc.serving.loadtest.samples import Sample
 
 TOP_ERRORS = 5
+Latencies = npt.NDArray[np.float32]
 
 
-def latencies_ms(records: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+def latencies_ms(records: Mapping[str, Any]) -> Latencies:
     """Latency in ms of each answered request, shape (N,), in order of completion."""
-    return np.asarray([row[2] for row in records["rows"] if row[4] is None], dtype=np.float32)
+    return np.asarray([row["latency_ms"] for row in _answered(records)], dtype=np.float32)
+
+
+def _rows(records: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [dict(zip(records["columns"], row, strict=True)) for row in records["rows"]]
+
+
+def _answered(records: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in _rows(records) if row["error"] is None]
 
 
 def summarise(
-    records: Mapping[str, Any], samples: Sequence[Sample], label_names: Sequence[str] | None = None
+    records: Mapping[str, Any],
+    samples: Sequence[Sample],
+    label_names: Sequence[str] | None = None,
+    rate: float | None = None,
+    seconds: float | None = None,
 ) -> dict[str, Any]:
     """Figures of one protocol: counts, error rate, latency, throughput and what was served.
 
-    Latency is over answered requests only: errors that return at once must not make it look better.
-    Throughput is answered requests over the measured seconds, the drain included.
+    Latency is over answered requests only: errors that return at once must not make it look better. Throughput is
+    the answers that came within the measured window over its length. In an open loop (``rate`` in requests/s over
+    ``seconds``) ``achieved_ratio`` sets it against the rate at which requests were due, and ``wait_ms`` is the part
+    of the latency that passed before a connection was free to send the request. ``served`` is missing where the model
+    gives no label, or the samples have none.
     """
-    rows = records["rows"]
-    errors = Counter(str(row[4]) for row in rows if row[4] is not None)
-    failed = sum(errors.values())
-    answered = [(int(row[0]), str(row[3])) for row in rows if row[4] is None]
-    duration = float(records["duration_s"])
+    rows, answered = _rows(records), _answered(records)
+    errors = Counter(str(row["error"]) for row in rows if row["error"] is not None)
+    failed, window = len(rows) - len(answered), float(records["window_s"])
     result: dict[str, Any] = {
         "requests": len(rows),
         "errors": failed,
         "error_rate": failed / len(rows) if rows else 1.0,
         "error_messages": [{"message": m, "count": n} for m, n in errors.most_common(TOP_ERRORS)],
-        "duration_s": duration,
-        "throughput_rps": len(answered) / duration if duration > 0 else 0.0,
+        "window_s": window,
+        "throughput_rps": records["answered_in_window"] / window if window > 0 else 0.0,
         "warmup": dict(records["warmup"]),
+        "load": "closed_loop" if rate is None else "open_loop",
+        # Of one core. Near 1 the figures are the load generator's limit, not the server's.
+        "generator_cpu": records["cpu_s"] / window if window > 0 else 0.0,
     }
-    rate = records["rate"]
-    result["load"] = "closed_loop" if rate is None else "scheduled"
-    if rate is not None:
-        result["target_rps"] = float(rate)
-        result["achieved_ratio"] = result["throughput_rps"] / float(rate)
+    if rate is not None and seconds is not None:
+        offered = len(rows) / seconds
+        result["target_rps"], result["offered_rps"] = float(rate), offered
+        result["achieved_ratio"] = result["throughput_rps"] / offered if rows else 0.0
     if answered:
         result["latency_ms"] = latency_figures(latencies_ms(records))
-        result["served"] = served_figures(answered, samples, label_names)
+        result["wait_ms"] = latency_figures(np.asarray([row["wait_ms"] for row in answered], dtype=np.float32))
+        given = [(int(row["sample"]), str(row["label"])) for row in answered if row["label"] is not None]
+        if given and samples[0].label is not None:
+            result["served"] = served_figures(given, samples, label_names)
     return result
 
 
-def latency_figures(values: npt.NDArray[np.float32]) -> dict[str, float]:
+def latency_figures(values: Latencies) -> dict[str, float]:
     """p50, p95, p99, mean and max in ms of raw samples, shape (N,), N ≥ 1, linear interpolation."""
     exact = values.astype(np.float64)
     p50, p95, p99 = (float(v) for v in np.percentile(exact, [50, 95, 99]))
@@ -75,11 +94,12 @@ def served_figures(
     for index, label in answered:
         if first.setdefault(index, label) != label:
             changed.add(index)
-    known = {s.label for s in samples} | set(first.values()) | {s.offline for s in samples if s.offline}
+    known = {s.label for s in samples if s.label is not None} | {s.offline for s in samples if s.offline}
+    known |= set(first.values())
     listed = list(label_names) if label_names is not None else []
     names = listed + sorted(known - set(listed))
     ids = {name: number for number, name in enumerate(names)}
-    true = [ids[samples[index].label] for index in first]
+    true = [ids[str(samples[index].label)] for index in first]
     given = [ids[label] for label in first.values()]
     n = len(first)
     served_accuracy = accuracy(true, given)

@@ -74,16 +74,19 @@ def decode_strings(data: bytes) -> list[str]:
 
 
 def encode_request(
-    texts: Sequence[str], outputs: Sequence[str] = ("label", "scores"), input_name: str = "text"
+    texts: Sequence[str],
+    outputs: Sequence[str] = ("label", "scores"),
+    input_name: str = "text",
+    shape: Sequence[int] | None = None,
 ) -> tuple[bytes, int]:
-    """Build the body of ``POST /v2/models/<model>/infer`` for B texts, input shape (B, 1).
+    """Build the body of ``POST /v2/models/<model>/infer`` for B texts, input shape (B, 1) unless told otherwise.
 
     Returns the body and the length of its JSON header in bytes.
     """
     data = encode_strings(texts)
     tensor = {
         "name": input_name,
-        "shape": [len(texts), 1],
+        "shape": [len(texts), 1] if shape is None else list(shape),
         "datatype": "BYTES",
         "parameters": {"binary_data_size": len(data)},
     }
@@ -136,29 +139,36 @@ def _take_tensor(entry: Any, body: bytes, at: int) -> tuple[str, RawTensor, int]
     return name, RawTensor(datatype, shape, body[at : at + size]), at + size
 
 
-def read_answer(outputs: Mapping[str, RawTensor], classes: int | None = None) -> Answer:
-    """Read the answer to one text: ``label`` BYTES (1, 1) and ``scores`` FP32 (1, C).
+def read_answer(
+    outputs: Mapping[str, RawTensor], classes: int | None = None, label: str = "label", scores: str | None = "scores"
+) -> Answer:
+    """Read the answer to one text: ``label`` holds one BYTES element and ``scores`` FP32 (1, C), None: no scores.
 
     ``classes`` is C when it is known. A score that is not finite is an error of this request, not an answer.
 
     Raises:
         WireError: an output is missing, has another type or shape, or a score is NaN or infinite.
     """
-    for name, datatype in (("label", "BYTES"), ("scores", "FP32")):
-        if name not in outputs:
-            raise WireError(f"the answer has no output {name!r}, only {sorted(outputs)}")
-        if outputs[name].datatype != datatype:
-            raise WireError(f"output {name!r} is {outputs[name].datatype}, not {datatype}")
-    labels = decode_strings(outputs["label"].data)
+    labels = decode_strings(_output(outputs, label, "BYTES").data)
     if len(labels) != 1:
         raise WireError(f"{len(labels)} labels came back for one text")
-    raw = outputs["scores"].data
-    count = math.prod(outputs["scores"].shape)
-    if count < 1 or len(raw) != count * _FP32_BYTES:
-        raise WireError(f"scores of shape {list(outputs['scores'].shape)} came with {len(raw)} bytes")
+    if scores is None:
+        return Answer(labels[0], ())
+    given = _output(outputs, scores, "FP32")
+    count = math.prod(given.shape)
+    if count < 1 or len(given.data) != count * _FP32_BYTES:
+        raise WireError(f"scores of shape {list(given.shape)} came with {len(given.data)} bytes")
     if classes is not None and count != classes:
         raise WireError(f"{count} scores came back for {classes} classes")
-    scores = struct.unpack(f"<{count}f", raw)
-    if not all(math.isfinite(score) for score in scores):
-        raise WireError(f"the scores are not finite: {list(scores)[:8]}")
-    return Answer(labels[0], scores)
+    numbers = struct.unpack(f"<{count}f", given.data)
+    if not all(math.isfinite(number) for number in numbers):
+        raise WireError(f"the scores are not finite: {list(numbers)[:8]}")
+    return Answer(labels[0], numbers)
+
+
+def _output(outputs: Mapping[str, RawTensor], name: str, datatype: str) -> RawTensor:
+    if name not in outputs:
+        raise WireError(f"the answer has no output {name!r}, only {sorted(outputs)}")
+    if outputs[name].datatype != datatype:
+        raise WireError(f"output {name!r} is {outputs[name].datatype}, not {datatype}")
+    return outputs[name]

@@ -1,0 +1,79 @@
+"""The served model a load test talks to: address, protocol and model name, checked before anything is sent."""
+
+from __future__ import annotations
+
+import re
+import socket
+from dataclasses import dataclass
+from typing import Literal, get_args
+from urllib.parse import urlsplit
+
+from lwc.errors import USAGE, RecipeError, ServingError
+from lwc.serving.loadtest.process import check_installed
+from lwc.serving.loadtest.text_model import TextModel, describe_grpc, describe_http, text_model
+from lwc.serving.metrics import parse_counts, read_page
+
+Protocol = Literal["http", "grpc"]
+CONNECT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A model at a server that answers. ``address`` and ``metrics`` (where known) are ``host:port``."""
+
+    address: str
+    protocol: Protocol
+    model: str
+    text: TextModel
+    metrics: str | None = None
+
+
+def connect(
+    url: str, protocol: Protocol, model: str, metrics_url: str | None = None, label_output: str | None = None
+) -> Endpoint:
+    """The endpoint at ``url``, which is ``http://host:port`` or ``host:port``; ``metrics_url`` likewise.
+
+    Raises:
+        RecipeError: protocol, URL or model name are wrong, or the model does not take one text (see `text_model`).
+        MissingDependency: what gRPC needs is not installed.
+        ServingError: nothing listens there, it does not know the model, or the metrics cannot be read.
+    """
+    if protocol not in get_args(Protocol):
+        raise RecipeError(f"{protocol!r} is not a protocol: it is http or grpc")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", model):
+        raise RecipeError(f"{model!r} is not a model name", "use letters, digits, '.', '_' and '-'")
+    address = parse_address(url, "http://127.0.0.1:8000" if protocol == "http" else "127.0.0.1:8001")
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ServingError(
+            f"nothing answers at {address}: {error}", "start the server (lwc serve) or check the address", USAGE
+        ) from error
+    check_installed(protocol)
+    inputs, outputs = (describe_http if protocol == "http" else describe_grpc)(address, model)
+    text = text_model(model, inputs, outputs, label_output)
+    metrics = None
+    if metrics_url is not None:
+        metrics = parse_address(metrics_url.removesuffix("/metrics"), "127.0.0.1:8002")
+        parse_counts(read_page(metrics), metrics)
+    return Endpoint(address, protocol, model, text, metrics)
+
+
+def parse_address(url: str, example: str) -> str:
+    """``host:port`` of a URL; a bare ``host:port`` is taken as it is.
+
+    Raises:
+        RecipeError: it is no address of a server; the hint shows ``example``.
+    """
+    parts = urlsplit(url if "://" in url else f"//{url}")
+    if parts.scheme not in ("", "http", "grpc"):
+        raise RecipeError(f"{url}: {parts.scheme}:// is not supported", "use http://host:port or host:port")
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise RecipeError(f"{url}: {error}") from error
+    if not parts.hostname or port is None or parts.path not in ("", "/") or parts.query or parts.username:
+        raise RecipeError(f"{url!r} is not the address of a server", f"give host and port, like {example}")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{host}:{port}"

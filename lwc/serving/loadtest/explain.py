@@ -1,0 +1,50 @@
+"""Why the latency of a load test is what it is, in sentences made of its figures. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# Of one core: above it a Python process has little left to send requests on time.
+BUSY_GENERATOR = 0.85
+_PARTS = {
+    "client_wait": "waiting to be sent",
+    "queue": "in the queue of the model",
+    "compute": "computing",
+    "rest": "on the wire and in the load generator",
+}
+
+
+def explain(result: Mapping[str, Any]) -> list[str]:
+    """Sentences on where the time of a request went and what held it up; empty where nothing is known of it."""
+    said: list[str] = []
+    server = result.get("server") or {}
+    mean = server.get("mean_ms")
+    if mean is not None:
+        called = server["models"][result["model"]]
+        parts = " + ".join(f"{mean[key]:.1f} {words}" for key, words in _PARTS.items())
+        said.append(f"mean latency {mean['total']:.1f} ms = {parts}; {called['mean_batch']:.1f} texts an execution")
+        said.append(_cause(mean, result))
+    elif result.get("load") == "open_loop" and "latency_ms" in result:
+        wait, total = result["wait_ms"]["mean"], result["latency_ms"]["mean"]
+        said.append(f"of {total:.1f} ms mean latency {wait:.1f} ms passed before a connection was free to send")
+    if result["generator_cpu"] > BUSY_GENERATOR:
+        said.append(
+            f"the load generator used {result['generator_cpu']:.0%} of a core: these figures may be its limit rather"
+            " than the server's"
+        )
+    return said
+
+
+def _cause(mean: Mapping[str, float], result: Mapping[str, Any]) -> str:
+    largest = max(_PARTS, key=lambda key: mean[key])
+    if largest == "client_wait":
+        return (
+            f"most of it is waiting for one of {result['users']} connections: requests come faster than they are"
+            " answered"
+        )
+    if largest == "queue":
+        return "most of it is queueing: the model works on other requests, and is near its limit"
+    if largest == "compute":
+        return "most of it is computing: fewer blocks, int8 or more cores shorten it; larger batches lengthen it"
+    return "most of it is spent outside of the model: network, protocol, or cores shared with the load generator"
