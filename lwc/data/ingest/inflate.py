@@ -44,7 +44,7 @@ def fast_chunks(path: Path, took: Callable[[int], None] = lambda _: None) -> Ite
                     inflate = isal_zlib.decompressobj(31)
                 try:
                     data = inflate.decompress(chunk, _MOST)
-                except igzip_lib.IsalError:
+                except igzip_lib.IsalError:  # type: ignore[misc]
                     yield from _rest(path, given)
                     return
                 if data:

@@ -58,9 +58,9 @@ def _plain(record: dict[str, Any], keys: _Keys, file: str, line: int) -> Row | N
     """The row of an ordinary record; None where a field is of a kind that the careful way must judge."""
     get = record.get
     rating = get(keys.rating) if keys.rating is not None else None
-    if keys.rating is not None:
-        if not isinstance(rating, float | int) or isinstance(rating, bool) or not 1 <= rating <= 5:
-            return None
+    number = isinstance(rating, float | int) and not isinstance(rating, bool)
+    if keys.rating is not None and not (number and 1 <= rating <= 5):  # type: ignore[operator]
+        return None
     item = None
     for key in keys.items:
         item = get(key)
