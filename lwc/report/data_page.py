@@ -156,8 +156,8 @@ def _document(q: Mapping[str, Any], name: str, folder: Path) -> Document:
             ]),
             Section("Distinct things", [_distinct_table(q)]),
             Section("State", [Paragraph(
-                f"Telling duplicates apart took {state['disk'] / 1e6:,.0f} MB on disk and {state['memory'] / 1e6:,.0f} MB of "
-                f"memory a million rows; the split itself keeps {state['split']} bytes by user or at random.")]),
+                f"Telling duplicates apart took {state['disk'] / 1e6:,.0f} MB on disk and {state['memory'] / 1e6:,.0f} "
+                f"MB of memory a million rows; the split itself keeps {state['split']} bytes by user or at random.")]),
         ],
     )  # fmt: skip
 

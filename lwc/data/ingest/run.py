@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ def ingest(
     """Read a source into ``out``: ``<split>/*.parquet``, ``quality.json``, ``quarantine.jsonl``, ``manifest.json``.
 
     Columns of the shards: id, text, label (a position in ``labels.json``), user, item, time, file, line, and with
-    ``data.ingest.metadata`` item_title, item_brand and item_category.
+    ``data.ingest.metadata`` item_title, item_brand and item_category. The work is done by ``pool``, or by so many
+    ``workers`` (processes; default: the CPUs of this machine).
 
     Raises:
         DataError: unusable data, or ``out`` holds the result of something else.
@@ -54,10 +55,10 @@ def ingest(
     workers = workers or cpu_limit()
     given = inputs(data.source)
     out.mkdir(parents=True, exist_ok=True)
-    with _alone(out), _pool(workers) as pool:
+    with _alone(out), _pool(workers) if pool is None else nullcontext(pool) as executor:
         _claim(out, data, seed, given)
         try:
-            return _line(data, settings, seed, out, given, pool, workers, say)
+            return _line(data, settings, seed, out, given, executor, workers, say)
         except BrokenProcessPool as error:
             hint = "likely out of memory: lower data.ingest.shard_mib or --workers, and run again to go on from here"
             raise LwcError("a worker process of the ingestion died", hint) from error
