@@ -38,7 +38,12 @@ _Say = Callable[[str], None]
 
 
 def ingest(
-    data: Data, seed: int, out: Path, workers: int | None = None, progress: _Say | None = None
+    data: Data,
+    seed: int,
+    out: Path,
+    workers: int | None = None,
+    progress: _Say | None = None,
+    pool: Executor | None = None,
 ) -> dict[str, Any]:
     """Read a source into ``out``: ``<split>/*.parquet``, ``quality.json``, ``quarantine.jsonl``, ``manifest.json``.
 
