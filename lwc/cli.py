@@ -303,6 +303,34 @@ def data_inspect(recipe: RecipePath, overrides: Overrides = None, as_json: AsJso
         render.tree(quality)
 
 
+@data_app.command("ingest")
+def data_ingest(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    out: Annotated[Optional[Path], typer.Option(help="default: ingested/<recipe name>")] = None,  # noqa: UP045
+    workers: Annotated[Optional[int], typer.Option(min=1, help="default: the CPUs of this machine")] = None,  # noqa: UP045
+    as_json: AsJson = False,
+) -> None:
+    """Read a source of any size into cleaned, de-duplicated, split shards, with a quality report; resumable."""
+    from lwc import render
+    from lwc.data.ingest.run import ingest
+    from lwc.report.data_page import data_page
+
+    loaded = _load(recipe, overrides)
+    folder = out or Path("ingested") / loaded.name
+    with render.RunView() as view:
+        quality = ingest(loaded.data, loaded.seed, folder, workers, lambda text: view.event("progress", "ingest", text))
+    page = folder / "quality.html"
+    page.write_text(data_page(quality, loaded.name), encoding="utf-8")
+    if as_json:
+        _print_json(quality)
+    used, read = quality["rows_used"], quality["rows_read"]
+    render.note(
+        f"{read:,} rows read, {used:,} kept, {sum(quality['rows_bad'].values()):,} in {folder / 'quarantine.jsonl'}"
+    )
+    render.note(f"report: {page}")
+
+
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders; the first is the reference")],

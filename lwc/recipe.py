@@ -111,6 +111,18 @@ class Split(Section):
         return self
 
 
+class Ingest(Section):
+    """How a large source is read as a stream into shards on disk (`lwc data ingest`)."""
+
+    shard_mib: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=32, description="MiB of raw source that become one shard; it bounds the memory of a worker"
+    )
+    files_at_once: Annotated[int, Field(ge=1, le=64)] = Field(default=4, description="files that are read at a time")
+    metadata: tuple[str, ...] = Field(
+        default=(), description="item metadata (JSON lines): title, brand and category are joined by the item"
+    )
+
+
 class Data(Section):
     source: DataSource = AmazonSample(kind="amazon-sample")
     text_fields: tuple[Literal["title", "body"], ...] = Field(default=("body",), min_length=1)
@@ -120,6 +132,7 @@ class Data(Section):
     max_bad_rows: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
     limit: Positive | None = Field(default=None, description="random subsample of rows, after cleaning")
     calibration: Positive = Field(default=256, description="rows of train that scores are computed on")
+    ingest: Ingest | None = Field(default=None, description="read as a stream, through shards on disk")
 
 
 # --- model and training -----------------------------------------------------------------------

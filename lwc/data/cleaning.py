@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import re
+import sys
 import unicodedata
 import zlib
 from collections.abc import Sequence
@@ -12,13 +14,18 @@ import numpy as np
 
 _BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,200}>")
-_SPACE = re.compile(r"\s+")
 
 
-def _unwanted(character: str) -> bool:
-    """Control characters, lone surrogates, and invisible format characters but the joiners that emoji need."""
-    category = unicodedata.category(character)
-    return category in ("Cc", "Cs") or (category == "Cf" and character not in "\u200d\ufe0f")
+@functools.cache
+def _unwanted() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Control characters, lone surrogates, and invisible format characters but the joiners that emoji need.
+
+    Two patterns, of the characters up to U+FFFF and of those above: the first kind has a fast table in `re`.
+    """
+    found = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) in ("Cc", "Cs", "Cf")]
+    wanted = ("\u200d", "\ufe0f")
+    low = "".join(re.escape(one) for one in found if one <= "\uffff" and one not in wanted)
+    return re.compile(f"[{low}]"), re.compile("[" + "".join(one for one in found if one > "\uffff") + "]")
 
 
 def clean(text: str) -> str:
@@ -26,8 +33,11 @@ def clean(text: str) -> str:
     text = html.unescape(html.unescape(text)) if "&" in text else text
     text = _TAG.sub(" ", _BREAK.sub(" ", text)) if "<" in text else text
     if not text.isascii() or not text.isprintable():
-        text = "".join(" " if _unwanted(character) else character for character in text)
-    return _SPACE.sub(" ", unicodedata.normalize("NFC", text)).strip()
+        low, high = _unwanted()
+        text = low.sub(" ", text)
+        # Only characters above U+FFFF take two units of UTF-16.
+        text = high.sub(" ", text) if len(text.encode("utf-16-le", "surrogatepass")) > 2 * len(text) else text
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def fold(text: str) -> str:

@@ -56,7 +56,8 @@ def label_name(row: Row, scheme: str) -> str | None:
     return "positive" if stars >= 4 else "negative"
 
 
-def _names(labels: Labels, found: Counter[str]) -> list[str]:
+def label_names(labels: Labels, found: Counter[str]) -> list[str]:
+    """Class names in the order of their ids; `DataError` where the data hold one that the recipe does not name."""
     if labels.scheme == "none":
         return [NO_LABEL]
     if labels.scheme != "column":
@@ -72,6 +73,19 @@ def _names(labels: Labels, found: Counter[str]) -> list[str]:
 
 def _text(row: Row, fields: tuple[str, ...]) -> str:
     return clean("\n".join(part for part in (getattr(row, field) for field in fields) if part))
+
+
+def check_bad(bad: Counter[str], read: int, limit: float) -> None:
+    """Raise `DataError` where nothing was read, or more than a share of it is bad."""
+    bad_rows = sum(bad.values())
+    if read == 0:
+        raise DataError("the source has no rows", "name another source")
+    if bad_rows > limit * read:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in bad.most_common(4))
+        raise DataError(
+            f"{bad_rows} of {read} rows are bad, more than data.max_bad_rows {limit:.0%} ({reasons})",
+            "fix the data, or raise the limit; `lwc data inspect --set data.max_bad_rows=1` shows the report",
+        )
 
 
 class _Reader:
@@ -96,16 +110,7 @@ class _Reader:
                 if bad is not None:
                     self.bad[bad.reason.split(":")[0].split("(")[0].strip()] += 1
                     file.write(json.dumps(bad.__dict__, ensure_ascii=True) + "\n")
-        bad_rows = sum(self.bad.values())
-        if self.read == 0:
-            raise DataError("the source has no rows", "name another source")
-        if bad_rows > self.data.max_bad_rows * self.read:
-            reasons = ", ".join(f"{reason} {count}" for reason, count in self.bad.most_common(4))
-            raise DataError(
-                f"{bad_rows} of {self.read} rows are bad, more than data.max_bad_rows {self.data.max_bad_rows:.0%}"
-                f" ({reasons})",
-                "fix the data, or raise the limit; `lwc data inspect --set data.max_bad_rows=1` shows the report",
-            )
+        check_bad(self.bad, self.read, self.data.max_bad_rows)
 
     def _take(self, row: Row) -> Bad | None:
         text = _text(row, self.data.text_fields)
@@ -164,7 +169,7 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
     if data.limit is not None and data.limit < len(rows):
         chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[: data.limit])
         rows = [rows[index] for index in chosen]
-    names = _names(data.labels, Counter(name for _, _, name in rows))
+    names = label_names(data.labels, Counter(name for _, _, name in rows))
     labels = np.array([names.index(name) for _, _, name in rows], dtype=np.int64)
     users, times = [row.user for row, _, _ in rows], [row.time for row, _, _ in rows]
     kind = choose(data.split, users, times)

@@ -12,7 +12,7 @@ from lwc.arrays import Array
 from lwc.data.cleaning import fold
 
 # The most frequent English function words; in English prose they are over a third of all words.
-_ENGLISH = frozenset(
+ENGLISH = frozenset(
     re.findall(
         r"\w+",
         "the a an and or but of to in on for with is are was were be been it its this that i you he she they we my"
@@ -26,7 +26,7 @@ _PERCENTILES = (5, 25, 50, 75, 95, 99)
 def english_share(text: str) -> float:
     """Share of words (0 to 1) that are English function words."""
     words = _WORD.findall(text.casefold())
-    return sum(word in _ENGLISH for word in words) / len(words) if words else 0.0
+    return sum(word in ENGLISH for word in words) / len(words) if words else 0.0
 
 
 def describe(texts: Sequence[str], labels: Array, names: Sequence[str]) -> dict[str, Any]:

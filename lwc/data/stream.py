@@ -13,7 +13,7 @@ from lwc.errors import DataError
 
 CHUNK = 1 << 16
 MAX_LINE = 1 << 24
-_GZIP = b"\x1f\x8b"
+GZIP = b"\x1f\x8b"
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _LFS = b"version https://git-lfs.github.com/spec/"
@@ -37,7 +37,7 @@ def chunks(path: Path) -> Iterator[bytes | Cut]:
         file.seek(0)
         if head.startswith(_LFS):
             raise DataError(f"{path}: a Git LFS pointer, not the data", "run `git lfs pull` where it came from")
-        if head.startswith(_GZIP):
+        if head.startswith(GZIP):
             yield from _inflate(file)
         elif path.suffix == ".gz" and head:
             raise DataError(f"{path}: named .gz but not a gzip file", "rename it, or download it again")
@@ -109,7 +109,7 @@ def lines(path: Path, name: str, end: bytes = b"\n") -> Iterator[tuple[int, byte
                 yield Bad(name, number, "line longer than 16 MiB", excerpt(bytes(buffer)))
             else:
                 buffer += part[start:stop]
-                yield number, _first(bytes(buffer), path) if number == 1 else bytes(buffer)
+                yield number, first_line(bytes(buffer), path) if number == 1 else bytes(buffer)
             buffer.clear()
             skipping, start = False, stop + 1
         if not skipping:
@@ -120,10 +120,11 @@ def lines(path: Path, name: str, end: bytes = b"\n") -> Iterator[tuple[int, byte
     if skipping:
         yield Bad(name, number + 1, "line longer than 16 MiB", excerpt(bytes(buffer)))
     elif buffer:
-        yield number + 1, _first(bytes(buffer), path) if number == 0 else bytes(buffer)
+        yield number + 1, first_line(bytes(buffer), path) if number == 0 else bytes(buffer)
 
 
-def _first(line: bytes, path: Path) -> bytes:
+def first_line(line: bytes, path: Path) -> bytes:
+    """A file's first line without its byte-order mark; `DataError` where the mark is UTF-16's."""
     if line.startswith(_UTF16_MARKS):
         raise DataError(f"{path}: UTF-16 text", "convert it to UTF-8, e.g. with `iconv -f UTF-16 -t UTF-8`")
     return line.removeprefix(_UTF8_MARK)

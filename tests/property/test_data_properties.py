@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import tempfile
+import unicodedata
 from pathlib import Path
 
 from hypothesis import assume, given, settings
@@ -90,3 +91,12 @@ def test_a_damaged_gzip_is_reported_not_raised(content: bytes) -> None:
         assert reasons or read == 20  # bytes of the header that carry no data may change
     else:
         assert (read, reasons) == (20, [])
+
+
+def test_clean_takes_out_what_unicode_calls_control_surrogate_or_format_but_emoji_joiners() -> None:
+    for code in range(0x110000):
+        character = chr(code)
+        if character in "<&" or (category := unicodedata.category(character)) not in ("Cc", "Cs", "Cf"):
+            continue
+        expected = "a" + (character if character == "\u200d" else " ") + "b"
+        assert clean(f"a{character}b") == expected, (hex(code), category)

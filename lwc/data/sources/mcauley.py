@@ -26,7 +26,8 @@ def check_object(record: Any) -> None:
         raise ValueError(f"not an object but {type(record).__name__}")
 
 
-def _row(record: Any, file: str, line: int) -> Row:
+def review_of(record: Any, file: str, line: int) -> Row:
+    """A review of any of the three releases; `ValueError` where it has no usable rating, or is no object."""
     check_object(record)
     new = "rating" in record or "user_id" in record
     rating = rating_of(record.get("rating" if new else "overall"))
@@ -44,7 +45,9 @@ def _row(record: Any, file: str, line: int) -> Row:
     )
 
 
-def parse(raw: bytes, file: str, line: int, row_of: Callable[[Any, str, int], Row | Bad] = _row) -> Row | Bad | None:
+def parse(
+    raw: bytes, file: str, line: int, row_of: Callable[[Any, str, int], Row | Bad] = review_of
+) -> Row | Bad | None:
     """One line; None for a blank one and for the brackets of an array written one object a line.
 
     ``row_of`` makes the row of a parsed value; its `ValueError` is the reason why the line gave none.
@@ -68,7 +71,7 @@ def parse(raw: bytes, file: str, line: int, row_of: Callable[[Any, str, int], Ro
         return Bad(file, line, str(error), excerpt(raw))
 
 
-def read_file(path: Path, row_of: Callable[[Any, str, int], Row | Bad] = _row) -> Rows:
+def read_file(path: Path, row_of: Callable[[Any, str, int], Row | Bad] = review_of) -> Rows:
     """Reviews and bad lines of one file."""
     for item in lines(path, path.name):
         if isinstance(item, Bad):

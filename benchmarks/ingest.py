@@ -1,0 +1,290 @@
+"""Ingestion against pandas and Hugging Face datasets, on real reviews repeated to millions of rows.
+
+    python benchmarks/ingest.py --corpus DIR [--millions 0.5 2 4] [--compared 2] [--pandas 2] [--hf-python PYTHON]
+    python benchmarks/ingest.py --damaged 10000
+
+The corpus is made of the 2023 files under ``LWC_DATA_DIR`` (without ``images``, whose type differs from row to row,
+which `datasets` refuses). Each copy has its own users and the words of each text in another order, so that copies are
+no duplicates of each other; a text that stands twice in the original does in each copy. Every leg runs in a process of
+its own. pandas parses only; datasets does the same cleaning, exact de-duplication, split by user and Parquet files as
+lwc, with as many processes, but looks for no near duplicates. Memory is the sum over the process tree (proportional
+set size, pages shared counted once), sampled twice a second. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SEED = 17
+A_FILE = 500_000
+ELECTRONICS = 43_886_944  # rows of the 2023 category, as its authors count them
+LIMIT = 1.5e9
+
+
+def originals() -> list[dict[str, Any]]:
+    """Real rows of the 2023 release."""
+    folder = Path(os.environ["LWC_DATA_DIR"])
+    files = sorted([*(folder / "2023-books-jsonl").glob("*.gz"), *(folder / "2023-software-jsonl").glob("*.gz")])
+    rows = [json.loads(line) for file in files for line in gzip.decompress(file.read_bytes()).splitlines()]
+    return [{key: value for key, value in row.items() if key != "images"} for row in rows]
+
+
+def corpus(folder: Path, rows: int) -> list[Path]:
+    """Files of half a million rows each; those that are there stay."""
+    import numpy as np
+    import orjson
+    from isal import igzip
+
+    folder.mkdir(parents=True, exist_ok=True)
+    given = originals()
+    texts = [row["text"].split(" ") for row in given]
+    files = []
+    for number in range(-(-rows // A_FILE)):
+        path = folder / f"{number:03d}.jsonl.gz"
+        files.append(path)
+        if path.is_file():
+            continue
+        generator = np.random.default_rng(number)
+        order = {}
+        with igzip.open(path.with_suffix(".part"), "wb", compresslevel=2) as target:
+            for index in range(A_FILE):
+                copy, at = divmod(index, len(given))
+                if at == 0:
+                    order = {}
+                row, words = given[at], texts[at]
+                if row["text"] not in order:
+                    order[row["text"]] = " ".join([words[i] for i in generator.permutation(len(words))])
+                user = f"{row['user_id']}{number}-{copy}"
+                target.write(orjson.dumps({**row, "user_id": user, "text": order[row["text"]]}) + b"\n")
+        path.with_suffix(".part").rename(path)
+    return files
+
+
+def leg_lwc(files: list[str], out: Path, workers: int) -> dict[str, Any]:
+    """What is measured."""
+    from lwc.data.ingest.run import ingest
+    from lwc.recipe import Data, McAuleyFile
+
+    quality = ingest(Data(source=McAuleyFile(kind="mcauley", paths=tuple(files))), SEED, out, workers)
+    kept = sum(path.stat().st_size for path in out.rglob("*.parquet"))
+    account = quality["rows_left_out_by_label_scheme"] + sum(quality["rows_bad"].values()) + quality["rows_used"]
+    assert quality["rows_read"] == account + sum(quality["duplicates"].values())
+    return {"rows": quality["rows_read"], "used": quality["rows_used"], "parquet_bytes": kept,
+            "seconds_of": quality["seconds"], "duplicates": quality["duplicates"]}  # fmt: skip
+
+
+def leg_pandas(files: list[str], out: Path, workers: int) -> dict[str, Any]:
+    """Parsing only, a file at a time so that memory is enough."""
+    import pandas as pd
+
+    return {"rows": sum(len(pd.read_json(file, lines=True)) for file in files)}
+
+
+def leg_datasets(files: list[str], out: Path, workers: int) -> dict[str, Any]:
+    """The same cleaning, exact de-duplication, labels, split by user and Parquet files."""
+    import datasets
+    import numpy as np
+    import xxhash
+
+    from lwc.data.cleaning import clean, fold
+    from lwc.data.splits import NAMES, position
+
+    def prepared(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        texts = [clean(text) for text in batch["text"]]
+        folded = [fold(text) for text in texts]
+        stars = batch["rating"]
+        places = [position(SEED, user) for user in batch["user_id"]]
+        kept = [i for i in range(len(texts)) if folded[i] and stars[i] != 3]
+        return {
+            "text": [texts[i] for i in kept],
+            "label": [int(stars[i] >= 4) for i in kept],
+            "key": [xxhash.xxh3_64_intdigest(folded[i].encode()) >> 1 for i in kept],
+            "split": [0 if places[i] < 0.7 else 1 if places[i] < 0.8 else 2 for i in kept],
+            "user": [batch["user_id"][i] for i in kept],
+            "item": [batch["parent_asin"][i] for i in kept],
+            "time": [batch["timestamp"][i] // 1000 for i in kept],
+        }
+
+    found = datasets.load_dataset("json", data_files=files, split="train", cache_dir=str(out / "cache"))
+    rows = len(found)
+    found = found.map(prepared, batched=True, num_proc=workers, remove_columns=found.column_names)
+    table = found.with_format("numpy")
+    keys, labels, split = (np.asarray(table[name]) for name in ("key", "label", "split"))
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    totals = np.bincount(group, labels)
+    mixed = (totals > 0) & (totals < np.bincount(group))
+    kept = first[~mixed]
+    for number, name in enumerate(NAMES):
+        part = found.select(np.sort(kept[split[kept] == number])).remove_columns(["key", "split"])
+        part.to_parquet(str(out / f"{name}.parquet"))
+    return {"rows": rows, "used": len(kept)}
+
+
+LEGS: dict[str, Callable[[list[str], Path, int], dict[str, Any]]] = {
+    "lwc": leg_lwc, "pandas": leg_pandas, "datasets": leg_datasets,
+}  # fmt: skip
+
+
+def cpu_seconds() -> float:
+    """Processor time of all processes that were waited for, and of those they waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def tree_bytes(pid: int) -> float:
+    """Proportional set size of a process and all below it."""
+    total, waiting = 0.0, [pid]
+    while waiting:
+        one = waiting.pop()
+        try:
+            for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += 1024 * int(line.split()[1])
+            for task in Path(f"/proc/{one}/task").iterdir():
+                waiting += [int(child) for child in (task / "children").read_text().split()]
+        except (OSError, ProcessLookupError):
+            continue  # it ended between two looks
+    return total
+
+
+def disk_bytes(folder: Path) -> int:
+    """Bytes of all files of a folder that is being written."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += (Path(root) / name).stat().st_size
+            except OSError:
+                continue  # it was renamed between two looks
+    return total
+
+
+def measured(name: str, files: list[Path], workers: int, python: str) -> dict[str, Any]:
+    """One leg in a process of its own: rows/s, peak memory, peak disk."""
+    with tempfile.TemporaryDirectory(prefix="lwc-ingest-", dir=files[0].parent) as folder:
+        command = [python, __file__, "--leg", name, "--workers", str(workers), "--out", folder, *map(str, files)]
+        start, spent = time.monotonic(), cpu_seconds()
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        memory = disk = 0.0
+        while process.poll() is None:
+            memory = max(memory, tree_bytes(process.pid))
+            disk = max(disk, disk_bytes(Path(folder)))
+            time.sleep(0.5)
+        assert process.stdout is not None
+        answer = process.stdout.read()
+        if process.returncode:
+            raise SystemExit(f"{name} ended with {process.returncode}")
+        seconds = time.monotonic() - start
+        found: dict[str, Any] = json.loads(answer.splitlines()[-1])
+        found.update(leg=name, seconds=round(seconds, 1), rows_per_second=round(found["rows"] / seconds),
+                     cpu_us_per_row=round(1e6 * (cpu_seconds() - spent) / found["rows"], 1),
+                     peak_memory_mb=round(memory / 1e6), peak_disk_mb=round(disk / 1e6))  # fmt: skip
+        print(json.dumps(found), flush=True)
+        return found
+
+
+def damaged(count: int) -> None:
+    """Randomly damaged files: no crash, and rows + quarantine = lines present."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "unit"))
+    from damage import damage, packed, present, review_file
+
+    from lwc.data.ingest.blocks import blocks, inputs
+    from lwc.data.ingest.parse import rows_of
+    from lwc.data.stream import Cut, chunks
+    from lwc.errors import DataError
+    from lwc.recipe import McAuleyFile
+
+    rows = bad = refused = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(count):
+            source = random.Random(seed)
+            content = review_file(source, source.randint(1, 40))
+            zipped = source.random() < 0.5
+            path = Path(folder) / ("r.json.gz" if zipped else "r.json")
+            path.write_bytes(damage(source, packed(source, content) if zipped else content))
+            given = McAuleyFile(kind="mcauley", paths=(str(path),))
+            try:
+                found = [row for block in blocks(inputs(given)[0], 1000) for row in rows_of(block, None, set())]
+            except DataError:
+                refused += 1  # named .gz and no gzip any more, or UTF-16: one error that names the file
+                continue
+            parts = list(chunks(path))
+            whole = b"".join(part for part in parts if isinstance(part, bytes))
+            cuts = sum(isinstance(part, Cut) for part in parts)
+            whole = whole[: whole.rfind(b"\n") + 1] if cuts else whole
+            if len(found) != present(whole) + cuts:
+                raise SystemExit(f"seed {seed}: {len(found)} read, {present(whole)} + {cuts} present")
+            lost = sum(hasattr(one, "reason") for one in found)
+            rows, bad = rows + len(found) - lost, bad + lost
+    print(json.dumps({"damaged": count, "rows": rows, "quarantined": bad, "refused_files": refused, "lost": 0}))
+
+
+def main() -> None:
+    """Run the legs, print the ratios; exit 3 where one falls short."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, help="folder for the rows (0.3 GB a million)")
+    parser.add_argument("--millions", type=float, nargs="+", default=[0.5, 2, 4])
+    parser.add_argument("--compared", type=float, default=2, help="millions of rows that the others read too")
+    parser.add_argument("--pandas", type=float, help="millions that pandas reads (default: those compared)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--hf-python", help="a Python with datasets, where this one has none")
+    parser.add_argument("--damaged", type=int, help="read so many damaged files instead")
+    parser.add_argument("--leg", choices=LEGS, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("files", nargs="*", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.damaged:
+        damaged(args.damaged)
+        return
+    if args.leg:
+        print(json.dumps(LEGS[args.leg](args.files, args.out, args.workers)))
+        return
+    files = corpus(args.corpus, round(1e6 * max([*args.millions, args.compared])))
+
+    def first(millions: float) -> list[Path]:
+        return files[: round(1e6 * millions) // A_FILE]
+
+    python = str(Path(sys.executable))
+    mine = {millions: measured("lwc", first(millions), args.workers, python) for millions in args.millions}
+    base = mine.get(args.compared) or measured("lwc", first(args.compared), args.workers, python)
+    others = {"datasets": (args.hf_python or python, 1.2), "pandas": (python, 2.0)}
+    ratios = {}
+    for name, (which, wanted) in others.items():
+        millions = args.pandas or args.compared if name == "pandas" else args.compared
+        other = measured(name, first(millions), args.workers, which)
+        ratios[name] = {"rows": other["rows"], "wanted": wanted,
+                        "ratio": base["rows_per_second"] / other["rows_per_second"],
+                        "ratio_of_cpu": other["cpu_us_per_row"] / base["cpu_us_per_row"]}  # fmt: skip
+    peaks = [one["peak_memory_mb"] for one in mine.values()]
+    largest = mine[max(mine)]
+    scale = ELECTRONICS / largest["rows"]
+    result = {
+        "ratios": ratios,
+        "memory": {"peaks_mb": peaks, "spread": max(peaks) / min(peaks) - 1, "limit_mb": LIMIT / 1e6},
+        "projection_to_electronics": {
+            "rows": ELECTRONICS, "minutes": round(largest["seconds"] * scale / 60, 1),
+            "disk_gb_while_running": round(largest["peak_disk_mb"] * scale / 1e3, 1),
+            "disk_gb_after": round(largest["parquet_bytes"] * scale / 1e9, 1),
+            "memory_mb": round(max(peaks) + (ELECTRONICS - largest["rows"]) * 2 / 1e6),
+        },
+    }  # fmt: skip
+    print(json.dumps(result, indent=2))
+    short = any(one["ratio"] < one["wanted"] for one in ratios.values())
+    if short or max(peaks) * 1e6 > LIMIT or max(peaks) > 1.1 * min(peaks):
+        sys.exit(3)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Parts become shards: what is kept, by split, as Parquet; and the rule that splits without knowing other rows."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lwc.arrays import Array
+from lwc.artifacts import file_digest, write_json
+from lwc.data.ingest.dedupe import KEPT, Parts
+from lwc.data.ingest.folding import mix
+from lwc.data.ingest.metadata import FIELDS, look_up
+from lwc.data.ingest.part import read_part
+from lwc.data.splits import NAMES, position
+from lwc.recipe import Split
+
+_DAY = 86_400
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How rows are split: shares end at ``first`` and ``second``; ``early`` and ``late`` are where they end in time."""
+
+    kind: str
+    first: float
+    second: float
+    seed: int
+    early: int = 0
+    late: int = 0
+
+
+def rule_of(settings: Split, kind: str, seed: int, parts: Parts, decisions: Array) -> Rule:
+    """The rule of a split. By user and at random it has no state; by time it is two moments, found in two scans."""
+    first, second = 1 - settings.validation - settings.test, 1 - settings.test
+    if kind != "time":
+        return Rule(kind, first, second, seed)
+    early, late = moments(parts, decisions, (first, second))
+    return Rule(kind, first, second, seed, early, late)
+
+
+def moments(parts: Parts, decisions: Array, shares: Sequence[float]) -> list[int]:
+    """For each share, the first moment before which so much of the kept rows lies (rows of a moment stay together)."""
+    days: Counter[int] = Counter()
+    for times in _times(parts, decisions):
+        days.update(dict(zip(*(a.tolist() for a in np.unique(times // _DAY, return_counts=True)), strict=True)))
+    ordered = sorted(days)
+    before = np.concatenate(([0], np.cumsum([days[day] for day in ordered])))
+    found = []
+    for share in shares:
+        wanted = share * before[-1]
+        place = int(np.flatnonzero(before[:-1] < wanted)[-1])
+        day = ordered[place]
+        times = np.sort(np.concatenate([t[t // _DAY == day] for t in _times(parts, decisions)]))
+        older = before[place] + np.searchsorted(times, times, side="left")
+        past = times[older >= wanted]
+        found.append(int(past[0]) if len(past) else (day + 1) * _DAY)
+    return found
+
+
+def _times(parts: Parts, decisions: Array) -> Iterable[Array]:
+    for name, start, end in zip(parts.names, parts.starts[:-1], parts.starts[1:], strict=True):
+        times = read_part(parts.folder, name)["time"].to_numpy()
+        yield times[decisions[start:end] == KEPT].astype(np.int64)
+
+
+def assign(rule: Rule, table: pa.Table) -> Array:
+    """Split (N,) of rows: 0 train, 1 validation, 2 test."""
+    if rule.kind == "time":
+        times = table["time"].to_numpy()
+        return np.where(times < rule.early, 0, np.where(times < rule.late, 1, 2))
+    if rule.kind == "user":
+        users = table["user"].combine_chunks().dictionary_encode()
+        places = np.array([position(rule.seed, user) for user in users.dictionary.to_pylist()], dtype=np.float64)
+        positions = places[users.indices.to_numpy()] if len(users) else places
+    else:
+        salt = mix(np.array([rule.seed], dtype=np.uint64))
+        positions = mix(table["key"].to_numpy() ^ salt) / 2.0**64
+    return np.where(positions < rule.first, 0, np.where(positions < rule.second, 1, 2))
+
+
+def write_shard(
+    parts: Parts, index: int, decisions: Path, rule: Rule, names: Sequence[str], metadata: Path | None, out: Path
+) -> dict[str, Any]:
+    """Write the kept rows of a part to ``out``/<split>/<part>.parquet, then their summary; the summary."""
+    part, start = parts.names[index], int(parts.starts[index])
+    table = read_part(parts.folder, part)
+    why = np.array(np.load(decisions, mmap_mode="r")[start : start + len(table)])
+    kept = np.flatnonzero(why == KEPT)
+    table = table.take(kept)
+    label = table["label"].cast(pa.string())
+    known = pc.index_in(label, value_set=pa.array(names, pa.string())).cast(pa.int64())
+    split = assign(rule, table)
+    columns = {
+        "id": pa.array(kept + start, pa.int64()), "text": table["text"], "label": known, "user": table["user"],
+        "item": table["item"], "time": table["time"], "file": pa.array(np.full(len(kept), int(part[:4])), pa.int32()),
+        "line": table["line"],
+    }  # fmt: skip
+    if metadata is not None:
+        columns.update(zip(FIELDS, look_up(metadata, table["item"]), strict=True))
+    found: dict[str, Any] = {"part": part, "start": start, "rows": {}, "labels": {}, "files": {}}
+    whole = pa.table(columns)
+    for number, name in enumerate(NAMES):
+        rows = whole.filter(pa.array(split == number))
+        path = out / name / f"{part}.parquet"
+        temporary = path.with_suffix(".tmp")
+        pq.write_table(rows, temporary, compression="zstd")
+        temporary.replace(path)
+        counts = np.bincount(rows["label"].to_numpy(), minlength=len(names)).tolist()
+        found["rows"][name], found["labels"][name] = len(rows), dict(zip(names, counts, strict=True))
+        found["files"][f"{name}/{part}.parquet"] = file_digest(path)
+    write_json(out / "shards" / f"{part}.json", found)
+    return found
+
+
+def whole(out: Path, part: str) -> dict[str, Any] | None:
+    """The summary of a shard whose files are all what they were when written; None for any other."""
+    try:
+        found: dict[str, Any] = json.loads((out / "shards" / f"{part}.json").read_text(encoding="utf-8"))
+        good = all(file_digest(out / name) == digest for name, digest in found["files"].items())
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None  # missing or damaged: to be made again
+    return found if good else None
