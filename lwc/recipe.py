@@ -492,6 +492,28 @@ class Verify(Section):
     startup_seconds: Annotated[float, Field(gt=0.0)] = 60.0
 
 
+class NextItem(Section):
+    """Which items a user takes next, by a causal transformer over item ids (SASRec's setting).
+
+    The rows need user, item and time. ``model`` is ``kind: config`` (blocks, hidden, heads, dropout); its
+    ``max_length`` is how many of a user's last items are read, its vocabulary is the catalogue.
+    """
+
+    kind: Literal["next_item"]
+    split: Literal["leave_last_out", "time"] = Field(
+        default="leave_last_out", description="time: train is before validation, validation before test (data.split)"
+    )
+    min_history: Annotated[int, Field(ge=2)] = Field(default=3, description="items below which a user is left out")
+    min_count: Positive = Field(default=1, description="train events below which an item is not in the catalogue")
+    softmax: Literal["full", "sampled"] = Field(
+        default="full", description="sampled: a biased estimate of the loss, for catalogues that full cannot hold"
+    )
+    negatives: Positive = Field(default=256, description="items drawn uniformly a batch, where softmax is sampled")
+    top_k: Annotated[int, Field(ge=1, le=10_000)] = Field(default=100, description="most items in a served answer")
+    recent_days: Positive = Field(default=90, description="window of the recent-popularity floor")
+    neighbours: Positive = Field(default=100, description="of each item in the item-kNN floor")
+
+
 class Gate(Section):
     """Pass when ``metric op value``. A metric is a dotted path into report.json."""
 
@@ -530,6 +552,7 @@ class Recipe(Section):
     verify: Verify = Verify()
     gates: tuple[Gate, ...] = ()
     sweep: Sweep | None = None
+    task: NextItem | None = None
 
     @model_validator(mode="after")
     def _within_reach(self) -> Recipe:
@@ -546,4 +569,31 @@ class Recipe(Section):
         scored = {method.method for method in self.score.methods}
         if isinstance(self.select, Single) and self.select.method not in scored:
             raise ValueError(f"select.method {self.select.method!r} is not one of score.methods: {sorted(scored)}")
+        return self
+
+    @model_validator(mode="after")
+    def _next_item_fits(self) -> Recipe:
+        if not isinstance(self.task, NextItem):
+            return self
+        unfit = {
+            "model.kind: pretrained (items are not words)": isinstance(self.model, Pretrained),
+            "model.vocab_size (it is the catalogue's)": "vocab_size" in self.model.model_fields_set,
+            "model.norm: post": isinstance(self.model, FromConfig) and self.model.norm == "post",
+            "select.strategy: iterated": isinstance(self.select, Iterated),
+            "select.weights: random": self.select.weights == "random",
+            "target.of: latency": self.target.of == "latency",
+            "vocabulary.trim": self.vocabulary.trim,
+            "recover.augment": self.recover.augment > 0,
+            "recover.attention_weight": self.recover.attention_weight > 0,
+            "recover.unlabelled": self.recover.unlabelled is not None,
+            "recover.cache_teacher: always": self.recover.cache_teacher == "always",
+            "score.fusion: learned": self.score.fusion == "learned",
+            "score.trust": self.score.trust is not None,
+            "export.int8 and export.fp16": self.export.int8 is not None or self.export.fp16,
+        }
+        text_methods = {"mutual_information", "llama_profile"} & {method.method for method in self.score.methods}
+        unfit[f"score.methods: {', '.join(sorted(text_methods))} (items have no text)"] = bool(text_methods)
+        for name, asked in unfit.items():
+            if asked:
+                raise ValueError(f"{name} does not go with task next_item")
         return self

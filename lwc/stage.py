@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lwc.environment import versions
-from lwc.recipe import Recipe
+from lwc.recipe import NextItem, Recipe
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class Stage:
     def config(self, recipe: Recipe) -> dict[str, Any]:
         """The resolved settings that this stage's result depends on."""
         dumped = recipe.model_dump(mode="json")
-        return {name: dumped[name] for name in self.sections}
+        # A next-item recipe's task decides what every stage does.
+        task = ("task",) if isinstance(recipe.task, NextItem) else ()
+        return {name: dumped[name] for name in (*self.sections, *task)}
 
     def library_versions(self) -> dict[str, str | None]:
         """Versions that may change the result."""

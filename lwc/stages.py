@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from lwc import choosing
@@ -16,6 +18,7 @@ from lwc.recipe import (
     Iterated,
     LlamaProfile,
     McAuleyFile,
+    NextItem,
     Pretrained,
     Racing,
     Recipe,
@@ -246,6 +249,23 @@ STAGES: tuple[Stage, ...] = (
     # Serving is measured on this machine now: a cached figure would prove nothing.
     Stage("verify", 1, ("data", "evaluate", "package"), ("verify", "name"), _verify, cached=False),
 )
+
+
+def _by_task(stage: Stage) -> Callable[[StageContext], None]:
+    """The stage's function, or the one of its name in `lwc.recommender` where the recipe's task is next_item."""
+
+    def run(context: StageContext) -> None:
+        if isinstance(context.recipe.task, NextItem):
+            from lwc.recommender.stages import FUNCTIONS
+
+            FUNCTIONS[stage.name](context)
+        else:
+            stage.function(context)
+
+    return run
+
+
+STAGES = tuple(replace(stage, function=_by_task(stage)) for stage in STAGES)
 
 
 def check_stage(name: str | None) -> None:

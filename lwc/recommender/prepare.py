@@ -1,0 +1,56 @@
+"""The data stage: rows to histories, split and written down, with an account of what was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lwc.artifacts import file_digest, write_json
+from lwc.data.sources.registry import SOURCES
+from lwc.recipe import NextItem, Recipe
+from lwc.recommender.histories import describe, histories, read_events
+from lwc.recommender.splits import divide, write_questions, write_train
+
+
+def prepare(recipe: Recipe, task: NextItem, out: Path, progress: Callable[[str], None]) -> dict[str, Any]:
+    """Write ``train``, ``validation`` and ``test`` ``.parquet``, ``catalogue.json``, ``quality.json`` and the rest.
+
+    Raises:
+        DataError: rows without user, item or time, or too few to split.
+    """
+    data = recipe.data
+    events, account = read_events(data, out / "quarantine.jsonl", progress)
+    found, left_out = histories(events, task.min_history)
+    divided, catalogue = divide(found, task, data.split)
+    catalogue.write(out / "catalogue.json")
+    write_train(divided.train, out / "train.parquet")
+    known = catalogue.numbers()
+    splits: dict[str, Any] = {"train": describe(list(divided.train.values()))}
+    for name, questions in (("validation", divided.validation), ("test", divided.test)):
+        write_questions(questions, out / f"{name}.parquet")
+        splits[name] = {
+            **describe([question.history for question in questions]),
+            "targets_not_in_train": sum(question.target not in known for question in questions),
+        }
+    files = SOURCES[data.source.kind].files(data.source)
+    source = {
+        "source": data.source.kind,
+        "settings": data.source.model_dump(mode="json"),
+        "text_fields": [],
+        "files": [{"name": p.name, "bytes": p.stat().st_size, "sha256": file_digest(p)} for p in files],
+    }
+    write_json(out / "source.json", source)
+    quality = {
+        "source": data.source.kind,
+        **account,
+        **left_out,
+        "events_used": sum(len(mine) for mine in found.values()),
+        "users": len(found),
+        "items": len(catalogue),
+        "catalogue_sha256": catalogue.digest(),
+        "split_by": task.split,
+        "splits": splits,
+    }
+    write_json(out / "quality.json", quality)
+    return quality
