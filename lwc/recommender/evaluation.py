@@ -86,7 +86,7 @@ def evaluate(
     for name, each in floor_scores(task, data_dir, test, len(catalogue)).items():
         quality["floors"][name], values[name] = ranking.quality(each, test.targets, weights)
     train = load_train(data_dir)
-    result = {
+    result: dict[str, Any] = {
         "n": len(test),
         "n_train": len(train.items),
         "items": len(catalogue),

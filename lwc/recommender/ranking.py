@@ -82,7 +82,8 @@ def resamples(rows: int, n_boot: int, seed: int) -> Array:
 def _coverage_samples(shown: Array, weights: Array) -> Floats:
     step = max(1, _CHUNK // max(1, shown.shape[1]))
     parts = [((weights[at : at + step] > 0) @ shown > 0).mean(axis=1) for at in range(0, len(weights), step)]
-    return np.concatenate(parts).astype(np.float64)
+    found: Floats = np.concatenate(parts).astype(np.float64)
+    return found
 
 
 def quality(scores: Array, targets: Array, weights: Array) -> tuple[dict[str, Any], dict[str, Floats]]:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lwc.arrays import Array
 from lwc.errors import DataError
 from lwc.recipe import NextItem, Split
 from lwc.recommender.histories import UNKNOWN, Catalogue, Event, catalogue_of
@@ -110,9 +111,9 @@ class Questions:
 
     users: list[str]
     seen: list[list[int]]
-    targets: np.ndarray
-    skipped: np.ndarray
-    times: np.ndarray
+    targets: Array
+    skipped: Array
+    times: Array
     histories: list[list[str]]
 
     def __len__(self) -> int:

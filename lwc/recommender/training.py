@@ -51,7 +51,8 @@ def sampled_softmax(view: NextItemView, hidden: Tensor, targets: Tensor, negativ
     right = (hidden * table[targets]).sum(dim=-1, keepdim=True).float()
     wrong = (hidden @ table[drawn].T).float() + math.log((len(table) - 1) / negatives)
     wrong = wrong.masked_fill(drawn[None, :] == targets[:, None], -torch.inf)
-    return (torch.logsumexp(torch.cat([right, wrong], dim=-1), dim=-1) - right[:, 0]).mean()
+    each: Tensor = torch.logsumexp(torch.cat([right, wrong], dim=-1), dim=-1) - right[:, 0]
+    return each.mean()
 
 
 def training_loss(task: NextItem) -> LossFunction:
