@@ -492,6 +492,26 @@ class Verify(Section):
     startup_seconds: Annotated[float, Field(gt=0.0)] = 60.0
 
 
+class ItemText(Section):
+    """Item vectors that start from text: train reviews (``data.text_fields``), and metadata where there is a table.
+
+    Items that only the metadata know are in the catalogue too: their vectors are what text says of items like them.
+    """
+
+    metadata: TableFile | None = Field(
+        default=None, description="one row an item: columns.item, and the text in columns.title and columns.body"
+    )
+    reviews: bool = Field(default=True, description="whether the train reviews of an item count as its text")
+
+    @model_validator(mode="after")
+    def _some_text(self) -> ItemText:
+        if self.metadata is None and not self.reviews:
+            raise ValueError("text without reviews needs metadata")
+        if self.metadata is not None and self.metadata.columns.item is None:
+            raise ValueError("text.metadata.columns.item must name the column of the item ids")
+        return self
+
+
 class NextItem(Section):
     """Which items a user takes next, by a causal transformer over item ids (SASRec's setting).
 
@@ -512,6 +532,7 @@ class NextItem(Section):
     top_k: Annotated[int, Field(ge=1, le=10_000)] = Field(default=100, description="most items in a served answer")
     recent_days: Positive = Field(default=90, description="window of the recent-popularity floor")
     neighbours: Positive = Field(default=100, description="of each item in the item-kNN floor")
+    text: ItemText | None = Field(default=None, description="text-aware item vectors; without it, items are ids only")
 
 
 class Gate(Section):

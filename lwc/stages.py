@@ -29,7 +29,9 @@ from lwc.stage import Stage, StageContext
 
 def _data_files(recipe: Recipe) -> dict[str, str]:
     """Content digests of local data files: the same name with new bytes is a miss."""
-    return _source_files(recipe.data.source)
+    text = recipe.task.text if isinstance(recipe.task, NextItem) else None
+    metadata = {} if text is None or text.metadata is None else _source_files(text.metadata)
+    return {**_source_files(recipe.data.source), **metadata}
 
 
 def _source_files(source: DataSource) -> dict[str, str]:

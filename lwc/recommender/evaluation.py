@@ -86,6 +86,7 @@ def evaluate(
     for name, each in floor_scores(task, data_dir, test, len(catalogue)).items():
         quality["floors"][name], values[name] = ranking.quality(each, test.targets, weights)
     train = load_train(data_dir)
+    cold = (test.targets >= catalogue.trained).astype(bool)
     result: dict[str, Any] = {
         "n": len(test),
         "n_train": len(train.items),
@@ -98,7 +99,7 @@ def evaluate(
             "max_length": recipe.model.max_length,
         },
         "unanswerable": {
-            "target_not_in_train": int((test.targets == UNKNOWN).sum()),
+            "target_not_in_catalogue": int((test.targets == UNKNOWN).sum()),
             "no_known_history": sum(not seen for seen in test.seen),
             "unknown_items_in_histories": int(test.skipped.sum()),
         },
@@ -106,6 +107,12 @@ def evaluate(
         "quality": quality,
         "retention": ranking.retention(values["base"], values["compressed"], weights),
         "retention_unrecovered": ranking.retention(values["base"], values["unrecovered"], weights),
+        # Targets that train never saw and the text of an item made known: how often they are found.
+        "cold": {
+            "items": len(catalogue) - catalogue.trained,
+            "n": int(cold.sum()),
+            **{f"hr_at_10_{name}": float(values[name]["hr_at_10"][cold].mean()) for name in folders if cold.any()},
+        },
         "base_over_floors": {
             name: ranking.difference(values["base"]["ndcg_at_10"], values[name]["ndcg_at_10"], weights)
             for name in quality["floors"]

@@ -22,19 +22,20 @@ UNKNOWN = -1
 
 @dataclass(frozen=True)
 class Event:
-    """A user took an item, in seconds since 1970."""
+    """A user took an item, in seconds since 1970, and wrote ``text`` about it (empty where nobody asks for it)."""
 
     user: str
     item: str
     time: int
+    text: str = ""
 
 
 @dataclass(frozen=True)
 class Catalogue:
     """The items that can be recommended, the most popular first: item number i is ``items[i]``.
 
-    ``counts`` are the train events of each. This order *is* the popularity list, and ties of scores are settled by it,
-    offline as in the served graph.
+    ``counts`` are the train events of each; those with none, known from their text alone, come last. This order *is*
+    the popularity list, and ties of scores are settled by it, offline as in the served graph.
     """
 
     items: tuple[str, ...]
@@ -55,6 +56,16 @@ class Catalogue:
     def write(self, path: Path) -> None:
         """As JSON, with its digest."""
         write_json(path, {"items": list(self.items), "counts": list(self.counts), "sha256": self.digest()})
+
+    @property
+    def trained(self) -> int:
+        """How many items train has events of; the others are cold."""
+        return sum(count > 0 for count in self.counts)
+
+    def with_cold(self, items: Iterable[str]) -> Catalogue:
+        """The same with these items after its own, those it has already left out."""
+        cold = sorted(set(items) - set(self.items))
+        return Catalogue((*self.items, *cold), (*self.counts, *[0] * len(cold)))
 
     @classmethod
     def read(cls, path: Path) -> Catalogue:
@@ -118,13 +129,17 @@ def _missing(row: Row) -> str | None:
     return f"no {lacking[0]}" if lacking else None
 
 
-def read_events(data: Data, quarantine: Path, progress: Callable[[str], None]) -> tuple[list[Event], dict[str, Any]]:
+def read_events(
+    data: Data, quarantine: Path, progress: Callable[[str], None], texts: bool = False
+) -> tuple[list[Event], dict[str, Any]]:
     """Every row of the source that has user, item and time; the others go to ``quarantine`` with the reason.
+
+    Events carry their text (``data.text_fields``) where ``texts`` are asked for.
 
     Raises:
         DataError: the source has no rows, or more than ``data.max_bad_rows`` of them are bad.
     """
-    source = data.source
+    source, fields = data.source, data.text_fields if texts else ()
     events: list[Event] = []
     bad: Counter[str] = Counter()
     read = 0
@@ -137,7 +152,8 @@ def read_events(data: Data, quarantine: Path, progress: Callable[[str], None]) -
                 entry = item if isinstance(item, Bad) else Bad(item.file, item.line, reason)
                 file.write(json.dumps(entry.__dict__, ensure_ascii=True) + "\n")
             elif isinstance(item, Row):
-                events.append(Event(str(item.user), str(item.item), int(item.time or 0)))
+                text = "\n".join(getattr(item, field) for field in fields)
+                events.append(Event(str(item.user), str(item.item), int(item.time or 0), text))
     if read == 0:
         raise DataError("the source has no rows", "name another source")
     if sum(bad.values()) > data.max_bad_rows * read:

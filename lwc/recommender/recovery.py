@@ -33,13 +33,14 @@ def recovery_loss(
     teacher_blocks: BlockOutputs,
     settings: Recovery,
     task: NextItem,
+    trained: int,
 ) -> LossFunction:
     """Weighted sum of logit distillation and hidden-state distance over all real positions, and the training loss.
 
-    Logits as in Hinton et al. 2015, hidden states as in Sun et al. 2019, both from `lwc.losses`. The teacher always
-    answers over the full catalogue: it is asked for whole distributions.
+    Logits as in Hinton et al. 2015, hidden states as in Sun et al. 2019, both from `lwc.losses`. The teacher
+    always answers over all ``trained`` items: it is asked for whole distributions.
     """
-    own_loss = training_loss(task)
+    own_loss = training_loss(task, trained)
 
     def loss(view: Any, batch: Batch) -> Tensor:
         inputs, _, real = shifted(batch)
@@ -51,8 +52,8 @@ def recovery_loss(
             with torch.no_grad():
                 theirs = teacher.hidden(**inputs)
                 wanted = teacher_blocks.take()
-                answers = teacher.item_logits(theirs[real]).float()
-            given = view.item_logits(mine[real]).float()
+                answers = teacher.item_logits(theirs[real])[:, :trained].float()
+            given = view.item_logits(mine[real])[:, :trained].float()
             total = total + settings.logits_weight * distillation_loss(given, answers, settings.temperature)
             if settings.hidden_weight:
                 pairs = zip(states, wanted, strict=True)
@@ -75,6 +76,7 @@ class NextItemRecoverer:
             teacher.to("cuda")
         self.train = train_rows(load_train(data_dir).items, recipe.model.max_length)
         self._questions = load_questions(data_dir, "validation")
+        self._trained = Catalogue.read(data_dir / "catalogue.json").trained
 
     def run(
         self, student: NextItemView, kept: Sequence[int], settings: Recovery, scratch: Path, progress: Say
@@ -91,8 +93,9 @@ class NextItemRecoverer:
                 student,
                 self.train,
                 self._questions,
+                self._trained,
                 settings,
-                recovery_loss(self._teacher, student_blocks, teacher_blocks, settings, self._task),
+                recovery_loss(self._teacher, student_blocks, teacher_blocks, settings, self._task, self._trained),
                 self._recipe.seed,
                 scratch,
                 progress,
@@ -117,7 +120,7 @@ class NextItemRecoverer:
         short = settings.model_copy(update={"epochs": steps / per_epoch, "checkpoint_every": steps + 1})
         student = remove_blocks(self._teacher, family, removed)
         self.run(student, kept, short, scratch, progress)
-        rows = answerable(self._questions)
+        rows = answerable(self._questions, self._trained)
         seen = [self._questions.seen[row] for row in rows]
         length = self._recipe.model.max_length
         asked = batches(encoded(seen, length), self._questions.targets[rows], 64, length_bucketed=True, seed=None)

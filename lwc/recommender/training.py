@@ -19,6 +19,7 @@ from lwc.models.batches import Batch, Encoded, batches
 from lwc.recipe import NextItem, Optimization, Recipe
 from lwc.recommender import ranking
 from lwc.recommender.histories import UNKNOWN, Catalogue
+from lwc.recommender.item_text import cold_vectors, read_texts, text_vectors
 from lwc.recommender.model import PAD, NextItemView, build, encoded, save
 from lwc.recommender.splits import Questions, load_questions, load_train
 from lwc.training import LossFunction, TrainingResult, fit, predict
@@ -33,12 +34,12 @@ def shifted(batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     return {"input_ids": ids[:, :-1], "attention_mask": mask[:, 1:]}, ids[:, 1:] - PAD - 1, real
 
 
-def full_softmax(view: NextItemView, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy in nats of the next items (M,) among all items, from hidden states (M, D)."""
-    return functional.cross_entropy(view.item_logits(hidden).float(), targets)
+def full_softmax(view: NextItemView, hidden: Tensor, targets: Tensor, trained: int) -> Tensor:
+    """Mean cross-entropy in nats of the next items (M,) among the ``trained`` items, from hidden states (M, D)."""
+    return functional.cross_entropy(view.item_logits(hidden)[:, :trained].float(), targets)
 
 
-def sampled_softmax(view: NextItemView, hidden: Tensor, targets: Tensor, negatives: int) -> Tensor:
+def sampled_softmax(view: NextItemView, hidden: Tensor, targets: Tensor, negatives: int, trained: int) -> Tensor:
     """Cross-entropy against ``negatives`` items drawn uniformly, with replacement, the same for the whole batch.
 
     Each drawn item stands for V / negatives items, so that exp of the negatives' part is an unbiased estimate of the
@@ -46,7 +47,7 @@ def sampled_softmax(view: NextItemView, hidden: Tensor, targets: Tensor, negativ
     O(1 / negatives). Uniform draws also show popular items as negatives no more often than others, where the full
     softmax pushes hardest against them (Bengio & Senécal 2008; Yi et al. 2019 correct draws by popularity).
     """
-    table = view.get_input_embeddings().weight[PAD + 1 :]
+    table = view.get_input_embeddings().weight[PAD + 1 : PAD + 1 + trained]
     drawn = torch.randint(len(table), (negatives,), device=hidden.device)
     right = (hidden * table[targets]).sum(dim=-1, keepdim=True).float()
     wrong = (hidden @ table[drawn].T).float() + math.log((len(table) - 1) / negatives)
@@ -55,15 +56,18 @@ def sampled_softmax(view: NextItemView, hidden: Tensor, targets: Tensor, negativ
     return each.mean()
 
 
-def training_loss(task: NextItem) -> LossFunction:
-    """The loss over every position of every row: a history of n items asks n − 1 questions."""
+def training_loss(task: NextItem, trained: int) -> LossFunction:
+    """The loss over every position of every row: a history of n items asks n − 1 questions.
+
+    The softmax is over the first ``trained`` items: cold ones come next in no history, and would only be pushed away.
+    """
 
     def loss(view: Any, batch: Batch) -> Tensor:
         inputs, targets, real = shifted(batch)
         hidden = view.hidden(**inputs)[real]
         if task.softmax == "full":
-            return full_softmax(view, hidden, targets[real])
-        return sampled_softmax(view, hidden, targets[real], task.negatives)
+            return full_softmax(view, hidden, targets[real], trained)
+        return sampled_softmax(view, hidden, targets[real], task.negatives, trained)
 
     return loss
 
@@ -78,15 +82,16 @@ def answers(view: Any, histories: Sequence[Sequence[int]], items: int, max_lengt
     return scores
 
 
-def answerable(questions: Questions) -> list[int]:
-    """Questions with a history and a target that the catalogue knows: those that training can be judged on."""
-    return [row for row in range(len(questions)) if questions.seen[row] and questions.targets[row] != UNKNOWN]
+def answerable(questions: Questions, trained: int) -> list[int]:
+    """Questions with a history and a target among the ``trained`` items: those that training can be judged on."""
+    return [row for row, target in enumerate(questions.targets) if questions.seen[row] and UNKNOWN < target < trained]
 
 
 def run_fit(
     view: NextItemView,
     train: Encoded,
     questions: Questions,
+    trained: int,
     settings: Optimization,
     loss: LossFunction,
     seed: int,
@@ -95,11 +100,15 @@ def run_fit(
     average: float = 0.0,
     embedding_rate: float = 1.0,
 ) -> TrainingResult:
-    """Train in place; the weights kept are those with the best NDCG@10 on the validation questions."""
-    rows = answerable(questions)
+    """Train in place; the weights kept are those with the best NDCG@10 on the validation questions.
+
+    Judged among the ``trained`` items, as the loss is.
+    """
+    rows = answerable(questions, trained)
     seen, targets = [questions.seen[row] for row in rows], questions.targets[rows]
 
     def judge(logits: Array) -> float:
+        logits[:, trained:] = -np.inf
         places = ranking.ranks(ranking.without_seen(logits, seen), targets)
         return float(ranking.per_question(places)["ndcg_at_10"].mean())
 
@@ -136,16 +145,36 @@ def train_rows(histories: Sequence[Sequence[int]], max_length: int) -> Encoded:
 
 
 def train_base(recipe: Recipe, task: NextItem, data_dir: Path, out: Path, scratch: Path, progress: Say) -> None:
-    """The base model on the train histories: ``model/``, ``model/catalogue.json`` and ``metrics.json``."""
+    """The base model on the train histories: ``model/``, ``model/catalogue.json`` and ``metrics.json``.
+
+    With ``task.text`` item vectors start from their text, and those of cold items are read off their text in the end.
+    """
     assert recipe.model.kind == "config"  # the recipe allows no other
     catalogue = Catalogue.read(data_dir / "catalogue.json")
     view = build(recipe.model, len(catalogue), recipe.seed)
     rows = train_rows(load_train(data_dir).items, recipe.model.max_length)
     questions = load_questions(data_dir, "validation")
-    result = run_fit(view, rows, questions, recipe.train, training_loss(task), recipe.seed, scratch, progress)
+    table, trained = view.get_input_embeddings().weight, catalogue.trained
+    text = None
+    if task.text is not None:
+        text = text_vectors(read_texts(data_dir / "texts.parquet"), recipe.model.hidden, recipe.seed)
+        with torch.no_grad():
+            table[PAD + 1 :] = torch.from_numpy(text)
+    loss = training_loss(task, trained)
+    result = run_fit(view, rows, questions, trained, recipe.train, loss, recipe.seed, scratch, progress)
+    if text is not None and trained < len(catalogue):
+        learnt = table[PAD + 1 : PAD + 1 + trained].detach().cpu().numpy()
+        with torch.no_grad():
+            table[PAD + 1 + trained :] = torch.from_numpy(cold_vectors(text, learnt)).to(table.device)
     save(view, out / "model")
     catalogue.write(out / "model" / "catalogue.json")
     write_json(
         out / "metrics.json",
-        {**asdict(result), "n_train": len(rows), "softmax": task.softmax, "items": len(catalogue)},
+        {
+            **asdict(result),
+            "n_train": len(rows),
+            "softmax": task.softmax,
+            "items": len(catalogue),
+            "items_trained": trained,
+        },
     )

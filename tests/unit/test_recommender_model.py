@@ -123,7 +123,7 @@ def test_training_asks_at_every_place_and_only_at_real_ones(view: NextItemView) 
     batch = pad(rows, [0, 1], np.zeros(2))
     _, targets, real = shifted(batch)
     assert targets[real].tolist() == [4, 5, 6, 8]
-    found = training_loss(NextItem(kind="next_item"))(view, batch)
+    found = training_loss(NextItem(kind="next_item"), ITEMS)(view, batch)
     losses = []
     for history in ([3, 4, 5, 6], [7, 8]):
         for end in range(1, len(history)):
@@ -143,9 +143,9 @@ def test_every_place_of_a_long_history_is_asked_once() -> None:
 def test_sampled_softmax_nears_the_full_one_from_below(view: NextItemView) -> None:
     torch.manual_seed(0)
     hidden, targets = torch.randn(64, 16) * 2, torch.randint(ITEMS, (64,))
-    full = float(full_softmax(view, hidden, targets))
+    full = float(full_softmax(view, hidden, targets, ITEMS))
     few, many = (
-        float(np.mean([float(sampled_softmax(view, hidden, targets, negatives)) for _ in range(repeats)]))
+        float(np.mean([float(sampled_softmax(view, hidden, targets, negatives, ITEMS)) for _ in range(repeats)]))
         for negatives, repeats in ((4, 400), (20_000, 3))
     )
     assert many == pytest.approx(full, rel=0.03)

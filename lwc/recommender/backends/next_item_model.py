@@ -32,8 +32,8 @@ class TritonPythonModel:
             raise ValueError(f"{path} is not the catalogue that the model was trained with")
         self.items = catalogue["items"]
         self.numbers = {item: number for number, item in enumerate(self.items)}
-        # Log share of train events: what a model that knows nothing of the user would score.
-        counts = np.asarray(catalogue["counts"], dtype=np.float64)
+        # Log share of train events, one added to each: what a model that knows nothing of the user would score.
+        counts = np.asarray(catalogue["counts"], dtype=np.float64) + 1
         self.popular = np.log(counts / counts.sum()).astype(np.float32)
 
     def execute(self, requests):
