@@ -242,9 +242,15 @@ def data_inspect(recipe: RecipePath, overrides: Overrides = None, as_json: AsJso
     """Read, clean and split a recipe's data and show its quality report; nothing is kept."""
     from lwc import render
     from lwc.data.inspect import inspect
+    from lwc.recipe import NextItem
 
     loaded = _load(recipe, overrides)
-    quality = inspect(loaded.data, loaded.seed)
+    if isinstance(loaded.task, NextItem):
+        from lwc.recommender.prepare import inspect as inspect_histories
+
+        quality = inspect_histories(loaded, loaded.task)
+    else:
+        quality = inspect(loaded.data, loaded.seed)
     if as_json:
         _print_json(quality)
     else:

@@ -529,7 +529,7 @@ class NextItem(Section):
         default="full", description="sampled: a biased estimate of the loss, for catalogues that full cannot hold"
     )
     negatives: Positive = Field(default=256, description="items drawn uniformly a batch, where softmax is sampled")
-    top_k: Annotated[int, Field(ge=1, le=10_000)] = Field(default=100, description="most items in a served answer")
+    top_k: Annotated[int, Field(ge=10, le=10_000)] = Field(default=100, description="most items in a served answer")
     recent_days: Positive = Field(default=90, description="window of the recent-popularity floor")
     neighbours: Positive = Field(default=100, description="of each item in the item-kNN floor")
     text: ItemText | None = Field(default=None, description="text-aware item vectors; without it, items are ids only")
@@ -610,6 +610,9 @@ class Recipe(Section):
             "recover.cache_teacher: always": self.recover.cache_teacher == "always",
             "score.fusion: learned": self.score.fusion == "learned",
             "score.trust": self.score.trust is not None,
+            "export.latency_shapes longer than model.max_length": any(
+                shape.length > self.model.max_length for shape in self.export.latency_shapes
+            ),
             "export.int8 and export.fp16": self.export.int8 is not None or self.export.fp16,
         }
         text_methods = {"mutual_information", "llama_profile"} & {method.method for method in self.score.methods}

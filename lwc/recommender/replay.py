@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 
 import lwc
 from lwc.artifacts import read_json, write_json
-from lwc.errors import GATE_FAILED, ServingError
+from lwc.errors import GATE_FAILED, MissingDependency, ServingError
 from lwc.recipe import Recipe
 from lwc.recommender.ranking import K, per_question
 from lwc.recommender.training import Say
@@ -116,8 +117,13 @@ def replay(
     ``url`` is ``host:port``. Leaves ``replay_<protocol>.json`` and ``locust_<protocol>.log`` in ``out``.
 
     Raises:
+        MissingDependency: Locust or tritonclient is not installed.
         ServingError: the replay broke, made fewer than ``min_requests`` requests, or none was answered.
     """
+    # find_spec, not import: importing Locust would patch this process.
+    missing = [name for name in ("locust", "tritonclient", "grpc") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingDependency(f"not installed: {', '.join(missing)}", "install it with: pip install 'lwc[serve]'")
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     records, log = out / f"replay_{protocol}.json", out / f"locust_{protocol}.log"
@@ -127,7 +133,7 @@ def replay(
         "url": f"http://{url}" if protocol == "http" else url,
         "model": model,
         "histories": [sample.history for sample in samples],
-        "k": min(K, *(len(sample.offline) for sample in samples)),
+        "k": min(K, max(len(sample.offline) for sample in samples)),
         "seconds": seconds,
         "warmup_seconds": warmup_seconds,
         "timeout_s": _TIMEOUT_S,

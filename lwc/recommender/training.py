@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lwc.arrays import Array
 from lwc.artifacts import write_json
+from lwc.errors import DataError
 from lwc.models.batches import Batch, Encoded, batches
 from lwc.recipe import NextItem, Optimization, Recipe
 from lwc.recommender import ranking
@@ -103,8 +104,16 @@ def run_fit(
     """Train in place; the weights kept are those with the best NDCG@10 on the validation questions.
 
     Judged among the ``trained`` items, as the loss is.
+
+    Raises:
+        DataError: no validation question can be answered.
     """
     rows = answerable(questions, trained)
+    if not rows:
+        raise DataError(
+            "no validation question has both a history and an answer that train knows",
+            "use more data, or another split",
+        )
     seen, targets = [questions.seen[row] for row in rows], questions.targets[rows]
 
     def judge(logits: Array) -> float:

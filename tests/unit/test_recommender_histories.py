@@ -11,7 +11,7 @@ from histories import ITEMS, recipe, write_chain
 from lwc.errors import DataError
 from lwc.recipe import NextItem, Split
 from lwc.recommender.histories import Catalogue, Event, catalogue_of, histories
-from lwc.recommender.prepare import prepare
+from lwc.recommender.prepare import inspect, prepare
 from lwc.recommender.splits import by_time, divide, leave_last_out, load_questions, load_train
 
 
@@ -122,6 +122,13 @@ def test_rows_without_user_item_or_time_are_quarantined_with_the_reason(tmp_path
         prepare(strict, made.task, tmp_path, lambda _: None)
 
 
+def test_inspecting_keeps_nothing_and_says_what_the_line_would(tmp_path: Path) -> None:
+    write_chain(tmp_path / "shop.csv", users=40)
+    made = recipe(tmp_path / "shop.csv")
+    assert isinstance(made.task, NextItem)
+    assert inspect(made, made.task) == prepare(made, made.task, tmp_path, lambda _: None)
+
+
 def test_too_little_data_is_one_clear_error() -> None:
     task = NextItem(kind="next_item", min_history=3)
     with pytest.raises(DataError, match="no user has 3 items"):
@@ -140,6 +147,8 @@ def test_too_little_data_is_one_clear_error() -> None:
         ({"vocabulary": {"trim": True}}, "vocabulary.trim"),
         ({"score": {"methods": [{"method": "mutual_information"}]}}, "mutual_information"),
         ({"target": {"ratio": 2, "of": "latency"}}, "target.of: latency"),
+        ({"export": {"latency_shapes": [{"batch": 1, "length": 9}]}}, "longer than model.max_length"),
+        ({"task": {"kind": "next_item", "top_k": 5}}, "greater than or equal to 10"),
     ],
 )
 def test_what_items_do_not_have_is_refused_by_the_recipe(changes: dict[str, object], message: str) -> None:
