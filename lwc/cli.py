@@ -98,6 +98,8 @@ def run(
         require_serving()
         for place in destinations(loaded, models).values():
             check_destination(place)
+    if loaded.task.kind == "next_item" and max(workers, distributed.count()) > 1:
+        raise LwcError("task next_item runs in one process", "leave --workers out", exit_code=USAGE)
     if workers > 1 and distributed.count() == 1:
         from lwc.workers import launch
 
@@ -294,9 +296,15 @@ def data_inspect(recipe: RecipePath, overrides: Overrides = None, as_json: AsJso
     """Read, clean and split a recipe's data and show its quality report; nothing is kept."""
     from lwc import render
     from lwc.data.inspect import inspect
+    from lwc.recipe import NextItem
 
     loaded = _load(recipe, overrides)
-    quality = inspect(loaded.data, loaded.seed)
+    if isinstance(loaded.task, NextItem):
+        from lwc.recommender.prepare import inspect as inspect_histories
+
+        quality = inspect_histories(loaded, loaded.task)
+    else:
+        quality = inspect(loaded.data, loaded.seed)
     if as_json:
         _print_json(quality)
     else:

@@ -44,4 +44,14 @@ READINGS: dict[str, Reading] = {
         (("unigram", "token frequencies of train"),),
         counted="slices",
     ),
+    "next_item": Reading(
+        (Metric("ndcg_at_10", "NDCG@10"), Metric("hr_at_10", "HR@10")),
+        (Metric("mrr", "MRR"), Metric("coverage", "coverage")),
+        (
+            ("popularity", "popularity"),
+            ("recent_popularity", "recent popularity"),
+            ("item_knn", "item-kNN"),
+        ),
+        counted="users",
+    ),
 }

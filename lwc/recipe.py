@@ -623,7 +623,50 @@ class CausalLM(Section):
     kind: Literal["causal_lm"]
 
 
-Task = Annotated[Classification | Regression | CausalLM, Field(discriminator="kind")]
+class ItemText(Section):
+    """Item vectors that start from text: train reviews (``data.text_fields``), and metadata where there is a table.
+
+    Items that only the metadata know are in the catalogue too: their vectors are what text says of items like them.
+    """
+
+    metadata: TableFile | None = Field(
+        default=None, description="one row an item: columns.item, and the text in columns.title and columns.body"
+    )
+    reviews: bool = Field(default=True, description="whether the train reviews of an item count as its text")
+
+    @model_validator(mode="after")
+    def _some_text(self) -> ItemText:
+        if self.metadata is None and not self.reviews:
+            raise ValueError("text without reviews needs metadata")
+        if self.metadata is not None and self.metadata.columns.item is None:
+            raise ValueError("text.metadata.columns.item must name the column of the item ids")
+        return self
+
+
+class NextItem(Section):
+    """Which items a user takes next, by a causal transformer over item ids (SASRec's setting).
+
+    The rows need user, item and time. ``model`` is ``kind: config`` (blocks, hidden, heads, dropout); its
+    ``max_length`` is how many of a user's last items are read, its vocabulary is the catalogue.
+    """
+
+    kind: Literal["next_item"]
+    split: Literal["leave_last_out", "time"] = Field(
+        default="leave_last_out", description="time: train is before validation, validation before test (data.split)"
+    )
+    min_history: Annotated[int, Field(ge=2)] = Field(default=3, description="items below which a user is left out")
+    min_count: Positive = Field(default=1, description="train events below which an item is not in the catalogue")
+    softmax: Literal["full", "sampled"] = Field(
+        default="full", description="sampled: a biased estimate of the loss, for catalogues that full cannot hold"
+    )
+    negatives: Positive = Field(default=256, description="items drawn uniformly a batch, where softmax is sampled")
+    top_k: Annotated[int, Field(ge=10, le=10_000)] = Field(default=100, description="most items in a served answer")
+    recent_days: Positive = Field(default=90, description="window of the recent-popularity floor")
+    neighbours: Positive = Field(default=100, description="of each item in the item-kNN floor")
+    text: ItemText | None = Field(default=None, description="text-aware item vectors; without it, items are ids only")
+
+
+Task = Annotated[Classification | Regression | CausalLM | NextItem, Field(discriminator="kind")]
 
 
 class Gate(Section):
@@ -694,7 +737,7 @@ class Recipe(Section):
             raise ValueError(f"task {kind} with data.labels.scheme {scheme}: a language model, and no other, has none")
         if kind == "regression" and scheme not in ("five_class", "column"):
             raise ValueError("task regression needs numbers: data.labels.scheme five_class, or column")
-        if kind != "classification":
+        if kind in ("regression", "causal_lm"):
             if isinstance(self.model, FromConfig):
                 raise ValueError(f"task {kind} needs model.kind: pretrained")
             if self.export.int8 is not None or self.export.fp16:
@@ -716,4 +759,37 @@ class Recipe(Section):
         scored = {method.method for method in self.score.methods}
         if isinstance(self.select, Single) and self.select.method not in scored:
             raise ValueError(f"select.method {self.select.method!r} is not one of score.methods: {sorted(scored)}")
+        return self
+
+    @model_validator(mode="after")
+    def _next_item_fits(self) -> Recipe:
+        if not isinstance(self.task, NextItem):
+            return self
+        unfit = {
+            "model.kind: pretrained (items are not words)": isinstance(self.model, Pretrained),
+            "model.vocab_size (it is the catalogue's)": "vocab_size" in self.model.model_fields_set,
+            "model.norm: post": isinstance(self.model, FromConfig) and self.model.norm == "post",
+            "select.strategy: iterated": isinstance(self.select, Iterated),
+            "select.weights: random": self.select.weights == "random",
+            "target.of: latency": self.target.of == "latency",
+            "vocabulary.trim": self.vocabulary.trim,
+            "recover.augment": self.recover.augment > 0,
+            "recover.attention_weight": self.recover.attention_weight > 0,
+            "recover.unlabelled": self.recover.unlabelled is not None,
+            "recover.cache_teacher: always": self.recover.cache_teacher == "always",
+            "score.fusion: learned": self.score.fusion == "learned",
+            "score.trust": self.score.trust is not None,
+            "export.latency_shapes longer than model.max_length": any(
+                shape.length > self.model.max_length for shape in self.export.latency_shapes
+            ),
+            "export.int8 and export.fp16": self.export.int8 is not None or self.export.fp16,
+            "package.targets other than cpu": self.package.targets != ("cpu",),
+            "package.queue_delay_microseconds: auto": self.package.queue_delay_microseconds == "auto",
+            "verify.rate and verify.find_rate": self.verify.rate is not None or self.verify.find_rate is not None,
+        }
+        text_methods = {"mutual_information", "llama_profile"} & {method.method for method in self.score.methods}
+        unfit[f"score.methods: {', '.join(sorted(text_methods))} (items have no text)"] = bool(text_methods)
+        for name, asked in unfit.items():
+            if asked:
+                raise ValueError(f"{name} does not go with task next_item")
         return self

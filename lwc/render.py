@@ -125,11 +125,18 @@ def quality_table(report: Mapping[str, Any]) -> None:
         console.print(
             f"[bold]{protocol}[/bold] {measured['throughput_rps']:.0f} requests/s, p50 {latency['p50']:.1f} ms,"
             f" p95 {latency['p95']:.1f} ms, p99 {latency['p99']:.1f} ms, errors {measured['errors']},"
-            f" served accuracy {measured['served']['accuracy']:.3f}"
+            f" {_served(measured['served'])}"
         )
         if measured.get("limit"):
             models = {name: measured["limit"][name] for name in ("compressed", "base") if measured["limit"][name]}
             found_rates({**measured["limit"], "models": models})
+
+
+def _served(served: Mapping[str, Any]) -> str:
+    """Quality of what was served: NDCG@10 of a recommender, accuracy of a classifier."""
+    if "ndcg_at_10" in served:
+        return f"served NDCG@10 {served['ndcg_at_10']:.4f}"
+    return f"served accuracy {served['accuracy']:.3f}"
 
 
 def gates_table(gates: Sequence[Mapping[str, Any]]) -> None:

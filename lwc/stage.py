@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lwc.environment import versions
-from lwc.recipe import Recipe
+from lwc.recipe import NextItem, Recipe
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ class Stage:
         """The resolved settings that this stage's result depends on."""
         # Plans are built by `lwc export`: other profiles make no stage run again.
         dumped = recipe.model_dump(mode="json", exclude={"export": {"tensorrt"}})
-        return {name: dumped[name] for name in self.sections}
+        # A next-item recipe's task decides what every stage does.
+        task = ("task",) if isinstance(recipe.task, NextItem) else ()
+        return {name: dumped[name] for name in dict.fromkeys((*self.sections, *task))}
 
     def library_versions(self) -> dict[str, str | None]:
         """Versions that may change the result."""

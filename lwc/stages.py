@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from lwc.recipe import (
     Iterated,
     LlamaProfile,
     McAuleyFile,
+    NextItem,
     Pretrained,
     Racing,
     Recipe,
@@ -28,7 +31,9 @@ from lwc.stage import Stage, StageContext
 
 def _data_files(recipe: Recipe) -> dict[str, str]:
     """Content digests of local data files: the same name with new bytes is a miss."""
-    return _source_files(recipe.data.source)
+    text = recipe.task.text if isinstance(recipe.task, NextItem) else None
+    metadata = {} if text is None or text.metadata is None else _source_files(text.metadata)
+    return {**_source_files(recipe.data.source), **metadata}
 
 
 def _source_files(source: DataSource) -> dict[str, str]:
@@ -202,11 +207,13 @@ def _measured_delay(context: StageContext, repository: Path) -> dict[str, Any]:
     """Measure delays on calibration texts and write the best into the repository; returns the figures."""
     from lwc.data.splits import load_split
     from lwc.serving.delay import measure, set_delay
+    from lwc.serving.loadtest.run import CLOSED_LOOP_USERS
 
     recipe = context.recipe
     texts = load_split(context.inputs["data"], "calibration").texts
     verify = recipe.verify
-    found = measure(repository, recipe.name, texts, verify.users, verify.startup_seconds, context.progress)
+    users = verify.users or CLOSED_LOOP_USERS
+    found = measure(repository, recipe.name, texts, users, verify.startup_seconds, context.progress)
     set_delay(repository, found["chosen"])
     context.progress(f"queue delay {found['chosen']} µs, with {found['users']} clients")
     return found
@@ -307,6 +314,23 @@ STAGES: tuple[Stage, ...] = (
         cached=False,
     ),
 )
+
+
+def _by_task(stage: Stage) -> Callable[[StageContext], None]:
+    """The stage's function, or the one of its name in `lwc.recommender` where the recipe's task is next_item."""
+
+    def run(context: StageContext) -> None:
+        if isinstance(context.recipe.task, NextItem):
+            from lwc.recommender.stages import FUNCTIONS
+
+            FUNCTIONS[stage.name](context)
+        else:
+            stage.function(context)
+
+    return run
+
+
+STAGES = tuple(replace(stage, function=_by_task(stage)) for stage in STAGES)
 
 
 def check_stage(name: str | None) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,26 +67,31 @@ def _warm_ups(target: Target, package: Package, longest: int, profiles: list[tup
     return [short] if target == "cpu" else list(dict.fromkeys((short, WarmUp(package.max_batch_size, longest))))
 
 
-def _write_warm_ups(folder: Path, warm_ups: list[WarmUp], info: OnnxInfo, tokenizer: Path, pad_id: int) -> None:
-    """One text of each length as raw little-endian numbers, a file for each input."""
-    reader = Tokenizer.from_file(str(tokenizer))
-    reader.no_padding()
+def write_warm_ups(
+    folder: Path, warm_ups: Sequence[WarmUp], info: OnnxInfo, row_of: Callable[[int], dict[str, list[int]]]
+) -> None:
+    """One row of each length as raw little-endian numbers, a file for each input; ``row_of`` a length: name → numbers.
+
+    Raises:
+        ModelError: the graph has an input that ``row_of`` does not know.
+    """
     folder.mkdir()
     for shape in warm_ups:
-        reader.enable_truncation(shape.length)
-        text = reader.encode(_WARM_UP_TEXT * (1 + shape.length // 8))
-        values = {
-            "input_ids": (text.ids, pad_id),
-            "attention_mask": (text.attention_mask, 0),
-            "token_type_ids": (text.type_ids, 0),
-        }
+        row = row_of(shape.length)
         for tensor in info.inputs:
-            if tensor.name not in values:
-                raise ModelError(f"input {tensor.name}: no tokenizer's output", "export the model with lwc")
-            given, rest = values[tensor.name]
-            row = np.full(shape.length, rest, dtype=tensor_dtype_to_np_dtype(tensor.dtype))
-            row[: len(given)] = given
-            (folder / shape.file(tensor.name)).write_bytes(row.tobytes())
+            if tensor.name not in row:
+                raise ModelError(f"input {tensor.name}: nothing to warm it up with", "export the model with lwc")
+            values = np.array(row[tensor.name], dtype=tensor_dtype_to_np_dtype(tensor.dtype))
+            (folder / shape.file(tensor.name)).write_bytes(values.tobytes())
+
+
+def _text_row(tokenizer: Path, pad_id: int, length: int) -> dict[str, list[int]]:
+    """A real text, cut or padded to so many tokens."""
+    reader = Tokenizer.from_file(str(tokenizer))
+    reader.enable_truncation(length)
+    reader.enable_padding(length=length, pad_id=pad_id)
+    text = reader.encode(_WARM_UP_TEXT * (1 + length // 8))
+    return {"input_ids": text.ids, "attention_mask": text.attention_mask, "token_type_ids": text.type_ids}
 
 
 def build_repository(
@@ -137,7 +144,7 @@ def build_repository(
         (folder / "1").mkdir(parents=True)
         (folder / "config.pbtxt").write_text(as_text(built), encoding="utf-8")
         (folder / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
-    _write_warm_ups(out / tokens / "warmup", warm_ups, info, model_dir / "tokenizer.json", pad_id)
+    write_warm_ups(out / tokens / "warmup", warm_ups, info, partial(_text_row, model_dir / "tokenizer.json", pad_id))
     if plan is None:
         shutil.copyfile(onnx_path, out / tokens / "1" / "model.onnx")
     else:

@@ -1,0 +1,155 @@
+"""The uncut model teaches the cut one, at every position of every train history."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lwc.artifacts import read_json, write_json
+from lwc.distillation import matched_blocks, taught_by_teacher
+from lwc.importance.ablation import loss_and_accuracy
+from lwc.losses import distillation_loss, hidden_loss
+from lwc.models.batches import Batch, batches
+from lwc.models.families import block_list, family_of
+from lwc.models.surgery import remove_blocks
+from lwc.recipe import NextItem, Recipe, Recovery
+from lwc.recommender.histories import Catalogue
+from lwc.recommender.model import NextItemView, encoded, load, save
+from lwc.recommender.splits import load_questions, load_train
+from lwc.recommender.training import Say, answerable, run_fit, shifted, train_rows, training_loss
+from lwc.teacher import BlockOutputs
+from lwc.training import LossFunction, TrainingResult
+
+
+def recovery_loss(
+    teacher: NextItemView,
+    student_blocks: BlockOutputs,
+    teacher_blocks: BlockOutputs,
+    settings: Recovery,
+    task: NextItem,
+    trained: int,
+) -> LossFunction:
+    """Weighted sum of logit distillation and hidden-state distance over all real positions, and the training loss.
+
+    Logits as in Hinton et al. 2015, hidden states as in Sun et al. 2019, both from `lwc.losses`. The teacher
+    always answers over all ``trained`` items: it is asked for whole distributions.
+    """
+    own_loss = training_loss(task, trained)
+
+    def loss(view: Any, batch: Batch) -> Tensor:
+        inputs, _, real = shifted(batch)
+        total = torch.zeros((), device=batch.labels.device)
+        if taught_by_teacher(settings):
+            student_blocks.take()
+            mine = view.hidden(**inputs)
+            states = student_blocks.take()
+            with torch.no_grad():
+                theirs = teacher.hidden(**inputs)
+                wanted = teacher_blocks.take()
+                answers = teacher.item_logits(theirs[real])[:, :trained].float()
+            given = view.item_logits(mine[real])[:, :trained].float()
+            total = total + settings.logits_weight * distillation_loss(given, answers, settings.temperature)
+            if settings.hidden_weight:
+                pairs = zip(states, wanted, strict=True)
+                mask = inputs["attention_mask"]
+                apart = [hidden_loss(one.float(), other.float(), mask) for one, other in pairs]
+                total = total + settings.hidden_weight * torch.stack(apart).mean()
+        if settings.label_weight:
+            total = total + settings.label_weight * own_loss(view, batch)
+        return total
+
+    return loss
+
+
+class NextItemRecoverer:
+    """Recovery distillation from one uncut model, of as many cut models as are asked for."""
+
+    def __init__(self, recipe: Recipe, task: NextItem, data_dir: Path, teacher: NextItemView) -> None:
+        self._recipe, self._task, self._teacher = recipe, task, teacher.eval()
+        if torch.cuda.is_available():
+            teacher.to("cuda")
+        self.train = train_rows(load_train(data_dir).items, recipe.model.max_length)
+        self._questions = load_questions(data_dir, "validation")
+        self._trained = Catalogue.read(data_dir / "catalogue.json").trained
+
+    def run(
+        self, student: NextItemView, kept: Sequence[int], settings: Recovery, scratch: Path, progress: Say
+    ) -> TrainingResult:
+        """Recover ``student``, which holds the teacher's blocks ``kept``, in place."""
+        matched = matched_blocks(kept, len(block_list(self._teacher, family_of(self._teacher))))
+        if settings.embedding_rate == 0:
+            student.get_input_embeddings().requires_grad_(False)
+        with (
+            BlockOutputs(student, range(len(kept))) as student_blocks,
+            BlockOutputs(self._teacher, matched) as teacher_blocks,
+        ):
+            result = run_fit(
+                student,
+                self.train,
+                self._questions,
+                self._trained,
+                settings,
+                recovery_loss(self._teacher, student_blocks, teacher_blocks, settings, self._task, self._trained),
+                self._recipe.seed,
+                scratch,
+                progress,
+                settings.average,
+                settings.embedding_rate,
+            )
+        student.requires_grad_(True)
+        return result
+
+    def loss_after(self, removed: Collection[int], steps: int, scratch: Path, progress: Say) -> float:
+        """Validation cross-entropy (nats) of the model cut by ``removed`` after ``steps`` steps of recovery.
+
+        Measured once: the figure is kept in ``scratch``, so that a killed stage does not recover the same model again.
+        """
+        done = scratch / "loss.json"
+        if done.is_file():
+            return float(read_json(done))
+        family = family_of(self._teacher)
+        kept = [block for block in range(len(block_list(self._teacher, family))) if block not in removed]
+        settings = self._recipe.recover
+        per_epoch = math.ceil(len(self.train) / settings.batch_size)
+        short = settings.model_copy(update={"epochs": steps / per_epoch, "checkpoint_every": steps + 1})
+        student = remove_blocks(self._teacher, family, removed)
+        self.run(student, kept, short, scratch, progress)
+        rows = answerable(self._questions, self._trained)
+        seen = [self._questions.seen[row] for row in rows]
+        length = self._recipe.model.max_length
+        asked = batches(encoded(seen, length), self._questions.targets[rows], 64, length_bucketed=True, seed=None)
+        loss = loss_and_accuracy(student.to("cpu"), asked)[0]
+        if math.isfinite(loss):
+            scratch.mkdir(parents=True, exist_ok=True)
+            write_json(done, loss)
+        return loss
+
+
+def recover(
+    recipe: Recipe,
+    task: NextItem,
+    data_dir: Path,
+    teacher_dir: Path,
+    student_dir: Path,
+    selection: Mapping[str, Any],
+    out: Path,
+    scratch: Path,
+    progress: Say,
+) -> None:
+    """Recovery of the cut model; writes ``model/`` with the catalogue in it, and ``metrics.json``."""
+    recoverer = NextItemRecoverer(recipe, task, data_dir, load(teacher_dir / "model"))
+    student = load(student_dir / "model")
+    kept = [int(block) for block in selection["kept"]]
+    result = recoverer.run(student, kept, recipe.recover, scratch, progress)
+    save(student.to("cpu"), out / "model")
+    Catalogue.read(student_dir / "model" / "catalogue.json").write(out / "model" / "catalogue.json")
+    matched = matched_blocks(kept, int(selection["blocks_before"]))
+    write_json(
+        out / "metrics.json", {**asdict(result), "n_train": len(recoverer.train), "matched_teacher_blocks": matched}
+    )

@@ -1,0 +1,199 @@
+"""A recommender's repository on a real Triton: lists equal offline, and every odd history answered or refused alone."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import torch
+from tritonclient.grpc import service_pb2_grpc
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
+from histories import recipe, write_chain
+
+from lwc.pipeline import run
+from lwc.recipe import FromConfig, Package
+from lwc.recommender import asking, ranking
+from lwc.recommender.export import export_top_items
+from lwc.recommender.histories import Catalogue
+from lwc.recommender.model import NextItemView, build, save
+from lwc.recommender.repository import build_repository
+from lwc.recommender.training import answers
+from lwc.serving.check import check_repository
+from lwc.serving.loadtest import wire
+from lwc.serving.server import TritonServer
+
+pytestmark = pytest.mark.serving
+
+ITEMS, K, LENGTH, BATCH = 40, 30, 8, 8
+NAMES = tuple(f"B0{number:02d}ü商" for number in range(ITEMS))
+CATALOGUE = Catalogue(NAMES, tuple(range(2 * ITEMS, ITEMS, -1)))
+KNOWN = [[3], [1, 2, 30, 4], list(range(20)), [7, 7, 7], [39, 0], [n % 35 for n in range(90)]]
+
+
+@pytest.fixture(scope="module")
+def view() -> NextItemView:
+    shape = FromConfig(kind="config", blocks=2, hidden=16, heads=2, dropout=0.1, max_length=LENGTH)
+    made = build(shape, ITEMS, seed=4)
+    with torch.no_grad():
+        made.get_input_embeddings().weight.mul_(20)
+    return made
+
+
+@pytest.fixture(scope="module")
+def repository(view: NextItemView, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shop")
+    save(view, folder / "model")
+    CATALOGUE.write(folder / "model" / "catalogue.json")
+    export_top_items(view, K, folder / "model.onnx")
+    package = Package(max_batch_size=BATCH, queue_delay_microseconds=20000, intra_op_threads=1)
+    build_repository(folder / "model.onnx", folder / "model", folder / "repository", package, "shop")
+    return folder / "repository"
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path) -> Iterator[TritonServer]:
+    with TritonServer(repository, startup_seconds=120) as running:
+        yield running
+
+
+def post(server: TritonServer, body: bytes, headers: dict[str, str]) -> tuple[int, bytes, str | None]:
+    host, port = server.http_url.split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=60)
+    try:
+        connection.request("POST", "/v2/models/shop/infer", body, headers)
+        response = connection.getresponse()
+        return response.status, response.read(), response.headers.get(wire.HEADER_LENGTH)
+    finally:
+        connection.close()
+
+
+def ask(server: TritonServer, protocol: str, histories: list[list[str]], k: int = 10) -> list[asking.Recommended]:
+    if protocol == "grpc":
+        with grpc.insecure_channel(server.grpc_url) as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            response = stub.ModelInfer(asking.grpc_request("shop", histories, k), timeout=60)
+        return asking.read_answers(asking.grpc_outputs(response))
+    body, length = asking.request_body(histories, k)
+    headers = {"Content-Type": "application/octet-stream", wire.HEADER_LENGTH: str(length)}
+    status, content, header = post(server, body, headers)
+    if status != 200:
+        raise wire.WireError(f"{status}: {content.decode()}")
+    return asking.read_answers(wire.decode_response(content, int(header) if header else None))
+
+
+def offline(view: NextItemView, history: list[int], k: int) -> tuple[list[str], list[float]]:
+    scores = ranking.without_seen(answers(view, [history], ITEMS, LENGTH), [history])
+    best = [number for number in ranking.top(scores, k)[0] if scores[0, number] > -np.inf]
+    return [NAMES[number] for number in best], [float(scores[0, number]) for number in best]
+
+
+def same(view: NextItemView, history: list[int], answer: asking.Recommended, k: int = 10) -> None:
+    items, scores = offline(view, history, k)
+    assert list(answer.items) == items
+    np.testing.assert_allclose(answer.scores, scores, atol=1e-4)
+
+
+def named(history: list[int]) -> list[str]:
+    return [NAMES[number] for number in history]
+
+
+def test_the_repository_check_finds_nothing(repository: Path) -> None:
+    assert check_repository(repository) == []
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_histories_of_unequal_length_equal_offline_alone_and_together(
+    server: TritonServer, view: NextItemView, protocol: str
+) -> None:
+    for history, answer in zip(KNOWN, ask(server, protocol, [named(each) for each in KNOWN], K), strict=True):
+        same(view, history, answer, K)
+        assert not set(answer.items) & set(named(history))
+        assert answer.skipped == 0
+    for history in KNOWN:
+        same(view, history, ask(server, protocol, [named(history)])[0])
+
+
+def test_concurrent_requests_of_unequal_length_do_not_mix(server: TritonServer, view: NextItemView) -> None:
+    given = KNOWN * 8
+    with ThreadPoolExecutor(12) as pool:
+        found = list(pool.map(lambda history: ask(server, "http", [named(history)])[0], given))
+    for history, answer in zip(given, found, strict=True):
+        same(view, history, answer)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_unknown_items_are_skipped_and_counted_and_empty_histories_get_the_popular_ones(
+    server: TritonServer, view: NextItemView, protocol: str
+) -> None:
+    popular = list(NAMES[:10])
+    mixed, empty, unknown = ask(server, protocol, [["no", NAMES[1], "such", NAMES[2]], [], ["no", "such", "thing"]])
+    same(view, [1, 2], mixed)
+    assert mixed.skipped == 2
+    assert list(empty.items) == list(unknown.items) == popular
+    assert (empty.skipped, unknown.skipped) == (0, 3)
+    assert list(empty.scores) == sorted(empty.scores, reverse=True)
+    assert list(ask(server, protocol, [[]])[0].items) == popular
+
+
+def test_a_user_who_has_nearly_everything_gets_what_is_left(server: TritonServer, view: NextItemView) -> None:
+    history = list(range(ITEMS - 3))
+    answer = ask(server, "http", [named(history)], K)[0]
+    assert sorted(answer.items) == sorted(NAMES[-3:])
+    same(view, history, answer, K)
+
+
+@pytest.mark.parametrize("k", [0, K + 1, -1])
+def test_a_k_out_of_range_is_an_error_of_its_request_alone(server: TritonServer, view: NextItemView, k: int) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        good = [pool.submit(ask, server, "http", [named([1, 2])]) for _ in range(3)]
+        with pytest.raises(wire.WireError, match=rf"400.*from 1 to {K}"):
+            ask(server, "http", [named([1])], k)
+    for future in good:
+        same(view, [1, 2], future.result()[0])
+
+
+def test_plain_json_without_k_gives_ten(server: TritonServer, view: NextItemView) -> None:
+    tensor = {"name": "history", "shape": [1, 2], "datatype": "BYTES", "data": named([1, 2])}
+    status, content, _ = post(server, json.dumps({"inputs": [tensor]}).encode(), {"Content-Type": "application/json"})
+    assert status == 200, content
+    found: dict[str, Any] = {entry["name"]: entry for entry in json.loads(content)["outputs"]}
+    assert found["items"]["data"] == offline(view, [1, 2], 10)[0]
+    assert found["items"]["shape"] == [1, 10]
+    assert found["skipped"]["data"] == [0]
+
+
+def test_a_catalogue_of_another_model_does_not_load(repository: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from lwc.errors import ServingError
+
+    shutil.copytree(repository, tmp_path / "repository")
+    Catalogue(NAMES[::-1], CATALOGUE.counts).write(tmp_path / "repository" / "shop" / "1" / "catalogue.json")
+    with (
+        pytest.raises(ServingError, match="not the catalogue that the model was trained with"),
+        TritonServer(tmp_path / "repository", startup_seconds=60),
+    ):
+        pass
+
+
+def test_the_whole_line_serves_the_offline_ranking(tmp_path: Path) -> None:
+    pytest.importorskip("implicit")
+    write_chain(tmp_path / "shop.csv", users=60)
+    made = recipe(tmp_path / "shop.csv")
+    results = run(made, tmp_path / "runs", lambda *_: None)
+    serving = json.loads((results["verify"].path / "serving.json").read_text())
+    for protocol in ("http", "grpc"):
+        served = serving[protocol]["served"]
+        assert serving[protocol]["errors"] == 0
+        assert served["covered_all"]
+        assert served["matches_offline"] == 1.0
+        assert served["ndcg_at_10"] == served["offline_ndcg_at_10"] > 0.5

@@ -1,0 +1,150 @@
+"""The exported graph: top-k and the seen-filter inside, equal to the offline ranking; and the bytes of the wire."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lwc.errors import ModelError
+from lwc.export.session import cpu_session
+from lwc.recipe import FromConfig, Package
+from lwc.recommender import asking, ranking
+from lwc.recommender.export import check_parity, export_top_items, graph_inputs
+from lwc.recommender.histories import Catalogue
+from lwc.recommender.model import NextItemView, build, save
+from lwc.recommender.replay import HeldOut, ndcg, summarise
+from lwc.recommender.repository import build_repository
+from lwc.recommender.training import answers
+from lwc.serving.loadtest.wire import RawTensor, WireError, encode_strings
+from lwc.serving.triton_config import parse
+
+SHAPE = FromConfig(kind="config", blocks=2, hidden=16, heads=2, dropout=0.3, max_length=8)
+ITEMS, K = 15, 12
+LOWEST = np.finfo(np.float32).min
+
+
+@pytest.fixture(scope="module")
+def view() -> NextItemView:
+    made = build(SHAPE, ITEMS, seed=2)
+    with torch.no_grad():
+        made.get_input_embeddings().weight.mul_(20)
+        made.get_input_embeddings().weight[7] = made.get_input_embeddings().weight[4]  # items 3 and 6 tie
+    return made
+
+
+@pytest.fixture(scope="module")
+def graph(view: NextItemView, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("graph") / "model.onnx"
+    export_top_items(view, K, path)
+    return path
+
+
+def test_the_graph_ranks_as_offline_and_never_names_what_was_seen(view: NextItemView, graph: Path) -> None:
+    histories = [[0], [1, 2, 3], [14, 13], list(range(10)) * 2, [5] * 9]
+    scores = ranking.without_seen(answers(view, histories, ITEMS, 8), histories)
+    session = cpu_session(graph, 1)
+    for rows in ([0], [1, 2], [0, 1, 2, 3, 4]):  # alone and padded
+        inputs = graph_inputs([histories[row] for row in rows], 8)
+        best, items = session.run(["scores", "items"], inputs)
+        for place, row in enumerate(rows):
+            left = ITEMS - len(set(histories[row]))
+            expected = ranking.top(scores[row][None], K)[0][:left]
+            assert items[place, : len(expected)].tolist() == expected.tolist()
+            np.testing.assert_allclose(best[place, : len(expected)], scores[row][expected], atol=1e-5)
+            assert (best[place, left:] == LOWEST).all()
+            assert not set(items[place, :left].tolist()) & set(histories[row])
+    tied = session.run(["items"], graph_inputs([[0]], 8))[0][0].tolist()
+    assert tied.index(6) == tied.index(3) + 1, "equal scores stand in the order of the item numbers"
+
+
+def test_parity_passes_for_this_graph_and_fails_for_another(view: NextItemView, graph: Path) -> None:
+    found = check_parity(view, K, graph, [[1], [2, 3]], 1e-4, 8)
+    assert found["passed"]
+    assert found["max_abs_diff"] < 1e-4
+    other = build(SHAPE, ITEMS, seed=9)
+    assert not check_parity(other, K, graph, [[1], [2, 3]], 1e-4, 8)["passed"]
+
+
+def catalogue(items: int = ITEMS) -> Catalogue:
+    return Catalogue(tuple(f"i{n}" for n in range(items)), tuple(range(items, 0, -1)))
+
+
+def test_the_repository_ships_the_catalogue_with_the_model(view: NextItemView, graph: Path, tmp_path: Path) -> None:
+    save(view, tmp_path / "model")
+    catalogue().write(tmp_path / "model" / "catalogue.json")
+    out = tmp_path / "repository"
+    described = build_repository(graph, tmp_path / "model", out, Package(max_batch_size=4), "shop")
+    assert described["items"] == ITEMS
+    assert Catalogue.read(out / "shop" / "1" / "catalogue.json") == catalogue()
+    front, ranker = (parse((out / name / "config.pbtxt").read_text()) for name in ("shop", "shop_graph"))
+    for config in (front, ranker):
+        assert config.parameters["catalogue_sha256"].string_value == catalogue().digest()
+        assert config.max_batch_size == 4
+    assert front.parameters["top_k"].string_value == str(K)
+    assert [(t.name, list(t.dims), t.allow_ragged_batch) for t in front.input] == [
+        ("history", [-1], True),
+        ("k", [1], False),
+    ]
+    assert {t.name: list(t.dims) for t in ranker.output} == {"scores": [K], "items": [K]}
+
+
+def test_a_model_of_another_catalogue_is_refused(view: NextItemView, graph: Path, tmp_path: Path) -> None:
+    save(view, tmp_path / "model")
+    catalogue(14).write(tmp_path / "model" / "catalogue.json")
+    with pytest.raises(ModelError, match="16 tokens for 14 items"):
+        build_repository(graph, tmp_path / "model", tmp_path / "repository", Package(), "shop")
+
+
+def test_a_request_says_its_shapes_and_pads_with_empty_ids() -> None:
+    body, length = asking.request_body([["a", "ü"], []], 3)
+    assert body[length:] == encode_strings(["a", "ü", "", ""]) + struct.pack("<2i", 3, 3)
+    assert b'"shape":[2,2]' in body[:length]
+    assert asking.padded([[]]) == ([""], [1, 1])
+    request = asking.grpc_request("shop", [["a"]], 5)
+    assert [list(tensor.shape) for tensor in request.inputs] == [[1, 1], [1, 1]]
+
+
+def tensors(items: list[str], shape: tuple[int, int], skipped: list[int]) -> dict[str, RawTensor]:
+    scores = struct.pack(f"<{len(items)}f", *range(len(items), 0, -1))
+    return {
+        "items": RawTensor("BYTES", shape, encode_strings(items)),
+        "scores": RawTensor("FP32", shape, scores),
+        "skipped": RawTensor("INT32", (shape[0], 1), struct.pack(f"<{len(skipped)}i", *skipped)),
+    }
+
+
+def test_answers_are_read_and_what_is_no_answer_is_an_error() -> None:
+    found = asking.read_answers(tensors(["a", "b", "c", ""], (2, 2), [0, 4]))
+    assert [(one.items, one.skipped) for one in found] == [(("a", "b"), 0), (("c",), 4)]
+    assert found[1].scores == (2.0,)
+    with pytest.raises(WireError, match="skipped"):
+        asking.read_answers({k: v for k, v in tensors(["a"], (1, 1), [0]).items() if k != "skipped"})
+    with pytest.raises(WireError, match="shape"):
+        asking.read_answers(tensors(["a", "b", "c"], (2, 2), [0, 0]))
+    with pytest.raises(WireError, match="counts"):
+        asking.read_answers(tensors(["a", "b"], (2, 1), [0]))
+
+
+SAMPLES = [HeldOut(["x"], "b", ["a", "b"]), HeldOut(["y"], None, ["c"]), HeldOut(["z"], "q", ["a"])]
+
+
+def test_a_replay_is_summed_up_over_users_and_over_all_answers() -> None:
+    assert ndcg([["a", "b"], ["c"], ["a"]], ["b", None, "q"]) == pytest.approx(1 / np.log2(3) / 3)
+    rows = [
+        (0, 1.0, ["a", "b"], 0, None), (1, 2.0, ["c"], 2, None), (2, 9.0, None, None, "HTTP 500"),
+        (0, 3.0, ["b", "a"], 0, None),
+    ]  # fmt: skip
+    found = summarise({"measured": True, "duration_s": 2.0, "rows": rows}, SAMPLES)
+    assert (found["requests"], found["errors"], found["error_rate"]) == (4, 1, 0.25)
+    assert found["throughput_rps"] == 1.5
+    assert found["latency_ms"]["max"] == 3.0
+    served = found["served"]
+    assert served["ndcg_at_10"] == served["offline_ndcg_at_10"] == pytest.approx(1 / np.log2(3) / 2)
+    assert served["matches_offline"] == pytest.approx(2 / 3)
+    assert (served["n"], served["texts"], served["covered_all"], served["inconsistent_texts"]) == (2, 3, False, 1)
+    assert served["skipped_items"] == 2
+    assert "served" not in summarise({"duration_s": 1.0, "rows": [rows[2]]}, SAMPLES)

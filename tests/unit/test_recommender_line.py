@@ -1,0 +1,46 @@
+"""The whole line of a next-item recipe, up to the package, on a shop whose next item is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from histories import recipe, write_chain
+
+from lwc.artifacts import read_json
+from lwc.gates import decide
+from lwc.pipeline import plan, run
+from lwc.recipe import Gate
+from lwc.report.collect import collect
+
+pytest.importorskip("implicit")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"task": {"kind": "next_item", "split": "time", "softmax": "sampled", "negatives": 16, "top_k": 12}}],
+    ids=["leave-last-out, full softmax", "by time, sampled softmax"],
+)
+def test_the_line_learns_the_order_that_popularity_does_not_know(tmp_path: Path, changes: dict[str, object]) -> None:
+    write_chain(tmp_path / "shop.csv")
+    made = recipe(tmp_path / "shop.csv", **changes)
+    results = run(made, tmp_path / "runs", lambda *_: None, until="package")
+    found = read_json(results["evaluate"].path / "evaluation.json")
+    assert found["quality"]["base"]["ndcg_at_10"]["value"] > 0.9
+    assert found["quality"]["floors"]["popularity"]["ndcg_at_10"]["value"] < 0.6
+    assert found["base_over_floors"]["popularity"]["low"] > 0.2
+    assert set(found["quality"]["floors"]) == {"popularity", "recent_popularity", "item_knn"}
+    assert found["retention"]["ndcg_at_10"]["value"] > 0.8
+    report = collect(made, {name: result.path for name, result in results.items()}, {}, {})
+    gates = [
+        Gate(metric="retention.ndcg_at_10", op=">=", value=0.8),
+        Gate(metric="ratios.blocks", op=">=", value=1.5),
+        Gate(metric="parity.max_abs_diff", op="<=", value=1e-4),
+        Gate(metric="quality.base.ndcg_at_10", op=">", value=1.0, relative_to="quality.floors.item_knn.ndcg_at_10"),
+    ]
+    assert [gate["reason"] for gate in decide(gates, report)] == [""] * 4
+    assert (results["package"].path / "repository" / "shop" / "1" / "catalogue.json").is_file()
+    again = plan(made, tmp_path / "runs")
+    assert all(stage.hit for stage in again if stage.stage.cached)
+    other = made.model_copy(update={"task": made.task.model_copy(update={"recent_days": 7})})  # type: ignore[union-attr]
+    assert not any(stage.hit for stage in plan(other, tmp_path / "runs"))
