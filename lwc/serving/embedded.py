@@ -18,17 +18,19 @@ RESTRICTED = "shared-memory,model-config,model-repository,trace,logging"
 RESTRICTED_HEADER = "x-lwc-key"
 
 
-def safe_flags(key: str) -> list[str]:
+def safe_flags(key: str, control: bool = False) -> list[str]:
     """Flags for every server, embedded or in the official image.
 
     ``key`` opens the restricted interfaces to a client that sends it as the header ``x-lwc-key``
-    (``triton-grpc-protocol-x-lwc-key`` over gRPC); others get 403 and UNAVAILABLE.
+    (``triton-grpc-protocol-x-lwc-key`` over gRPC); others get 403 and UNAVAILABLE. With ``control`` its holder may load
+    and unload models; the server then is ready while one loads or after one failed to, which strict readiness denies.
     """
+    mode = ["--model-control-mode=explicit", "--load-model=*"] if control else ["--model-control-mode=none"]
     return [
-        "--model-control-mode=none",
+        *mode,
         "--disable-auto-complete-config",
         "--exit-on-error=true",
-        "--strict-readiness=true",
+        f"--strict-readiness={'false' if control else 'true'}",
         f"--http-restricted-api={RESTRICTED}:{RESTRICTED_HEADER}={key}",
         f"--grpc-restricted-protocol={RESTRICTED}:{RESTRICTED_HEADER}={key}",
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,14 @@ RUN pip install --no-cache-dir 'tokenizers>=0.20,<1'
 """
 
 
+RESTARTS = 3
+RESTART_SECONDS = 600.0
+WATCH_SECONDS = 0.5
+_NOTICE = """\
+The embedded server is for development and tests; in production use an image of 26.07 or later (--docker).
+Ctrl-C stops it."""
+
+
 def _check(repository: Path, say: Callable[[str], None]) -> None:
     """Refuse what the server would refuse, with both sides of each fault; say what it would ignore."""
     if not repository.is_dir() or not any(repository.glob("*/config.pbtxt")):
@@ -32,28 +41,51 @@ def _check(repository: Path, say: Callable[[str], None]) -> None:
 
 
 def serve_embedded(
-    repository: Path, http_port: int, grpc_port: int, metrics_port: int, say: Callable[[str], None]
+    repository: Path,
+    http_port: int,
+    grpc_port: int,
+    metrics_port: int,
+    say: Callable[[str], None],
+    control: bool = False,
+    key: str = "",
 ) -> None:
-    """Start the embedded server on 127.0.0.1 and wait for Ctrl-C or for the server to end."""
-    _check(repository, say)
+    """Serve on 127.0.0.1 until Ctrl-C; a server with a dead model process, which never comes back, starts again.
+
+    Raises:
+        ServingError: it does not start, or died once more than ``RESTARTS`` times within ``RESTART_SECONDS``.
+    """
+    if control and not key:
+        raise RecipeError("--control without a key", "set LWC_ADMIN_KEY, here and for `lwc deploy`")
+    if not (control and repository.is_dir() and not any(repository.glob("*/"))):  # empty: the first deploy fills it
+        _check(repository, say)
     ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
-    with TritonServer(repository, **ports) as server:
-        say(f"ready  http {server.http_url}  grpc {server.grpc_url}  metrics {server.metrics_url}")
-        say(f"log    {server.log_path}")
-        say(
-            "The embedded server is for development and tests; in production use an image of 26.07 or later (--docker)."
-        )
-        say("Ctrl-C stops it.")
-        try:
-            while server.running and not server.dead_instances:
-                time.sleep(0.5)
-        except KeyboardInterrupt:
-            say("stopping")
-            return
-        dead = server.dead_instances
-        what = f"model processes died: {', '.join(dead)}" if dead else "the server ended by itself"
-        tail = "\n".join(server.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
-        raise ServingError(f"{what}; the end of its log:\n{tail}", "start it again; report it if it stays")
+    starts: deque[float] = deque(maxlen=RESTARTS + 1)
+    while True:
+        starts.append(time.monotonic())
+        with TritonServer(repository, **ports, control=control, key=key) as server:
+            # Clients come back to the ports they know.
+            urls = (server.http_url, server.grpc_url, server.metrics_url)
+            ports = {name: int(url.rpartition(":")[2]) for name, url in zip(ports, urls, strict=True)}
+            say(f"ready  http {server.http_url}  grpc {server.grpc_url}  metrics {server.metrics_url}")
+            say(f"log    {server.log_path}")
+            if len(starts) == 1:
+                say(_NOTICE)
+            try:
+                while server.running and not (dead := server.dead_instances):
+                    time.sleep(WATCH_SECONDS)
+            except KeyboardInterrupt:
+                say("stopping")
+                return
+            what = f"model processes died: {', '.join(dead)}" if server.running else "the server ended by itself"
+            log = server.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+            server.stop(polite=False)  # it would wait for the dead
+        tail = "\n".join(log[-15:])
+        if len(starts) > RESTARTS and starts[-1] - starts[0] < RESTART_SECONDS:
+            raise ServingError(
+                f"{what}, {len(starts)} times in {RESTART_SECONDS:g} seconds; the end of its log:\n{tail}",
+                "look for what kills it: memory, a text, the model's own code",
+            )
+        say(f"{what}; starting again. The end of its log:\n{tail}")
 
 
 def serve_docker(

@@ -31,6 +31,7 @@ class TritonServer:
     """Serve a model repository on this machine for the length of a ``with`` block.
 
     Port 0 picks a free port. ``log_path`` is removed on exit with the temporary folder; errors quote its last lines.
+    With ``control`` whoever sends ``key`` as the header ``x-lwc-key`` may load and unload models.
     """
 
     def __init__(
@@ -40,16 +41,19 @@ class TritonServer:
         grpc_port: int = 0,
         metrics_port: int = 0,
         startup_seconds: float = 60.0,
+        control: bool = False,
+        key: str = "",
     ) -> None:
         self.repository = Path(repository).resolve()
         self.startup_seconds = startup_seconds
         self._asked = {"HTTP": http_port, "gRPC": grpc_port, "metrics": metrics_port}
         self._ports: dict[str, int] = {}
         self._id = f"lwc-{uuid.uuid4().hex[:12]}"
-        self._key = uuid.uuid4().hex  # not the id, which the server tells everybody
+        self.control = control
+        self._key = key or uuid.uuid4().hex  # not the id, which the server tells everybody
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._stubs: dict[str, psutil.Process] = {}
+        self._instances: set[str] = set()
 
     @property
     def http_url(self) -> str:
@@ -87,11 +91,19 @@ class TritonServer:
 
     @property
     def dead_instances(self) -> list[str]:
-        """Model instances whose process ended after start.
+        """Model instances whose process ended while their model is loaded.
 
         The server goes on answering "ready" for them while every request to them fails: only a restart helps.
         """
-        return sorted(name for name, stub in self._stubs.items() if not _alive(stub))
+        living = _instances(self.pid)
+        self._instances |= living
+        return sorted(name for name in self._instances - living if self._is_loaded(name))
+
+    def _is_loaded(self, instance: str) -> bool:
+        """Whether the model of an instance is loaded and runs in processes: a rollout may make it an ensemble."""
+        model = instance.rsplit("_", 2)[0]
+        described = _get(self.http_url, f"/v2/models/{model}")
+        return described is not None and json.loads(described).get("platform") != "ensemble"
 
     def __enter__(self) -> TritonServer:
         if self._process is not None:
@@ -103,7 +115,7 @@ class TritonServer:
         try:
             self._start(wheel, libpython)
             self._wait_until_ready()
-            self._stubs = _stubs(self.pid)
+            self._instances = _instances(self.pid)
         except BaseException:
             self.stop()
             raise
@@ -114,13 +126,16 @@ class TritonServer:
     ) -> None:
         self.stop()
 
-    def stop(self) -> None:
-        """Stop the server and everything it started, then remove its temporary folder. Safe to call again."""
+    def stop(self, polite: bool = True) -> None:
+        """Stop the server and everything it started, then remove its temporary folder. Safe to call again.
+
+        A polite stop lets requests end, for ten seconds; a broken server is better killed at once.
+        """
         process, self._process = self._process, None
-        self._stubs = {}
+        self._instances = set()
         try:
             if process is not None:
-                _stop(process)
+                _stop(process, STOP_SECONDS if polite else 0.0)
         finally:
             for left in Path("/dev/shm").glob(f"{self._id}*"):
                 left.unlink(missing_ok=True)
@@ -147,7 +162,7 @@ class TritonServer:
             *(f"--{name.lower()}-port={port}" for name, port in self._ports.items()),
             "--allow-gpu-metrics=false",
             f"--exit-timeout-secs={int(STOP_SECONDS) - 2}",
-            *safe_flags(self._key),
+            *safe_flags(self._key, self.control),
         ]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
@@ -239,34 +254,27 @@ def _get(url: str, path: str) -> bytes | None:
         return None
 
 
-def _stubs(pid: int) -> dict[str, psutil.Process]:
-    """The Python processes under the server by model instance, which is the last argument but one of each."""
-    found: dict[str, psutil.Process] = {}
+def _instances(pid: int) -> set[str]:
+    """Model instances with a living Python process under the server: the last argument but one of each."""
+    found = set()
     for child in psutil.Process(pid).children():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
             arguments = child.cmdline()
             if arguments and arguments[0].endswith("triton_python_backend_stub"):
-                found[arguments[-2]] = child
+                found.add(arguments[-2])
     return found
 
 
-def _alive(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask the server to end, and kill what is left of it and of its stubs after ten seconds."""
+def _stop(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Ask the server to end, if it has ``seconds`` to, and then kill what is left of it and of its stubs."""
     children: list[psutil.Process] = []
     with contextlib.suppress(psutil.NoSuchProcess):
         children = psutil.Process(process.pid).children(recursive=True)
     try:
-        if process.poll() is None:
+        if seconds and process.poll() is None:
             process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_SECONDS)
+                process.wait(seconds)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
