@@ -9,13 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as functional
+from tokenizers import Tokenizer
 
 from lwc import distributed
 from lwc.arrays import Array
+from lwc.export.onnx import Answer
 from lwc.losses import IGNORED
-from lwc.models.batches import Batch, Encoded
+from lwc.models.batches import Batch, Encoded, batches
 from lwc.models.load import load_model
+from lwc.models.token_names import token_names
 from lwc.token_metrics import TokenSums, token_quality, token_retention
+
+_BATCH = 8
 
 
 @torch.inference_mode()
@@ -38,6 +43,22 @@ def _slices(model: Any, batch: Batch) -> list[tuple[float, float, float, Array]]
         loss = functional.cross_entropy(row[:-1][read].float(), wanted[read], reduction="sum")
         found.append((float(loss), float((best == wanted[read]).sum()), float(read.sum()), best.numpy()))
     return found
+
+
+@torch.inference_mode()
+def next_tokens(folder: Path, texts: Encoded) -> list[str]:
+    """The most likely token after each whole text, by name: what the endpoint answers."""
+    model, tokenizer = load_model(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    names = token_names(tokenizer, int(model.config.vocab_size))
+
+    def answer(batch: Batch) -> list[str]:
+        logits = Answer(model, list(batch.inputs))(*batch.inputs.values())
+        return [names[index] for index in logits.argmax(dim=-1).tolist()]
+
+    groups = batches(texts, None, _BATCH, length_bucketed=True, seed=None)
+    found = [name for group in distributed.spread(groups, answer) for name in group]
+    order = np.argsort(np.concatenate([group.rows.numpy() for group in groups]))
+    return [found[place] for place in order]
 
 
 def unigram(train: Encoded, groups: Sequence[Batch], vocabulary: int) -> TokenSums:

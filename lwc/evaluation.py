@@ -18,7 +18,7 @@ from lwc.artifacts import write_json
 from lwc.data.splits import Examples, load_labels, load_split
 from lwc.errors import DataError, ModelError
 from lwc.evaluating_numbers import numbers_result
-from lwc.evaluating_tokens import read_tokens, tokens_result
+from lwc.evaluating_tokens import next_tokens, read_tokens, tokens_result
 from lwc.metrics import classification_quality, retention
 from lwc.models.batches import batches, encode
 from lwc.models.load import load_model, load_tokenizer
@@ -118,7 +118,7 @@ def evaluate(
         base_dir: stage folder whose ``model/`` is the uncut model; ``unrecovered_dir`` holds it without the
             removed blocks, ``compressed_dir`` that one after recovery.
         out: where ``evaluation.json`` and ``predictions.parquet`` (id, label, base, unrecovered, compressed) go. A
-            language model's test split is slices, not rows, and leaves no predictions.
+            language model's are the tokens after each whole text, by name, and the label is the uncut model's.
         progress: told what is being measured.
 
     Returns:
@@ -132,7 +132,7 @@ def evaluate(
     names, train, test = load_labels(data_dir), load_split(data_dir, "train"), load_split(data_dir, "test")
     folders = dict(zip(MODELS, (base_dir / "model", unrecovered_dir / "model", compressed_dir / "model"), strict=True))
     if recipe.task.kind == "causal_lm":
-        measure = _of_tokens(recipe, data_dir, folders, say)
+        measure = _of_tokens(recipe, data_dir, test, folders, out, say)
         truncated = None
     else:
         measure, truncated = _of_answers(recipe, names, train, test, folders, out, say)
@@ -160,13 +160,24 @@ Measure = Callable[[], dict[str, Any]]
 """What the main process does with the models' answers."""
 
 
-def _of_tokens(recipe: Recipe, data_dir: Path, folders: dict[str, Path], say: Callable[[str], None]) -> Measure:
+def _of_tokens(
+    recipe: Recipe, data_dir: Path, test: Examples, folders: dict[str, Path], out: Path, say: Callable[[str], None]
+) -> Measure:
     tokenizer = load_tokenizer(folders["base"])
     learnt = split_rows(recipe, tokenizer, data_dir, "train")[0]
     groups = in_batches(recipe, split_rows(recipe, tokenizer, data_dir, "test"), recipe.evaluate.batch_size)
     say(f"test split: three models on {sum(len(group) for group in groups)} slices")
     found = {name: read_tokens(folder, groups) for name, folder in folders.items()}
-    return lambda: tokens_result(found, groups, learnt, len(tokenizer), recipe.evaluate.bootstrap, recipe.seed)
+    say(f"the token after each of {len(test.texts)} texts")
+    texts = encode(tokenizer, test.texts, recipe.model.max_length)
+    after = {name: next_tokens(folder, texts) for name, folder in folders.items()}
+
+    def measure() -> dict[str, Any]:
+        # The right answer is the uncut model's: nobody knows how a whole text goes on.
+        pq.write_table(pa.table({"id": test.ids, "label": after["base"], **after}), out / "predictions.parquet")
+        return tokens_result(found, groups, learnt, len(tokenizer), recipe.evaluate.bootstrap, recipe.seed)
+
+    return measure
 
 
 def _of_answers(

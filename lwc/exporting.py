@@ -228,7 +228,7 @@ def _parity(
     shortest = min(profile.min.length for profile in profiles)
     batch = min(16, max(profile.max.batch for profile in profiles))
     length = run.recipe.model.max_length
-    texts, _ = padded_inputs(run.stages["data"], run.checkpoint, "test", length, _PARITY_TEXTS, batch)
+    texts, _, _ = padded_inputs(run.stages["data"], run.checkpoint, "test", length, _PARITY_TEXTS, batch)
     found = compare_answers(classifier, run.stages["export"] / WHOLE, [_at_least(one, shortest) for one in texts])
     tolerance = HALF_TOLERANCE if precision == "fp16" else _FP32_TOLERANCE
     if found["max_abs_diff"] > tolerance:

@@ -17,7 +17,7 @@ from lwc.models.families import check_padding, family_of
 from lwc.models.load import build_from_config, check_weights, load_classifier, load_tokenizer, save_checkpoint
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import FromConfig, Pretrained, Recipe
-from lwc.tasks import judge_of, split_rows
+from lwc.tasks import judge_of, numbers_of, split_rows
 from lwc.training import fit
 
 NUMBER = "number"
@@ -41,6 +41,10 @@ def _start(recipe: Recipe, texts: list[str], label_names: list[str]) -> tuple[An
     outputs = label_names if recipe.task.kind == "classification" else [NUMBER]
     model = load_classifier(source.source, outputs, source.revision, source.trust_remote_code)
     tokenizer = load_tokenizer(source.source, source.revision, source.trust_remote_code)
+    if recipe.task.kind == "regression":
+        # Kept in config.json: what is served must know which numbers there are.
+        model.config.numbers = numbers_of(label_names).tolist()
+        model.config.problem_type = "regression"
     return model, _cut_at(tokenizer, model, source)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,23 @@ class Metric:
 
 @dataclass(frozen=True)
 class Reading:
-    """The two headline metrics of a task, further ones for the table, and its floors as ``(key, title)``."""
+    """The two headline metrics of a task, further ones for the table, and its floors as ``(key, title)``.
+
+    ``counted`` are what quality is over, ``asked`` what the endpoint is sent; ``served`` the figures of its answers.
+    """
 
     metrics: tuple[Metric, Metric]
     further: tuple[Metric, ...]
     floors: tuple[tuple[str, str], ...]
     counted: str = "texts"
+    asked: str = "texts"
+    served: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "accuracy": "served accuracy",
+            "offline_accuracy": "offline accuracy",
+            "macro_f1": "served macro-F1",
+        }
+    )
 
 
 READINGS: dict[str, Reading] = {
@@ -34,6 +46,7 @@ READINGS: dict[str, Reading] = {
         (Metric("mean_absolute_error", "mean absolute error", lower_is_better=True), Metric("spearman", "Spearman ρ")),
         (),
         (("median", "the median of train"), ("tfidf", "TF-IDF + ridge regression")),
+        served={"accuracy": "served accuracy of the nearest number", "offline_accuracy": "offline accuracy"},
     ),
     "causal_lm": Reading(
         (
@@ -43,6 +56,7 @@ READINGS: dict[str, Reading] = {
         (),
         (("unigram", "token frequencies of train"),),
         counted="slices",
+        served={"accuracy": "served agreement with the uncut model", "offline_accuracy": "offline agreement"},
     ),
     "next_item": Reading(
         (Metric("ndcg_at_10", "NDCG@10"), Metric("hr_at_10", "HR@10")),
@@ -53,5 +67,7 @@ READINGS: dict[str, Reading] = {
             ("item_knn", "item-kNN"),
         ),
         counted="users",
+        asked="histories",
+        served={"ndcg_at_10": "served NDCG@10", "offline_ndcg_at_10": "offline NDCG@10"},
     ),
 }

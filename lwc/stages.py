@@ -227,8 +227,10 @@ def _package_needs(recipe: Recipe) -> dict[str, str]:
 
 
 def _verify(context: StageContext) -> None:
+    from lwc.export.stage import INT8_ANSWERS
     from lwc.serving.verify import verify
 
+    reduced = context.inputs["export"] / INT8_ANSWERS
     verify(
         context.recipe,
         context.inputs["package"] / "repository",
@@ -237,13 +239,14 @@ def _verify(context: StageContext) -> None:
         context.inputs["data"],
         context.out,
         (context.inputs["export"] / "base" / "model.onnx", context.inputs["train"] / "model"),
+        reduced if reduced.is_file() else None,
         context.progress,
     )
 
 
 _TRAINING = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 
-STAGES: tuple[Stage, ...] = (
+_LINE: tuple[Stage, ...] = (
     Stage("data", 1, (), ("data",), _data, ("rdata", "pandas", "pyarrow", "datasets", "numpy"), external=_data_files),
     Stage("train", 3, ("data",), ("model", "train", "task"), _train, _TRAINING, external=_train_machine, shared=True),
     Stage(
@@ -288,7 +291,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "export",
-        2,
+        3,
         ("data", "train", "recover"),
         ("export",),
         _export,
@@ -297,7 +300,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "package",
-        4,
+        5,
         ("data", "export", "recover"),
         ("package", "name"),
         _package,
@@ -330,7 +333,7 @@ def _by_task(stage: Stage) -> Callable[[StageContext], None]:
     return run
 
 
-STAGES = tuple(replace(stage, function=_by_task(stage)) for stage in STAGES)
+STAGES = tuple(replace(stage, function=_by_task(stage)) for stage in _LINE)
 
 
 def check_stage(name: str | None) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from lwc.arrays import Array
 from lwc.artifacts import write_json
@@ -35,6 +37,7 @@ HALF_TOLERANCE = 0.1
 WHOLE = "compressed/model.onnx"
 # The reduced graphs, where there are any: this one is served on CPUs, that one on GPUs.
 INT8 = "compressed/model.int8.onnx"
+INT8_ANSWERS = "int8_predictions.parquet"
 FP16 = "compressed/model.fp16.onnx"
 _CALIBRATION = 128
 
@@ -96,13 +99,14 @@ def export_pair(
 
 def padded_inputs(
     data_dir: Path, folder: Path, split: str, max_length: int, rows: int | None, batch_size: int = 16
-) -> tuple[list[dict[str, Array]], Array]:
-    """The first ``rows`` texts of a split (None = all) as batches of inputs (B, T) by name, and their labels (N,)."""
+) -> tuple[list[dict[str, Array]], Array, Array]:
+    """The first ``rows`` texts of a split (None: all) as batches of inputs (B, T) by name; ids and labels (N,)."""
     examples = load_split(data_dir, split)
     encoded = encode(load_tokenizer(folder), examples.texts[:rows], max_length)
     groups = batches(encoded, examples.labels[:rows], batch_size, length_bucketed=True, seed=None)
     inputs = [{name: value.numpy() for name, value in one.inputs.items()} for one in groups]
-    return inputs, np.concatenate([one.labels.numpy() for one in groups])
+    order = np.concatenate([one.rows.numpy() for one in groups])
+    return inputs, examples.ids[order], examples.labels[order]
 
 
 def _logits(path: Path, groups: list[dict[str, Array]]) -> Array:
@@ -112,7 +116,7 @@ def _logits(path: Path, groups: list[dict[str, Array]]) -> Array:
 
 def half_graph(whole: Path, target: Path, data_dir: Path, folder: Path, max_length: int, rows: int) -> dict[str, Any]:
     """Write the fp16 version ``target`` of the graph ``whole``, checked on ``rows`` calibration rows; see `to_fp16`."""
-    calibration, _ = padded_inputs(data_dir, folder, "calibration", max_length, rows)
+    calibration, _, _ = padded_inputs(data_dir, folder, "calibration", max_length, rows)
     return to_fp16(whole, target, calibration, _logits(whole, calibration), HALF_TOLERANCE)
 
 
@@ -132,19 +136,21 @@ def _reduced(
     if settings.int8 is not None:
         progress(f"int8, {settings.int8.mode}")
         path = out / INT8
-        calibration, _ = padded_inputs(data_dir, folder, "calibration", max_length, rows)
+        calibration, _, _ = padded_inputs(data_dir, folder, "calibration", max_length, rows)
         reference = _logits(whole, calibration)
         figures = quantize(whole, path, settings.int8, calibration, reference)
         if figures["fallback"]:
             progress(f"int8: kept in fp32: {', '.join(figures['fallback'])}")
         latency = compare_latency(whole, path, settings.latency_shapes, settings.latency_repeats, cpu_limit())
-        test, labels = padded_inputs(data_dir, folder, "test", max_length, None)
+        test, ids, labels = padded_inputs(data_dir, folder, "test", max_length, None)
         answers = {name: _logits(file, test).argmax(axis=1) for name, file in (("fp32", whole), ("int8", path))}
         figures["test"] = {
             "agreement": float((answers["fp32"] == answers["int8"]).mean()),
             **{f"accuracy_{name}": float((given == labels).mean()) for name, given in answers.items()},
             **{f"macro_f1_{name}": macro_f1(labels, given) for name, given in answers.items()},
         }
+        # What is served is this graph: its answers are the offline ones that served answers must equal.
+        pq.write_table(pa.table({"id": ids, "compressed": answers["int8"]}), out / INT8_ANSWERS)
         ratios = {"size": whole.stat().st_size / path.stat().st_size, "latency": latency["ratio"]}
         result["int8"] = {**figures, "path": INT8, "latency": latency, "ratios": ratios}
     if settings.fp16:

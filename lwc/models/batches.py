@@ -77,7 +77,7 @@ def slices(tokenizer: Any, texts: Sequence[str], length: int) -> Encoded:
     end = tokenizer.eos_token_id
     if end is None:
         raise ModelError("the tokenizer has no end-of-text token", "set eos_token and save it again")
-    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     stream = [token for ids in encoded for token in (*ids, int(end))]
     rows = [stream[start : start + length] for start in range(0, len(stream), length)]
     if len(rows) > 1 and len(rows[-1]) < 2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lwc.readings import READINGS
 from lwc.report.document import Figure, Paragraph, Section, Table
 from lwc.report.formats import number, percent, ratio
 
@@ -100,7 +101,7 @@ def serving_section(report: Mapping[str, Any], figures: Mapping[str, Figure]) ->
     if not measured:
         text = "Serving was not run: latency under load, throughput, errors and served accuracy are not measured."
         return Section("Serving", [Paragraph(text)])
-    rows = []
+    rows, reading = [], READINGS[report["task"]]
     for name, one in measured.items():
         latency, served = one.get("latency_ms") or {}, one.get("served") or {}
         rows.append(
@@ -110,20 +111,18 @@ def serving_section(report: Mapping[str, Any], figures: Mapping[str, Figure]) ->
                 f"{number(one.get('errors'))} ({percent(one.get('error_rate'), 2)})",
                 number(one.get("throughput_rps"), 1),
                 *(number(latency.get(q), 1) for q in ("p50", "p95", "p99")),
-                number(served.get("accuracy")),
-                number(served.get("offline_accuracy")),
-                number(served.get("macro_f1")),
+                *(number(served.get(key), 4) for key in reading.served),
                 percent(served.get("matches_offline"), 2),
                 number(served.get("n")),
             )
         )
     header = (
         "protocol", "requests", "errors", "requests/s", "p50 ms", "p95 ms", "p99 ms",
-        "served accuracy", "offline accuracy", "served macro-F1", "equal to offline", "texts",
+        *reading.served.values(), "equal to offline", reading.asked,
     )  # fmt: skip
     verify = report["recipe"]["resolved"]["verify"]
     caption = (
-        f"Triton server on this machine, test-split texts in, labels out; {load_words(next(iter(measured.values())))}, "
+        f"Triton server on this machine, test-split {reading.asked} in; {load_words(next(iter(measured.values())))}, "
         f"{verify['seconds']:g} s after {verify['warmup_seconds']:g} s of warm-up. The load generator shares the cores."
     )
     blocks: list[Paragraph | Table | Figure] = [Table(header, tuple(rows), caption)]

@@ -25,7 +25,7 @@ def find_limit(
     repository: Path,
     base: tuple[Path, Path],
     samples: Sequence[Sample],
-    label_names: Sequence[str],
+    label_names: Sequence[str] | None,
     out: Path,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from onnx.helper import tensor_dtype_to_np_dtype
@@ -16,6 +17,7 @@ from tokenizers import Tokenizer
 from lwc.errors import ModelError
 from lwc.export.onnx import OnnxInfo, read_io
 from lwc.export.stamp import PLAN, STAMP, read_stamp
+from lwc.models.token_names import token_names
 from lwc.recipe import Package
 from lwc.serving.triton_config import Target, WarmUp, as_text, length_buckets, text_model, token_model
 
@@ -24,8 +26,31 @@ _WARM_UP_TEXT = "The product arrived on time and does what its description says.
 _TEXT_MODEL = Path(__file__).parent / "backends" / "text_model.py"
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What the text model makes of the logits (B, C): the names of its labels, how many scores, and how it chooses.
+
+    ``class`` is the name of the highest logit. ``number`` is the name nearest to the one logit, which is the score.
+    """
+
+    names: list[str]
+    outputs: int
+    choice: Literal["class", "number"] = "class"
+
+
+def _answers(config: dict[str, Any], tokenizer: Path) -> Answers:
+    """From the checkpoint itself, never typed twice. A language model's classes are the tokens of its vocabulary."""
+    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.get("architectures") or ()):
+        size = int(config["vocab_size"])
+        return Answers(token_names(Tokenizer.from_file(str(tokenizer)), size), size)
+    if config.get("problem_type") == "regression":
+        return Answers([f"{number:g}" for number in config["numbers"]], 1, "number")
+    names = _labels(config)
+    return Answers(names, len(names))
+
+
 def _labels(config: dict[str, Any]) -> list[str]:
-    """Class names in id order, from the checkpoint itself: never typed twice."""
+    """Class names in id order."""
     names = {int(index): str(name) for index, name in config["id2label"].items()}
     if sorted(names) != list(range(len(names))):
         raise ModelError(f"id2label has ids {sorted(names)}", "number the labels from 0 without gaps")
@@ -115,11 +140,11 @@ def build_repository(
     info = read_io(onnx_path)
     config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
     tokenizer = json.loads((model_dir / "tokenizer_config.json").read_text(encoding="utf-8"))
-    labels = _labels(config)
+    answers = _answers(config, model_dir / "tokenizer.json")
     classes = info.outputs[0].dims[-1]
-    if classes not in (-1, len(labels)):
+    if classes not in (-1, answers.outputs):
         raise ModelError(
-            f"{onnx_path}: {classes} outputs for {len(labels)} labels", "export the model of this checkpoint"
+            f"{onnx_path}: {classes} outputs for {answers.outputs} labels", "export the model of this checkpoint"
         )
     max_length = _max_length(config, tokenizer)
     buckets = list(length_buckets(max_length))
@@ -133,17 +158,19 @@ def build_repository(
         "token_inputs": ",".join(tensor.name for tensor in info.inputs),
         "length_buckets": ",".join(str(size) for size in buckets),
         "pad_id": str(pad_id),
+        "choice": answers.choice,
     }
     warm_ups = _warm_ups(target, package, max_length, profiles)
     configs = {
-        name: text_model(name, len(labels), package, parameters),
+        name: text_model(name, answers.outputs, package, parameters),
         tokens: token_model(tokens, info, package, warm_ups, target, len(profiles)),
     }
-    for model, built in configs.items():
+    outputs = answers.names if answers.choice == "class" else [answers.choice]
+    for (model, built), names in zip(configs.items(), (answers.names, outputs), strict=True):
         folder = out / model
         (folder / "1").mkdir(parents=True)
         (folder / "config.pbtxt").write_text(as_text(built), encoding="utf-8")
-        (folder / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+        (folder / "labels.txt").write_text("".join(f"{label}\n" for label in names), encoding="utf-8")
     write_warm_ups(out / tokens / "warmup", warm_ups, info, partial(_text_row, model_dir / "tokenizer.json", pad_id))
     if plan is None:
         shutil.copyfile(onnx_path, out / tokens / "1" / "model.onnx")
@@ -152,7 +179,8 @@ def build_repository(
         shutil.copyfile(plan.with_name(STAMP), out / tokens / "1" / STAMP)
     shutil.copyfile(model_dir / "tokenizer.json", out / name / "1" / "tokenizer.json")
     shutil.copyfile(_TEXT_MODEL, out / name / "1" / "model.py")
-    return {"text_model": name, "token_model": tokens, "labels": labels, "max_length": max_length, **parameters}
+    described = {"text_model": name, "token_model": tokens, "outputs": answers.outputs, "max_length": max_length}
+    return {**described, **parameters}
 
 
 def _within(plan: Path, package: Package, buckets: list[int]) -> tuple[Package, list[int], list[tuple[WarmUp, WarmUp]]]:

@@ -19,10 +19,13 @@ from lwc.serving.loadtest.samples import Sample, write_samples
 from lwc.serving.server import TritonServer
 
 
-def labelled_test(data_dir: Path, evaluation_dir: Path) -> tuple[list[Sample], list[str]]:
+def labelled_test(
+    data_dir: Path, evaluation_dir: Path, reduced: Path | None = None
+) -> tuple[list[Sample], list[str] | None]:
     """The test split with the compressed model's offline predictions, in the split's order, labels by name.
 
-    Returns the samples and the label names in id order.
+    ``reduced`` are the predictions (id, compressed) of the graph that is served in place of the checkpoint's own.
+    Returns the samples and the label names in id order; None for a language model, whose labels are tokens by name.
 
     Raises:
         DataError: the two folders do not describe the same rows.
@@ -35,7 +38,13 @@ def labelled_test(data_dir: Path, evaluation_dir: Path) -> tuple[list[Sample], l
             f"{evaluation_dir} was not made from the test split in {data_dir}: the ids differ",
             "run the evaluate stage again",
         )
+    if reduced is not None:
+        found = pd.read_parquet(reduced, columns=["id", "compressed"])
+        predictions = predictions.drop(columns="compressed").merge(found, on="id", how="left", validate="one_to_one")
     joined = test.merge(predictions, on="id", suffixes=("", "_evaluated"), how="left", validate="one_to_one")
+    if pd.api.types.is_string_dtype(joined["label_evaluated"]):
+        tokens = zip(joined["id"], joined["text"], joined["label_evaluated"], joined["compressed"], strict=True)
+        return [Sample(int(i), str(text), str(y), str(p)) for i, text, y, p in tokens], None
     if not (joined["label"] == joined["label_evaluated"]).all():
         raise DataError(f"{evaluation_dir}: labels differ from those in {data_dir}", "run the evaluate stage again")
     ids = pd.concat([joined["label"], joined["compressed"]])
@@ -53,6 +62,7 @@ def verify(
     data_dir: Path,
     out: Path,
     base: tuple[Path, Path],
+    reduced: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Serve ``repository`` and load-test its text-in model over each protocol of ``recipe.verify``.
@@ -61,7 +71,8 @@ def verify(
     `run_loadtest` leaves. Served accuracy stands beside the offline accuracy over exactly the texts that were
     answered; ``covered_all`` is false, with a ``note``, where the time ended before every text was answered. An open
     loop that fell behind has a ``shortfall``. With ``verify.find_rate`` the first protocol's entry holds the ``limit``
-    that `find_limit` found, for which ``base`` is (ONNX file, checkpoint folder) of the uncut model.
+    that `find_limit` found, for which ``base`` is (ONNX file, checkpoint folder) of the uncut model. ``reduced`` holds
+    the offline answers of an int8 graph, where that is what is served.
 
     Raises:
         ServingError: the server did not start, or a load test proved nothing.
@@ -69,7 +80,9 @@ def verify(
         DataError: evaluation and data folders do not belong together.
     """
     settings = recipe.verify
-    samples, names = labelled_test(data_dir, evaluation_dir)
+    samples, names = labelled_test(data_dir, evaluation_dir, reduced)
+    if recipe.task.kind == "regression":
+        names = None  # as many scores as labels come from classes only
     out.mkdir(parents=True, exist_ok=True)
     samples_path = out / "samples.parquet"
     write_samples(samples, samples_path)

@@ -193,16 +193,18 @@ COMMON: dict[str, Any] = {
     "target": {"ratio": "1.5x", "of": "blocks"},
     "evaluate": {"bootstrap": 100},
     "export": {"latency_repeats": 3, "latency_shapes": [{"batch": 1, "length": 12}]},
+    "verify": {"users": 2, "seconds": 2, "warmup_seconds": 0.5, "min_requests": 5, "protocols": ["http"]},
 }
 
 
 def report_of(recipe: Recipe, runs: Path, out: Path) -> tuple[dict[str, Any], dict[str, Path]]:
-    results = run(recipe, runs, quiet, until="export")
+    results = run(recipe, runs, quiet)
     folders = {name: result.path for name, result in results.items()}
     return build_report(recipe, folders, {"date": "today"}, {}, out), folders
 
 
-def test_a_language_model_goes_the_whole_line_to_onnx(tmp_path: Path) -> None:
+@pytest.mark.serving
+def test_a_language_model_goes_the_whole_line(tmp_path: Path) -> None:
     texts = periodic_texts(80, 12)
     # One table: texts of digits, told apart by a marker in front, since near-duplicates are removed.
     rows = [json.dumps({"text": text}) for text in texts]
@@ -230,12 +232,18 @@ def test_a_language_model_goes_the_whole_line_to_onnx(tmp_path: Path) -> None:
     # Stock transformers loads the cut model: as many blocks as were kept, and the evaluated loss.
     smaller = AutoModelForCausalLM.from_pretrained(folders["recover"] / "model").eval()
     assert smaller.config.num_hidden_layers == 2
+    # The endpoint answers with the next token, as offline; what it is measured against is the uncut model's.
+    served = report["serving"]["http"]["served"]
+    assert served["matches_offline"] == 1.0
+    assert served["accuracy"] == served["offline_accuracy"]
     page = (tmp_path / "report" / "report.html").read_text()
     assert "perplexity" in page
+    assert "served agreement with the uncut model" in page
     assert "macro-F1" not in page
 
 
-def test_stars_are_predicted_as_numbers(tmp_path: Path) -> None:
+@pytest.mark.serving
+def test_stars_are_predicted_and_served_as_numbers(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     words = ["awful", "poor", "fair", "good", "great"]
     rows = []
@@ -269,6 +277,9 @@ def test_stars_are_predicted_as_numbers(tmp_path: Path) -> None:
     assert report["importance"]["methods"]["ablation"]["unit"] == "squared error"
     assert report["parity"]["passed"]
     assert report["verdict"]["passed"]
+    served = report["serving"]["http"]["served"]
+    assert served["matches_offline"] == 1.0
+    assert served["accuracy"] > 0.4  # of the nearest star
     loaded = AutoModelForSequenceClassification.from_pretrained(folders["recover"] / "model")
     assert loaded.config.num_labels == 1
 

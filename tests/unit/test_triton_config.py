@@ -161,7 +161,9 @@ def test_buckets_rise_to_the_limit_and_no_further(longest: int) -> None:
 
 def test_a_repository_is_complete_and_its_names_are_the_checkpoints(checkpoint: Path, tmp_path: Path) -> None:
     described = build_repository(checkpoint / "model.onnx", checkpoint, tmp_path, PACKAGE, "reviews")
-    assert described["labels"] == ["middling", "alpha ünï", "zeta"]
+    names = (tmp_path / "reviews" / "labels.txt").read_text(encoding="utf-8").splitlines()
+    assert names == ["middling", "alpha ünï", "zeta"]
+    assert described["choice"] == "class"
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == [
         "reviews/1/model.py",
         "reviews/1/tokenizer.json",

@@ -30,7 +30,8 @@ class TritonPythonModel:
         self.tokenizer = Tokenizer.from_file(str(folder / args["model_version"] / "tokenizer.json"))
         self.tokenizer.enable_truncation(self.buckets[-1])
         self.tokenizer.no_padding()
-        names = (folder / "labels.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
+        names = (folder / "labels.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        self.numbers = np.array([float(name) for name in names]) if settings["choice"] == "number" else None
         self.labels = np.array([name.encode("utf-8") for name in names], dtype=np.object_)
 
     def execute(self, requests):
@@ -100,9 +101,16 @@ class TritonPythonModel:
         return pb_utils.get_output_tensor_by_name(response, "logits").as_numpy()
 
     def answer(self, logits):
-        """Labels (B, 1) and scores (B, C) that sum to 1; an answer that is not finite is an error."""
+        """Labels (B, 1) and scores: (B, C) that sum to 1, or the number itself (B, 1), whose label is the nearest one.
+
+        An answer that is not finite is an error.
+        """
         if not np.isfinite(logits).all():
             return pb_utils.InferenceResponse(error=pb_utils.TritonError("the model's answer is not finite"))
+        if self.numbers is not None:
+            labels = self.labels[np.abs(logits - self.numbers).argmin(axis=1)].reshape(-1, 1)
+            scores = logits.astype(np.float32)
+            return pb_utils.InferenceResponse([pb_utils.Tensor("label", labels), pb_utils.Tensor("scores", scores)])
         shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
         scores = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
         labels = self.labels[logits.argmax(axis=1)].reshape(-1, 1)
