@@ -270,6 +270,7 @@ def loadtest(
     seed: Annotated[int, typer.Option(help="of the arrivals")] = 17,
     find_rate: Annotated[bool, typer.Option("--find-rate", help="the highest rate within --max-p95-ms")] = False,
     against: Annotated[Optional[str], typer.Option(help="--find-rate of this model too, in turns")] = None,  # noqa: UP045
+    workers: Annotated[int, typer.Option(min=1, help="processes that send; one uses one core")] = 1,
     seconds: Annotated[Optional[float], typer.Option(min=1.0, help="15; with --find-rate 5")] = None,  # noqa: UP045
     warmup: Annotated[float, typer.Option(min=0.0)] = 2.0,
     max_error_rate: Annotated[float, typer.Option(min=0.0, max=1.0, help="exit 3 above it")] = 0.0,
@@ -290,7 +291,7 @@ def loadtest(
     load = Load(
         users=users or (OPEN_LOOP_USERS if open_loop else CLOSED_LOOP_USERS),
         seconds=seconds or (5.0 if find_rate else 15.0),
-        warmup_seconds=warmup, rate=rate, arrivals=arrivals, seed=seed,
+        warmup_seconds=warmup, rate=rate, arrivals=arrivals, seed=seed, workers=workers,
     )  # fmt: skip
     if against is not None and not find_rate:
         raise RecipeError("--against compares the rates that --find-rate finds", "add --find-rate")

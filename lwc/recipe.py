@@ -581,7 +581,7 @@ class FindRate(Section):
     max_p95_ms: Annotated[float, Field(gt=0.0)]
     max_error_rate: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     against_base: bool = Field(default=True, description="the uncut model too, a window each in turn")
-    start: Annotated[float, Field(ge=0.1, le=1e6)] = 10.0
+    start: Annotated[float, Field(ge=0.5, le=1e6)] = 10.0
     seconds: Annotated[float, Field(ge=1.0)] = Field(default=5.0, description="of a window")
     precision: Annotated[float, Field(ge=0.01, le=1.0)] = Field(
         default=0.1, description="how far the rate that is met and the one that is not may be apart"

@@ -4,7 +4,8 @@ Run as a script: ``fake_triton.py <settings.json>``; prints one JSON line with t
 Its answer to a text: ``settings["answers"][text]``, else the first class. ``fail_every``, ``wrong_every``,
 ``nan_every``: the n-th, 2n-th, ... request (after the first ``after``) goes wrong. ``delay_s``: before each answer;
 ``stall_s``: once, at the ``stall_at``-th request; ``one_at_a_time``: the others wait.
-``input`` and ``label`` are other names of those tensors, ``tensors`` other metadata.
+``input`` and ``label`` are other names of those tensors, ``tensors`` other metadata; ``also`` lists models
+that are described, and not served.
 ``/metrics`` of the HTTP port counts what was answered; ``no_metrics`` closes it.
 """
 
@@ -120,8 +121,8 @@ class Http(BaseHTTPRequestHandler):
         self.reply(200, head + label + scores, len(head))
 
     def do_GET(self) -> None:
-        if self.path == f"/v2/models/{S['model']}":
-            self.reply(200, json.dumps({"name": S["model"], **TENSORS}).encode(), None)
+        if self.path in [f"/v2/models/{name}" for name in (S["model"], *S.get("also", []))]:
+            self.reply(200, json.dumps(TENSORS).encode(), None)
         elif self.path.startswith("/v2/models/"):
             self.reply(404, b'{"error": "unknown model"}', None)
         elif self.path == "/metrics" and not S.get("no_metrics"):

@@ -20,7 +20,7 @@ from lwc.errors import DataError, RecipeError, ServingError
 from lwc.serving.loadtest import process
 from lwc.serving.loadtest.arrivals import arrival_times
 from lwc.serving.loadtest.endpoint import connect
-from lwc.serving.loadtest.recorder import Recorder
+from lwc.serving.loadtest.recorder import Recorder, merge_records
 from lwc.serving.loadtest.run import Load, check_thresholds, run_loadtest
 from lwc.serving.loadtest.samples import Sample, read_samples, write_samples
 from lwc.serving.loadtest.summary import summarise
@@ -176,6 +176,53 @@ def test_a_model_that_lwc_did_not_make_is_asked_by_its_own_names(tmp_path: Path,
     assert "served" not in blind
     assert blind["latency_ms"]["p50"] > 0
     assert 0.6 < checked["served"]["matches_offline"] < 0.95
+
+
+@pytest.mark.parametrize(("protocol", "rate"), [("http", 80.0), ("grpc", None)])
+def test_workers_share_texts_and_rate_and_their_records_are_one(
+    tmp_path: Path, protocol: str, rate: float | None
+) -> None:
+    with fake_server(tmp_path) as urls:
+        result = load(tmp_path, urls[protocol], protocol, metrics_url=urls["http"], workers=2, rate=rate, seconds=2.0)
+    assert result["errors"] == 0
+    served = result["served"]
+    assert served["covered_all"]
+    assert served["matches_offline"] == 1.0
+    assert abs(result["server"]["models"]["m"]["requests"] - result["throughput_rps"] * result["window_s"]) < 60
+    if rate is not None:
+        assert 100 < result["requests"] < 220, "160 are due on average: half as many would be one worker's"
+
+
+def test_more_workers_than_users_are_refused_and_a_worker_that_dies_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RecipeError, match="3 workers cannot share 2 users"):
+        Load(users=2, seconds=1.0, warmup_seconds=0.0, workers=3)
+    broken = tmp_path / "locustfile.py"
+    code = process.LOCUSTFILE.read_text(encoding="utf-8")
+    broken.write_text(code.replace("RECORDER.first, RECORDER.step", "os._exit(7)\n    RECORDER.first, RECORDER.step"))
+    monkeypatch.setattr(process, "LOCUSTFILE", broken)
+    with fake_server(tmp_path) as urls, pytest.raises(ServingError, match="left no records"):
+        load(tmp_path, urls["http"], "http", workers=2, timeout_s=1.0)
+
+
+def test_recorders_that_share_the_samples_cover_them_without_overlap() -> None:
+    parts = []
+    for worker in range(3):
+        recorder = Recorder(samples=10, first=worker, step=3)
+        recorder.measure()
+        for _ in range(4):
+            ticket = recorder.take()
+            assert ticket is not None
+            recorder.send(ticket)
+            recorder.finish(ticket, "a", None)
+        recorder.stop()
+        parts.append({**recorder.as_json(), "cpu_s": 0.1 * worker})
+    merged = merge_records(parts)
+    assert [row[0] for row in merged["rows"]] == [0, 3, 6, 9, 1, 4, 7, 0, 2, 5, 8, 1]
+    assert merged["answered_in_window"] == 12
+    assert merged["cpu_s"] == 0.2
+    assert merged["window_s"] == max(part["window_s"] for part in parts)
 
 
 TEXT_INPUT = Tensor("t", "BYTES", (-1, 1))

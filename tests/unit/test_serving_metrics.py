@@ -120,7 +120,8 @@ def test_the_report_shows_the_counters_and_how_the_server_was_loaded() -> None:
 
 def test_the_report_sets_the_limits_side_by_side() -> None:
     one = {
-        "rate_rps": 240.0, "missed_rps": 252.0, "p95_ms": {"median": 44.0, "low": 41.0, "high": 48.0},
+        "unloaded_ms": {"p50": 6.0, "p95": 9.5}, "rate_rps": 240.0, "missed_rps": 252.0,
+        "p95_ms": {"median": 44.0, "low": 41.0, "high": 48.0},
         "achieved_rps": None, "steps": [{}] * 12, "rates_in_doubt": 1, "rates_tried": 9, "why": ["computing"],
     }  # fmt: skip
     none = {**one, "rate_rps": None, "missed_rps": 10.0, "p95_ms": None, "why": []}
@@ -128,8 +129,8 @@ def test_the_report_sets_the_limits_side_by_side() -> None:
     found = limit_blocks({**limit, "compressed": one, "base": none, "ratio": None})
     table = found[0]
     assert isinstance(table, Table)
-    assert table.rows[0] == ("compressed", "240.0", "252.0", "44.0 (41.0–48.0)", "not measured", "12", "1 of 9")
-    assert table.rows[1][1] == "none met it"
+    assert table.rows[0] == ("compressed", "9.5", "240.0", "252.0", "44.0 (41.0–48.0)", "not measured", "12", "1 of 9")
+    assert table.rows[1][2] == "none met it"
     assert "in turn" in table.caption
     assert [block.text for block in found[1:] if isinstance(block, Paragraph)] == ["compressed at its rate: computing."]
     both = limit_blocks({**limit, "compressed": one, "base": one, "ratio": {"value": 2.4, "low": 2.2, "high": None}})

@@ -138,7 +138,7 @@ def test_the_limit_is_searched_for_compressed_and_base_in_one_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, evaluation, answers = folders(tmp_path)
-    serve(tmp_path, monkeypatch, answers)
+    serve(tmp_path, monkeypatch, answers, also=["m_base"])
     asked: dict[str, Any] = {}
 
     def search(endpoints: Any, objective: Any, *rest: Any) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def explain(result: Mapping[str, Any]) -> list[str]:
     if result["generator_cpu"] > BUSY_GENERATOR:
         said.append(
             f"the load generator used {result['generator_cpu']:.0%} of a core: these figures may be its limit rather"
-            " than the server's"
+            " than the server's; give it more --workers"
         )
     return said
 

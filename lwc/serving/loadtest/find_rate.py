@@ -15,8 +15,9 @@ from lwc.serving.loadtest.run import RATE_TOLERANCE, Load, check_thresholds, err
 from lwc.serving.loadtest.samples import Sample
 from lwc.serving.loadtest.search import Limit, Search, bracket, confirm, take_turns
 
-# A p95 of fewer requests says little: windows at low rates are longer.
-WINDOW_REQUESTS = 100
+# A p95 of fewer requests says little: windows at low rates are longer, within reason.
+WINDOW_REQUESTS, LONGEST_WINDOW_S = 100, 60.0
+NONE = Limit(None, None)
 _KEPT = (
     "requests", "errors", "error_rate", "offered_rps", "throughput_rps", "achieved_ratio", "latency_ms", "wait_ms",
     "generator_cpu", "server", "why",
@@ -56,9 +57,10 @@ def find_rates(
     ``rates.json`` (returned) and the raw records of window n in ``out/<model>/<n>``.
 
     Returns:
-        ``objective``, ``search``, ``load``, ``protocol``, ``models`` (model → ``rate_rps`` or None, ``missed_rps``, the
-        spread over the repeats at the found rate, ``why``, how many rates were in doubt, ``steps``) and, with two
-        endpoints, ``ratio`` of the first's rate to the second's: its value and what the brackets leave open.
+        ``objective``, ``search``, ``load``, ``protocol``, ``models`` (model → ``unloaded_ms`` of one user alone,
+        ``rate_rps`` or None, ``missed_rps``, the spread over the repeats at the found rate, ``why``, how many rates
+        were in doubt, ``steps``) and, with two endpoints, ``ratio`` of the first's rate to the second's: its value and
+        what the brackets leave open.
 
     Raises:
         RecipeError: two endpoints name the same model.
@@ -74,7 +76,7 @@ def find_rates(
 
     def window(name: str, rate: float) -> bool:
         number = len(steps[name]) + 1
-        seconds = max(load.seconds, WINDOW_REQUESTS / rate)
+        seconds = max(load.seconds, min(WINDOW_REQUESTS / rate, LONGEST_WINDOW_S))
         at_rate = replace(load, rate=rate, seed=load.seed + 2 * number, seconds=seconds)
         folder = out / name / str(number)
         result = measure(named[name], at_rate, texts[name], folder, label_names)
@@ -86,21 +88,29 @@ def find_rates(
             progress(f"{name}: {_said(rate, missed, result)}")
         return not missed
 
-    limits = take_turns({name: bracket(search) for name in named}, window)
+    unloaded = {}
+    for name in named:
+        one_user = replace(load, users=1, workers=1, rate=None)
+        alone = measure(named[name], one_user, texts[name], out / name / "unloaded", label_names)
+        if "latency_ms" not in alone:
+            raise ServingError(f"{name} answered no request: {error_causes(alone)}", f"logs: {out / name}", GATE_FAILED)
+        unloaded[name] = {key: alone["latency_ms"][key] for key in ("p50", "p95")}
+    # Where half the requests take longer without any other in the server, no rate will do.
+    within = [name for name in named if unloaded[name]["p50"] <= objective.max_p95_ms]
+    limits = take_turns({name: bracket(search) for name in within}, window)
     confirmed_from = {name: len(taken) for name, taken in steps.items()}
-    limits = take_turns({name: confirm(limits[name], search) for name in named}, window)
-    models = {}
-    for name, taken in steps.items():
-        if all("latency_ms" not in step for step in taken):
-            raise ServingError(f"{name} answered no request: {taken[0]['causes']}", f"logs: {out / name}", GATE_FAILED)
-        models[name] = _model(limits[name], taken, confirmed_from[name])
+    limits = take_turns({name: confirm(limits[name], search) for name in within}, window)
+    models = {
+        name: {"unloaded_ms": unloaded[name], **_model(limits.get(name, NONE), taken, confirmed_from[name])}
+        for name, taken in steps.items()
+    }
     found = {
         "objective": asdict(objective),
         "search": asdict(search),
         "load": {**asdict(load), "rate": None},
         "protocol": endpoints[0].protocol,
         "models": models,
-        "ratio": _ratio(*limits.values()) if len(limits) == 2 else None,
+        "ratio": _ratio(*(limits[name] for name in named)) if len(limits) == len(named) == 2 else None,
     }
     write_json(out / "rates.json", found)
     return found

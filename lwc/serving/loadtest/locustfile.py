@@ -18,10 +18,11 @@ import gevent.queue
 import locust.stats
 from locust import FastHttpUser, User, constant, events
 from locust.exception import StopUser
+from locust.runners import MasterRunner, WorkerRunner
 
 from lwc.serving.loadtest import wire
 from lwc.serving.loadtest.arrivals import arrival_times
-from lwc.serving.loadtest.recorder import Recorder, Ticket, write_records
+from lwc.serving.loadtest.recorder import Recorder, Ticket, merge_records, write_records
 from lwc.serving.metrics import read_page
 
 SETTINGS: dict[str, Any] = json.loads(Path(os.environ["LWC_LOADTEST"]).read_text(encoding="utf-8"))
@@ -35,6 +36,8 @@ TIMEOUT_S: float = SETTINGS["timeout_s"]
 CSV_TICK_S = 0.5
 locust.stats.CSV_STATS_INTERVAL_SEC = CSV_TICK_S
 RATE: float | None = SETTINGS["rate"]
+# Processes that send; 1: this one alone.
+WORKERS: int = SETTINGS["workers"]
 METRICS: str | None = SETTINGS["metrics"]
 RECORDER = Recorder(samples=len(TEXTS))
 # Open loop: requests that are due and wait for a free user. None ends every user that finds it.
@@ -181,66 +184,109 @@ def on_init(environment: Any, runner: Any, web_ui: Any) -> None:
     """Assume failure until the records are written, and let a bug in a user end that user, not loop."""
     environment.process_exit_code = 1
     environment.catch_exceptions = False
+    ENVIRONMENT[:] = [environment]
+    if isinstance(runner, WorkerRunner):
+        runner.register_message("begin", on_begin, concurrent=True)
+    elif isinstance(runner, MasterRunner):
+        runner.register_message("records", on_records)
 
 
 def on_spawned(user_count: int) -> None:
-    """Start the clock when every user is there, so that ramp-up is not measured."""
-    if not STARTED:
-        STARTED.append(gevent.spawn(timeline))
+    """Start the clock when every user is there, so that ramp-up is not measured; a worker waits for its master."""
+    runner = ENVIRONMENT[0].runner
+    if not STARTED and not isinstance(runner, WorkerRunner):
+        STARTED.append(gevent.spawn(conduct if isinstance(runner, MasterRunner) else alone))
 
 
-def timeline() -> None:
-    """Warm up, measure, let what was due be answered, stop."""
-    environment = ENVIRONMENT[0]
+def alone() -> None:
+    """One process does it all."""
     try:
-        load(SETTINGS["warmup_seconds"], SETTINGS["seed"] + 1)
-        before = read_page(METRICS) if METRICS else None
-        environment.stats.reset_all()
-        RECORDER.measure()
-        cpu = time.process_time()
-        load(SETTINGS["seconds"], SETTINGS["seed"])
-        RECORDER.stop()
-        after = read_page(METRICS) if METRICS else None
-        MEASURED.update(cpu_s=time.process_time() - cpu, metrics=[before, after] if METRICS else None)
-        deadline = RECORDER.clock() + TIMEOUT_S
-        while RECORDER.pending and RECORDER.clock() < deadline:
-            gevent.sleep(0.02)
+        timeline()
+        RECORDS.append({**RECORDER.as_json(), **MEASURED})
         # Locust's CSV files hold what the last tick wrote, so the figures of the drain need one more tick.
         gevent.sleep(1.5 * CSV_TICK_S)
     finally:
+        ENVIRONMENT[0].runner.quit()
+
+
+def conduct() -> None:
+    """The master's part: start the workers' clocks, read the server's counters with them, wait for all records."""
+    runner = ENVIRONMENT[0].runner
+    try:
+        for number, worker in enumerate(sorted(runner.clients)):
+            runner.send_message("begin", {"worker": number}, worker)
+        gevent.sleep(SETTINGS["warmup_seconds"])
+        before = read_page(METRICS) if METRICS else None
+        gevent.sleep(SETTINGS["seconds"])
+        MEASURED["metrics"] = [before, read_page(METRICS)] if METRICS else None
+        deadline = time.monotonic() + 2 * TIMEOUT_S
+        while len(RECORDS) < WORKERS and time.monotonic() < deadline:
+            gevent.sleep(0.05)
+    finally:
+        runner.quit()
+
+
+def on_begin(environment: Any, msg: Any, **_: Any) -> None:
+    """A worker's part: every n-th sample and its share of the rate, then its records to the master."""
+    RECORDER.first, RECORDER.step = msg.data["worker"], WORKERS
+    timeline(msg.data["worker"])
+    environment.runner.send_message("records", {**RECORDER.as_json(), **MEASURED})
+
+
+def on_records(environment: Any, msg: Any, **_: Any) -> None:
+    """The records of one worker."""
+    RECORDS.append(msg.data)
+
+
+def timeline(worker: int = 0) -> None:
+    """Warm up, measure, let what was due be answered."""
+    metrics = METRICS if WORKERS == 1 else None
+    try:
+        load(SETTINGS["warmup_seconds"], SETTINGS["seed"] + 1, worker)
+        before = read_page(metrics) if metrics else None
+        ENVIRONMENT[0].stats.reset_all()
+        RECORDER.measure()
+        cpu = time.process_time()
+        load(SETTINGS["seconds"], SETTINGS["seed"], worker)
+        RECORDER.stop()
+        after = read_page(metrics) if metrics else None
+        MEASURED.update(cpu_s=time.process_time() - cpu, metrics=[before, after] if metrics else None)
+        deadline = RECORDER.clock() + TIMEOUT_S
+        while RECORDER.pending and RECORDER.clock() < deadline:
+            gevent.sleep(0.02)
+    finally:
         DUE.put(None)
-        environment.runner.quit()
 
 
-def load(seconds: float, seed: int) -> None:
+def load(seconds: float, seed: int, worker: int) -> None:
     """Let the users send for ``seconds``; in an open loop, make each request due at its time, answered or not."""
     begin = RECORDER.clock()
     if RATE is not None:
-        for at in arrival_times(RATE, seconds, SETTINGS["arrivals"], seed):
+        # Poisson arrivals add up to Poisson arrivals; constant ones of several workers fall between each other.
+        start = begin + (worker / RATE if SETTINGS["arrivals"] == "constant" else 0.0)
+        for at in arrival_times(RATE / WORKERS, seconds, SETTINGS["arrivals"], seed + 1000 * worker):
             # Also where it is late: sleeping 0 s lets the users run.
-            gevent.sleep(max(0.0, begin + at - RECORDER.clock()))
-            DUE.put(RECORDER.take(due=begin + at))
+            gevent.sleep(max(0.0, start + at - RECORDER.clock()))
+            DUE.put(RECORDER.take(due=start + at))
     gevent.sleep(max(0.0, begin + seconds - RECORDER.clock()))
 
 
-MEASURED: dict[str, Any] = {}
-STARTED: list[Any] = []
 ENVIRONMENT: list[Any] = []
-
-
-def on_start(environment: Any) -> None:
-    """Keep the environment for the timeline."""
-    ENVIRONMENT[:] = [environment]
+STARTED: list[Any] = []
+MEASURED: dict[str, Any] = {}
+RECORDS: list[dict[str, Any]] = []
 
 
 def on_quitting(environment: Any) -> None:
-    """Write the records; only then is the exit status 0."""
+    """Write the records when they are whole; only then is the exit status 0."""
     RECORDER.stop()
-    write_records({**RECORDER.as_json(), **MEASURED}, Path(SETTINGS["records"]))
-    environment.process_exit_code = 0
+    if isinstance(environment.runner, WorkerRunner):
+        environment.process_exit_code = 0
+    elif len(RECORDS) == WORKERS:
+        write_records({**merge_records(RECORDS), **MEASURED}, Path(SETTINGS["records"]))
+        environment.process_exit_code = 0
 
 
 events.init.add_listener(on_init)
-events.test_start.add_listener(on_start)
 events.spawning_complete.add_listener(on_spawned)
 events.quitting.add_listener(on_quitting)

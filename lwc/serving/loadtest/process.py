@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -52,24 +53,38 @@ def run_locust(settings: Mapping[str, Any], users: int, out: Path) -> dict[str, 
     # The test ends itself after the measured seconds; this limit counts the ramp-up and is only a backstop.
     command += ["--run-time", f"{int(limit)}s", "--loglevel", "INFO"]
     command += ["--html", f"locust_{protocol}.html", "--csv", f"locust_{protocol}", "--csv-full-history"]
-    with log.open("wb") as stream:
-        child = subprocess.Popen(
-            command,
-            cwd=out,
-            env=_environment(settings_path),
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    workers = settings["workers"]
+    started: list[subprocess.Popen[bytes]] = []
+    with log.open("wb") as stream, socket.socket() as probe:
+        if workers > 1:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+            probe.close()
+            command += ["--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port]
+            command += ["--expect-workers", str(workers), "--expect-workers-max-wait", f"{START_ALLOWANCE_S:g}"]
+            worker = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--worker"]
+            worker += ["--master-host", "127.0.0.1", "--master-port", port, "--stop-timeout", f"{drain:g}"]
         try:
-            status = child.wait(timeout=limit + drain + START_ALLOWANCE_S)
+            for line in [command] + ([worker] * workers if workers > 1 else []):
+                started.append(
+                    subprocess.Popen(
+                        line,
+                        cwd=out,
+                        env=_environment(settings_path),
+                        stdin=subprocess.DEVNULL,
+                        stdout=stream,
+                        stderr=subprocess.STDOUT,
+                        start_new_session=True,
+                    )
+                )
+            status = started[0].wait(timeout=limit + drain + START_ALLOWANCE_S)
         except subprocess.TimeoutExpired as error:
             raise ServingError(f"the load test did not end in time\n{tail(log)}", f"the whole log: {log}") from error
         finally:
-            if child.poll() is None:
-                os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
+            for child in started:
+                if child.poll() is None:
+                    os.killpg(child.pid, signal.SIGKILL)
+                    child.wait()
             settings_path.unlink()
     return _read_records(records, status, log)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ class Recorder:
     """
 
     samples: int
+    # Of several that share the samples each takes every ``step``-th from its ``first`` on.
+    first: int = 0
+    step: int = 1
     clock: Callable[[], float] = time.perf_counter
     phase: str = "warmup"
     began: float = 0.0
@@ -68,7 +71,8 @@ class Recorder:
         if self.phase == "stop":
             return None
         started = self.clock() if due is None else due
-        ticket = Ticket(self._numbers, self._next % self.samples, started, self.phase == "measure")
+        sample = (self.first + self._next * self.step) % self.samples
+        ticket = Ticket(self._numbers, sample, started, self.phase == "measure")
         self._open[ticket.number] = ticket
         self._numbers += 1
         self._next += 1
@@ -121,6 +125,19 @@ class Recorder:
             "columns": list(COLUMNS),
             "rows": self.rows + lost,
         }
+
+
+def merge_records(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The records of several workers as one; the processor time is that of the busiest."""
+    return {
+        **parts[0],
+        "measured": all(part["measured"] for part in parts),
+        "window_s": max(part["window_s"] for part in parts),
+        "answered_in_window": sum(part["answered_in_window"] for part in parts),
+        "warmup": {key: sum(part["warmup"][key] for part in parts) for key in parts[0]["warmup"]},
+        "cpu_s": max(part["cpu_s"] for part in parts),
+        "rows": [row for part in parts for row in part["rows"]],
+    }
 
 
 def write_records(records: dict[str, Any], path: Path) -> None:

@@ -44,11 +44,15 @@ class Load:
     arrivals: Arrivals = "poisson"
     seed: int = 17
     timeout_s: float = 10.0
+    # Processes that send, each a part of the users and of the rate: one has the use of one core.
+    workers: int = 1
 
     def __post_init__(self) -> None:
         rate_ok = self.rate is None or self.rate > 0
         if self.users < 1 or not self.seconds > 0 or self.warmup_seconds < 0 or not rate_ok:
             raise RecipeError("a load test needs users ≥ 1, seconds > 0, warm-up ≥ 0 and, if given, rate > 0")
+        if not 1 <= self.workers <= self.users:
+            raise RecipeError(f"{self.workers} workers cannot share {self.users} users", "give each one user or more")
 
     def describe(self) -> str:
         """The load in a few words."""
@@ -123,6 +127,7 @@ def measure(
         "arrivals": load.arrivals,
         "seed": load.seed,
         "timeout_s": load.timeout_s,
+        "workers": load.workers,
     }
     records = run_locust(settings, load.users, out)
     np.save(out / f"latencies_{endpoint.protocol}.npy", latencies_ms(records), allow_pickle=False)

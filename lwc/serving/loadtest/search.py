@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from lwc.errors import RecipeError
 
-LOWEST, HIGHEST = 0.1, 1e6
+LOWEST, HIGHEST = 0.5, 1e6
 T = TypeVar("T")
 Tries = Generator[float, bool, T]
 
