@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lwc.errors import MissingDependency, RecipeError, ServingError
-from lwc.serving.check import check_repository
+from lwc.serving.check import Machine, check_repository
 from lwc.serving.server import TritonServer, docker_command
 from lwc.serving.triton_config import parse
 
@@ -21,13 +21,13 @@ RUN pip install --no-cache-dir 'tokenizers>=0.20,<1'
 """
 
 
-def _check(repository: Path, say: Callable[[str], None]) -> None:
+def _check(repository: Path, say: Callable[[str], None], machine: Machine) -> None:
     """Refuse what the server would refuse, with both sides of each fault; say what it would ignore."""
     if not repository.is_dir() or not any(repository.glob("*/config.pbtxt")):
         raise RecipeError(
             f"{repository}: no Triton model repository (no */config.pbtxt)", "give the folder that `lwc run` named"
         )
-    for line in check_repository(repository):
+    for line in check_repository(repository, machine):
         say(line)
 
 
@@ -35,7 +35,7 @@ def serve_embedded(
     repository: Path, http_port: int, grpc_port: int, metrics_port: int, say: Callable[[str], None]
 ) -> None:
     """Start the embedded server on 127.0.0.1 and wait for Ctrl-C or for the server to end."""
-    _check(repository, say)
+    _check(repository, say, Machine(gpus=0))  # it has no GPU backend, whatever the machine has
     ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
     with TritonServer(repository, **ports) as server:
         say(f"ready  http {server.http_url}  grpc {server.grpc_url}  metrics {server.metrics_url}")
@@ -60,7 +60,7 @@ def serve_docker(
     repository: Path, http_port: int, grpc_port: int, metrics_port: int, say: Callable[[str], None]
 ) -> int:
     """Print the commands that serve in the official image, and run them; returns the exit status."""
-    _check(repository, say)
+    _check(repository, say, Machine())
     build = ["docker", "build", "--tag", IMAGE, "-"]
     serve = docker_command(repository.resolve(), http_port, grpc_port, metrics_port, IMAGE)
     configs = [parse(path.read_text(encoding="utf-8")) for path in sorted(repository.glob("*/config.pbtxt"))]
