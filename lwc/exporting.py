@@ -106,7 +106,10 @@ def export_plan(
     Raises:
         MissingDependency: the library is missing or, for tensorrt, a GPU; the message has the command that does it.
         ModelError: the graph is refused, or the engine's answers differ too much.
+        RecipeError: ``built`` for another library, or something else lies where the repository goes.
     """
+    if built and to != "tensorrt":
+        raise RecipeError(f"--built is for a plan of NVIDIA's image, not for {to}", "leave it out")
     recipe = run.recipe
     destination = (
         models / f"{recipe.name}-tensorrt" if to == "tensorrt" and "tensorrt" in recipe.package.targets else None
@@ -128,7 +131,11 @@ def export_plan(
         say(f"built: {len(made.content):,} bytes, layers {made.layers}")
     stamp = make_stamp(path, onnx, to, version, gpu, precision, profiles)
     write_json(out / STAMP, stamp)
-    stamp["parity"] = _parity(run, path, onnx, precision, say)
+    try:
+        stamp["parity"] = _parity(run, path, onnx, precision, say)
+    except ModelError:
+        (out / STAMP).unlink()  # nothing loads a plan without its stamp
+        raise
     write_json(out / STAMP, stamp)
     say(f"plan: {path}   stamp: {out / STAMP}   ONNX model: {onnx}")
     if destination is not None:

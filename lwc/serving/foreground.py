@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lwc.errors import MissingDependency, RecipeError, ServingError
-from lwc.serving.check import check_repository
+from lwc.serving.check import Machine, check_repository
 from lwc.serving.server import TritonServer, docker_command
 from lwc.serving.triton_config import parse
 
@@ -30,13 +30,13 @@ The embedded server is for development and tests; in production use an image of 
 Ctrl-C stops it."""
 
 
-def _check(repository: Path, say: Callable[[str], None]) -> None:
+def _check(repository: Path, say: Callable[[str], None], machine: Machine) -> None:
     """Refuse what the server would refuse, with both sides of each fault; say what it would ignore."""
     if not repository.is_dir() or not any(repository.glob("*/config.pbtxt")):
         raise RecipeError(
             f"{repository}: no Triton model repository (no */config.pbtxt)", "give the folder that `lwc run` named"
         )
-    for line in check_repository(repository):
+    for line in check_repository(repository, machine):
         say(line)
 
 
@@ -57,7 +57,7 @@ def serve_embedded(
     if control and not key:
         raise RecipeError("--control without a key", "set LWC_ADMIN_KEY, here and for `lwc deploy`")
     if not (control and repository.is_dir() and not any(repository.glob("*/"))):  # empty: the first deploy fills it
-        _check(repository, say)
+        _check(repository, say, Machine(gpus=0))  # it has no GPU backend, whatever the machine has
     ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
     starts: deque[float] = deque(maxlen=RESTARTS + 1)
     while True:
@@ -92,7 +92,7 @@ def serve_docker(
     repository: Path, http_port: int, grpc_port: int, metrics_port: int, say: Callable[[str], None]
 ) -> int:
     """Print the commands that serve in the official image, and run them; returns the exit status."""
-    _check(repository, say)
+    _check(repository, say, Machine())
     build = ["docker", "build", "--tag", IMAGE, "-"]
     serve = docker_command(repository.resolve(), http_port, grpc_port, metrics_port, IMAGE)
     configs = [parse(path.read_text(encoding="utf-8")) for path in sorted(repository.glob("*/config.pbtxt"))]

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pandas as pd
 import pytest
@@ -20,7 +21,11 @@ from lwc import exporting
 from lwc.artifacts import Store, file_digest, key_of, write_json
 from lwc.cli import app
 from lwc.errors import MissingDependency, ModelError, RecipeError
+from lwc.export import engine
+from lwc.export.engine import Classifier
 from lwc.export.onnx import export_onnx
+from lwc.export.session import cpu_session
+from lwc.export.session import run as run_session
 from lwc.export.stamp import Gpu, read_stamp
 from lwc.exporting import FinishedRun, export_plan, find_run, profiles_of
 from lwc.models.load import save_checkpoint
@@ -220,6 +225,31 @@ def test_a_gpu_without_the_library_gets_the_same_command(
     with pytest.raises(MissingDependency, match="tensorrt cannot be loaded") as caught:
         export_plan(run, "tensorrt", "fp32", tmp_path, tmp_path, False, print)
     assert "docker run" in caught.value.message
+
+
+@rtx
+def test_an_engine_that_answers_otherwise_is_not_kept(
+    run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = cpu_session(run.stages["export"] / "compressed" / "model.onnx", 1)
+
+    def pretend(shift: float) -> None:
+        """An engine whose answers are those of the ONNX model, moved."""
+        classifier = Classifier("engine", lambda inputs: run_session(session, inputs) + np.float32(shift))
+        monkeypatch.setattr(engine, "open_classifier", lambda plan, onnx, say: classifier)
+
+    pretend(2e-3)
+    with pytest.raises(ModelError, match=r"differ from the ONNX model's by 0\.002, 0\.001 is allowed"):
+        export_plan(run, "tensorrt-rtx", "fp32", tmp_path, tmp_path, False, print)
+    with pytest.raises(ModelError, match=r"plan\.json: missing"):
+        read_stamp(tmp_path / "model.plan")
+    pretend(5e-4)
+    stamp = export_plan(run, "tensorrt-rtx", "fp32", tmp_path, tmp_path, False, print)
+    assert stamp["parity"]["max_abs_diff"] == pytest.approx(5e-4, abs=1e-5)
+    assert stamp["parity"]["rows"] == len(TEXTS)
+    assert read_stamp(tmp_path / "model.plan") == stamp
+    with pytest.raises(RecipeError, match="--built"):
+        export_plan(run, "tensorrt-rtx", "fp32", tmp_path, tmp_path, True, print)
 
 
 @rtx

@@ -17,7 +17,7 @@ from lwc.export.stamp import Gpu, make_stamp
 from lwc.export.tensorrt import shapes_of
 from lwc.recipe import Package, Profile, Shape
 from lwc.serving.check import Machine, inspect_repository
-from lwc.serving.foreground import serve_docker
+from lwc.serving.foreground import serve_docker, serve_embedded
 from lwc.serving.repository import build_repository
 from lwc.serving.triton_config import pb
 
@@ -64,6 +64,11 @@ def test_a_machine_without_a_gpu_is_told_to_take_the_other(checkpoint: Path, tmp
     (finding,) = inspect_repository(repository, Machine(gpus=0))
     assert (finding.severity, finding.model) == ("error", "r_tokens")
     assert "KIND_GPU" in finding.what
+
+
+def test_the_embedded_server_is_not_started_for_a_gpu(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="KIND_GPU: needs a GPU"):
+        serve_embedded(built(checkpoint, tmp_path, "gpu"), 0, 0, 0, print)
 
 
 def test_warm_up_sends_the_ids_of_a_text_in_the_order_of_bytes_that_triton_reads(
