@@ -24,6 +24,7 @@ from lwc.errors import GATE_FAILED, MissingDependency, ServingError
 from lwc.recipe import Recipe
 from lwc.recommender.ranking import K, per_question
 from lwc.recommender.training import Say
+from lwc.serving.loadtest.run import tail
 from lwc.serving.loadtest.summary import latency_figures
 from lwc.serving.server import TritonServer
 
@@ -32,12 +33,6 @@ Protocol = Literal["http", "grpc"]
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 _START_ALLOWANCE_S = 60.0
 _TIMEOUT_S = 10.0
-_USERS = 4
-
-
-def _tail(log: Path) -> str:
-    """The last lines of Locust's log."""
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
 
 
 @dataclass(frozen=True)
@@ -146,7 +141,7 @@ def replay(
     }
     status = _run_locust(settings, users, out, log)
     if status != 0 or not records.is_file():
-        raise ServingError(f"the replay broke (exit status {status})\n{_tail(log)}", f"the whole log: {log}")
+        raise ServingError(f"the replay broke (exit status {status})\n{tail(log)}", f"the whole log: {log}")
     result = {"protocol": protocol, "users": users, **summarise(read_json(records), samples)}
     if result["requests"] < min_requests or "served" not in result:
         raise ServingError(
@@ -179,7 +174,7 @@ def _run_locust(settings: dict[str, Any], users: int, out: Path, log: Path) -> i
         try:
             return child.wait(timeout=limit + _START_ALLOWANCE_S)
         except subprocess.TimeoutExpired as error:
-            raise ServingError(f"the replay did not end in time\n{_tail(log)}", f"the whole log: {log}") from error
+            raise ServingError(f"the replay did not end in time\n{tail(log)}", f"the whole log: {log}") from error
         finally:
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)
@@ -208,7 +203,7 @@ def verify(recipe: Recipe, repository: Path, evaluation_dir: Path, out: Path, pr
                     protocol,
                     recipe.name,
                     samples,
-                    settings.users or _USERS,
+                    settings.users,
                     settings.seconds,
                     settings.warmup_seconds,
                     out,
