@@ -17,8 +17,9 @@ from damage import record_2014, record_2018, record_2023
 from lwc.artifacts import file_digest, read_json
 from lwc.data.ingest import dedupe, shards
 from lwc.data.ingest.run import ingest
+from lwc.data.ingest.stage import prepare_large
 from lwc.data.prepare import prepare
-from lwc.data.splits import NAMES
+from lwc.data.splits import NAMES, load_labels, load_split
 from lwc.errors import DataError
 from lwc.recipe import Columns, Data, Ingest, Labels, McAuleyFile, Split, TableFile
 
@@ -289,6 +290,27 @@ def test_too_many_bad_rows_and_missing_users_are_told_as_before(files: tuple[str
     wrong = TableFile(kind="table", paths=(str(tmp_path / "t.jsonl"),), columns=Columns(rating="starz"))
     with pytest.raises(DataError, match="did you mean 'stars'"):
         run(Data(source=wrong, max_bad_rows=1), tmp_path / "d")
+
+
+def test_the_data_stage_of_a_large_source_writes_what_every_other_stage_reads(
+    files: tuple[str, ...], tmp_path: Path, done: tuple[Path, dict[str, Any]]
+) -> None:
+    out, scratch = tmp_path / "out", tmp_path / "scratch"
+    for folder in (out, scratch):
+        folder.mkdir()
+    whole = prepare_large(reviews(files, calibration=60), 17, out, scratch, lambda _: None, 2)
+    for split in NAMES:
+        assert rows(out, split) == rows(done[0], split)
+    calibration, train = load_split(out, "calibration"), load_split(out, "train")
+    assert 55 <= len(calibration) <= 65
+    assert set(calibration.ids) <= set(train.ids)
+    assert load_labels(out) == ["negative", "positive"]
+    (tmp_path / "few").mkdir()
+    data = reviews(files, calibration=60, limit=500)
+    few = prepare_large(data, 17, tmp_path / "few", scratch, lambda _: None, 2)  # the shards are there: nothing is read
+    assert few["rows_used"] == 500 == sum(len(load_split(tmp_path / "few", split)) for split in NAMES)
+    assert set(load_split(tmp_path / "few", "test").ids) <= set(load_split(out, "test").ids)
+    assert {**whole["duplicates"]} == {**few["duplicates"]}
 
 
 def test_moments_end_the_shares_where_sorting_all_rows_ends_them(
