@@ -141,7 +141,8 @@ def test_the_page_says_what_was_measured_and_how_well() -> None:
         "words": {"p5": 1, "p50": 9, "counts": [0, 5, 9, 100]}, "languages": {"English": 180},
         "diversity": {"words": 10_000, "windows": 3, "type_token_ratio": 0.21},
         "months": {f"2014-{m:02d}": {"negative": 10, "positive": 20} for m in range(1, 13)},
-        "state_bytes_per_million_rows": {"disk": 113_000_000, "memory": 1_000_000, "split": 0}, "seconds": {"read": 61.0},
+        "state_bytes_per_million_rows": {"disk": 113_000_000, "memory": 1_000_000, "split": 0},
+        "seconds": {"read": 61.0},
     }  # fmt: skip
     page = data_page(quality, "mine")
     for part in ("Data of mine", "bad &lt;JSON&gt;", "± 0.8 %", "1.1 %", "21.0 %", "113 MB", "1 min 01 s", "150"):

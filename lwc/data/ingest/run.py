@@ -60,7 +60,7 @@ def ingest(
     workers = workers or cpu_limit()
     given = inputs(data.source)
     out.mkdir(parents=True, exist_ok=True)
-    with _alone(out), _pool(workers) if pool is None else nullcontext(pool) as executor:
+    with _alone(out), workers_pool(workers) if pool is None else nullcontext(pool) as executor:
         _claim(out, data, seed, given)
         try:
             return _line(data, settings, seed, out, given, executor, workers, say)
@@ -239,7 +239,8 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+def workers_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes that leave Ctrl-C to the one that started them."""
     context = multiprocessing.get_context("spawn")  # threads and fork do not go together
     pool = ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
     try:
