@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from damage import record_2014, record_2018, record_2023
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -360,3 +365,31 @@ def test_moments_end_the_shares_where_sorting_all_rows_ends_them(
         (moment,) = shards.moments(None, None, (share,))  # type: ignore[arg-type]
         before = np.searchsorted(every, every, side="left") / len(every)
         assert ((every < moment) == (before < share)).all()
+
+
+def test_killed_it_leaves_no_worker_behind_and_goes_on(
+    files: tuple[str, ...], tmp_path: Path, done: tuple[Path, dict[str, Any]]
+) -> None:
+    code = (
+        "import pathlib, sys\n"
+        "from lwc.data.ingest.run import ingest\n"
+        "from lwc.recipe import Data\n"
+        "if __name__ == '__main__':\n"
+        "    ingest(Data.model_validate_json(sys.argv[1]), 17, pathlib.Path(sys.argv[2]), 2)\n"
+    )
+    (tmp_path / "line.py").write_text(code)
+    out = tmp_path / "out"
+    command = [sys.executable, str(tmp_path / "line.py"), reviews(files).model_dump_json(), str(out)]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(Path(dedupe.__file__).parents[3])})
+    deadline = time.monotonic() + 120
+    while not list((out / "parts").glob("*.json")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    workers = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    process.kill()
+    process.wait()
+    while any(map(psutil.pid_exists, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert workers
+    assert not any(map(psutil.pid_exists, workers))
+    run(reviews(files), out)
+    assert contents(out) == contents(done[0])
