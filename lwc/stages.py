@@ -31,20 +31,27 @@ from lwc.stage import Stage, StageContext
 
 def _data_files(recipe: Recipe) -> dict[str, str]:
     """Content digests of local data files: the same name with new bytes is a miss."""
+    more = recipe.data.ingest.metadata if recipe.data.ingest is not None else ()
     text = recipe.task.text if isinstance(recipe.task, NextItem) else None
     metadata = {} if text is None or text.metadata is None else _source_files(text.metadata)
-    return {**_source_files(recipe.data.source), **metadata}
+    return {**_source_files(recipe.data.source), **_named(more), **metadata}
+
+
+def _named(names: tuple[str, ...]) -> dict[str, str]:
+    from lwc.data.paths import locate
+
+    return {name: digest_paths([locate(name)]) for name in names}
 
 
 def _source_files(source: DataSource) -> dict[str, str]:
-    from lwc.data.paths import local_dataset, locate
+    from lwc.data.paths import local_dataset
 
     if isinstance(source, HubDataset):
         folder = local_dataset(source.id)
         return {source.id: digest_paths([Path(folder)])} if folder is not None else {}
     if not isinstance(source, McAuleyFile | TableFile):
         return {}
-    return {name: digest_paths([locate(name)]) for name in source.paths}
+    return _named(source.paths)
 
 
 def _model_files(recipe: Recipe) -> dict[str, str]:
@@ -115,9 +122,15 @@ def _measuring_machine(recipe: Recipe) -> dict[str, str]:
 
 
 def _data(context: StageContext) -> None:
-    from lwc.data.prepare import prepare
+    recipe = context.recipe
+    if recipe.data.ingest is not None:
+        from lwc.data.ingest.stage import prepare_large
 
-    quality = prepare(context.recipe.data, context.recipe.seed, context.out, context.progress)
+        quality = prepare_large(recipe.data, recipe.seed, context.out, context.scratch, context.progress)
+    else:
+        from lwc.data.prepare import prepare
+
+        quality = prepare(recipe.data, recipe.seed, context.out, context.progress)
     source = read_json(context.out / "source.json")
     splits = quality["splits"]
     sizes = ", ".join(f"{name} {splits[name]['rows']:,}" for name in ("train", "validation", "test"))

@@ -32,11 +32,12 @@ def clean(text: str) -> str:
     """Readable text: entities decoded, tags and control characters gone, one kind of space, Unicode NFC."""
     text = html.unescape(html.unescape(text)) if "&" in text else text
     text = _TAG.sub(" ", _BREAK.sub(" ", text)) if "<" in text else text
-    if not text.isascii() or not text.isprintable():
-        low, high = _unwanted()
-        text = low.sub(" ", text)
-        # Only characters above U+FFFF take two units of UTF-16.
-        text = high.sub(" ", text) if len(text.encode("utf-16-le", "surrogatepass")) > 2 * len(text) else text
+    if text.isascii() and text.isprintable():  # the space is its only white space
+        return " ".join(text.split()) if "  " in text else text.strip()
+    low, high = _unwanted()
+    text = low.sub(" ", text)
+    # Only characters above U+FFFF take two units of UTF-16.
+    text = high.sub(" ", text) if len(text.encode("utf-16-le", "surrogatepass")) > 2 * len(text) else text
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 

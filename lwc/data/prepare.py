@@ -175,8 +175,8 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
     kind = choose(data.split, users, times)
     parts = assign(kind, data.split, labels.tolist(), users, times, seed)
     members = {name: np.flatnonzero(parts == index) for index, name in enumerate(NAMES)}
-    _check(members, labels, names)
-    members["calibration"] = _calibration(members["train"], labels, data.calibration, seed)
+    check_splits(members, labels, names)
+    members["calibration"] = stratified(members["train"], labels, data.calibration, seed)
     for name, chosen in members.items():
         _write(out / f"{name}.parquet", rows, chosen, labels)
     write_json(out / "labels.json", names)
@@ -204,7 +204,8 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
     return quality
 
 
-def _check(members: dict[str, Array], labels: Array, names: list[str]) -> None:
+def check_splits(members: dict[str, Array], labels: Array, names: list[str]) -> None:
+    """Raise `DataError` where a split has no rows, a class none to train on, or nothing could be told apart."""
     for split, chosen in members.items():
         if len(chosen) == 0:
             hint = "use more data, larger data.split shares, or data.split.by: random"
@@ -226,7 +227,7 @@ def _check(members: dict[str, Array], labels: Array, names: list[str]) -> None:
             )
 
 
-def _calibration(train: Array, labels: Array, count: int, seed: int) -> Array:
+def stratified(train: Array, labels: Array, count: int, seed: int) -> Array:
     """A stratified sample of train rows: every class in its own share, at least one row each."""
     random = np.random.default_rng([seed, 1])
     share = min(1.0, count / len(train))

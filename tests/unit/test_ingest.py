@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
+import shutil
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from damage import record_2014, record_2018, record_2023
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lwc.artifacts import file_digest, read_json
 from lwc.data.ingest import dedupe, shards
 from lwc.data.ingest.run import ingest
+from lwc.data.ingest.stage import prepare_large
+from lwc.data.ingest.tokens import load_tokens, tokenize
 from lwc.data.prepare import prepare
-from lwc.data.splits import NAMES
+from lwc.data.splits import NAMES, load_labels, load_split
 from lwc.errors import DataError
 from lwc.recipe import Columns, Data, Ingest, Labels, McAuleyFile, Split, TableFile
 
@@ -291,6 +300,61 @@ def test_too_many_bad_rows_and_missing_users_are_told_as_before(files: tuple[str
         run(Data(source=wrong, max_bad_rows=1), tmp_path / "d")
 
 
+def test_the_data_stage_of_a_large_source_writes_what_every_other_stage_reads(
+    files: tuple[str, ...], tmp_path: Path, done: tuple[Path, dict[str, Any]]
+) -> None:
+    out, scratch = tmp_path / "out", tmp_path / "scratch"
+    for folder in (out, scratch):
+        folder.mkdir()
+    whole = prepare_large(reviews(files, calibration=60), 17, out, scratch, lambda _: None, 2)
+    for split in NAMES:
+        assert rows(out, split) == rows(done[0], split)
+    calibration, train = load_split(out, "calibration"), load_split(out, "train")
+    assert 55 <= len(calibration) <= 65
+    assert set(calibration.ids) <= set(train.ids)
+    assert load_labels(out) == ["negative", "positive"]
+    (tmp_path / "few").mkdir()
+    data = reviews(files, calibration=60, limit=500)
+    few = prepare_large(data, 17, tmp_path / "few", scratch, lambda _: None, 2)  # the shards are there: nothing is read
+    assert few["rows_used"] == 500 == sum(len(load_split(tmp_path / "few", split)) for split in NAMES)
+    assert set(load_split(tmp_path / "few", "test").ids) <= set(load_split(out, "test").ids)
+    assert {**whole["duplicates"]} == {**few["duplicates"]}
+
+
+def test_token_shards_hold_what_the_tokenizer_gives_for_each_row(
+    done: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, **{word: n for n, word in enumerate(WORDS, 1)}}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    out = tmp_path / "out"
+    shutil.copytree(done[0], out)
+    with ThreadPoolExecutor(2) as pool:
+        assert tokenize(out, tmp_path, 30, pool, lambda _: None) == done[1]["rows_used"]
+        found, frame = (
+            load_tokens(out, "train"),
+            pd.concat(map(pd.read_parquet, sorted((out / "train").glob("*.parquet")))),
+        )
+        assert len(found) == len(frame) > 1000
+        for index in (0, 1, 700, len(frame) - 1):
+            ids, label = found[index]
+            assert ids.tolist() == tokenizer.encode(frame.text.iloc[index]).ids[:30]
+            assert label == frame.label.iloc[index]
+        with pytest.raises(IndexError):
+            found[len(frame)]
+        victim = next((out / "tokens" / "train").glob("*.arrow"))
+        whole = victim.read_bytes()
+        others = {path: path.stat().st_mtime_ns for path in (out / "tokens").rglob("*.arrow") if path != victim}
+        victim.write_bytes(whole[:-1] + b"x")
+        tokenize(out, tmp_path, 30, pool, lambda _: None)
+        assert victim.read_bytes() == whole
+        assert {path: path.stat().st_mtime_ns for path in others} == others
+        tokenize(out, tmp_path, 5, pool, lambda _: None)
+        assert max(len(load_tokens(out, "train")[index][0]) for index in range(50)) == 5
+        with pytest.raises(DataError, match="no such tokenizer"):
+            tokenize(out, tmp_path / "out", 30, pool, lambda _: None)
+
+
 def test_moments_end_the_shares_where_sorting_all_rows_ends_them(
     files: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,3 +365,31 @@ def test_moments_end_the_shares_where_sorting_all_rows_ends_them(
         (moment,) = shards.moments(None, None, (share,))  # type: ignore[arg-type]
         before = np.searchsorted(every, every, side="left") / len(every)
         assert ((every < moment) == (before < share)).all()
+
+
+def test_killed_it_leaves_no_worker_behind_and_goes_on(
+    files: tuple[str, ...], tmp_path: Path, done: tuple[Path, dict[str, Any]]
+) -> None:
+    code = (
+        "import pathlib, sys\n"
+        "from lwc.data.ingest.run import ingest\n"
+        "from lwc.recipe import Data\n"
+        "if __name__ == '__main__':\n"
+        "    ingest(Data.model_validate_json(sys.argv[1]), 17, pathlib.Path(sys.argv[2]), 2)\n"
+    )
+    (tmp_path / "line.py").write_text(code)
+    out = tmp_path / "out"
+    command = [sys.executable, str(tmp_path / "line.py"), reviews(files).model_dump_json(), str(out)]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(Path(dedupe.__file__).parents[3])})
+    deadline = time.monotonic() + 120
+    while not list((out / "parts").glob("*.json")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    workers = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    process.kill()
+    process.wait()
+    while any(map(psutil.pid_exists, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert workers
+    assert not any(map(psutil.pid_exists, workers))
+    run(reviews(files), out)
+    assert contents(out) == contents(done[0])

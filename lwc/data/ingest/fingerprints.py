@@ -15,7 +15,13 @@ SLOTS = 64
 _GRAM = 3
 _NONE = np.uint32(0xFFFFFFFF)
 _FACTORS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
-_DRAWS = mix(np.arange(SLOTS * SLOTS, dtype=np.uint64)).reshape(SLOTS, SLOTS)
+# Attempt by slot: drawn, and in the end in turn, for texts of so few 3-grams that chance takes long.
+_DRAWS = np.concatenate(
+    [
+        (mix(np.arange(SLOTS * SLOTS, dtype=np.uint64)) >> np.uint64(58)).astype(np.int64).reshape(SLOTS, SLOTS),
+        (np.arange(SLOTS)[None, :] + np.arange(1, SLOTS)[:, None]) % SLOTS,
+    ]
+)
 
 
 def bands_of(threshold: float) -> int:
@@ -53,14 +59,11 @@ def signatures(words: Array, starts: Array) -> Array:
     filled = found != _NONE
     open_slots = np.flatnonzero(~filled)
     # An empty slot borrows from one that is filled, drawn by a hash of the slot and the attempt alone.
-    for attempt in range(2 * SLOTS):
+    for draws in _DRAWS:
         if not len(open_slots):
             break
-        if attempt < SLOTS:
-            draw = (_DRAWS[attempt] >> np.uint64(58)).astype(np.int64)[open_slots % SLOTS]
-        else:  # a text of so few 3-grams that chance is slow: the next filled one
-            draw = (open_slots + attempt - SLOTS + 1) % SLOTS
-        other = open_slots - open_slots % SLOTS + draw
+        place = open_slots & (SLOTS - 1)
+        other = open_slots - place + draws[place]
         hit = filled[other]
         found[open_slots[hit]] = found[other[hit]]
         open_slots = open_slots[~hit]

@@ -24,11 +24,11 @@ _TABLE = bytes(
     else _SPACE
     for byte in range(256)
 )
-_random = np.random.default_rng(20231)
-# A random word for each byte, times an odd power for its place in the word: two words share a hash by chance alone.
-_BYTES = _random.integers(1, 1 << 63, 256, dtype=np.uint64)
-_BYTES[[_SPACE, _END]] = 0
-_PLACES = _random.integers(1, 1 << 63, 256, dtype=np.uint64) | np.uint64(1)
+# The first n bytes of eight, as a mask of a little-endian word.
+_FIRST = np.array([(1 << (8 * n)) - 1 for n in range(9)], dtype=np.uint64)
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+# Words that agree in so many bytes and in length count as one.
+_LONGEST_WORD = 256
 # Of a longer text, so much is looked at for near duplicates: it bounds the memory that one text can take.
 LONGEST = 1 << 16
 
@@ -93,9 +93,15 @@ def _words(found: Array, empty: Array) -> tuple[Array, Array]:
     """(hashes of words (W,), first word of each text (N + 1,)) of compacted bytes."""
     separators = np.flatnonzero((found == _SPACE) | (found == _END))
     begins = np.concatenate(([0], separators[:-1] + 1))
-    place = np.arange(len(found)) - np.repeat(begins, separators + 1 - begins)
-    letters = _BYTES[found] * _PLACES[np.minimum(place, 255)]
-    hashes = mix(np.add.reduceat(letters, begins))
+    lengths = separators - begins
+    # Eight bytes at every place, read as one number.
+    padded = np.concatenate((found, np.zeros(8, dtype=np.uint8)))
+    eights: Array = np.ndarray((len(found) + 1,), dtype="<u8", buffer=padded, strides=(1,))
+    hashes = lengths.astype(np.uint64)
+    for begin in range(0, min(int(lengths.max()), _LONGEST_WORD), 8):
+        open_ = np.flatnonzero(lengths > begin) if begin else slice(None)
+        here = eights[begins[open_] + begin] & _FIRST[np.minimum(lengths[open_] - begin, 8)]
+        hashes[open_] = mix(hashes[open_] * _STEP + here)
     ends_text = found[separators] == _END
     # A text without words has a line end for its only separator, which is no word.
     real = np.ones(len(separators), dtype=bool)

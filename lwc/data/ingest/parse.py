@@ -18,18 +18,19 @@ from lwc.recipe import Columns
 
 @dataclass(frozen=True)
 class _Keys:
-    """Which key holds which field; ``items`` in order of preference."""
+    """Which key holds which field; None (no key of JSON) where the source has none. ``other_item`` stands in."""
 
     body: str | None
     title: str | None
     rating: str | None
     user: str | None
-    items: tuple[str, ...]
+    item: str | None
+    other_item: str | None
     time: str | None
 
 
-_NEW = _Keys("text", "title", "rating", "user_id", ("parent_asin", "asin"), "timestamp")
-_OLD = _Keys("reviewText", "summary", "overall", "reviewerID", ("asin",), "unixReviewTime")
+_NEW = _Keys("text", "title", "rating", "user_id", "parent_asin", "asin", "timestamp")
+_OLD = _Keys("reviewText", "summary", "overall", "reviewerID", "asin", None, "unixReviewTime")
 _EXACT = 1 << 53
 
 
@@ -56,28 +57,23 @@ def _each_key_once(raw: bytes, record: dict[str, Any]) -> bool:
 
 def _plain(record: dict[str, Any], keys: _Keys, file: str, line: int) -> Row | None:
     """The row of an ordinary record; None where a field is of a kind that the careful way must judge."""
-    get = record.get
-    rating = get(keys.rating) if keys.rating is not None else None
+    get: Any = record.get
+    rating = get(keys.rating)
     number = isinstance(rating, float | int) and not isinstance(rating, bool)
-    if keys.rating is not None and not (number and 1 <= rating <= 5):  # type: ignore[operator]
+    if keys.rating is not None and not (number and 1 <= rating <= 5):
         return None
-    item = None
-    for key in keys.items:
-        item = get(key)
-        if item:
-            break
-    body, title, user, time = (get(key) if key is not None else None for key in
-                               (keys.body, keys.title, keys.user, keys.time))  # fmt: skip
+    item = get(keys.item) or get(keys.other_item)
+    body, title, user, time = get(keys.body), get(keys.title), get(keys.user), get(keys.time)
     for text in (body, title, user, item):
         if text is not None and type(text) is not str:
             return None
     if time is not None:
-        if type(time) is not int or abs(time) >= _EXACT:
+        if type(time) is not int or not -_EXACT < time < _EXACT:
             return None
         time = seconds_of(time)
     return Row(
-        file, line, body=body or "", title=title or "", rating=float(rating) if rating is not None else None,
-        user=(user or "").strip() or None, item=(item or "").strip() or None, time=time,
+        file, line, body or "", title or "", float(rating) if number else None, None,
+        (user or "").strip() or None, (item or "").strip() or None, time,
     )  # fmt: skip
 
 
@@ -91,8 +87,9 @@ def rows_of(block: Block, columns: Columns | None, seen: set[str]) -> Iterator[R
     name = block.name
     fixed = None
     if columns is not None:
-        items = (columns.item,) if columns.item is not None else ()
-        fixed = _Keys(columns.body, columns.title, columns.rating, columns.user, items, columns.time)
+        fixed = _Keys(
+            columns.body, columns.title, columns.rating, columns.user, columns.item, None, columns.time
+        )  # fmt: skip
 
     def careful(record: Any, file: str, line: int) -> Row | Bad:
         if columns is None:

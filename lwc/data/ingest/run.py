@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -60,7 +62,7 @@ def ingest(
     workers = workers or cpu_limit()
     given = inputs(data.source)
     out.mkdir(parents=True, exist_ok=True)
-    with _alone(out), _pool(workers) if pool is None else nullcontext(pool) as executor:
+    with _alone(out), workers_pool(workers) if pool is None else nullcontext(pool) as executor:
         _claim(out, data, seed, given)
         try:
             return _line(data, settings, seed, out, given, executor, workers, say)
@@ -239,13 +241,25 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+def workers_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes that leave Ctrl-C to the one that started them, and end when it is killed."""
     context = multiprocessing.get_context("spawn")  # threads and fork do not go together
-    pool = ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin_worker, initargs=(os.getpid(),))
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker(parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)  # a pool does not tell its workers when it is killed; they must not write beside the next run
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

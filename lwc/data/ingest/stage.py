@@ -1,0 +1,107 @@
+"""The data stage of a large source: ingest it, then write the split files that every other stage reads."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lwc.arrays import Array
+from lwc.artifacts import read_json, write_json
+from lwc.data.ingest.run import ingest
+from lwc.data.prepare import check_splits, stratified
+from lwc.data.splits import NAMES
+from lwc.recipe import Data
+
+_COLUMNS = ["id", "text", "label", "user", "item", "time"]
+
+
+def prepare_large(
+    data: Data, seed: int, out: Path, scratch: Path, progress: Callable[[str], None], workers: int | None = None
+) -> dict[str, Any]:
+    """What `lwc.data.prepare.prepare` writes, by way of shards in ``scratch``, which survive a kill.
+
+    ``data.limit`` draws that many of the kept rows. Only ids and labels of rows are ever in memory, 16 bytes each; the
+    stages that train hold their texts, so that a large source wants a limit.
+
+    Raises:
+        DataError: as `ingest`, or a split or class is left without rows.
+    """
+    shards = scratch / "shards"
+    quality = ingest(data, seed, shards, workers, progress)
+    names = [str(name) for name in read_json(shards / "labels.json")]
+    progress("writing the splits")
+    chosen = _chosen(shards, data.limit, seed)
+    labels = {name: _write(_tables(shards, name, chosen), out / f"{name}.parquet") for name in NAMES}
+    every = np.concatenate([labels[name] for name in NAMES])
+    bounds = np.cumsum([0, *(len(labels[name]) for name in NAMES)])
+    members = {name: np.arange(bounds[i], bounds[i + 1]) for i, name in enumerate(NAMES)}
+    check_splits(members, every, names)
+    picked = stratified(members["train"], every, data.calibration, seed)
+    _write(_rows(out / "train.parquet", picked), out / "calibration.parquet")
+    labels["calibration"] = every[picked]
+    for name, found in labels.items():
+        counts = np.bincount(found, minlength=len(names))
+        balance = dict(zip(names, counts.tolist(), strict=True))
+        quality["splits"][name] = {
+            "rows": len(found), "labels": balance, "majority_share": float(counts.max() / counts.sum()),
+        }  # fmt: skip
+    quality["rows_used"] = len(every)
+    quality.pop("seconds")
+    write_json(out / "quality.json", quality)
+    for name in ("labels.json", "source.json", "quarantine.jsonl"):
+        shutil.copyfile(shards / name, out / name)
+    return quality
+
+
+def _chosen(shards: Path, limit: int | None, seed: int) -> Array | None:
+    """Ids of the rows that a limit keeps, sorted; None where it keeps all."""
+    if limit is None:
+        return None
+    ids = [pq.read_table(path, columns=["id"])["id"].to_numpy() for name in NAMES for path in _files(shards, name)]
+    every = np.sort(np.concatenate(ids))
+    if limit >= len(every):
+        return None
+    return np.sort(np.random.default_rng(seed).choice(every, limit, replace=False))
+
+
+def _files(shards: Path, split: str) -> list[Path]:
+    return sorted((shards / split).glob("*.parquet"))
+
+
+def _tables(shards: Path, split: str, chosen: Array | None) -> Iterator[pa.Table]:
+    for path in _files(shards, split):
+        table = pq.read_table(path, columns=_COLUMNS)
+        if chosen is None:
+            yield table
+        else:
+            ids = table["id"].to_numpy()
+            place = np.minimum(np.searchsorted(chosen, ids), len(chosen) - 1)
+            yield table.filter(pa.array(chosen[place] == ids))
+
+
+def _rows(path: Path, rows: Array) -> Iterator[pa.Table]:
+    """Rows (N,) of a Parquet file, by their sorted numbers."""
+    start = 0
+    for batch in pq.ParquetFile(path).iter_batches():
+        mine = rows[(rows >= start) & (rows < start + len(batch))] - start
+        start += len(batch)
+        yield pa.Table.from_batches([batch]).take(mine)
+
+
+def _write(tables: Iterator[pa.Table], path: Path) -> Array:
+    """Write tables to one file, a row group each; their labels (N,)."""
+    labels = []
+    first = next(tables)
+    with pq.ParquetWriter(path, first.schema) as writer:
+        for table in itertools.chain([first], tables):
+            if len(table):
+                writer.write_table(table)
+                labels.append(table["label"].to_numpy().astype(np.int64))
+    return np.concatenate(labels) if labels else np.zeros(0, dtype=np.int64)
