@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import shared_work
 
 from lwc import distributed
-from lwc.errors import INTERRUPTED, LwcError
+from lwc.errors import BUG, INTERRUPTED, LwcError
 from lwc.workers import launch
 
 SCRIPT = Path(__file__).with_name("shared_work.py")
@@ -44,6 +45,7 @@ def losses(found: Any) -> np.ndarray:
     return np.array([entry["train_loss"] for entry in found["history"]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", ["train", "train_few", "recover"])
 def test_two_processes_train_as_one(two: Path, tmp_path: Path, job: str) -> None:
     found, expected = read(two, job), by_one(job, tmp_path)
@@ -61,6 +63,7 @@ def numbers(value: Any, path: str = "") -> dict[str, float]:
     return {path: value} if isinstance(value, int | float) and not path.endswith(".seconds") else {}
 
 
+@pytest.mark.slow
 def test_two_processes_score_as_one(two: Path, tmp_path: Path) -> None:
     found, expected = numbers(read(two, "score")), numbers(by_one("score", tmp_path))
     assert found.keys() == expected.keys()
@@ -88,6 +91,7 @@ def test_rows_are_shared_whole_and_weighted(monkeypatch: pytest.MonkeyPatch) -> 
         assert set(seen) == set(rows)
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_run_and_it_goes_on_from_the_checkpoint(two: Path, tmp_path: Path) -> None:
     with pytest.raises(LwcError, match="worker 1 of 2 was ended by SIGKILL") as ended:
         in_two(tmp_path, "killed")
@@ -97,3 +101,45 @@ def test_a_killed_process_ends_the_run_and_it_goes_on_from_the_checkpoint(two: P
     assert resumed["resumed_from"] == 20
     assert resumed["history"] == whole["history"], "dropout too goes on where it was, in both processes"
     assert resumed["weights"] == whole["weights"]
+
+
+def end(*codes: str) -> list[str]:
+    """A command whose processes each run one line of Python, without anything heavy."""
+    return [sys.executable, "-c", f"import os, sys, time\nexec({codes!r}[int(os.environ['RANK'])])"]
+
+
+def test_the_exit_code_of_the_main_process_is_that_of_the_run() -> None:
+    assert launch(end("sys.exit(0)", "sys.exit(0)"), 2) == 0
+    assert launch(end("time.sleep(0.5); sys.exit(3)", "sys.exit(0)"), 2) == 3
+    assert launch(end("sys.exit(2)", "sys.exit(130)"), 2) == 2, "who lost another process is not the cause"
+
+
+def test_a_process_that_fails_alone_is_heard_and_the_others_are_stopped(tmp_path: Path) -> None:
+    alive = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    with pytest.raises(LwcError, match="worker 1 of 2 failed") as ended:
+        launch(end(alive, "time.sleep(1); print('error: no GPU', file=sys.stderr); sys.exit(4)"), 2)
+    assert "error: no GPU" in ended.value.message
+    assert ended.value.exit_code == 4
+    assert not Path("/proc", (tmp_path / "pid").read_text()).exists()
+
+
+def test_a_crash_is_a_bug_and_an_interrupt_is_not() -> None:
+    with pytest.raises(LwcError, match="SIGSEGV") as ended:
+        launch(end("sys.exit(130)", "os.kill(os.getpid(), 11)"), 2)
+    assert ended.value.exit_code == BUG
+    with pytest.raises(KeyboardInterrupt):
+        launch(end("sys.exit(130)", "sys.exit(130)"), 2)
+
+
+def test_processes_share_the_cores_and_meet_on_this_machine_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("lwc.workers.cpu_limit", lambda: 8)
+    told = "open({!r} + os.environ['RANK'], 'w').write(repr(dict(os.environ)))".format(str(tmp_path / "env"))
+    assert launch(end(told, told), 2) == 0
+    one, two = (ast.literal_eval((tmp_path / f"env{rank}").read_text()) for rank in (0, 1))
+    assert one["OMP_NUM_THREADS"] == "4"
+    assert one["GLOO_SOCKET_IFNAME"] == "lo"
+    assert one[distributed.RENDEZVOUS] == two[distributed.RENDEZVOUS]
+    assert not Path(one[distributed.RENDEZVOUS]).parent.exists(), "nothing is left behind"
