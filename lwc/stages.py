@@ -187,7 +187,7 @@ def _package(context: StageContext) -> None:
                 recipe.name,
                 target,
             )
-    if package.queue_delay_microseconds == "auto":
+    if package.measure_queue_delay:
         described["cpu"]["queue_delay"] = _measured_delay(context, context.out / "repository")
     write_json(context.out / "package.json", described["cpu"])
     context.progress("text-in model " + recipe.name)
@@ -200,8 +200,15 @@ def _measured_delay(context: StageContext, repository: Path) -> dict[str, Any]:
 
     recipe = context.recipe
     texts = load_split(context.inputs["data"], "calibration").texts
-    verify = recipe.verify
-    found = measure(repository, recipe.name, texts, verify.users, verify.startup_seconds, context.progress)
+    found = measure(
+        repository,
+        recipe.name,
+        texts,
+        recipe.verify.users,
+        recipe.verify.startup_seconds,
+        context.progress,
+        recipe.package.queue_delay_microseconds,
+    )
     set_delay(repository, found["chosen"])
     context.progress(f"queue delay {found['chosen']} µs, with {found['users']} clients")
     return found
@@ -209,7 +216,7 @@ def _measured_delay(context: StageContext, repository: Path) -> dict[str, Any]:
 
 def _package_needs(recipe: Recipe) -> dict[str, str]:
     """A measured delay is of a machine and of a number of clients."""
-    if recipe.package.queue_delay_microseconds != "auto":
+    if not recipe.package.measure_queue_delay:
         return {}
     return {**_measuring_machine(recipe), "users": str(recipe.verify.users)}
 
