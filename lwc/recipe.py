@@ -553,10 +553,13 @@ class Package(Section):
         " (NAME-tensorrt/, written by `lwc export --to tensorrt` where the plan is built)",
     )
     max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
-    queue_delay_microseconds: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
-        default=1000,
-        description="how long a request may wait for others; auto: measured on this CPU with verify.users clients"
-        " (about a minute), and the default where none is better beyond chance. Repositories for GPUs keep the default",
+    queue_delay_microseconds: Annotated[int, Field(ge=0)] = Field(
+        default=1000, description="how long a request may wait for others to batch with"
+    )
+    measure_queue_delay: bool = Field(
+        default=False,
+        description="look for a better delay on this CPU with verify.users clients (about a minute); kept only where it"
+        " is better beyond chance, and for the cpu repository alone",
     )
     instances: Positive = 1
     intra_op_threads: Annotated[int, Field(ge=0)] = Field(
@@ -784,7 +787,7 @@ class Recipe(Section):
             ),
             "export.int8 and export.fp16": self.export.int8 is not None or self.export.fp16,
             "package.targets other than cpu": self.package.targets != ("cpu",),
-            "package.queue_delay_microseconds: auto": self.package.queue_delay_microseconds == "auto",
+            "package.measure_queue_delay": self.package.measure_queue_delay,
             "verify.rate and verify.find_rate": self.verify.rate is not None or self.verify.find_rate is not None,
         }
         text_methods = {"mutual_information", "llama_profile"} & {method.method for method in self.score.methods}

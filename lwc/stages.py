@@ -210,7 +210,7 @@ def _package(context: StageContext) -> None:
                 recipe.name,
                 target,
             )
-    if package.queue_delay_microseconds == "auto":
+    if package.measure_queue_delay:
         described["cpu"]["queue_delay"] = _measured_delay(context, context.out / "repository")
     write_json(context.out / "package.json", described["cpu"])
     context.progress("text-in model " + recipe.name)
@@ -224,9 +224,9 @@ def _measured_delay(context: StageContext, repository: Path) -> dict[str, Any]:
 
     recipe = context.recipe
     texts = load_split(context.inputs["data"], "calibration").texts
-    verify = recipe.verify
-    users = verify.users or CLOSED_LOOP_USERS
-    found = measure(repository, recipe.name, texts, users, verify.startup_seconds, context.progress)
+    users = recipe.verify.users or CLOSED_LOOP_USERS
+    limit, current = recipe.verify.startup_seconds, recipe.package.queue_delay_microseconds
+    found = measure(repository, recipe.name, texts, users, limit, context.progress, current)
     set_delay(repository, found["chosen"])
     context.progress(f"queue delay {found['chosen']} µs, with {found['users']} clients")
     return found
@@ -234,7 +234,7 @@ def _measured_delay(context: StageContext, repository: Path) -> dict[str, Any]:
 
 def _package_needs(recipe: Recipe) -> dict[str, str]:
     """A measured delay is of a machine and of a number of clients."""
-    if recipe.package.queue_delay_microseconds != "auto":
+    if not recipe.package.measure_queue_delay:
         return {}
     return {**_measuring_machine(recipe), "users": str(recipe.verify.users)}
 

@@ -51,7 +51,9 @@ def _answers(config: dict[str, Any], tokenizer: Path) -> Answers:
 
 def _labels(config: dict[str, Any]) -> list[str]:
     """Class names in id order."""
-    names = {int(index): str(name) for index, name in config["id2label"].items()}
+    # transformers leaves out names that are its own defaults.
+    given = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    names = {int(index): str(name) for index, name in given.items()}
     if sorted(names) != list(range(len(names))):
         raise ModelError(f"id2label has ids {sorted(names)}", "number the labels from 0 without gaps")
     for name in names.values():

@@ -23,8 +23,6 @@ _DTYPES = {
 }
 
 
-# Where the delay is not measured, or not yet.
-DEFAULT_DELAY = 1000
 # Which backend runs the token model: ONNX Runtime on the CPU or with CUDA, or TensorRT.
 Target = Literal["cpu", "gpu", "tensorrt"]
 
@@ -77,8 +75,7 @@ def _check_dynamic(info: OnnxInfo, package: Package) -> None:
 
 def _common(name: str, backend: str, package: Package) -> Any:
     config = pb.ModelConfig(name=name, backend=backend, max_batch_size=package.max_batch_size)
-    delay = package.queue_delay_microseconds
-    config.dynamic_batching.max_queue_delay_microseconds = DEFAULT_DELAY if delay == "auto" else delay
+    config.dynamic_batching.max_queue_delay_microseconds = package.queue_delay_microseconds
     # No default_queue_policy: any one makes the batcher of Triton 2.51 stall requests for half a second now and then
     # (docs/decisions/0009). Clients bound their own waiting.
     # One: a text model calls the newest token model, so that an older text model beside it would mix two checkpoints.

@@ -34,7 +34,7 @@ def test_a_lone_client_waits_for_nobody_and_gets_no_delay(
     build_repository(checkpoint / "model.onnx", checkpoint, tmp_path, Package(intra_op_threads=1), "r")
     before = configs(tmp_path)
     told: list[str] = []
-    found = measure(tmp_path, "r", ["a good thing", "a bad thing"], 1, 240.0, told.append, 1.5, (50_000, 0))
+    found = measure(tmp_path, "r", ["a good thing", "a bad thing"], 1, 240.0, told.append, 50_000, 1.5, (0, 50_000))
     assert found["chosen"] == 0
     slow, fast = found["figures"]
     assert (slow["delay"], fast["delay"]) == (50_000, 0)
@@ -49,4 +49,4 @@ def test_a_lone_client_waits_for_nobody_and_gets_no_delay(
 def test_a_text_that_is_refused_is_an_error_and_not_a_figure(checkpoint: Path, tmp_path: Path) -> None:
     build_repository(checkpoint / "model.onnx", checkpoint, tmp_path, Package(intra_op_threads=1), "r")
     with pytest.raises(ServingError, match=r"r answers 400: .*empty"):
-        measure(tmp_path, "r", ["  "], 1, 240.0, print, 1.0, (0,))
+        measure(tmp_path, "r", ["  "], 1, 240.0, print, 0, 1.0, ())

@@ -75,16 +75,10 @@ def test_a_delay_is_written_into_both_models_and_changes_nothing_else(checkpoint
         assert old == new
 
 
-def test_auto_packages_anew_for_another_machine_and_more_clients_alone() -> None:
+def test_a_measured_delay_packages_anew_for_another_machine_and_more_clients_alone() -> None:
     (stage,) = (stage for stage in STAGES if stage.name == "package")
-    auto = "package: {queue_delay_microseconds: auto}\n"
+    measured = "package: {measure_queue_delay: true}\n"
     assert stage.external(parse_recipe(RECIPE, "r")) == {}
-    needs = [stage.external(parse_recipe(f"{RECIPE}{auto}verify: {{users: {n}}}\n", "r")) for n in (4, 8)]
+    needs = [stage.external(parse_recipe(f"{RECIPE}{measured}verify: {{users: {n}}}\n", "r")) for n in (4, 8)]
     assert [one["users"] for one in needs] == ["4", "8"]
     assert needs[0]["cpu"] == needs[1]["cpu"]
-
-
-def test_until_it_is_measured_auto_is_the_default(checkpoint: Path, tmp_path: Path) -> None:
-    build_repository(checkpoint / "model.onnx", checkpoint, tmp_path, Package(queue_delay_microseconds="auto"), "r")
-    for config in configs(tmp_path):
-        assert config.dynamic_batching.max_queue_delay_microseconds == Package().queue_delay_microseconds
