@@ -34,7 +34,7 @@ from lwc.pipeline import plan
 from lwc.recipe import Recipe
 from lwc.serving.loadtest.endpoint import Protocol, connect
 from lwc.serving.loadtest.find_rate import Objective, find_rates
-from lwc.serving.loadtest.run import OPEN_LOOP_USERS, Load, run_loadtest
+from lwc.serving.loadtest.run import CONNECTIONS, Load, run_loadtest
 from lwc.serving.loadtest.samples import Sample, read_samples
 from lwc.serving.loadtest.search import Search
 from lwc.serving.repository import build_repository
@@ -140,7 +140,7 @@ class Bench:
             served.append(result["throughput_rps"])
             called.append(direct.rate(self.texts, max(1, round(batches[-1])), self.options.seconds))
         shares = [one / other for one, other in zip(served, called, strict=True)]
-        half = self.load(users=OPEN_LOOP_USERS, rate=statistics.median(served) / 2)
+        half = self.load(users=CONNECTIONS, rate=statistics.median(served) / 2)
         result = run_loadtest(self.endpoint(model), half, self.samples, self.options.out / model / "half", 1)
         p50, p95 = result["latency_ms"]["p50"], result["latency_ms"]["p95"]
         told = (
@@ -157,7 +157,7 @@ class Bench:
     def gain(self, models: Sequence[str], direct: Sequence[InProcess]) -> list[dict[str, Any]]:
         """(b) Rates of compressed and base within one objective, against the speed-up in-process at their batches."""
         objective, options = Objective(self.options.max_p95_ms), self.options
-        load = self.load(users=OPEN_LOOP_USERS, seconds=options.window)
+        load = self.load(users=CONNECTIONS, seconds=options.window)
         endpoints = [self.endpoint(model) for model in models]
         found = find_rates(
             endpoints, objective, Search(options.start, options.precision, options.rounds), load, self.samples,
