@@ -263,7 +263,8 @@ def loadtest(
     metrics_url: Annotated[Optional[str], typer.Option(help="host:port of its metrics")] = None,  # noqa: UP045
     label_output: Annotated[Optional[str], typer.Option(help="output with the label")] = None,  # noqa: UP045
     protocol: Annotated[Literal["http", "grpc"], typer.Option(help="wire protocol")] = "http",
-    users: Annotated[Optional[int], typer.Option(min=1, help="4; with --rate 64 connections")] = None,  # noqa: UP045
+    users: Annotated[int, typer.Option(min=1, help="each waits for its answer (closed loop)")] = 4,
+    connections: Annotated[int, typer.Option(min=1, help="in place of users with --rate, --find-rate")] = 64,
     rate: Annotated[Optional[float], typer.Option(help="requests/s, answered or not (open loop)")] = None,  # noqa: UP045
     arrivals: Annotated[Literal["poisson", "constant"], typer.Option(help="of --rate")] = "poisson",
     rate_tolerance: Annotated[float, typer.Option(min=0.0, max=1.0, help="exit 3 past this shortfall")] = 0.05,
@@ -283,13 +284,12 @@ def loadtest(
     from lwc import render
     from lwc.serving.loadtest.endpoint import connect
     from lwc.serving.loadtest.find_rate import Objective, find_rates
-    from lwc.serving.loadtest.run import CLOSED_LOOP_USERS, OPEN_LOOP_USERS, Load, check_thresholds, run_loadtest
+    from lwc.serving.loadtest.run import Load, check_thresholds, run_loadtest
     from lwc.serving.loadtest.samples import read_samples
     from lwc.serving.loadtest.search import Search
 
-    open_loop = find_rate or rate is not None
     load = Load(
-        users=users or (OPEN_LOOP_USERS if open_loop else CLOSED_LOOP_USERS),
+        users=connections if find_rate or rate is not None else users,
         seconds=seconds or (5.0 if find_rate else 15.0),
         warmup_seconds=warmup, rate=rate, arrivals=arrivals, seed=seed, workers=workers,
     )  # fmt: skip

@@ -13,7 +13,12 @@ from pathlib import Path
 from lwc.environment import cpu_flags, cpu_limit, cpu_model, gpu_present, versions
 from lwc.errors import MissingDependency
 
-_SERVING = {"nvidia-pytriton": "pytriton", "tritonclient": "tritonclient", "locust": "locust"}
+_SERVING = {
+    "nvidia-pytriton": "pytriton",
+    "tritonclient": "tritonclient",
+    "locust": "locust",
+    "prometheus-client": "prometheus_client",
+}
 
 
 @dataclass(frozen=True)

@@ -593,7 +593,8 @@ class FindRate(Section):
 
 
 class Verify(Section):
-    users: Positive | None = Field(default=None, description="by default 4; with rate 64 connections")
+    users: Positive = 4
+    connections: Positive = Field(default=64, description="in place of users where requests arrive at a rate")
     rate: Annotated[float, Field(gt=0.0)] | None = Field(
         default=None,
         description="requests/s that arrive, answered or not (open loop); by default users wait for answers",

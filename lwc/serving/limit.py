@@ -10,7 +10,7 @@ from typing import Any
 from lwc.recipe import FindRate, Recipe
 from lwc.serving.loadtest.endpoint import Protocol, connect
 from lwc.serving.loadtest.find_rate import Objective, find_rates
-from lwc.serving.loadtest.run import OPEN_LOOP_USERS, Load
+from lwc.serving.loadtest.run import Load
 from lwc.serving.loadtest.samples import Sample
 from lwc.serving.loadtest.search import Search
 from lwc.serving.repository import build_repository
@@ -42,7 +42,7 @@ def find_limit(
     protocol: Protocol = verify.protocols[0]
     names = [recipe.name] + ([recipe.name + BASE_SUFFIX] if settings.against_base else [])
     load = Load(
-        users=verify.users if verify.users and verify.rate else OPEN_LOOP_USERS,
+        users=verify.connections,
         seconds=settings.seconds,
         warmup_seconds=verify.warmup_seconds,
         arrivals=verify.arrivals,

@@ -14,7 +14,7 @@ from lwc.errors import DataError
 from lwc.recipe import Recipe
 from lwc.serving.limit import find_limit
 from lwc.serving.loadtest.endpoint import connect
-from lwc.serving.loadtest.run import CLOSED_LOOP_USERS, OPEN_LOOP_USERS, Load, check_thresholds, run_loadtest
+from lwc.serving.loadtest.run import Load, check_thresholds, run_loadtest
 from lwc.serving.loadtest.samples import Sample, write_samples
 from lwc.serving.server import TritonServer
 
@@ -86,9 +86,8 @@ def verify(
     out.mkdir(parents=True, exist_ok=True)
     samples_path = out / "samples.parquet"
     write_samples(samples, samples_path)
-    open_loop = settings.rate is not None
     load = Load(
-        users=settings.users or (OPEN_LOOP_USERS if open_loop else CLOSED_LOOP_USERS),
+        users=settings.users if settings.rate is None else settings.connections,
         seconds=settings.seconds,
         warmup_seconds=settings.warmup_seconds,
         rate=settings.rate,

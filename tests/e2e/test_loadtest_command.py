@@ -108,9 +108,10 @@ def test_an_objective_out_of_reach_fails_the_command(served: tuple[TritonServer,
     assert json.loads(done.stdout)["models"]["reviews"]["rate_rps"] is None
 
 
+@pytest.mark.slow
 def test_a_search_ends_with_a_rate_and_its_spread(served: tuple[TritonServer, Path]) -> None:
     # Ten requests in flight at most over ten connections: some rate below that is always met within ten seconds.
-    more = ("--rate", "400", "--seconds", "1", "--max-p95-ms", "5000", "--rate-tolerance", "0.5", "--users", "10")
+    more = ("--rate", "400", "--seconds", "1", "--max-p95-ms", "5000", "--rate-tolerance", "0.5", "--connections", "10")
     done = loadtest(served, "--find-rate", *more, "--metrics-url", served[0].metrics_url)
     assert done.returncode == 0, done.stderr
     one = json.loads(done.stdout)["models"]["reviews"]

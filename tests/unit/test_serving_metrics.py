@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 
 pytest.importorskip("prometheus_client")
 
-from lwc.errors import ServingError
+from lwc.errors import MissingDependency, ServingError
 from lwc.report.document import Paragraph, Table
 from lwc.report.serving import limit_blocks, load_words, server_table
 from lwc.serving.loadtest.explain import explain
@@ -67,6 +68,14 @@ def test_differences_are_means_per_request_and_texts_per_execution() -> None:
 def test_what_is_no_page_of_triton_is_said(page: str) -> None:
     with pytest.raises(ServingError, match="h:8002"):
         parse_counts(page, "h:8002")
+
+
+def test_a_missing_parser_is_a_missing_dependency(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client.parser", None)
+    with pytest.raises(MissingDependency) as caught:
+        parse_counts(PAGE, "h:8002")
+    assert caught.value.exit_code == 4
+    assert "lwc[serve]" in caught.value.hint
 
 
 def test_a_closed_port_is_said_with_what_to_do() -> None:

@@ -166,7 +166,7 @@ def test_the_limit_is_searched_for_compressed_and_base_in_one_server(
 def test_an_open_loop_that_falls_behind_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, evaluation, answers = folders(tmp_path)
     serve(tmp_path, monkeypatch, answers, delay_s=0.05, one_at_a_time=True)
-    settings = {**recipe().verify.model_dump(), "rate": 60.0, "users": None, "seconds": 1.5, "protocols": ("http",)}
+    settings = {**recipe().verify.model_dump(), "rate": 60.0, "seconds": 1.5, "protocols": ("http",)}
     changed = recipe().model_copy(update={"verify": Verify(**settings)})
     result = module.verify(changed, tmp_path, "m", evaluation, data, tmp_path / "out", BASE)["http"]
     assert (result["load"], result["users"], result["target_rps"]) == ("open_loop", 64, 60.0)

@@ -22,9 +22,8 @@ from lwc.serving.loadtest.samples import Sample
 from lwc.serving.loadtest.summary import latencies_ms, summarise
 from lwc.serving.metrics import breakdown, parse_counts, server_times
 
-CLOSED_LOOP_USERS = 4
-# Connections of an open loop: enough that a busy server, not a lack of them, makes requests wait.
-OPEN_LOOP_USERS = 64
+# Of an open loop: enough that a busy server, not a lack of connections, makes requests wait.
+CONNECTIONS = 64
 RATE_TOLERANCE = 0.05
 
 

@@ -1,0 +1,291 @@
+"""What serving costs over calling the same model in-process, what compression gains when served, and a soak test.
+
+    python benchmarks/serving.py --compressed runs/tiny --base runs/tiny
+    python benchmarks/serving.py --compressed triton_models/tiny --samples runs/tiny/verify/samples.parquet --soak 30
+
+A path is a finished run folder (of ``--base`` its uncut model is taken) or a Triton repository that lwc wrote. Served
+and in-process windows alternate, so that what disturbs the machine disturbs both. Server, load generator and the
+in-process calls share the same cores. Prints Markdown, writes ``serving.json``, exits with 3 where an aim is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from tokenizers import Tokenizer
+
+from lwc.environment import cpu_limit, cpu_model
+from lwc.errors import GATE_FAILED, OK, LwcError, RecipeError
+from lwc.export.session import cpu_session, run
+from lwc.pipeline import plan
+from lwc.recipe import Recipe
+from lwc.serving.loadtest.endpoint import Protocol, connect
+from lwc.serving.loadtest.find_rate import Objective, find_rates
+from lwc.serving.loadtest.run import CONNECTIONS, Load, run_loadtest
+from lwc.serving.loadtest.samples import Sample, read_samples
+from lwc.serving.loadtest.search import Search
+from lwc.serving.repository import build_repository
+from lwc.serving.server import TritonServer
+from lwc.serving.triton_config import parse
+
+SERVED_SHARE, P95_TO_P50, SPEED_UP_SHARE = 0.85, 2.0, 0.9
+SOAK_WINDOW_S = 300.0
+
+
+class InProcess:
+    """The served model without a server: the same tokenizer, padding, ONNX file and threads, in this process."""
+
+    def __init__(self, repository: Path, model: str) -> None:
+        parameters = {k: v.string_value for k, v in _config(repository, model).parameters.items()}
+        token_model = parameters["token_model"]
+        threads = int(_config(repository, token_model).parameters["intra_op_thread_count"].string_value)
+        self.session = cpu_session(repository / token_model / "1" / "model.onnx", threads)
+        self.tokenizer = Tokenizer.from_file(str(repository / model / "1" / "tokenizer.json"))
+        self.buckets = [int(size) for size in parameters["length_buckets"].split(",")]
+        self.pad_id = int(parameters["pad_id"])
+        self.tokenizer.enable_truncation(self.buckets[-1])
+        self.tokenizer.no_padding()
+
+    def classify(self, texts: Sequence[str]) -> np.ndarray[Any, Any]:
+        """Logits (B, C) of B texts."""
+        encoded = self.tokenizer.encode_batch(list(texts))
+        longest = max(len(one.ids) for one in encoded)
+        width = next(size for size in self.buckets if size >= longest)
+        ids = np.full((len(texts), width), self.pad_id, dtype=np.int64)
+        mask, types = np.zeros_like(ids), np.zeros_like(ids)
+        for row, one in enumerate(encoded):
+            for array, values in ((ids, one.ids), (mask, one.attention_mask), (types, one.type_ids)):
+                array[row, : len(values)] = values
+        return run(self.session, {"input_ids": ids, "attention_mask": mask, "token_type_ids": types})
+
+    def rate(self, texts: Sequence[str], batch: int, seconds: float) -> float:
+        """Texts/s in batches of ``batch``, over the texts in order for ``seconds``."""
+        self.classify(texts[:batch])
+        done, at, began = 0, 0, time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            self.classify([texts[(at + i) % len(texts)] for i in range(batch)])
+            done, at = done + batch, at + batch
+        return done / (time.perf_counter() - began)
+
+
+def _config(repository: Path, model: str) -> Any:
+    return parse((repository / model / "config.pbtxt").read_text(encoding="utf-8"))
+
+
+def _stage_paths(folder: Path) -> tuple[Recipe, dict[str, Path]]:
+    """The recipe of a run folder, and where its stages lie."""
+    recipe = Recipe.model_validate(json.loads((folder / "report.json").read_text())["recipe"]["resolved"])
+    stages = {one.stage.name: one.artifact.path for one in plan(recipe, folder.parent) if one.artifact is not None}
+    if "package" not in stages:
+        raise RecipeError(f"{folder}: its stages are gone or were made by another version", "run the recipe again")
+    return recipe, stages
+
+
+def _add(source: Path, folder: Path, base: bool) -> str:
+    """Put the models of a run or a repository into ``folder``; returns the name of the text model."""
+    if (source / "report.json").is_file():
+        recipe, stages = _stage_paths(source)
+        if base:
+            name = f"{recipe.name}_base"
+            onnx, checkpoint = stages["export"] / "base" / "model.onnx", stages["train"] / "model"
+            build_repository(onnx, checkpoint, folder, recipe.package, name)
+            return name
+        source = stages["package"] / "repository"
+    models = [path.parent for path in sorted(source.glob("*/config.pbtxt"))]
+    named = [model.name for model in models if "token_model" in _config(source, model.name).parameters]
+    if len(named) != 1:
+        raise RecipeError(f"{source}: a run folder or a repository made by lwc is wanted, with one text model")
+    for model in models:
+        if (folder / model.name).exists():
+            raise RecipeError(f"two models are called {model.name}", "give one of the runs another name")
+        (folder / model.name).symlink_to(model.resolve())
+    return named[0]
+
+
+class Bench:
+    """The server with its models, and the windows that are measured on it."""
+
+    def __init__(self, server: TritonServer, options: argparse.Namespace, samples: list[Sample]) -> None:
+        self.server, self.options, self.samples = server, options, samples
+        self.texts = [sample.text for sample in samples]
+
+    def endpoint(self, model: str, protocol: Protocol = "http") -> Any:
+        url = self.server.http_url if protocol == "http" else self.server.grpc_url
+        return connect(url, protocol, model, self.server.metrics_url)
+
+    def load(self, **changes: Any) -> Load:
+        settings = {"users": self.options.users, "seconds": self.options.seconds, "warmup_seconds": 2.0, **changes}
+        return Load(**settings)
+
+    def overhead(self, model: str, direct: InProcess) -> list[dict[str, Any]]:
+        """(a) Served against in-process throughput at the batch size that the server reached; p95 at half that rate."""
+        served, called, batches = [], [], []
+        for round_ in range(self.options.rounds):
+            out = self.options.out / model / str(round_)
+            result = run_loadtest(self.endpoint(model), self.load(), self.samples, out, 1)
+            batches.append(result["server"]["models"][model]["mean_batch"])
+            served.append(result["throughput_rps"])
+            called.append(direct.rate(self.texts, max(1, round(batches[-1])), self.options.seconds))
+        shares = [one / other for one, other in zip(served, called, strict=True)]
+        half = self.load(users=CONNECTIONS, rate=statistics.median(served) / 2)
+        result = run_loadtest(self.endpoint(model), half, self.samples, self.options.out / model / "half", 1)
+        p50, p95 = result["latency_ms"]["p50"], result["latency_ms"]["p95"]
+        told = (
+            f"{statistics.median(served):.0f}/s of {statistics.median(called):.0f}/s; {len(served)} ×"
+            f" {self.options.seconds:g} s, {self.options.users} users, batches of {statistics.mean(batches):.1f}"
+        )
+        return [
+            _row(f"{model}: served ÷ in-process throughput", shares, SERVED_SHARE, ">=", told),
+            _row(f"{model}: p95 ÷ p50 at half of that rate", [p95 / p50], P95_TO_P50, "<=",
+                 f"p50 {p50:.1f} ms, p95 {p95:.1f} ms at {half.rate:.0f}/s, n = {result['requests']};"
+                 f" {'; '.join(result['why'])}"),
+        ]  # fmt: skip
+
+    def gain(self, models: Sequence[str], direct: Sequence[InProcess]) -> list[dict[str, Any]]:
+        """(b) Rates of compressed and base within one objective, against the speed-up in-process at their batches."""
+        objective, options = Objective(self.options.max_p95_ms), self.options
+        load = self.load(users=CONNECTIONS, seconds=options.window)
+        endpoints = [self.endpoint(model) for model in models]
+        found = find_rates(
+            endpoints, objective, Search(options.start, options.precision, options.rounds), load, self.samples,
+            options.out / "rates", progress=lambda line: print(line, file=sys.stderr, flush=True),
+        )  # fmt: skip
+        title = f"{models[0]} ÷ {models[1]}: rate with p95 ≤ {options.max_p95_ms:g} ms"
+        if found["ratio"] is None:
+            return [_row(title, [], 0.0, ">=", "a model met the objective at no rate")]
+        batches = [
+            max(1, round(found["models"][model]["steps"][-1]["server"]["models"][model]["mean_batch"]))
+            for model in models
+        ]
+        ups = []
+        for _ in range(options.rounds):
+            rates = [one.rate(self.texts, n, options.seconds) for one, n in zip(direct, batches, strict=True)]
+            ups.append(rates[0] / rates[1])
+        up = statistics.median(ups)
+        rates = " and ".join(f"{found['models'][m]['rate_rps']:.1f}/s (batch {n})" for m, n in zip(models, batches))  # noqa: B905
+        ends = " – ".join(
+            "?" if found["ratio"][end] is None else f"{found['ratio'][end]:.2f}" for end in ("low", "high")
+        )
+        told = f"{rates}, bracket {ends}; in-process {up:.2f}× ({min(ups):.2f}–{max(ups):.2f})"
+        return [_row(title, [found["ratio"]["value"]], SPEED_UP_SHARE * up, ">=", told)]
+
+    def soak(self, model: str, minutes: float) -> list[dict[str, Any]]:
+        """(c) HTTP and gRPC at once; every answer must come, and be the offline one where that is known."""
+        ends = time.monotonic() + 60.0 * minutes
+        memory, totals, number = [self._memory()], {"requests": 0, "lost": 0, "wrong": 0}, 0
+        while number == 0 or time.monotonic() < ends:
+            left = min(SOAK_WINDOW_S, max(5.0, ends - time.monotonic()))
+            out = self.options.out / "soak" / str(number)
+
+            def one(protocol: Protocol, seconds: float = left, out: Path = out) -> dict[str, Any]:
+                load = self.load(users=4, seconds=seconds)
+                return run_loadtest(self.endpoint(model, protocol), load, self.samples, out / protocol, 1)
+
+            with ThreadPoolExecutor(2) as pool:
+                for result in pool.map(one, ("http", "grpc")):
+                    served, answered = result["served"], result["served"]["answers"]
+                    totals["requests"] += result["requests"]
+                    totals["lost"] += result["errors"]
+                    same = served.get("matches_offline")
+                    # Without offline answers, at least a text's answer must not change.
+                    wrong = served["inconsistent_texts"] if same is None else round((1.0 - same) * answered)
+                    totals["wrong"] += wrong
+            memory.append(self._memory())
+            number += 1
+        told = (
+            f"{minutes:g} minutes, HTTP and gRPC with 4 users each, n = {totals['requests']}: {totals['lost']} lost,"
+            f" {totals['wrong']} wrong; server memory {memory[0]:.0f} → {memory[-1]:.0f} MB"
+        )
+        return [_row(f"{model}: answers lost or wrong", [totals["lost"] + totals["wrong"]], 0.0, "<=", told)]
+
+    def _memory(self) -> float:
+        """Resident MB of the server and the processes of its models."""
+        server = psutil.Process(self.server.pid)
+        return float(sum(one.memory_info().rss for one in (server, *server.children(recursive=True))) / 1e6)
+
+
+def _row(what: str, values: Sequence[float], aim: float, op: str, told: str) -> dict[str, Any]:
+    value = statistics.median(values) if values else None
+    met = value is not None and (value >= aim if op == ">=" else value <= aim)
+    return {"what": what, "value": value, "values": list(values), "aim": f"{op} {aim:.2f}", "met": met, "told": told}
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown, with machine and date."""
+    lines = ["| what | measured | aim | | from |", "|---|---|---|---|---|"]
+    for row in rows:
+        value = "none" if row["value"] is None else f"{row['value']:.2f}"
+        if len(row["values"]) > 1:
+            value += f" ({min(row['values']):.2f}–{max(row['values']):.2f})"
+        lines.append(
+            f"| {row['what']} | {value} | {row['aim']} | {'met' if row['met'] else 'MISSED'} | {row['told']} |"
+        )
+    load = ", ".join(f"{one:.1f}" for one in psutil.getloadavg())
+    return "\n".join(
+        [*lines, "", f"{cpu_model()}, {cpu_limit()} cores, {datetime.now(UTC):%Y-%m-%d}; load average {load}."]
+    )
+
+
+def bench(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Start the server on what was given and measure what was asked for."""
+    given = options.samples or options.compressed / "verify" / "samples.parquet"
+    samples = read_samples(given)
+    with tempfile.TemporaryDirectory(prefix="lwc-bench-") as name:
+        folder = Path(name)
+        models = [_add(options.compressed, folder, base=False)]
+        if options.base is not None:
+            models.append(_add(options.base, folder, base=True))
+        with TritonServer(folder) as server:
+            if options.soak is not None:
+                return Bench(server, options, samples).soak(models[0], options.soak)
+            direct = [InProcess(folder, model) for model in models]
+            rows = Bench(server, options, samples).overhead(models[0], direct[0])
+            if len(models) == 2:
+                unknown = [replace(sample, offline=None) for sample in samples]
+                rows += Bench(server, options, unknown).overhead(models[1], direct[1])
+                rows += Bench(server, options, samples).gain(models, direct)
+            return rows
+
+
+def main() -> None:
+    """Measure, print, and tell by the exit code whether every aim was met."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--compressed", type=Path, required=True, help="run folder, or repository made by lwc")
+    parser.add_argument("--base", type=Path, help="run folder (its uncut model), or repository made by lwc")
+    parser.add_argument("--samples", type=Path, help="by default verify/samples.parquet of the compressed run folder")
+    parser.add_argument("--soak", type=float, metavar="MINUTES", help="only this: mixed load, nothing lost or wrong")
+    parser.add_argument("--users", type=int, default=16, help="of the closed loop")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of a closed-loop or in-process window")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--max-p95-ms", type=float, default=50.0)
+    parser.add_argument("--window", type=float, default=5.0, help="seconds of a window of the search")
+    parser.add_argument("--start", type=float, default=20.0, help="requests/s that the search starts from")
+    parser.add_argument("--precision", type=float, default=0.1)
+    parser.add_argument("--out", type=Path, default=Path("runs/serving-benchmark"))
+    options = parser.parse_args()
+    try:
+        rows = bench(options)
+    except LwcError as problem:
+        print(f"error: {problem}\n  do: {problem.hint}", file=sys.stderr)
+        sys.exit(problem.exit_code)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "serving.json").write_text(json.dumps(rows, indent=2), encoding="utf-8")
+    print(table(rows))
+    sys.exit(OK if all(row["met"] for row in rows) else GATE_FAILED)
+
+
+if __name__ == "__main__":
+    main()
