@@ -50,7 +50,7 @@ def describe(
     kind: str,
     names: Sequence[str],
 ) -> dict[str, Any]:
-    """What the stream was (of its `totals`): counts, duplicates, splits, distinct things, languages, labels by month."""
+    """What the stream was (`totals`): counts, duplicates, splits, distinct things, languages, labels by month."""
     why = np.bincount(decisions, minlength=4).tolist()
     bands = bands_of(data.near_duplicate_threshold)
     threshold = data.near_duplicate_threshold
