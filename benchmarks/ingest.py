@@ -95,6 +95,7 @@ def leg_pandas(files: list[str], out: Path, workers: int) -> dict[str, Any]:
 
 def leg_datasets(files: list[str], out: Path, workers: int) -> dict[str, Any]:
     """The same cleaning, exact de-duplication, labels, split by user and Parquet files."""
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
     import datasets
     import numpy as np
     import xxhash
@@ -121,7 +122,7 @@ def leg_datasets(files: list[str], out: Path, workers: int) -> dict[str, Any]:
     found = datasets.load_dataset("json", data_files=files, split="train", cache_dir=str(out / "cache"))
     rows = len(found)
     found = found.map(prepared, batched=True, num_proc=workers, remove_columns=found.column_names)
-    table = found.with_format("numpy")
+    table = found.select_columns(["key", "label", "split"]).with_format("numpy")[:]
     keys, labels, split = (np.asarray(table[name]) for name in ("key", "label", "split"))
     _, first, group = np.unique(keys, return_index=True, return_inverse=True)
     totals = np.bincount(group, labels)

@@ -115,9 +115,9 @@ class Ingest(Section):
     """How a large source is read as a stream into shards on disk (`lwc data ingest`)."""
 
     shard_mib: Annotated[int, Field(ge=1, le=1024)] = Field(
-        default=32, description="MiB of raw source that become one shard; it bounds the memory of a worker"
+        default=16, description="MiB of raw source that become one shard; it bounds the memory of a worker"
     )
-    files_at_once: Annotated[int, Field(ge=1, le=64)] = Field(default=4, description="files that are read at a time")
+    files_at_once: Annotated[int, Field(ge=1, le=64)] = Field(default=2, description="files that are read at a time")
     metadata: tuple[str, ...] = Field(
         default=(), description="item metadata (JSON lines): title, brand and category are joined by the item"
     )

@@ -110,7 +110,7 @@ def _json_blocks(file: int, path: Path, size: int, took: Callable[[int], None]) 
             stop = (buffer.rfind(b"\n", 0, size) + 1) or (buffer.find(b"\n", size) + 1)
             if not stop:
                 break
-            yield Block(file, path.name, number, first, _start(buffer[:stop], first, path), bad=tuple(bad))
+            yield Block(file, path.name, number, first, _start(memoryview(buffer)[:stop], first, path), bad=tuple(bad))
             first += buffer.count(b"\n", 0, stop)
             number, bad = number + 1, []
             del buffer[:stop]
@@ -124,7 +124,7 @@ def _json_blocks(file: int, path: Path, size: int, took: Callable[[int], None]) 
         yield Block(file, path.name, number, first, _start(buffer, first, path), bad=tuple(bad))
 
 
-def _start(lines: bytearray, first: int, path: Path) -> bytes:
+def _start(lines: bytearray | memoryview, first: int, path: Path) -> bytes:
     return first_line(bytes(lines), path) if first == 1 else bytes(lines)
 
 

@@ -5,6 +5,7 @@ Array work instead of a loop over words: the same result (a property test holds 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from lwc.arrays import Array
 from lwc.data.cleaning import fold
 
 _SPACE, _END = 32, 10
+_NO_WORD = re.compile(r"\W+")
 # Upper case to lower, what is no letter, digit or underscore to a space; bytes of other scripts were folded before.
 _TABLE = bytes(
     byte
@@ -75,7 +77,8 @@ def fold_many(texts: Sequence[str]) -> Folded:
         if len(text) > LONGEST:
             long[index] = xxhash.xxh3_64_intdigest(fold(text).encode())
             text = text[:LONGEST]
-        parts.append((text if text.isascii() else fold(text)).replace("\n", " ").encode())
+        # What `fold` would leave out becomes a space here or in the table of `compact`.
+        parts.append((text if text.isascii() else _NO_WORD.sub(" ", text.casefold())).replace("\n", " ").encode())
     found = compact(parts)
     ends = np.flatnonzero(found == _END)
     begins = np.concatenate(([0], ends[:-1] + 1))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,27 +12,54 @@ from lwc.arrays import Array
 from lwc.data.ingest.dedupe import CONFLICT, KEPT, NEAR, REPEAT
 from lwc.data.ingest.fingerprints import bands_of, missed
 from lwc.data.ingest.part import state_bytes
-from lwc.data.ingest.sketches import HLL_ERROR, LONGEST_COUNTED, HyperLogLog, added, quantile
+from lwc.data.ingest.sketches import HLL_ERROR, LONGEST_COUNTED, HyperLogLog, quantile
 from lwc.data.splits import NAMES
 from lwc.recipe import Data
 
 _PERCENTILES = (5, 25, 50, 75, 95, 99)
 
 
+_SUMMED = ("read", "rows", "left_out", "without_user", "without_item", "without_time")
+_COUNTED = ("bad", "labels", "languages")
+
+
+def totals(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The summaries of all parts as one, taken one at a time: 2,000 of them would fill hundreds of megabytes."""
+    total: dict[str, Any] = dict.fromkeys(_SUMMED, 0)
+    total.update({name: Counter() for name in _COUNTED}, months={}, diversity=Counter())
+    total["lengths"] = np.zeros(LONGEST_COUNTED + 1, dtype=np.int64)
+    total["sketches"] = {name: HyperLogLog() for name in ("users", "items", "words")}
+    for part in parts:
+        for name in _SUMMED:
+            total[name] += part[name]
+        for name in (*_COUNTED, "diversity"):
+            total[name].update(part[name])
+        for month, labels in part["months"].items():
+            total["months"].setdefault(month, Counter()).update(labels)
+        total["lengths"][: len(part["lengths"])] += np.array(part["lengths"], dtype=np.int64)
+        for name, sketch in total["sketches"].items():
+            sketch.merge(HyperLogLog.of(part["sketches"][name]))
+    return total
+
+
 def describe(
-    data: Data, parts: Sequence[Mapping[str, Any]], decisions: Array, shards: Sequence[Mapping[str, Any]], kind: str,
+    data: Data,
+    total: Mapping[str, Any],
+    decisions: Array,
+    shards: Sequence[Mapping[str, Any]],
+    kind: str,
     names: Sequence[str],
-) -> dict[str, Any]:  # fmt: skip
-    """What the stream was: counts, duplicates, splits, distinct things, lengths, languages, and labels over time."""
+) -> dict[str, Any]:
+    """What the stream was (`totals`): counts, duplicates, splits, distinct things, languages, labels by month."""
     why = np.bincount(decisions, minlength=4).tolist()
     bands = bands_of(data.near_duplicate_threshold)
     threshold = data.near_duplicate_threshold
     return {
         "source": data.source.kind,
         "text_fields": list(data.text_fields),
-        "rows_read": sum(part["read"] for part in parts),
-        "rows_bad": dict(added(parts, "bad")),
-        "rows_left_out_by_label_scheme": sum(part["left_out"] for part in parts),
+        "rows_read": total["read"],
+        "rows_bad": dict(total["bad"]),
+        "rows_left_out_by_label_scheme": total["left_out"],
         "duplicates": {"exact": why[REPEAT], "conflicting_labels": why[CONFLICT], "near": why[NEAR]},
         "near_duplicates": {
             "threshold": threshold,
@@ -43,11 +71,16 @@ def describe(
         "split_by": kind,
         "label_names": list(names),
         "splits": {name: _split(shards, name, names) for name in NAMES},
-        "distinct": _distinct(parts),
-        "words": _lengths(parts),
-        "languages": dict(added(parts, "languages").most_common()),
-        "diversity": _diversity(parts),
-        "months": _months(parts),
+        "distinct": {
+            "relative_standard_error": HLL_ERROR,
+            **{name: sketch.estimate() for name, sketch in total["sketches"].items()},
+            "rows_without_user": total["without_user"],
+            "rows_without_item": total["without_item"],
+        },
+        "words": _lengths(total["lengths"]),
+        "languages": dict(total["languages"].most_common()),
+        "diversity": _diversity(total["diversity"]),
+        "months": {month: dict(labels) for month, labels in sorted(total["months"].items())},
         "state_bytes_per_million_rows": state_bytes(data.near_duplicate_threshold),
     }
 
@@ -58,38 +91,12 @@ def _split(shards: Sequence[Mapping[str, Any]], name: str, names: Sequence[str])
     return {"rows": rows, "labels": labels, "majority_share": max(labels.values()) / max(1, rows)}
 
 
-def _distinct(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {"relative_standard_error": HLL_ERROR}
-    for name in ("users", "items", "words"):
-        total = HyperLogLog()
-        for part in parts:
-            total.merge(HyperLogLog.of(part["sketches"][name]))
-        found[name] = total.estimate()
-    found["rows_without_user"] = sum(part["without_user"] for part in parts)
-    found["rows_without_item"] = sum(part["without_item"] for part in parts)
-    return found
-
-
-def _lengths(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    counts = np.zeros(LONGEST_COUNTED + 1, dtype=np.int64)
-    for part in parts:
-        counts[: len(part["lengths"])] += np.array(part["lengths"], dtype=np.int64)
+def _lengths(counts: Array) -> dict[str, Any]:
     return {**{f"p{p}": quantile(counts, p / 100) for p in _PERCENTILES}, "counts": np.trim_zeros(counts, "b").tolist()}
 
 
-def _diversity(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _diversity(counted: Mapping[str, int]) -> dict[str, Any]:
     """Distinct words in 10,000 running ones: a mean over windows of one length, because the ratio falls with it."""
-    windows = sum(part["diversity"]["windows"] for part in parts)
-    distinct = sum(part["diversity"]["distinct"] for part in parts)
-    ratio = distinct / (windows * 10_000) if windows else None
+    windows = counted["windows"]
+    ratio = counted["distinct"] / (windows * 10_000) if windows else None
     return {"words": 10_000, "windows": windows, "type_token_ratio": ratio}
-
-
-def _months(parts: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    total: dict[str, dict[str, int]] = {}
-    for part in parts:
-        for month, labels in part["months"].items():
-            mine = total.setdefault(month, {})
-            for label, count in labels.items():
-                mine[label] = mine.get(label, 0) + count
-    return dict(sorted(total.items()))

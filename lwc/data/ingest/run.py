@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import multiprocessing
 import os
@@ -25,9 +26,8 @@ from lwc.data.ingest import part as part_file
 from lwc.data.ingest.blocks import Input, inputs
 from lwc.data.ingest.dedupe import Parts, decide
 from lwc.data.ingest.progress import Meter
-from lwc.data.ingest.quality import describe
+from lwc.data.ingest.quality import describe, totals
 from lwc.data.ingest.reading import read_all
-from lwc.data.ingest.sketches import added
 from lwc.data.paths import locate
 from lwc.data.prepare import check_bad, label_names
 from lwc.data.splits import NAMES
@@ -76,19 +76,21 @@ def _line(
 ) -> dict[str, Any]:
     took: dict[str, float] = {}
     with _timed(took, "read"):
-        parts, summaries = _parts(data, settings, out, given, pool, workers, say)
-    bad = added(summaries, "bad")
-    check_bad(bad, sum(one["read"] for one in summaries), data.max_bad_rows)
+        parts = _parts(data, settings, out, given, pool, workers, say)
+        total = totals(read_json(parts.folder / f"{name}.json") for name in parts.names)
+    if total["rows"] != parts.rows:
+        raise DataError(f"{out}: the source gives other rows than before", "delete the folder and run again")
+    check_bad(total["bad"], total["read"], data.max_bad_rows)
     if parts.rows == 0:
         raise DataError("no row is left after cleaning and labelling", "use another label scheme or source")
     with _timed(took, "compare"):
         decisions = _decisions(data, out, parts, pool, say)
     with _timed(took, "write"):
-        names = label_names(data.labels, added(summaries, "labels"))
-        rule = _rule(data, seed, out, parts, decisions, summaries)
+        names = label_names(data.labels, total["labels"])
+        rule = _rule(data, seed, out, parts, decisions, total)
         joined = _metadata(settings, out, say)
         written = _shards(out, parts, rule, names, joined, pool, workers, say)
-    quality = describe(data, summaries, decisions, written, rule.kind, names)
+    quality = describe(data, total, decisions, written, rule.kind, names)
     if joined is not None:
         quality["metadata"] = read_json(joined / "done.json")
     _finish(out, data, given, parts, names, quality, written)
@@ -97,13 +99,12 @@ def _line(
 
 def _parts(
     data: Data, settings: Ingest, out: Path, given: Sequence[Input], pool: Executor, workers: int, say: _Say
-) -> tuple[Parts, list[dict[str, Any]]]:
-    """All parts and their summaries; read are those without a shard, and all while duplicates are not known."""
+) -> Parts:
+    """All parts; read are those without a shard, and all while duplicates are not known."""
     folder, listing = out / "parts", out / "parts.json"
     folder.mkdir(exist_ok=True)
     if not listing.is_file():
-        summaries = read_all(given, data, settings, folder, pool, workers, say)
-        write_json(listing, [[one["part"], one["rows"]] for one in summaries])
+        write_json(listing, read_all(given, data, settings, folder, pool, workers, say))
     listed = [(str(name), int(rows)) for name, rows in read_json(listing)]
     decided = _stored_decisions(out) is not None
 
@@ -116,11 +117,8 @@ def _parts(
     if needed:
         say(f"{len(needed)} parts are read again")
         read_all(given, data, settings, folder, pool, workers, say, needed)
-    summaries = [read_json(folder / f"{name}.json") for name, _ in listed]
-    if [one["rows"] for one in summaries] != [rows for _, rows in listed]:
-        raise DataError(f"{out}: the source gives other rows than before", "delete the folder and run again")
     starts = np.concatenate(([0], np.cumsum([rows for _, rows in listed]))).astype(np.int64)
-    return Parts(folder, tuple(name for name, _ in listed), starts), summaries
+    return Parts(folder, tuple(name for name, _ in listed), starts)
 
 
 def _stored_decisions(out: Path) -> Array | None:
@@ -142,13 +140,10 @@ def _decisions(data: Data, out: Path, parts: Parts, pool: Executor, say: _Say) -
     return found
 
 
-def _rule(
-    data: Data, seed: int, out: Path, parts: Parts, decisions: Array, summaries: Sequence[dict[str, Any]]
-) -> shards.Rule:
+def _rule(data: Data, seed: int, out: Path, parts: Parts, decisions: Array, total: dict[str, Any]) -> shards.Rule:
     stored = out / "split.json"
     if not stored.is_file():
-        have = {"user": sum(one["without_user"] for one in summaries) == 0,
-                "time": sum(one["without_time"] for one in summaries) == 0}  # fmt: skip
+        have = {"user": total["without_user"] == 0, "time": total["without_time"] == 0}
         kind = data.split.by
         if kind == "auto":
             kind = "user" if have["user"] else "time" if have["time"] else "random"
@@ -253,6 +248,7 @@ def workers_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 def _begin_worker(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.disable()  # rows hold no cycles, and looking for some among millions takes a tenth of the time
 
     def watch() -> None:
         while os.getppid() == parent:

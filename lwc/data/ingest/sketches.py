@@ -7,8 +7,7 @@ import functools
 import math
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -146,11 +145,3 @@ def months(times: Sequence[int | None], labels: Sequence[str]) -> dict[str, dict
 def quantile(counts: Array, share: float) -> int:
     """The value below or at which a share of the counted things lies."""
     return int(np.searchsorted(np.cumsum(counts), share * counts.sum()))
-
-
-def added(parts: Iterable[Mapping[str, Any]], name: str) -> Counter[str]:
-    """Sum of a field of counts over parts."""
-    total: Counter[str] = Counter()
-    for part in parts:
-        total.update(part[name])
-    return total
