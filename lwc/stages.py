@@ -252,8 +252,8 @@ def _verify(context: StageContext) -> None:
         context.inputs["data"],
         context.out,
         (context.inputs["export"] / "base" / "model.onnx", context.inputs["train"] / "model"),
-        reduced if reduced.is_file() else None,
         context.progress,
+        reduced if reduced.is_file() else None,
     )
 
 

@@ -62,8 +62,8 @@ def verify(
     data_dir: Path,
     out: Path,
     base: tuple[Path, Path],
-    reduced: Path | None = None,
     progress: Callable[[str], None] | None = None,
+    reduced: Path | None = None,
 ) -> dict[str, Any]:
     """Serve ``repository`` and load-test its text-in model over each protocol of ``recipe.verify``.
 
