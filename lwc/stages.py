@@ -220,11 +220,10 @@ def _measured_delay(context: StageContext, repository: Path) -> dict[str, Any]:
     """Measure delays on calibration texts and write the best into the repository; returns the figures."""
     from lwc.data.splits import load_split
     from lwc.serving.delay import measure, set_delay
-    from lwc.serving.loadtest.run import CLOSED_LOOP_USERS
 
     recipe = context.recipe
     texts = load_split(context.inputs["data"], "calibration").texts
-    users = recipe.verify.users or CLOSED_LOOP_USERS
+    users = recipe.verify.users
     limit, current = recipe.verify.startup_seconds, recipe.package.queue_delay_microseconds
     found = measure(repository, recipe.name, texts, users, limit, context.progress, current)
     set_delay(repository, found["chosen"])

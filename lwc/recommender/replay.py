@@ -25,7 +25,6 @@ from lwc.recipe import Recipe
 from lwc.recommender.ranking import K, per_question
 from lwc.recommender.training import Say
 from lwc.serving.loadtest.process import tail
-from lwc.serving.loadtest.run import CLOSED_LOOP_USERS
 from lwc.serving.loadtest.summary import latency_figures
 from lwc.serving.server import TritonServer
 
@@ -204,7 +203,7 @@ def verify(recipe: Recipe, repository: Path, evaluation_dir: Path, out: Path, pr
                     protocol,
                     recipe.name,
                     samples,
-                    settings.users or CLOSED_LOOP_USERS,
+                    settings.users,
                     settings.seconds,
                     settings.warmup_seconds,
                     out,
