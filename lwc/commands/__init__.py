@@ -1,0 +1,1 @@
+"""The commands, a file for each subject; `lwc.cli` puts them together."""

@@ -1,0 +1,78 @@
+"""``lwc loadtest``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from lwc.commands.options import AsJson, print_json
+from lwc.errors import GATE_FAILED, OK, RecipeError
+
+
+def loadtest(
+    samples: Annotated[
+        Path,
+        typer.Argument(help="texts, with labels if the model gives any: a run's verify/samples.parquet, CSV, JSONL"),
+    ],
+    model: Annotated[str, typer.Option(help="served model that takes text")],
+    url: Annotated[str, typer.Option(help="host:port of the server")] = "127.0.0.1:8000",
+    metrics_url: Annotated[Optional[str], typer.Option(help="host:port of its metrics")] = None,  # noqa: UP045
+    label_output: Annotated[Optional[str], typer.Option(help="output with the label")] = None,  # noqa: UP045
+    protocol: Annotated[Literal["http", "grpc"], typer.Option(help="wire protocol")] = "http",
+    users: Annotated[int, typer.Option(min=1, help="each waits for its answer (closed loop)")] = 4,
+    connections: Annotated[int, typer.Option(min=1, help="in place of users with --rate, --find-rate")] = 64,
+    rate: Annotated[Optional[float], typer.Option(help="requests/s, answered or not (open loop)")] = None,  # noqa: UP045
+    arrivals: Annotated[Literal["poisson", "constant"], typer.Option(help="of --rate")] = "poisson",
+    rate_tolerance: Annotated[float, typer.Option(min=0.0, max=1.0, help="exit 3 past this shortfall")] = 0.05,
+    seed: Annotated[int, typer.Option(help="of the arrivals")] = 17,
+    find_rate: Annotated[bool, typer.Option("--find-rate", help="the highest rate within --max-p95-ms")] = False,
+    against: Annotated[Optional[str], typer.Option(help="--find-rate of this model too, in turns")] = None,  # noqa: UP045
+    workers: Annotated[int, typer.Option(min=1, help="processes that send; one uses one core")] = 1,
+    seconds: Annotated[Optional[float], typer.Option(min=1.0, help="15; with --find-rate 5")] = None,  # noqa: UP045
+    warmup: Annotated[float, typer.Option(min=0.0)] = 2.0,
+    max_error_rate: Annotated[float, typer.Option(min=0.0, max=1.0, help="exit 3 above it")] = 0.0,
+    max_p95_ms: Annotated[Optional[float], typer.Option(help="exit 3 above it")] = None,  # noqa: UP045
+    min_requests: Annotated[int, typer.Option(min=1)] = 50,
+    out: Annotated[Path, typer.Option(help="where HTML, CSV and raw samples go")] = Path("loadtest"),
+    as_json: AsJson = False,
+) -> None:
+    """Load-test a served text model with Locust and check its answers. Exit 3 past a threshold."""
+    from lwc import render
+    from lwc.serving.loadtest.endpoint import connect
+    from lwc.serving.loadtest.find_rate import Objective, find_rates
+    from lwc.serving.loadtest.run import Load, check_thresholds, run_loadtest
+    from lwc.serving.loadtest.samples import read_samples
+    from lwc.serving.loadtest.search import Search
+
+    load = Load(
+        users=connections if find_rate or rate is not None else users,
+        seconds=seconds or (5.0 if find_rate else 15.0),
+        warmup_seconds=warmup, rate=rate, arrivals=arrivals, seed=seed, workers=workers,
+    )  # fmt: skip
+    if against is not None and not find_rate:
+        raise RecipeError("--against compares the rates that --find-rate finds", "add --find-rate")
+    endpoint = connect(url, protocol, model, metrics_url, label_output)
+    texts = read_samples(samples, labelled=endpoint.text.label is not None)
+    if find_rate:
+        if max_p95_ms is None:
+            raise RecipeError("--find-rate needs the objective it must meet", "add --max-p95-ms")
+        found = find_rates(
+            [endpoint, *([connect(url, protocol, against, metrics_url, label_output)] if against else [])],
+            Objective(max_p95_ms, max_error_rate, rate_tolerance),
+            Search() if rate is None else Search(start=rate),
+            load, texts, out, progress=render.note,
+        )  # fmt: skip
+        if as_json:
+            print_json(found)
+        render.found_rates(found)
+        raise typer.Exit(OK if all(one["rate_rps"] for one in found["models"].values()) else GATE_FAILED)
+    result = run_loadtest(endpoint, load, texts, out, min_requests)
+    failures = check_thresholds(result, max_error_rate, max_p95_ms, rate_tolerance)
+    if as_json:
+        print_json(result)
+    render.loadtest(result)
+    for failure in failures:
+        render.note(f"FAIL {failure}")
+    raise typer.Exit(GATE_FAILED if failures else OK)
