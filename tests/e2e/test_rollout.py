@@ -52,7 +52,7 @@ Answer = tuple[str, str, float]
 
 
 class Load:
-    """Threads that ask ``reviews`` all the time; ``answers`` by (version, label, first score), ``failures`` by words."""
+    """Threads that ask ``reviews`` on and on: ``answers`` by (version, label, first score), ``failures`` by words."""
 
     def __init__(self, server: TritonServer, threads: int = 4) -> None:
         self.url = server.http_url
