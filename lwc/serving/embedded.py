@@ -81,6 +81,8 @@ def environment(wheel: Path, libpython: Path) -> dict[str, str]:
     libraries = [str(libpython.parent), str(wheel.parent / "nvidia_pytriton.libs")]
     libraries += filter(None, [variables.get("LD_LIBRARY_PATH")])
     variables["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
+    # Else glibc raises the threshold to the largest request it has seen and keeps as much for good.
+    variables.setdefault("MALLOC_TRIM_THRESHOLD_", "131072")
     # The embedded interpreter takes its prefix from the first Python on PATH.
     variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     return variables

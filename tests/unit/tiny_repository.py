@@ -39,10 +39,13 @@ def tiny_repository(
 def _graph(classes: int, bias: float) -> onnx.ModelProto:
     weights, biases = np.zeros((1, classes), np.float32), np.zeros(classes, np.float32)
     weights[0, 0], biases[0] = -1.0, bias
-    constants = {"axis": np.array([1], np.int64), "weights": weights, "biases": biases}
+    embeddings = np.zeros(len(WORDS) + 2, np.float32)  # of no effect, but ids beyond the vocabulary fail as in a model
+    constants = {"axis": np.array([1], np.int64), "weights": weights, "biases": biases, "embeddings": embeddings}
     nodes = [
+        helper.make_node("Gather", ["embeddings", "input_ids"], ["embedded"]),
         helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceSum", ["mask", "axis"], ["words"], keepdims=1),
+        helper.make_node("Add", ["embedded", "mask"], ["hidden"]),
+        helper.make_node("ReduceSum", ["hidden", "axis"], ["words"], keepdims=1),
         helper.make_node("MatMul", ["words", "weights"], ["product"]),
         helper.make_node("Add", ["product", "biases"], ["logits"]),
     ]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -104,7 +105,13 @@ class TritonPythonModel:
 
 
 def _failure(error: Exception) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{type(error).__name__}: {error}"))
+    """The request's fault (400 over HTTP) where a kernel cannot work on its numbers or shapes; else ours.
+
+    The model ran when it was warmed up: ids beyond the vocabulary or inputs of unequal lengths are not its fault.
+    """
+    theirs = isinstance(error, InvalidArgument | Fail)
+    code = pb_utils.TritonError.INVALID_ARG if theirs else pb_utils.TritonError.INTERNAL
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{type(error).__name__}: {error}", code))
 
 
 def _threads(config: dict[str, Any], key: str) -> int:
