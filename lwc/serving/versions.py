@@ -34,6 +34,8 @@ from lwc.serving.triton_config import as_text, parse
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _CONFIG = "config.pbtxt"
 _SCHEMA = 1
+# Parameters in which a Python model that lwc wrote names the model it calls.
+_CALLS = ("token_model", "graph")
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,9 @@ class Place:
 
 
 def calls(config: Any) -> list[str]:
-    """Models that a model calls: the steps of an ensemble, or the token model of a text model that lwc wrote."""
+    """Models that a model calls: the steps of an ensemble, or what a Python model that lwc wrote calls."""
     names = [step.model_name for step in config.ensemble_scheduling.step]
-    if "token_model" in config.parameters:
-        names.append(config.parameters["token_model"].string_value)
-    return names
+    return names + [config.parameters[key].string_value for key in _CALLS if key in config.parameters]
 
 
 def callees_first(name: str, configs: Mapping[str, Any]) -> list[str]:
@@ -241,9 +241,10 @@ def stage(place: Place, repository: Path, version: Version, renamed: Mapping[str
         config.name = new
         for step in config.ensemble_scheduling.step:
             step.model_name = renamed[step.model_name]
-        if "token_model" in config.parameters:
-            token = config.parameters["token_model"]
-            token.string_value = renamed[token.string_value]
+        for key in _CALLS:
+            if key in config.parameters:
+                called = config.parameters[key]
+                called.string_value = renamed[called.string_value]
         (staging / new / _CONFIG).write_text(as_text(config), encoding="utf-8")
     served = renamed[place.model]
     front = _front(place.model, version.number, served, parse((staging / served / _CONFIG).read_text("utf-8")))
