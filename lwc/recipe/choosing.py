@@ -1,0 +1,232 @@
+"""Sections about importance, targets and the choice of blocks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from lwc.recipe.base import Positive, Ratio, RatioBase, Section
+
+
+class _Method(Section):
+    weight: Annotated[float, Field(ge=0.0)] = 1.0
+
+
+class BlockInfluence(_Method):
+    method: Literal["block_influence"]
+
+
+class EmpiricalFisher(_Method):
+    method: Literal["fisher"]
+
+
+class Taylor(_Method):
+    method: Literal["taylor"]
+
+
+class Ablation(_Method):
+    method: Literal["ablation"]
+
+
+class AngularDistance(_Method):
+    method: Literal["angular_distance"]
+
+
+class MutualInformation(_Method):
+    """Gain in label information of a block's representation over the block before it."""
+
+    method: Literal["mutual_information"]
+    permutations: Annotated[int, Field(ge=1)] = 20
+
+
+class Conductance(_Method):
+    """Layer conductance of the block's update along the path from a baseline."""
+
+    method: Literal["conductance"]
+    steps: Annotated[int, Field(ge=2, le=1000)] = 16
+
+
+class Shap(_Method):
+    """Shapley values of blocks; ``exact`` enumerates all coalitions (at most 10 blocks)."""
+
+    method: Literal["shap"]
+    permutations: Annotated[int, Field(ge=1)] = 8
+    exact: bool = False
+
+
+class LlamaProfile(_Method):
+    """Depth profile of a LLaMA-family causal LM, interpolated over relative depth."""
+
+    method: Literal["llama_profile"]
+    source: str = Field(description="local path, hub id, or package:<module> with a GGUF file")
+    gguf_file: str | None = None
+    texts: Positive = 64
+    max_length: Annotated[int, Field(ge=8, le=4096)] = 128
+
+
+class LlmExpert(_Method):
+    """An OpenAI-compatible endpoint ranks the blocks from the measured evidence. Off unless listed."""
+
+    method: Literal["llm_expert"]
+    base_url: Annotated[str, Field(pattern=r"^https?://")]
+    model: str
+    api_key_env: str = "OPENAI_API_KEY"
+    timeout_seconds: Annotated[float, Field(gt=0.0)] = 60.0
+    retries: Annotated[int, Field(ge=0, le=10)] = 2
+    max_tokens: Positive = 2000
+    required: bool = Field(default=False, description="fail the run when the expert gives no usable answer")
+
+
+ScorerConfig = Annotated[
+    BlockInfluence
+    | EmpiricalFisher
+    | Taylor
+    | Ablation
+    | AngularDistance
+    | MutualInformation
+    | Conductance
+    | Shap
+    | LlamaProfile
+    | LlmExpert,
+    Field(discriminator="method"),
+]
+
+
+class Trust(Section):
+    """How far to believe the scores: resampled, and compared with the loss of models that were really cut."""
+
+    resamples: Annotated[int, Field(ge=5)] = 5
+    seeds: Annotated[int, Field(ge=3)] = 3
+    bootstrap: Annotated[int, Field(ge=100)] = 200
+    subsets: Annotated[int, Field(ge=20)] = Field(default=20, description="random block subsets that are measured")
+    recovery_steps: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="steps of recovery after which the subsets are measured again; 0 leaves that out"
+    )
+
+
+class Score(Section):
+    methods: tuple[ScorerConfig, ...] = Field(
+        default=(
+            BlockInfluence(method="block_influence"),
+            EmpiricalFisher(method="fisher"),
+            Taylor(method="taylor"),
+            Ablation(method="ablation"),
+        ),
+        min_length=1,
+    )
+    fusion: Literal["mean_rank", "z_score", "robust_rank", "learned"] = "mean_rank"
+    batch_size: Positive = 16
+    trust: Trust | None = None
+
+    @model_validator(mode="after")
+    def _methods_once(self) -> Score:
+        names = [m.method for m in self.methods]
+        if len(set(names)) != len(names):
+            raise ValueError(f"a method is listed twice: {names}")
+        if not any(m.weight > 0 for m in self.methods):
+            raise ValueError("every method has weight 0")
+        return self
+
+
+class Target(Section):
+    """How small: a ratio and what it is a ratio of. There is no default base."""
+
+    ratio: Ratio
+    of: RatioBase
+
+
+class _Strategy(Section):
+    """What every strategy obeys. ``weights: random`` gives the cut model its shape only (a baseline)."""
+
+    keep_first: Annotated[int, Field(ge=0)] = 0
+    keep_last: Annotated[int, Field(ge=0)] = 0
+    weights: Literal["kept", "random"] = "kept"
+
+
+class _Spans(_Strategy):
+    contiguous: bool = Field(default=False, description="the removed blocks are neighbours")
+
+
+class Fused(_Spans):
+    """The blocks that the fusion of the scores ranks highest."""
+
+    strategy: Literal["fused"] = "fused"
+
+
+class Single(_Spans):
+    """The blocks that one of the scored methods ranks highest."""
+
+    strategy: Literal["single"]
+    method: str
+
+
+class Greedy(_Strategy):
+    """One block after the other, each time the one whose absence costs least with those already gone."""
+
+    strategy: Literal["greedy"]
+
+
+class Beam(_Spans):
+    """Beam search over subsets, by the loss with the others bypassed."""
+
+    strategy: Literal["beam"]
+    width: Positive = 8
+    rows: Positive = Field(default=128, description="calibration rows that subsets are measured on")
+
+
+class Racing(_Spans):
+    """The best candidates recover for some steps; the better half goes on with twice as many, until one is left."""
+
+    strategy: Literal["racing"]
+    candidates: Annotated[int, Field(ge=2, le=64)] = 8
+    steps: Positive = Field(default=50, description="recovery steps of the first round")
+    width: Positive = 8
+    rows: Positive = 128
+
+
+class Iterated(_Strategy):
+    """Remove some blocks, recover, look again; for deep cuts. Each round ends with a short recovery."""
+
+    strategy: Literal["iterated"]
+    rounds: Annotated[int, Field(ge=2, le=50)] = 3
+    steps: Positive = Field(default=100, description="recovery steps after each round but the last")
+    rows: Positive = 128
+
+
+class Drawn(_Strategy):
+    """Baseline: blocks drawn at random; another ``draw``, another set."""
+
+    strategy: Literal["random"]
+    draw: Annotated[int, Field(ge=0)] = 0
+
+
+class DropTop(_Strategy):
+    """Baseline: the first blocks stay (Sajjad et al. 2023, top dropping; also called first-k)."""
+
+    strategy: Literal["drop_top"]
+
+
+class DropBottom(_Strategy):
+    """Baseline: the last blocks stay."""
+
+    strategy: Literal["drop_bottom"]
+
+
+class DropEven(_Strategy):
+    """Baseline: evenly spaced blocks stay, the first among them (Fan et al. 2020, LayerDrop)."""
+
+    strategy: Literal["drop_even"]
+
+
+Select = Annotated[
+    Fused | Single | Greedy | Beam | Racing | Iterated | Drawn | DropTop | DropBottom | DropEven,
+    Field(discriminator="strategy"),
+]
+
+
+class Vocabulary(Section):
+    """Trim the vocabulary of the compressed model to the tokens of the train split."""
+
+    trim: bool = False
+    min_count: Positive = Field(default=1, description="occurrences in train below which a token goes")

@@ -1,0 +1,108 @@
+"""Sections about data."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from lwc.recipe.base import Fraction, Positive, Section
+
+
+class Columns(Section):
+    """Which column of a table holds what; unset ones do not exist in the source."""
+
+    body: str = "text"
+    title: str | None = None
+    rating: str | None = None
+    label: str | None = None
+    user: str | None = None
+    item: str | None = None
+    time: str | None = None
+
+
+class AmazonSample(Section):
+    """The embedded default: 5,000 Amazon Fine Food reviews from Debian's r-cran-modeldata."""
+
+    kind: Literal["amazon-sample"]
+
+
+class McAuleyFile(Section):
+    """McAuley 2014 / 2018 / 2023 JSON lines, plain or gzip; relative paths look in LWC_DATA_DIR too."""
+
+    kind: Literal["mcauley"]
+    paths: tuple[str, ...] = Field(min_length=1)
+
+
+class TableFile(Section):
+    """CSV, TSV, Parquet or JSON lines (by suffix, .gz allowed) with a column map; several files are read as one."""
+
+    kind: Literal["table"]
+    paths: tuple[str, ...] = Field(min_length=1)
+    columns: Columns = Columns()
+
+
+class HubDataset(Section):
+    """A Hugging Face dataset id, or a local folder in that layout."""
+
+    kind: Literal["hub"]
+    id: str
+    config: str | None = None
+    split: str = "train"
+    columns: Columns = Columns()
+
+
+class Amazon2023(Section):
+    """An official Amazon Reviews 2023 category file, size and SHA-256 pinned."""
+
+    kind: Literal["amazon-2023"]
+    category: str
+
+
+DataSource = Annotated[AmazonSample | McAuleyFile | TableFile | HubDataset | Amazon2023, Field(discriminator="kind")]
+
+
+class Labels(Section):
+    """How labels are made: star schemes (binary: >=4 vs <=2, 3 dropped), the label column as it is, or none."""
+
+    scheme: Literal["binary", "three_class", "five_class", "column", "none"] = "binary"
+    # Order of the class names; needed only to fix ids of a label column.
+    names: tuple[str, ...] | None = None
+
+
+class Split(Section):
+    """``auto`` is user-disjoint where users exist, else temporal, else random stratified."""
+
+    by: Literal["auto", "user", "time", "random"] = "auto"
+    validation: Fraction = 0.1
+    test: Fraction = 0.2
+
+    @model_validator(mode="after")
+    def _leaves_train(self) -> Split:
+        if self.validation + self.test >= 0.95:
+            raise ValueError("validation + test must leave at least 5% for training")
+        return self
+
+
+class Ingest(Section):
+    """How a large source is read as a stream into shards on disk (`lwc data ingest`)."""
+
+    shard_mib: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=16, description="MiB of raw source that become one shard; it bounds the memory of a worker"
+    )
+    files_at_once: Annotated[int, Field(ge=1, le=64)] = Field(default=2, description="files that are read at a time")
+    metadata: tuple[str, ...] = Field(
+        default=(), description="item metadata (JSON lines): title, brand and category are joined by the item"
+    )
+
+
+class Data(Section):
+    source: DataSource = AmazonSample(kind="amazon-sample")
+    text_fields: tuple[Literal["title", "body"], ...] = Field(default=("body",), min_length=1)
+    labels: Labels = Labels()
+    split: Split = Split()
+    near_duplicate_threshold: Annotated[float, Field(ge=0.5, le=1.0)] = 0.9
+    max_bad_rows: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
+    limit: Positive | None = Field(default=None, description="random subsample of rows, after cleaning")
+    calibration: Positive = Field(default=256, description="rows of train that scores are computed on")
+    ingest: Ingest | None = Field(default=None, description="read as a stream, through shards on disk")

@@ -1,0 +1,104 @@
+"""Sections about the model, its training and its recovery."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from lwc.recipe.base import Positive, Section
+from lwc.recipe.data import DataSource
+
+
+class Pretrained(Section):
+    """A checkpoint: local path, ``package:<module>`` (weights in an installed package), or hub id."""
+
+    kind: Literal["pretrained"]
+    source: str
+    sha256: str | None = Field(default=None, description="of the weights file; checked before use")
+    revision: str | None = None
+    trust_remote_code: bool = False
+    max_length: Annotated[int, Field(ge=8, le=8192)] = 128
+
+
+class FromConfig(Section):
+    """A transformer trained from scratch (pre-norm ModernBERT with mean pooling, or post-norm BERT)."""
+
+    kind: Literal["config"]
+    blocks: Annotated[int, Field(ge=1, le=200)] = 12
+    hidden: Positive = 128
+    heads: Positive = 4
+    intermediate: Positive | None = None
+    vocab_size: Annotated[int, Field(ge=200, le=500_000)] = 8000
+    norm: Literal["pre", "post"] = "pre"
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    max_length: Annotated[int, Field(ge=8, le=8192)] = 128
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> FromConfig:
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
+        return self
+
+
+ModelSource = Annotated[Pretrained | FromConfig, Field(discriminator="kind")]
+
+
+class Optimization(Section):
+    """Settings of the one training loop, shared by train and recover."""
+
+    epochs: Annotated[float, Field(gt=0.0)] = 1.0
+    batch_size: Positive = 32
+    learning_rate: Annotated[float, Field(gt=0.0, lt=1.0)] = 2e-4
+    warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    patience: Positive = Field(default=3, description="evaluations without a better macro-F1")
+    evaluations_per_epoch: Positive = 1
+    checkpoint_every: Positive = Field(default=50, description="steps between resumable checkpoints")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="auto: bf16 on GPUs and CPUs that multiply bf16 natively, else fp32"
+    )
+
+
+class Unlabelled(Section):
+    """More text, whose labels are not read. Texts and users of validation and test are left out."""
+
+    source: DataSource
+    limit: Positive | None = Field(default=None, description="random sample of so many texts")
+
+
+class Recovery(Optimization):
+    """Recovery distillation from the uncut model."""
+
+    epochs: Annotated[float, Field(gt=0.0)] = 3.0
+    temperature: Annotated[float, Field(gt=0.0)] = 2.0
+    logits_weight: Annotated[float, Field(ge=0.0)] = 1.0
+    hidden_weight: Annotated[float, Field(ge=0.0)] = 1.0
+    label_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    augment: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.0, description="share of rows replaced by random windows of their text, new in every epoch"
+    )
+    average: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.0, description="decay of the moving average of the weights that is judged and kept; 0 = none"
+    )
+    embedding_rate: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.0, description="learning rate of the embeddings, as a share of the others'; 0 = frozen"
+    )
+    attention_weight: Annotated[float, Field(ge=0.0)] = Field(
+        default=0.0, description="distance of the attention maps; encoders only, and slower (no fused attention)"
+    )
+    unlabelled: Unlabelled | None = Field(default=None, description="more text, which the uncut model labels")
+    cache_teacher: Literal["auto", "always", "never"] = Field(
+        default="auto", description="the teacher's answers on disk; auto: where rows repeat, unchanged, over epochs"
+    )
+
+    @model_validator(mode="after")
+    def _cacheable(self) -> Recovery:
+        if self.cache_teacher == "always" and (self.augment or self.attention_weight):
+            raise ValueError("cache_teacher: always needs augment: 0 and attention_weight: 0")
+        if not (self.logits_weight or self.hidden_weight or self.attention_weight or self.label_weight):
+            raise ValueError("every weight of the loss is 0")
+        if self.unlabelled is not None and self.label_weight:
+            raise ValueError("label_weight needs labels, which recover.unlabelled does not have: set one of them")
+        return self

@@ -1,0 +1,159 @@
+"""Sections about evaluation, export and serving."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from lwc.recipe.base import Fraction, Positive, Section
+
+
+class Evaluate(Section):
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 2000
+    batch_size: Positive = 32
+
+
+class Shape(Section):
+    batch: Positive
+    length: Positive
+
+
+class Int8(Section):
+    """Eight-bit weights and activations for the CPU; operators that spoil the answers stay in fp32."""
+
+    mode: Literal["dynamic", "static"] = "dynamic"
+    min_agreement: Annotated[float, Field(ge=0.5, le=1.0)] = Field(
+        default=0.985, description="share of calibration labels that must stay; below it operators fall back to fp32"
+    )
+    calibration: Positive = Field(default=128, description="calibration rows that agreement and ranges come from")
+
+
+class Profile(Section):
+    """Shapes that a TensorRT plan takes, batch × length: the smallest, the one it is tuned for, the largest."""
+
+    min: Shape
+    opt: Shape
+    max: Shape
+
+    @model_validator(mode="after")
+    def _rises(self) -> Profile:
+        # TensorRT itself takes a profile out of order without a word.
+        for side in ("batch", "length"):
+            sizes = [getattr(shape, side) for shape in (self.min, self.opt, self.max)]
+            if sizes != sorted(sizes):
+                raise ValueError(f"{side}: not min {sizes[0]} ≤ opt {sizes[1]} ≤ max {sizes[2]}")
+        return self
+
+    def takes(self, batch: int, length: int) -> bool:
+        """Whether an input of this batch and length (tokens) fits."""
+        low, high = self.min, self.max
+        return low.batch <= batch <= high.batch and low.length <= length <= high.length
+
+
+def gap(profiles: Sequence[Profile]) -> tuple[int, int] | None:
+    """A batch and length between the smallest and the largest of all profiles that none takes; None where all fit."""
+    low = min(p.min.batch for p in profiles), min(p.min.length for p in profiles)
+    high = max(p.max.batch for p in profiles), max(p.max.length for p in profiles)
+    # The lowest corner of a gap lies at the low end, or one above the end of a profile.
+    batches = {low[0], *(p.max.batch + 1 for p in profiles if p.max.batch < high[0])}
+    lengths = {low[1], *(p.max.length + 1 for p in profiles if p.max.length < high[1])}
+    for batch, length in product(sorted(batches), sorted(lengths)):
+        if not any(profile.takes(batch, length) for profile in profiles):
+            return batch, length
+    return None
+
+
+class TensorRT(Section):
+    """What ``lwc export --to tensorrt`` builds. No stage of ``lwc run`` reads it."""
+
+    precision: Literal["fp16", "fp32"] = "fp16"
+    profiles: tuple[Profile, ...] = Field(
+        default=(), description="by default one, from 1 × 1 to package.max_batch_size × model.max_length"
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> TensorRT:
+        if not self.profiles:
+            return self
+        smallest = min(profile.min.batch for profile in self.profiles)
+        if smallest > 1:
+            raise ValueError(f"no profile takes a batch below {smallest}: one text alone would be refused")
+        missing = gap(self.profiles)
+        if missing is not None:
+            raise ValueError(f"no profile takes batch {missing[0]} × length {missing[1]}, which lies between them")
+        return self
+
+
+class Export(Section):
+    int8: Int8 | None = None
+    fp16: bool = Field(default=False, description="also write an fp16 graph, for GPUs; checked for overflow")
+    tensorrt: TensorRT = TensorRT()
+    parity_tolerance: Annotated[float, Field(gt=0.0)] = 1e-4
+    latency_shapes: tuple[Shape, ...] = (Shape(batch=1, length=64), Shape(batch=8, length=64))
+    latency_repeats: Annotated[int, Field(ge=3)] = 20
+
+
+class Package(Section):
+    targets: tuple[Literal["cpu", "gpu", "tensorrt"], ...] = Field(
+        default=("cpu",),
+        description="repositories: cpu (NAME/, always), gpu (NAME-gpu/, ONNX Runtime with CUDA), tensorrt"
+        " (NAME-tensorrt/, written by `lwc export --to tensorrt` where the plan is built)",
+    )
+    max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    queue_delay_microseconds: Annotated[int, Field(ge=0)] = Field(
+        default=1000, description="how long a request may wait for others to batch with"
+    )
+    measure_queue_delay: bool = Field(
+        default=False,
+        description="look for a better delay on this CPU with verify.users clients (about a minute); kept only where it"
+        " is better beyond chance, and for the cpu repository alone",
+    )
+    instances: Positive = 1
+    intra_op_threads: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="0 = the CPU limit of the container, shared among the instances"
+    )
+    response_cache: bool = Field(
+        default=False,
+        description="answer repeated requests from memory; off, since a load test with few texts then measures the"
+        " cache and not the model. The server needs --cache-config too",
+    )
+
+    @model_validator(mode="after")
+    def _targets(self) -> Package:
+        if "cpu" not in self.targets or len(set(self.targets)) != len(self.targets):
+            raise ValueError(f"targets are {list(self.targets)}: name cpu, which is verified here, and each one once")
+        return self
+
+
+class FindRate(Section):
+    """Search for the highest open-loop rate that the served model answers within a p95."""
+
+    max_p95_ms: Annotated[float, Field(gt=0.0)]
+    max_error_rate: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    against_base: bool = Field(default=True, description="the uncut model too, a window each in turn")
+    start: Annotated[float, Field(ge=0.5, le=1e6)] = 10.0
+    seconds: Annotated[float, Field(ge=1.0)] = Field(default=5.0, description="of a window")
+    precision: Annotated[float, Field(ge=0.01, le=1.0)] = Field(
+        default=0.1, description="how far the rate that is met and the one that is not may be apart"
+    )
+    repeats: Positive = Field(default=3, description="windows at the rate found, for its spread")
+
+
+class Verify(Section):
+    users: Positive = 4
+    connections: Positive = Field(default=64, description="in place of users where requests arrive at a rate")
+    rate: Annotated[float, Field(gt=0.0)] | None = Field(
+        default=None,
+        description="requests/s that arrive, answered or not (open loop); by default users wait for answers",
+    )
+    arrivals: Literal["poisson", "constant"] = "poisson"
+    rate_tolerance: Fraction = Field(default=0.05, description="share of rate that may go unanswered before it is told")
+    find_rate: FindRate | None = Field(default=None, description="over the first of protocols")
+    seconds: Annotated[float, Field(ge=1.0)] = 15.0
+    warmup_seconds: Annotated[float, Field(ge=0.0)] = 2.0
+    protocols: tuple[Literal["http", "grpc"], ...] = Field(default=("http", "grpc"), min_length=1)
+    min_requests: Positive = 50
+    startup_seconds: Annotated[float, Field(gt=0.0)] = 60.0
