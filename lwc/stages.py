@@ -8,117 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lwc import choosing
-from lwc.artifacts import digest_paths, key_of, read_json, write_json
-from lwc.environment import BF16_FLAGS, cpu_flags, cpu_limit, cpu_model, gpu_present
+from lwc import choosing, needs
+from lwc.artifacts import read_json, write_json
 from lwc.errors import RecipeError
-from lwc.models.source import resolve_folder
 from lwc.readings import READINGS
-from lwc.recipe import (
-    DataSource,
-    HubDataset,
-    Iterated,
-    LlamaProfile,
-    McAuleyFile,
-    NextItem,
-    Pretrained,
-    Racing,
-    Recipe,
-    TableFile,
-)
+from lwc.recipe import NextItem
 from lwc.stage import Stage, StageContext
-
-
-def _data_files(recipe: Recipe) -> dict[str, str]:
-    """Content digests of local data files: the same name with new bytes is a miss."""
-    more = recipe.data.ingest.metadata if recipe.data.ingest is not None else ()
-    text = recipe.task.text if isinstance(recipe.task, NextItem) else None
-    metadata = {} if text is None or text.metadata is None else _source_files(text.metadata)
-    return {**_source_files(recipe.data.source), **_named(more), **metadata}
-
-
-def _named(names: tuple[str, ...]) -> dict[str, str]:
-    from lwc.data.paths import locate
-
-    return {name: digest_paths([locate(name)]) for name in names}
-
-
-def _source_files(source: DataSource) -> dict[str, str]:
-    from lwc.data.paths import local_dataset
-
-    if isinstance(source, HubDataset):
-        folder = local_dataset(source.id)
-        return {source.id: digest_paths([Path(folder)])} if folder is not None else {}
-    if not isinstance(source, McAuleyFile | TableFile):
-        return {}
-    return _named(source.paths)
-
-
-def _model_files(recipe: Recipe) -> dict[str, str]:
-    """Content digest of a local or package-carried checkpoint."""
-    if not isinstance(recipe.model, Pretrained):
-        return {}
-    if recipe.task.kind == "causal_lm":  # GGUF files have no config.json beside them
-        folder = Path(resolve_folder(recipe.model.source))
-        return {recipe.model.source: digest_paths([folder])} if folder.is_dir() else {}
-    from lwc.models.source import resolve_source
-
-    folder = Path(resolve_source(recipe.model.source))
-    return {recipe.model.source: digest_paths([folder])} if folder.is_dir() else {}
-
-
-def _precision(setting: str) -> str:
-    """What a training stage computes in on this machine (``auto`` differs between machines)."""
-    if setting != "auto":
-        return setting
-    native = gpu_present() or bool(cpu_flags() & BF16_FLAGS)
-    return "bf16" if native else "fp32"
-
-
-def _train_machine(recipe: Recipe) -> dict[str, str]:
-    return {**_model_files(recipe), "precision": _precision(recipe.train.precision)}
-
-
-def _recover_machine(recipe: Recipe) -> dict[str, str]:
-    more = recipe.recover.unlabelled
-    files = {} if more is None else _source_files(more.source)
-    return {**files, "precision": _precision(recipe.recover.precision)}
-
-
-def _score_needs(recipe: Recipe) -> dict[str, str]:
-    """What scores depend on beside their own section: recovery of cut models, and the files of a depth profile."""
-    needs: dict[str, str] = {}
-    trust = recipe.score.trust
-    if trust is not None or recipe.score.fusion == "learned":
-        # Scores are judged on models cut as deep as the target asks.
-        sections = (recipe.target, recipe.select, recipe.vocabulary)
-        needs["target"] = key_of({type(one).__name__: one.model_dump(mode="json") for one in sections})
-    if trust is not None and trust.recovery_steps:
-        needs["recover"] = key_of({**recipe.recover.model_dump(mode="json"), **_recover_machine(recipe)})
-    for method in recipe.score.methods:
-        if isinstance(method, LlamaProfile):
-            folder = Path(resolve_folder(method.source))
-            if folder.exists():
-                needs[method.source] = digest_paths([folder])
-    return needs
-
-
-def _select_needs(recipe: Recipe) -> dict[str, str]:
-    """What selection depends on beside its sections: recovery, the vocabulary, or the machine that latency is of."""
-    needs: dict[str, str] = {}
-    if isinstance(recipe.select, Racing | Iterated):
-        needs["recover"] = key_of({**recipe.recover.model_dump(mode="json"), **_recover_machine(recipe)})
-    if recipe.vocabulary.trim:
-        needs["vocabulary"] = key_of(recipe.vocabulary.model_dump(mode="json"))
-    if recipe.target.of == "latency":
-        settings = recipe.export.model_dump(mode="json", exclude={"tensorrt"})
-        needs["export"] = key_of({**settings, **_measuring_machine(recipe)})
-    return needs
-
-
-def _measuring_machine(recipe: Recipe) -> dict[str, str]:
-    """Latency is of a machine: another one measures anew."""
-    return {"cpu": cpu_model(), "cores": str(cpu_limit())}
 
 
 def _data(context: StageContext) -> None:
@@ -231,13 +126,6 @@ def _measured_delay(context: StageContext, repository: Path) -> dict[str, Any]:
     return found
 
 
-def _package_needs(recipe: Recipe) -> dict[str, str]:
-    """A measured delay is of a machine and of a number of clients."""
-    if not recipe.package.measure_queue_delay:
-        return {}
-    return {**_measuring_machine(recipe), "users": str(recipe.verify.users)}
-
-
 def _verify(context: StageContext) -> None:
     from lwc.export.stage import INT8_ANSWERS
     from lwc.serving.verify import verify
@@ -259,8 +147,12 @@ def _verify(context: StageContext) -> None:
 _TRAINING = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 
 _LINE: tuple[Stage, ...] = (
-    Stage("data", 1, (), ("data",), _data, ("rdata", "pandas", "pyarrow", "datasets", "numpy"), external=_data_files),
-    Stage("train", 3, ("data",), ("model", "train", "task"), _train, _TRAINING, external=_train_machine, shared=True),
+    Stage(
+        "data", 1, (), ("data",), _data, ("rdata", "pandas", "pyarrow", "datasets", "numpy"), external=needs.data_files
+    ),
+    Stage(
+        "train", 3, ("data",), ("model", "train", "task"), _train, _TRAINING, external=needs.train_needs, shared=True
+    ),
     Stage(
         "score",
         4,
@@ -268,7 +160,7 @@ _LINE: tuple[Stage, ...] = (
         ("score",),
         choosing.score,
         (*_TRAINING, "scipy", "gguf"),
-        external=_score_needs,
+        external=needs.score_needs,
         shared=True,
     ),
     Stage(
@@ -278,7 +170,7 @@ _LINE: tuple[Stage, ...] = (
         ("target", "select"),
         choosing.select,
         _TRAINING,
-        external=_select_needs,
+        external=needs.select_needs,
         shared=True,
     ),
     Stage("remove", 2, ("train", "select"), (), choosing.remove, _TRAINING),
@@ -289,7 +181,7 @@ _LINE: tuple[Stage, ...] = (
         ("recover", "vocabulary"),
         _recover,
         _TRAINING,
-        external=_recover_machine,
+        external=needs.recover_needs,
         shared=True,
     ),
     Stage(
@@ -308,7 +200,7 @@ _LINE: tuple[Stage, ...] = (
         ("export",),
         _export,
         ("torch", "onnx", "onnxruntime"),
-        external=_measuring_machine,
+        external=needs.measuring_machine,
     ),
     Stage(
         "package",
@@ -317,7 +209,7 @@ _LINE: tuple[Stage, ...] = (
         ("package", "name"),
         _package,
         ("onnx", "tritonclient"),
-        external=_package_needs,
+        external=needs.package_needs,
     ),
     # Serving is measured on this machine now: a cached figure would prove nothing.
     Stage(

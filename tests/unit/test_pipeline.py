@@ -132,9 +132,9 @@ def test_what_a_result_depends_on_is_in_its_key(tmp_path: Path, monkeypatch: pyt
     trust = "score.trust={subsets: 20, recovery_steps: 5}"
     assert needs("score", trust) != needs("score", trust, "recover.learning_rate=1e-5"), "cut models are recovered"
     assert needs("score") == needs("score", "recover.learning_rate=1e-5")
-    monkeypatch.setattr("lwc.stages.cpu_limit", lambda: 64)
+    monkeypatch.setattr("lwc.needs.cpu_limit", lambda: 64)
     before = needs("export")
-    monkeypatch.setattr("lwc.stages.cpu_limit", lambda: 1)
+    monkeypatch.setattr("lwc.needs.cpu_limit", lambda: 1)
     assert needs("export") != before, "latency is of a machine"
     assert needs("train", "train.precision=fp32") != needs("train", "train.precision=bf16")
     monkeypatch.setenv("LWC_DATA_DIR", str(tmp_path))
