@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import numpy as np
 import pytest
 
 from lwc.serving.server import TritonServer
@@ -187,23 +186,28 @@ def test_interrupted_it_exits_130(tmp_path: Path) -> None:
     assert "again" in said
 
 
-def test_help_and_validate_start_fast_and_without_torch(tmp_path: Path) -> None:
+def test_help_validate_and_plan_load_nothing_heavy(tmp_path: Path) -> None:
+    """What makes them start in a moment; how long that takes is the machine's affair."""
+    heavy = (
+        "torch",
+        "transformers",
+        "onnx",
+        "onnxruntime",
+        "sklearn",
+        "scipy",
+        "matplotlib",
+        "pandas",
+        "numpy",
+        "locust",
+    )
     for arguments in (["--help"], ["validate", str(TINY)], ["plan", str(TINY)], ["schema"]):
         code = (
             "import sys\n"
             f"sys.argv = ['lwc', *{arguments!r}]\n"
             "from lwc.cli import main\n"
             "try:\n    main()\nexcept SystemExit as done:\n    assert not done.code, done.code\n"
-            "heavy = {'torch', 'transformers', 'onnxruntime', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
-            "assert not heavy, heavy"
+            f"loaded = set({heavy!r}) & set(sys.modules)\n"
+            "assert not loaded, loaded"
         )
-        times = []
-        for _ in range(3):
-            started = time.monotonic()
-            done = subprocess.run(
-                [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-            )
-            times.append(time.monotonic() - started)
-            assert done.returncode == 0, done.stderr
-        if arguments[0] in ("--help", "validate"):
-            assert float(np.min(times)) < 0.5, f"lwc {arguments[0]}: {min(times):.2f} s"
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
