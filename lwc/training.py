@@ -275,7 +275,8 @@ def _step(
         group["lr"] = rate * group["scale"]
     device = accelerator.device
     moved = Batch({k: v.to(device) for k, v in batch.inputs.items()}, batch.labels.to(device), batch.rows)
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed):
+    # A wrapped model exchanges its buffers in the pass forward.
+    with distributed.noticing_loss(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed):
         loss = loss_function(model, moved)
     processes = distributed.count()
     value = distributed.total(float(loss.detach()) * weight)
