@@ -89,6 +89,17 @@ class Artifact:
     seconds: float
 
 
+@contextmanager
+def exclusive(lock: Path, problem: LwcError) -> Iterator[None]:
+    """Hold the lock file ``lock``; raise ``problem`` at once where another process holds it. The file stays."""
+    with lock.open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise problem from error
+        yield
+
+
 class Store:
     """``root/<stage>/<key>/`` holds finished results, ``root/work/`` those in the making."""
 

@@ -150,27 +150,46 @@ class Recoverer:
 
     def in_steps(self, steps: int) -> Recovery:
         """The recipe's recovery, shortened to so many steps."""
-        settings = self._recipe.recover
-        per_epoch = math.ceil(len(self.train) / settings.batch_size)
-        return settings.model_copy(update={"epochs": steps / per_epoch, "checkpoint_every": steps + 1})
+        return shortened(self._recipe.recover, len(self.train), steps)
 
     def loss_after(self, removed: Collection[int], steps: int, scratch: Path, progress: Say) -> float:
-        """Validation cross-entropy (nats) of the model cut by ``removed`` after ``steps`` steps of recovery.
+        """Validation cross-entropy (nats) of the model cut by ``removed`` after ``steps`` steps of recovery."""
 
-        Measured once: the figure is kept in ``scratch``, so that a killed stage does not recover the same model again.
-        """
-        family = family_of(self._teacher)
-        done = scratch / "loss.json"
-        if done.is_file():
-            return float(read_json(done))
-        kept = [block for block in range(len(block_list(self._teacher, family))) if block not in removed]
-        student = remove_blocks(self._teacher, family, removed)
-        self.run(student, kept, self.in_steps(steps), scratch, progress)
-        loss = loss_and_accuracy(student.to("cpu"), self.validation)[0]
-        if math.isfinite(loss) and distributed.is_main():
-            scratch.mkdir(parents=True, exist_ok=True)
-            write_json(done, loss)
-        return loss
+        def heal(student: Any, kept: list[int]) -> None:
+            self.run(student, kept, self.in_steps(steps), scratch, progress)
+
+        return loss_of_cut(self._teacher, removed, self.validation, scratch, heal)
+
+
+def shortened(settings: Recovery, rows: int, steps: int) -> Recovery:
+    """Settings of a recovery on so many rows that takes so many steps."""
+    per_epoch = math.ceil(rows / settings.batch_size)
+    return settings.model_copy(update={"epochs": steps / per_epoch, "checkpoint_every": steps + 1})
+
+
+def loss_of_cut(
+    teacher: Any,
+    removed: Collection[int],
+    validation: Sequence[Batch],
+    scratch: Path,
+    heal: Callable[[Any, list[int]], None],
+) -> float:
+    """Validation loss of ``teacher`` without the blocks ``removed``, once ``heal(student, kept)`` has recovered it.
+
+    Measured once: the figure is kept in ``scratch``, so that a killed stage does not recover the same model again.
+    """
+    done = scratch / "loss.json"
+    if done.is_file():
+        return float(read_json(done))
+    family = family_of(teacher)
+    kept = [block for block in range(len(block_list(teacher, family))) if block not in removed]
+    student = remove_blocks(teacher, family, removed)
+    heal(student, kept)
+    loss = loss_and_accuracy(student.to("cpu"), validation)[0]
+    if math.isfinite(loss) and distributed.is_main():
+        scratch.mkdir(parents=True, exist_ok=True)
+        write_json(done, loss)
+    return loss
 
 
 def random_weights(model: Any, seed: int) -> Any:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 
 from lwc.arrays import Array
 from lwc.data.splits import Examples
-from lwc.errors import DataError
 from lwc.number_metrics import number_quality, number_retention
+from lwc.tfidf import tfidf_features
 
 
 def tfidf_numbers(train: Examples, numbers: Array, texts: list[str]) -> Array:
@@ -20,16 +19,9 @@ def tfidf_numbers(train: Examples, numbers: Array, texts: list[str]) -> Array:
     Raises:
         DataError: no word occurs twice in train.
     """
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, max_features=100_000, sublinear_tf=True)
-    try:
-        features = vectorizer.fit_transform(train.texts)
-    except ValueError as error:
-        raise DataError(
-            f"the TF-IDF floor cannot be fitted on {len(train.texts)} train texts: {error}",
-            "the train texts share too few words: use more rows or another text field",
-        ) from error
+    features, asked = tfidf_features(train.texts, texts)
     model = Ridge(alpha=1.0).fit(features, numbers[train.labels])
-    return np.asarray(model.predict(vectorizer.transform(texts)), dtype=np.float64)
+    return np.asarray(model.predict(asked), dtype=np.float64)
 
 
 def numbers_result(

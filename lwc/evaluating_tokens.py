@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as functional
-from tokenizers import Tokenizer
 
 from lwc import distributed
 from lwc.arrays import Array
 from lwc.export.onnx import Answer
 from lwc.losses import IGNORED
 from lwc.models.batches import Batch, Encoded, batches
-from lwc.models.load import load_model
 from lwc.models.token_names import token_names
 from lwc.token_metrics import TokenSums, token_quality, token_retention
 
@@ -24,9 +21,8 @@ _BATCH = 8
 
 
 @torch.inference_mode()
-def read_tokens(folder: Path, groups: Sequence[Batch]) -> tuple[TokenSums, Array]:
-    """Sums of each slice, and the most likely next tokens (N_tokens,) in order, of the checkpoint in ``folder``."""
-    model = load_model(folder)
+def read_tokens(model: Any, groups: Sequence[Batch]) -> tuple[TokenSums, Array]:
+    """Sums of each slice, and the most likely next tokens (N_tokens,) in order."""
     found = [slice_ for group in distributed.spread(groups, lambda batch: _slices(model, batch)) for slice_ in group]
     loss, right, tokens, likely = zip(*found, strict=True)
     return TokenSums(np.array(loss), np.array(right), np.array(tokens)), np.concatenate(likely)
@@ -46,10 +42,9 @@ def _slices(model: Any, batch: Batch) -> list[tuple[float, float, float, Array]]
 
 
 @torch.inference_mode()
-def next_tokens(folder: Path, texts: Encoded) -> list[str]:
+def next_tokens(model: Any, tokenizer: Any, texts: Encoded) -> list[str]:
     """The most likely token after each whole text, by name: what the endpoint answers."""
-    model, tokenizer = load_model(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
-    names = token_names(tokenizer, int(model.config.vocab_size))
+    names = token_names(tokenizer.backend_tokenizer, int(model.config.vocab_size))
 
     def answer(batch: Batch) -> list[str]:
         logits = Answer(model, list(batch.inputs))(*batch.inputs.values())

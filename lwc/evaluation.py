@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from lwc import distributed
+from lwc.arrays import Array
 from lwc.artifacts import write_json
 from lwc.data.splits import Examples, load_labels, load_split
 from lwc.errors import DataError, ModelError
@@ -24,6 +24,8 @@ from lwc.models.batches import batches, encode
 from lwc.models.load import load_model, load_tokenizer
 from lwc.recipe import Recipe
 from lwc.tasks import in_batches, numbers_of, split_rows
+from lwc.tfidf import tfidf_features
+from lwc.token_metrics import TokenSums
 from lwc.training import predict
 
 MODELS = ("base", "unrecovered", "compressed")
@@ -44,18 +46,11 @@ def tfidf_logits(train: Examples, texts: list[str], classes: int, seed: int) -> 
     """
     if len(np.unique(train.labels)) < 2:
         raise DataError("the train split holds a single class", "check the label column and scheme of `data`")
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, max_features=100_000, sublinear_tf=True)
-    try:
-        features = vectorizer.fit_transform(train.texts)
-    except ValueError as error:
-        raise DataError(
-            f"the TF-IDF floor cannot be fitted on {len(train.texts)} train texts: {error}",
-            "the train texts share too few words: use more rows or another text field",
-        ) from error
+    features, asked = tfidf_features(train.texts, texts)
     model = LogisticRegression(C=10, max_iter=1000, random_state=seed).fit(features, train.labels)
     out = np.full((len(texts), classes), np.log(_SMALLEST))
     # A class that train lacks has no column of its own: columns are placed by class id.
-    out[:, model.classes_] = np.log(np.maximum(model.predict_proba(vectorizer.transform(texts)), _SMALLEST))
+    out[:, model.classes_] = np.log(np.maximum(model.predict_proba(asked), _SMALLEST))
     return out
 
 
@@ -166,11 +161,14 @@ def _of_tokens(
     tokenizer = load_tokenizer(folders["base"])
     learnt = split_rows(recipe, tokenizer, data_dir, "train")[0]
     groups = in_batches(recipe, split_rows(recipe, tokenizer, data_dir, "test"), recipe.evaluate.batch_size)
-    say(f"test split: three models on {sum(len(group) for group in groups)} slices")
-    found = {name: read_tokens(folder, groups) for name, folder in folders.items()}
-    say(f"the token after each of {len(test.texts)} texts")
+    slices, count = sum(len(group) for group in groups), len(test.texts)
     texts = encode(tokenizer, test.texts, recipe.model.max_length)
-    after = {name: next_tokens(folder, texts) for name, folder in folders.items()}
+    found: dict[str, tuple[TokenSums, Array]] = {}
+    after: dict[str, list[str]] = {}
+    for name, folder in folders.items():
+        say(f"test split: {name} model on {slices} slices, and the token after each of {count} texts")
+        model = load_model(folder)
+        found[name], after[name] = read_tokens(model, groups), next_tokens(model, tokenizer, texts)
 
     def measure() -> dict[str, Any]:
         # The right answer is the uncut model's: nobody knows how a whole text goes on.

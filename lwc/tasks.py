@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from lwc import distributed
 from lwc.arrays import Array
 from lwc.data.splits import load_labels, load_split
 from lwc.errors import DataError
-from lwc.losses import distillation_loss, example_accuracy, example_loss
+from lwc.importance.ablation import loss_and_accuracy
+from lwc.losses import distillation_loss
 from lwc.metrics import macro_f1
 from lwc.models.batches import Batch, Encoded, batches, encode, slices
 from lwc.recipe import Recipe
@@ -106,20 +106,11 @@ def _number_judge(logits_of: Callable[[Any], Array], labels: Array, target: torc
 
 
 def _language_judge(groups: Sequence[Batch]) -> Judge:
-    @torch.inference_mode()
     def judge(model: Any) -> dict[str, float]:
         was_training, device = model.training, next(model.parameters()).device
         model.eval()
-
-        def sums(batch: Batch) -> tuple[float, float]:
-            logits = model(**{name: value.to(device) for name, value in batch.inputs.items()}).logits
-            labels = batch.labels.to(device)
-            return float(example_loss(logits, labels).sum()), float(example_accuracy(logits, labels).sum())
-
-        found = distributed.spread(groups, sums)
+        loss, accuracy = loss_and_accuracy(model, [batch.to(device) for batch in groups])
         model.train(was_training)
-        loss, right = (sum(values) for values in zip(*found, strict=True))
-        count = sum(len(batch) for batch in groups)
-        return {"perplexity": math.exp(loss / count), "next_token_accuracy": right / count, "score": -loss / count}
+        return {"perplexity": math.exp(loss), "next_token_accuracy": accuracy, "score": -loss}
 
     return judge

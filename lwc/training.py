@@ -274,7 +274,7 @@ def _step(
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]
     device = accelerator.device
-    moved = Batch({k: v.to(device) for k, v in batch.inputs.items()}, batch.labels.to(device), batch.rows)
+    moved = batch.to(device)
     # A wrapped model exchanges its buffers in the pass forward.
     with distributed.noticing_loss(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed):
         loss = loss_function(model, moved)

@@ -21,6 +21,7 @@ from lwc.environment import cpu_limit
 from lwc.export.half import to_fp16
 from lwc.export.latency import compare_latency
 from lwc.export.onnx import export_onnx
+from lwc.export.pair import export_both
 from lwc.export.parity import check_parity
 from lwc.export.quantize import quantize
 from lwc.export.session import cpu_session, run
@@ -51,48 +52,19 @@ def export_pair(
     out: Path,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Export both models and write ``export.json``: files, parity of each, ratios of size and latency.
-
-    ``ratios.latency`` is the geometric mean over the recipe's shapes of base ÷ compressed median.
-    """
+    """Export both models and write ``export.json``: what `export_both` says of them, and the reduced graphs."""
     texts = load_split(data_dir, "test").texts[:PARITY_TEXTS]
-    files: dict[str, Any] = {}
-    parity: dict[str, Any] = {}
-    for name, folder in (("base", base_dir / "model"), ("compressed", compressed_dir / "model")):
+
+    def export_one(name: str, folder: Path, path: Path) -> dict[str, Any]:
         progress(f"exporting {name}")
         model, tokenizer = load_model(folder), load_tokenizer(folder)
         check_exportable(family_of(model))
-        path = out / name / "model.onnx"
-        path.parent.mkdir()
         export_onnx(model, tokenizer, path)
         progress(f"parity of {name}")
-        parity[name] = check_parity(model, tokenizer, path, texts, settings.parity_tolerance, max_length=max_length)
-        files[name] = {"path": f"{name}/model.onnx", "bytes": path.stat().st_size}
-    progress("latency of both")
-    latency = compare_latency(
-        out / "base" / "model.onnx",
-        out / "compressed" / "model.onnx",
-        settings.latency_shapes,
-        settings.latency_repeats,
-        cpu_limit(),
-    )
-    reduced = _reduced(data_dir, compressed_dir / "model", settings, max_length, out, progress)
-    result = {
-        "files": files,
-        **reduced,
-        "parity": {
-            "max_abs_diff": max(case["max_abs_diff"] for case in parity.values()),
-            "label_agreement": min(case["label_agreement"] for case in parity.values()),
-            "tolerance": settings.parity_tolerance,
-            "passed": all(case["passed"] for case in parity.values()),
-            **parity,
-        },
-        "latency": latency,
-        "ratios": {
-            "size": files["base"]["bytes"] / files["compressed"]["bytes"],
-            "latency": latency["ratio"],
-        },
-    }
+        return check_parity(model, tokenizer, path, texts, settings.parity_tolerance, max_length=max_length)
+
+    both = export_both(base_dir, compressed_dir, settings, out, export_one, progress)
+    result = {**both, **_reduced(data_dir, compressed_dir / "model", settings, max_length, out, progress)}
     write_json(out / "export.json", result)
     return result
 

@@ -52,6 +52,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch with inputs and labels on a device; the rows' positions stay where they are."""
+        inputs = {name: value.to(device) for name, value in self.inputs.items()}
+        return Batch(inputs, self.labels.to(device), self.rows, self.texts)
+
 
 def encode(tokenizer: Any, texts: Sequence[str], max_length: int) -> Encoded:
     """Tokenize with truncation to ``max_length`` tokens, special ones included."""

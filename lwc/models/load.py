@@ -23,7 +23,7 @@ from transformers import (
 from lwc.artifacts import file_digest
 from lwc.errors import MissingDependency, ModelError
 from lwc.models.causal import load_causal, locate_causal
-from lwc.models.source import resolve_source
+from lwc.models.source import is_language_model, resolve_source
 from lwc.recipe import FromConfig
 
 logger = logging.getLogger(__name__)
@@ -116,12 +116,12 @@ def load_model(folder: Path) -> Any:
     Raises:
         ModelError: weights are missing, or it is neither a sequence classifier nor a causal language model.
     """
-    kinds = list(AutoConfig.from_pretrained(folder).architectures or ["no architecture"])
-    if kinds[0].endswith("ForCausalLM") or kinds[0] == "GPT2LMHeadModel":
+    kind = (AutoConfig.from_pretrained(folder).architectures or ["no architecture"])[0]
+    if is_language_model([kind]):
         return load_causal(locate_causal(str(folder)))[0]
-    if kinds[0].endswith("ForSequenceClassification"):
+    if kind.endswith("ForSequenceClassification"):
         return load_classifier(folder)
-    raise ModelError(f"{folder}: {kinds[0]} is no sequence classifier or causal language model", "name another one")
+    raise ModelError(f"{folder}: {kind} is no sequence classifier or causal language model", "name another one")
 
 
 def _reorder_classes(model: Any, order: list[int]) -> None:

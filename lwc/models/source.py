@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 from lwc.environment import cache_dir
 from lwc.errors import MissingDependency, ModelError
 
 PACKAGE = "package:"
+
+
+def is_language_model(architectures: Sequence[str] | None) -> bool:
+    """Whether the ``architectures`` of a ``config.json`` name a causal language model."""
+    return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures or ())
 
 
 def resolve_source(source: str) -> str:

@@ -81,6 +81,13 @@ class Sweep(Section):
     select: tuple[Select, ...] = Field(default=(), description="by default the recipe's own")
 
 
+def _refuse(unfit: dict[str, bool], task: str) -> None:
+    """Refuse the first setting that is asked for."""
+    for name, asked in unfit.items():
+        if asked:
+            raise ValueError(f"{name} does not go with task {task}")
+
+
 class Recipe(Section):
     """One YAML file: a labelled corpus in, a smaller served transformer and a report out."""
 
@@ -144,9 +151,7 @@ class Recipe(Section):
                 "recover.augment": self.recover.augment > 0,
                 "recover.cache_teacher: always": self.recover.cache_teacher == "always",
             }
-            for name, asked in unfit.items():
-                if asked:
-                    raise ValueError(f"{name} does not go with task causal_lm")
+            _refuse(unfit, kind)
         return self
 
     @model_validator(mode="after")
@@ -184,7 +189,5 @@ class Recipe(Section):
         }
         text_methods = {"mutual_information", "llama_profile"} & {method.method for method in self.score.methods}
         unfit[f"score.methods: {', '.join(sorted(text_methods))} (items have no text)"] = bool(text_methods)
-        for name, asked in unfit.items():
-            if asked:
-                raise ValueError(f"{name} does not go with task next_item")
+        _refuse(unfit, self.task.kind)
         return self

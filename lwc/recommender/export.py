@@ -15,8 +15,8 @@ from lwc.arrays import Array
 from lwc.artifacts import write_json
 from lwc.environment import cpu_limit
 from lwc.errors import ModelError
-from lwc.export.latency import compare_latency
 from lwc.export.onnx import OPSET
+from lwc.export.pair import export_both
 from lwc.export.session import cpu_session
 from lwc.recipe import NextItem, Recipe
 from lwc.recommender.histories import Catalogue
@@ -160,36 +160,14 @@ def export_pair(
     if not histories:
         raise ModelError("no test user has a history that train knows: parity cannot be checked", "use more data")
     k = min(task.top_k, len(Catalogue.read(data_dir / "catalogue.json")))
-    files: dict[str, Any] = {}
-    parity: dict[str, Any] = {}
-    for name, folder in (("base", base_dir / "model"), ("compressed", compressed_dir / "model")):
+
+    def export_one(name: str, folder: Path, path: Path) -> dict[str, Any]:
         progress(f"exporting {name}")
-        view, path = load(folder), out / name / "model.onnx"
-        path.parent.mkdir()
+        view = load(folder)
         export_top_items(view, k, path)
         progress(f"parity of {name}")
-        parity[name] = check_parity(view, k, path, histories, settings.parity_tolerance, max_length)
-        files[name] = {"path": f"{name}/model.onnx", "bytes": path.stat().st_size}
-    progress("latency of both")
-    latency = compare_latency(
-        out / "base" / "model.onnx",
-        out / "compressed" / "model.onnx",
-        settings.latency_shapes,
-        settings.latency_repeats,
-        cpu_limit(),
-    )
-    result = {
-        "files": files,
-        "top_k": k,
-        "parity": {
-            "max_abs_diff": max(case["max_abs_diff"] for case in parity.values()),
-            "label_agreement": min(case["label_agreement"] for case in parity.values()),
-            "tolerance": settings.parity_tolerance,
-            "passed": all(case["passed"] for case in parity.values()),
-            **parity,
-        },
-        "latency": latency,
-        "ratios": {"size": files["base"]["bytes"] / files["compressed"]["bytes"], "latency": latency["ratio"]},
-    }
+        return check_parity(view, k, path, histories, settings.parity_tolerance, max_length)
+
+    result = {**export_both(base_dir, compressed_dir, settings, out, export_one, progress), "top_k": k}
     write_json(out / "export.json", result)
     return result

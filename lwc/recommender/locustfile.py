@@ -90,11 +90,13 @@ class HttpReader(FastHttpUser):  # type: ignore[misc]
             headers[wire.HEADER_LENGTH] = str(length)
             path = f"/v2/models/{MODEL}/infer"
             with self.client.post(path, data=body, headers=headers, name="infer", catch_response=True) as response:
-                if response.status_code != 200:
-                    response.failure(f"HTTP {response.status_code}")
-                    raise wire.WireError(f"HTTP {response.status_code}: {response.text!s:.200}")
+                cause = str(response.text or getattr(response, "error", ""))
                 header = response.headers.get(wire.HEADER_LENGTH)
-                outputs = wire.decode_response(response.content, int(header) if header is not None else None)
+                try:
+                    outputs = wire.read_http(response.status_code, response.content, cause, header)
+                except wire.WireError as problem:
+                    response.failure(str(problem))
+                    raise
                 response.success()
                 return asking.read_answers(outputs)[0]
 
@@ -119,7 +121,7 @@ if SETTINGS["protocol"] == "grpc":
 
         def on_start(self) -> None:
             """Open the connection."""
-            self.channel = grpc.insecure_channel(SETTINGS["url"], options=[("grpc.use_local_subchannel_pool", 1)])
+            self.channel = grpc.insecure_channel(SETTINGS["url"], options=wire.CHANNEL_OPTIONS)
             self.stub = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
 
         def on_stop(self) -> None:

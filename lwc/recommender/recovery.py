@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,13 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lwc.artifacts import read_json, write_json
-from lwc.distillation import matched_blocks, taught_by_teacher
-from lwc.importance.ablation import loss_and_accuracy
+from lwc.artifacts import write_json
+from lwc.distillation import loss_of_cut, matched_blocks, shortened, taught_by_teacher
 from lwc.losses import distillation_loss, hidden_loss
 from lwc.models.batches import Batch, batches
 from lwc.models.families import block_list, family_of
-from lwc.models.surgery import remove_blocks
 from lwc.recipe import NextItem, Recipe, Recovery
 from lwc.recommender.histories import Catalogue
 from lwc.recommender.model import NextItemView, encoded, load, save
@@ -106,29 +103,16 @@ class NextItemRecoverer:
         return result
 
     def loss_after(self, removed: Collection[int], steps: int, scratch: Path, progress: Say) -> float:
-        """Validation cross-entropy (nats) of the model cut by ``removed`` after ``steps`` steps of recovery.
-
-        Measured once: the figure is kept in ``scratch``, so that a killed stage does not recover the same model again.
-        """
-        done = scratch / "loss.json"
-        if done.is_file():
-            return float(read_json(done))
-        family = family_of(self._teacher)
-        kept = [block for block in range(len(block_list(self._teacher, family))) if block not in removed]
-        settings = self._recipe.recover
-        per_epoch = math.ceil(len(self.train) / settings.batch_size)
-        short = settings.model_copy(update={"epochs": steps / per_epoch, "checkpoint_every": steps + 1})
-        student = remove_blocks(self._teacher, family, removed)
-        self.run(student, kept, short, scratch, progress)
+        """Validation cross-entropy (nats) of the model cut by ``removed`` after ``steps`` steps of recovery."""
         rows = answerable(self._questions, self._trained)
-        seen = [self._questions.seen[row] for row in rows]
-        length = self._recipe.model.max_length
+        seen, length = [self._questions.seen[row] for row in rows], self._recipe.model.max_length
         asked = batches(encoded(seen, length), self._questions.targets[rows], 64, length_bucketed=True, seed=None)
-        loss = loss_and_accuracy(student.to("cpu"), asked)[0]
-        if math.isfinite(loss):
-            scratch.mkdir(parents=True, exist_ok=True)
-            write_json(done, loss)
-        return loss
+        short = shortened(self._recipe.recover, len(self.train), steps)
+
+        def heal(student: Any, kept: list[int]) -> None:
+            self.run(student, kept, short, scratch, progress)
+
+        return loss_of_cut(self._teacher, removed, asked, scratch, heal)
 
 
 def recover(

@@ -18,20 +18,18 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow.parquet as pq
 
-import lwc
 from lwc.artifacts import read_json, write_json
 from lwc.errors import GATE_FAILED, MissingDependency, ServingError
 from lwc.recipe import Recipe
 from lwc.recommender.ranking import K, per_question
 from lwc.recommender.training import Say
-from lwc.serving.loadtest.process import tail
+from lwc.serving.loadtest.process import START_ALLOWANCE_S, child_environment, tail
 from lwc.serving.loadtest.summary import latency_figures
 from lwc.serving.server import TritonServer
 
 Protocol = Literal["http", "grpc"]
 # Run by path: importing it here would import Locust.
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
-_START_ALLOWANCE_S = 60.0
 _TIMEOUT_S = 10.0
 
 
@@ -157,22 +155,19 @@ def _run_locust(settings: dict[str, Any], users: int, out: Path, log: Path) -> i
     """Start Locust, wait with a deadline; returns its exit status."""
     path = out / f"replay_settings_{settings['protocol']}.json"
     path.write_text(json.dumps(settings), encoding="utf-8")
-    limit = settings["warmup_seconds"] + settings["seconds"] + _START_ALLOWANCE_S
+    limit = settings["warmup_seconds"] + settings["seconds"] + START_ALLOWANCE_S
     command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary"]
     command += ["--users", str(users), "--spawn-rate", str(users), "--stop-timeout", f"{_TIMEOUT_S + 1:g}"]
     # The replay ends itself after the measured seconds; this limit is only a backstop.
     command += ["--run-time", f"{int(limit)}s"]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("LOCUST_")}
-    environment["LWC_REPLAY"] = str(path)
-    root = str(Path(lwc.__file__).resolve().parent.parent)
-    environment["PYTHONPATH"] = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
+    environment = child_environment("LWC_REPLAY", path)
     with log.open("wb") as stream:
         child = subprocess.Popen(
             command, cwd=out, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
         try:
-            return child.wait(timeout=limit + _START_ALLOWANCE_S)
+            return child.wait(timeout=limit + START_ALLOWANCE_S)
         except subprocess.TimeoutExpired as error:
             raise ServingError(f"the replay did not end in time\n{tail(log)}", f"the whole log: {log}") from error
         finally:

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from lwc.errors import ModelError
 from lwc.export.onnx import OnnxInfo, read_io
 from lwc.export.stamp import PLAN, STAMP, read_stamp
+from lwc.models.source import is_language_model
 from lwc.models.token_names import token_names
 from lwc.recipe import Package
 from lwc.serving.triton_config import Target, WarmUp, as_text, length_buckets, text_model, token_model
@@ -40,7 +41,7 @@ class Answers:
 
 def _answers(config: dict[str, Any], tokenizer: Path) -> Answers:
     """From the checkpoint itself, never typed twice. A language model's classes are the tokens of its vocabulary."""
-    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.get("architectures") or ()):
+    if is_language_model(config.get("architectures")):
         size = int(config["vocab_size"])
         return Answers(token_names(Tokenizer.from_file(str(tokenizer)), size), size)
     if config.get("problem_type") == "regression":

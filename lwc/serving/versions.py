@@ -14,19 +14,18 @@ A repository that was put there by hand becomes version 1 as it is.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from lwc.artifacts import file_digest, key_of, read_json, write_json
+from lwc.artifacts import exclusive, file_digest, key_of, read_json, write_json
 from lwc.errors import RecipeError
 from lwc.serving.checks.model import Model
 from lwc.serving.triton_config import as_text, parse
@@ -132,19 +131,14 @@ def digest_of(repository: Path, models: Sequence[str]) -> str:
     return key_of({str(p.relative_to(repository)): file_digest(p) for p in found if p.parent.name != "__pycache__"})
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> AbstractContextManager[None]:
     """One rollout at a time in a folder.
 
     Raises:
         RecipeError: another one is running.
     """
-    with (folder / ".lwc-rollout.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RecipeError(f"{folder}: another rollout is running there", "wait until it ends") from error
-        yield
+    busy = RecipeError(f"{folder}: another rollout is running there", "wait until it ends")
+    return exclusive(folder / ".lwc-rollout.lock", busy)
 
 
 def live_number(place: Place) -> int | None:

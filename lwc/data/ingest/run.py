@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import json
 import multiprocessing
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from lwc.arrays import Array
-from lwc.artifacts import MANIFEST, file_digest, key_of, read_json, write_json
+from lwc.artifacts import MANIFEST, exclusive, file_digest, key_of, read_json, write_json
 from lwc.data.ingest import metadata, shards
 from lwc.data.ingest import part as part_file
 from lwc.data.ingest.blocks import Input, inputs
@@ -62,7 +61,8 @@ def ingest(
     workers = workers or cpu_limit()
     given = inputs(data.source)
     out.mkdir(parents=True, exist_ok=True)
-    with _alone(out), workers_pool(workers) if pool is None else nullcontext(pool) as executor:
+    busy = DataError(f"{out}: another process is writing there", "wait for it, or name another --out")
+    with exclusive(out / "lock", busy), workers_pool(workers) if pool is None else nullcontext(pool) as executor:
         _claim(out, data, seed, given)
         try:
             return _line(data, settings, seed, out, given, executor, workers, say)
@@ -223,16 +223,6 @@ def _claim(out: Path, data: Data, seed: int, given: Sequence[Input]) -> None:
     elif any(one.name != "lock" for one in out.iterdir()):
         raise DataError(f"{out}: holds other things than an ingestion", "name another --out")
     write_json(path, {"key": key_of(mine), "of": mine})
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    with (out / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"{out}: another process is writing there", "wait for it, or name another --out") from error
-        yield
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def run_locust(settings: Mapping[str, Any], users: int, out: Path) -> dict[str, 
                     subprocess.Popen(
                         line,
                         cwd=out,
-                        env=_environment(settings_path),
+                        env=child_environment("LWC_LOADTEST", settings_path),
                         stdin=subprocess.DEVNULL,
                         stdout=stream,
                         stderr=subprocess.STDOUT,
@@ -89,9 +89,10 @@ def run_locust(settings: Mapping[str, Any], users: int, out: Path) -> dict[str, 
     return _read_records(records, status, log)
 
 
-def _environment(settings_path: Path) -> dict[str, str]:
+def child_environment(variable: str, settings_path: Path) -> dict[str, str]:
+    """What a Locust process gets: ``variable`` names its settings, lwc is importable, no LOCUST_ variable is left."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LOCUST_")}
-    environment["LWC_LOADTEST"] = str(settings_path)
+    environment[variable] = str(settings_path)
     root = str(Path(lwc.__file__).resolve().parent.parent)
     environment["PYTHONPATH"] = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
     return environment

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+# A proxy of the environment must not stand between a test and the server, and users must not share a connection.
+CHANNEL_OPTIONS = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _LENGTH = struct.Struct("<I")
 _FP32_BYTES = 4
@@ -137,6 +139,19 @@ def _take_tensor(entry: Any, body: bytes, at: int) -> tuple[str, RawTensor, int]
     if size < 0 or at + size > len(body):
         raise WireError(f"output {name!r} announces {size} bytes, {len(body) - at} are there")
     return name, RawTensor(datatype, shape, body[at : at + size]), at + size
+
+
+def read_http(status: int, content: bytes, cause: str, header_length: str | None) -> dict[str, RawTensor]:
+    """The outputs in an HTTP answer; ``cause`` is what the answer, or else the client, says of an error.
+
+    Raises:
+        WireError: the status is not 200, or the body cannot be read.
+    """
+    if status != 200:
+        raise WireError(f"HTTP {status}: {cause:.200}")
+    if header_length is not None and not header_length.isdigit():
+        raise WireError(f"{HEADER_LENGTH} is {header_length!r:.40}")
+    return decode_response(content, int(header_length) if header_length is not None else None)
 
 
 def read_answer(
