@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,27 @@ def destinations(recipe: Recipe, models: Path) -> dict[str, Path]:
     return places
 
 
-def finish(recipe: Recipe, results: Mapping[str, StageResult], folder: Path, models: Path) -> dict[str, Any]:
-    """Decide the gates, write ``report.*`` to ``folder``, publish the repositories to ``models``."""
+def finish(
+    recipe: Recipe, results: Mapping[str, StageResult], folder: Path, models: Path
+) -> tuple[dict[str, Any], list[Path]]:
+    """Decide the gates, write ``report.*`` to ``folder``, publish the repositories.
+
+    They go to ``models``, from where people deploy, only if the verdict is passed; otherwise they stay in ``folder``,
+    and what ``models`` holds from an earlier run is left as it is.
+
+    Returns:
+        The report, and where each repository was put.
+    """
     written = _report(recipe, results, folder)
-    for made, place in destinations(recipe, models).items():
+    held_back = {made: folder / made for made in destinations(recipe, models)}
+    places = destinations(recipe, models) if written["verdict"]["passed"] else held_back
+    for made, place in places.items():
         publish_folder(results["package"].path / made, place)
+        if place != held_back[made]:
+            # One that an earlier run held back would pass for this one.
+            shutil.rmtree(held_back[made], ignore_errors=True)
     publish_folder(results["verify"].path, folder / "verify")
-    return written
+    return written, list(places.values())
 
 
 def refresh(recipe: Recipe, runs: Path) -> dict[str, Any]:

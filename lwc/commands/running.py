@@ -16,14 +16,14 @@ def run(
     recipe: RecipePath,
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
-    models: Annotated[Path, typer.Option("--triton-models", help="where the repository is put")] = Path(
+    models: Annotated[Path, typer.Option("--triton-models", help="where the repository goes if the gates pass")] = Path(
         "triton_models"
     ),
     until: Annotated[Optional[str], typer.Option("--until", help="stop after this stage")] = None,  # noqa: UP045
     workers: Annotated[int, typer.Option(min=1, help="processes of this machine that share the work")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Run a recipe end to end. Exit 3 when a gate fails."""
+    """Run a recipe end to end. Exit 3 when a gate fails; the repository then stays in the run's folder."""
     from lwc import distributed, render
     from lwc.doctor import require_serving
     from lwc.finish import check_destination, destinations
@@ -52,13 +52,16 @@ def run(
         raise typer.Exit(OK)
     from lwc.finish import finish
 
-    report = finish(loaded, results, folder, models)
+    report, places = finish(loaded, results, folder, models)
     if as_json:
         print_json(report)
     render.quality_table(report)
     render.gates_table(report["gates"])
-    places = ", ".join(str(place) for place in destinations(loaded, models).values())
-    render.note(f"report: {folder / 'report.html'}   repository: {places}")
+    render.note(f"report: {folder / 'report.html'}   repository: {', '.join(map(str, places))}")
+    if not report["verdict"]["passed"]:
+        kept = [str(place) for place in destinations(loaded, models).values() if place.exists()]
+        left = f", which still holds that of an earlier run: {', '.join(kept)}" if kept else ""
+        render.note(f"not published to {models}{left}")
     if "tensorrt" in loaded.package.targets:
         render.note(f"for the repository of a plan, where the GPU is: lwc export {folder} --to tensorrt")
     render.note(report["verdict"]["summary"])
