@@ -29,7 +29,7 @@ def _data(context: StageContext) -> None:
     source = read_json(context.out / "source.json")
     splits = quality["splits"]
     sizes = ", ".join(f"{name} {splits[name]['rows']:,}" for name in ("train", "validation", "test"))
-    context.progress(f"{source['source']}: {sizes}")
+    context.progress(f"{source['source']}: {sizes}, split by {quality['split_by']}")
 
 
 def _train(context: StageContext) -> None:
@@ -148,7 +148,7 @@ _TRAINING = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 
 _LINE: tuple[Stage, ...] = (
     Stage(
-        "data", 1, (), ("data",), _data, ("rdata", "pandas", "pyarrow", "datasets", "numpy"), external=needs.data_files
+        "data", 2, (), ("data",), _data, ("rdata", "pandas", "pyarrow", "datasets", "numpy"), external=needs.data_files
     ),
     Stage(
         "train", 3, ("data",), ("model", "train", "task"), _train, _TRAINING, external=needs.train_needs, shared=True

@@ -18,7 +18,7 @@ from lwc.data.cleaning import clean, exact_duplicates, fold, near_duplicates
 from lwc.data.quality import describe_splits
 from lwc.data.rows import Bad, Row
 from lwc.data.sources.registry import SOURCES
-from lwc.data.splits import NAMES, assign, choose
+from lwc.data.splits import NAMES, assign, choose, owner
 from lwc.errors import DataError
 from lwc.recipe import Data, Labels
 
@@ -173,7 +173,8 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
     labels = np.array([names.index(name) for _, _, name in rows], dtype=np.int64)
     users, times = [row.user for row, _, _ in rows], [row.time for row, _, _ in rows]
     kind = choose(data.split, users, times)
-    parts = assign(kind, data.split, labels.tolist(), users, times, seed)
+    owners = [owner(row.user, text) for row, text, _ in rows]
+    parts = assign(kind, data.split, labels.tolist(), owners, times, seed)
     members = {name: np.flatnonzero(parts == index) for index, name in enumerate(NAMES)}
     check_splits(members, labels, names)
     members["calibration"] = stratified(members["train"], labels, data.calibration, seed)
@@ -197,6 +198,7 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
         "duplicates": duplicates,
         "rows_used": len(rows),
         "split_by": kind,
+        "rows_without_user": users.count(None),
         "label_names": names,
         **describe_splits([text for _, text, _ in rows], labels, users, members, names),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,19 +44,33 @@ def load_labels(folder: Path) -> list[str]:
 
 
 def choose(settings: Split, users: Sequence[str | None], times: Sequence[int | None]) -> str:
-    """The kind of split: what the recipe names, or for ``auto`` user, else time, else random.
+    """The kind of split, see `kind_of`."""
+    without = {"user": sum(user is None for user in users), "time": sum(time is None for time in times)}
+    return kind_of(settings, len(users), without)
+
+
+def kind_of(settings: Split, rows: int, without: Mapping[str, int]) -> str:
+    """What the recipe names, or for ``auto``: user where any row has one, else time where all have, else random.
+
+    ``without`` counts the rows that have no user and no time. One nameless row must not put the users of all others
+    on both sides of a split: `owner` says where it goes.
 
     Raises:
         DataError: the recipe names a field that rows lack.
     """
-    have = {"user": all(u is not None for u in users), "time": all(t is not None for t in times)}
     if settings.by == "auto":
-        return "user" if have["user"] else "time" if have["time"] else "random"
-    if settings.by in have and not have[settings.by]:
+        return "user" if without["user"] < rows else "time" if without["time"] == 0 else "random"
+    if without.get(settings.by):
         raise DataError(
-            f"data.split.by is {settings.by}, but some rows have no {settings.by}", "use by: random or auto"
+            f"data.split.by is {settings.by}, but {without[settings.by]:,} of {rows:,} rows have no {settings.by}",
+            "use by: auto, which takes each row without a user as a user of its own, or by: random",
         )
     return settings.by
+
+
+def owner(user: str | None, text: str) -> str:
+    """Who a row is split by: its user, or itself where it has none. No two rows have one text, so none is shared."""
+    return user if user is not None else f"\0{text}"
 
 
 def position(seed: int, user: str) -> float:
@@ -69,19 +83,19 @@ def assign(
     kind: str,
     settings: Split,
     labels: Sequence[int],
-    users: Sequence[str | None],
+    owners: Sequence[str],
     times: Sequence[int | None],
     seed: int,
 ) -> Array:
     """Split of each row (N,) as 0 train, 1 validation, 2 test.
 
-    ``user``: a user's hash decides, so that all rows of a user land together whatever else is in the data.
+    ``user``: the hash of an `owner` decides, so that all rows of a user land together whatever else is in the data.
     ``time``: oldest rows train, newest test; rows of one moment stay together. ``random``: stratified by label.
     """
     count = len(labels)
     first, second = 1 - settings.validation - settings.test, 1 - settings.test
     if kind == "user":
-        positions = np.array([position(seed, str(user)) for user in users])
+        positions = np.array([position(seed, one) for one in owners])
     elif kind == "time":
         moments = np.array([int(time) if time is not None else 0 for time in times])
         ordered = np.sort(moments)

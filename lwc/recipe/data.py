@@ -71,7 +71,8 @@ class Labels(Section):
 
 
 class Split(Section):
-    """``auto`` is user-disjoint where users exist, else temporal, else random stratified."""
+    """``auto`` is user-disjoint where users exist (a row without one counts as a user of its own), else temporal, else
+    random stratified."""
 
     by: Literal["auto", "user", "time", "random"] = "auto"
     validation: Fraction = 0.1

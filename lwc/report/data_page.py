@@ -14,6 +14,7 @@ from lwc.report.document import Document, Figure, Paragraph, Section, Table
 from lwc.report.formats import duration, number, percent
 from lwc.report.html import render_html
 from lwc.report.plots import BLUE, GREY, INK, ORANGE, RED, SOFT, STYLE, canvas, save
+from lwc.report.setting import split_by
 
 _COLOURS = (RED, ORANGE, GREY, SOFT, BLUE)
 _FEW = 20  # rows of a month under which its shares are noise
@@ -90,7 +91,7 @@ def _splits_table(q: Mapping[str, Any]) -> Table:
          percent(found["majority_share"]))
         for split, found in q["splits"].items()
     )  # fmt: skip
-    return Table(("split", "rows", *names, "majority"), rows, f"Split by {q['split_by']}.")
+    return Table(("split", "rows", *names, "majority"), rows, f"Split by {split_by(q)}.")
 
 
 def _distinct_table(q: Mapping[str, Any]) -> Table:

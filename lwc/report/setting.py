@@ -43,12 +43,20 @@ def _counts(value: Any) -> str:
     return ", ".join(found) or "none"
 
 
+def split_by(quality: Mapping[str, Any]) -> str:
+    """The kind of split, and how many rows a split by user had to place on their own."""
+    kind, alone = str(quality.get("split_by") or NOT_MEASURED), quality.get("rows_without_user")
+    if kind == "user" and alone:
+        return f"{kind}; {number(alone)} rows without a user, each taken as a user of its own"
+    return kind
+
+
 def _cleaning(quality: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("rows read, used", f"{number(quality.get('rows_read'))}, {number(quality.get('rows_used'))}"),
         ("bad rows, quarantined", _counts(quality.get("rows_bad"))),
         ("duplicates removed", _counts(quality.get("duplicates"))),
-        ("split by", str(quality.get("split_by") or NOT_MEASURED)),
+        ("split by", split_by(quality)),
     ]
 
 

@@ -16,6 +16,7 @@ from lwc.data.prepare import prepare
 from lwc.data.splits import load_labels, load_split
 from lwc.errors import DataError
 from lwc.recipe import Data
+from lwc.report.setting import split_by
 
 WORDS = [f"w{n}" for n in range(97)]
 
@@ -70,6 +71,20 @@ def test_users_are_disjoint_and_texts_do_not_leak(corpus: Path, tmp_path: Path) 
     assert all(pair == {"texts": 0, "users": 0} for pair in quality["leaks"].values())
     train, calibration = load_split(tmp_path, "train"), load_split(tmp_path, "calibration")
     assert set(calibration.ids) <= set(train.ids)
+
+
+def test_a_row_without_a_user_does_not_undo_the_split_by_user(tmp_path: Path) -> None:
+    path = tmp_path / "reviews.json"
+    lines = [review(n, reviewerID=None if n % 10 == 0 else f"u{n // 3}") for n in range(300)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    quality = prepare(settings(path), 1, tmp_path)
+    assert quality["split_by"] == "user"
+    assert quality["rows_without_user"] == sum(row is None for n in ("train", "validation", "test")
+                                               for row in column(tmp_path, n, "user")) == 30  # fmt: skip
+    assert all(pair["users"] == 0 for pair in quality["leaks"].values())
+    nameless = [column(tmp_path, name, "user").count(None) for name in ("train", "validation", "test")]
+    assert nameless[0] > nameless[2] > 0, "each is a user of its own, and not all of them one"
+    assert split_by(quality) == "user; 30 rows without a user, each taken as a user of its own"
 
 
 def test_time_split_is_ordered(corpus: Path, tmp_path: Path) -> None:

@@ -91,14 +91,21 @@ def done(files: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> tu
     return out, run(reviews(files), out)
 
 
-@pytest.mark.parametrize("by", ["user", "time"])
+@pytest.mark.parametrize("by", ["user", "time", "auto"])
 def test_splits_are_those_of_the_reader_that_holds_all_rows(files: tuple[str, ...], tmp_path: Path, by: Any) -> None:
+    if by == "auto":  # some rows have no user
+        files = (*files, str(tmp_path / "nameless.json"))
+        source = random.Random(9)
+        lines = [json.loads(review(source, number, record_2014)) for number in range(300)]
+        (tmp_path / "nameless.json").write_text("\n".join(json.dumps({**one, "reviewerID": None}) for one in lines))
     data = reviews(files, split=Split(by=by), labels=Labels(scheme="three_class"))
     quality = run(data, tmp_path / "stream")
     (tmp_path / "memory").mkdir()
     whole = prepare(data.model_copy(update={"ingest": None}), 17, tmp_path / "memory")
     for key in ("rows_read", "rows_bad", "rows_left_out_by_label_scheme", "split_by", "label_names"):
         assert quality[key] == whole[key], key
+    assert quality["split_by"] == ("user" if by == "auto" else by)
+    assert (quality["rows_without_user"] > 100) == (by == "auto")
     mine, theirs = quality["duplicates"], whole["duplicates"]
     assert {**mine, "near": 0} == {**theirs, "near": 0}
     assert mine["conflicting_labels"] > 20
@@ -107,7 +114,7 @@ def test_splits_are_those_of_the_reader_that_holds_all_rows(files: tuple[str, ..
     assert abs(mine["near"] - theirs["near"]) <= 3
     for split in NAMES:
         one, other = rows(tmp_path / "stream", split), rows(tmp_path / "memory", split)
-        assert len(set(one) ^ set(other)) <= (3 if by == "user" else 12)
+        assert len(set(one) ^ set(other)) <= (12 if by == "time" else 3)
         assert len(one) > 50
 
 

@@ -69,6 +69,7 @@ def describe(
         },
         "rows_used": why[KEPT],
         "split_by": kind,
+        "rows_without_user": sum(shard["without_user"] for shard in shards),
         "label_names": list(names),
         "splits": {name: _split(shards, name, names) for name in NAMES},
         "distinct": {

@@ -29,12 +29,12 @@ from lwc.data.ingest.quality import describe, totals
 from lwc.data.ingest.reading import read_all
 from lwc.data.paths import locate
 from lwc.data.prepare import check_bad, label_names
-from lwc.data.splits import NAMES
+from lwc.data.splits import NAMES, kind_of
 from lwc.environment import cpu_limit
 from lwc.errors import DataError, LwcError
 from lwc.recipe import Data, Ingest
 
-VERSION = 1
+VERSION = 2
 _Say = Callable[[str], None]
 
 
@@ -143,12 +143,8 @@ def _decisions(data: Data, out: Path, parts: Parts, pool: Executor, say: _Say) -
 def _rule(data: Data, seed: int, out: Path, parts: Parts, decisions: Array, total: dict[str, Any]) -> shards.Rule:
     stored = out / "split.json"
     if not stored.is_file():
-        have = {"user": total["without_user"] == 0, "time": total["without_time"] == 0}
-        kind = data.split.by
-        if kind == "auto":
-            kind = "user" if have["user"] else "time" if have["time"] else "random"
-        if not have.get(kind, True):
-            raise DataError(f"data.split.by is {kind}, but some rows have no {kind}", "use by: random or auto")
+        without = {"user": total["without_user"], "time": total["without_time"]}
+        kind = kind_of(data.split, total["rows"], without)
         write_json(stored, shards.rule_of(data.split, kind, seed, parts, decisions).__dict__)
     return shards.Rule(**read_json(stored))
 

@@ -20,7 +20,7 @@ from lwc.data.ingest.dedupe import KEPT, Parts
 from lwc.data.ingest.folding import mix
 from lwc.data.ingest.metadata import FIELDS, look_up
 from lwc.data.ingest.part import read_part
-from lwc.data.splits import NAMES, position
+from lwc.data.splits import NAMES, owner, position
 from lwc.recipe import Split
 
 _DAY = 86_400
@@ -78,7 +78,11 @@ def assign(rule: Rule, table: pa.Table) -> Array:
         times = table["time"].to_numpy()
         return np.where(times < rule.early, 0, np.where(times < rule.late, 1, 2))
     if rule.kind == "user":
-        users = table["user"].combine_chunks().dictionary_encode()
+        names, texts = table["user"], table["text"]
+        if names.null_count:
+            owners = [owner(*pair) for pair in zip(names.to_pylist(), texts.to_pylist(), strict=True)]
+            names = pa.chunked_array([owners], pa.string())
+        users = names.combine_chunks().dictionary_encode()
         places = np.array([position(rule.seed, user) for user in users.dictionary.to_pylist()], dtype=np.float64)
         positions = places[users.indices.to_numpy()] if len(users) else places
     else:
@@ -107,6 +111,7 @@ def write_shard(
     if metadata is not None:
         columns.update(zip(FIELDS, look_up(metadata, table["item"]), strict=True))
     found: dict[str, Any] = {"part": part, "start": start, "rows": {}, "labels": {}, "files": {}}
+    found["without_user"] = table["user"].null_count
     whole = pa.table(columns)
     for number, name in enumerate(NAMES):
         rows = whole.filter(pa.array(split == number))
