@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from lwc.errors import RecipeError
+from lwc.measured import unmeasured
 from lwc.recipe import Recipe
 
 Location = tuple[str | int, ...]
@@ -212,6 +213,15 @@ def _problems(error: ValidationError, document: _Document) -> list[str]:
     return unknown + [text for path, text in missing if path not in explained] + other
 
 
+def _gate_problems(recipe: Recipe, document: _Document) -> list[str]:
+    found = []
+    for index, gate in enumerate(recipe.gates):
+        for key, problem in unmeasured(gate, recipe):
+            where: Location = ("gates", index, key)
+            found.append(f"{_line(document, where)}: {_dotted(where)}: {problem}")
+    return found
+
+
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read and validate a recipe file.
 
@@ -243,6 +253,7 @@ def parse_recipe(text: str, name: str, overrides: Sequence[str] = ()) -> Recipe:
     _apply_overrides(document, overrides)
     try:
         recipe = Recipe.model_validate(document.value)
+        problems += _gate_problems(recipe, document)
     except ValidationError as error:
         problems += _problems(error, document)
         recipe = None

@@ -13,7 +13,9 @@ from typing import Any
 
 import jsonschema
 import pytest
+from measured_figures import differences
 
+from lwc.recipe_file import load_recipe
 from lwc.serving.server import TritonServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +67,9 @@ class TestMainJob:
     def test_the_report_follows_its_schema(self, report: dict[str, Any]) -> None:
         schema = json.loads((ROOT / "lwc" / "report" / "schema.json").read_text())
         jsonschema.validate(report, schema)
+
+    def test_a_gate_may_name_what_was_measured_and_nothing_else(self, report: dict[str, Any]) -> None:
+        assert differences(report, load_recipe(TINY)) == ([], [])
 
     def test_served_answers_are_the_offline_ones(self, report: dict[str, Any]) -> None:
         for protocol in ("http", "grpc"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from histories import recipe, write_chain
+from measured_figures import differences
 
 from lwc.artifacts import read_json
 from lwc.gates import decide
@@ -39,6 +40,9 @@ def test_the_line_learns_the_order_that_popularity_does_not_know(tmp_path: Path,
         Gate(metric="quality.base.ndcg_at_10", op=">", value=1.0, relative_to="quality.floors.item_knn.ndcg_at_10"),
     ]
     assert [gate["reason"] for gate in decide(gates, report)] == [""] * 4
+    refused, empty = differences(report, made)
+    assert refused == []
+    assert [name for name in empty if not name.startswith("serving.")] == [], "serving was not run here"
     assert (results["package"].path / "repository" / "shop" / "1" / "catalogue.json").is_file()
     again = plan(made, tmp_path / "runs")
     assert all(stage.hit for stage in again if stage.stage.cached)

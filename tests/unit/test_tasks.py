@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
+from measured_figures import differences
 from planted import config_for, scale_output
 from tiny_llama import periodic_texts, save, trained_folder
 from tiny_models import tiny, tokens
@@ -228,6 +229,7 @@ def test_a_language_model_goes_the_whole_line(tmp_path: Path) -> None:
     assert quality["compressed"]["perplexity"]["value"] < quality["unrecovered"]["perplexity"]["value"]
     assert 0 < report["agreement"]["compressed"] <= 1
     assert report["parity"]["passed"]
+    assert differences(report, recipe) == ([], [])
     assert report["gates"][0]["value"] == report["retention"]["perplexity"]["value"]
     # Stock transformers loads the cut model: as many blocks as were kept, and the evaluated loss.
     smaller = AutoModelForCausalLM.from_pretrained(folders["recover"] / "model").eval()
@@ -276,6 +278,7 @@ def test_stars_are_predicted_and_served_as_numbers(tmp_path: Path) -> None:
     assert quality["base"]["mean_absolute_error"]["value"] < quality["floors"]["median"]["mean_absolute_error"]["value"]
     assert report["importance"]["methods"]["ablation"]["unit"] == "squared error"
     assert report["parity"]["passed"]
+    assert differences(report, recipe) == ([], [])
     assert report["verdict"]["passed"]
     served = report["serving"]["http"]["served"]
     assert served["matches_offline"] == 1.0

@@ -1,0 +1,34 @@
+"""Holds the list of what a recipe measures against a report that was really made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lwc.gates import lookup
+from lwc.measured import metrics, unmeasured
+from lwc.recipe import Gate, Recipe
+
+# What was asked and decided, not measured.
+_ASKED = ("schema_version", "recipe", "gates", "verdict", "task")
+
+
+def _numbers(node: Any, path: str = "") -> Iterator[str]:
+    if isinstance(node, Mapping):
+        for name, item in node.items():
+            yield from _numbers(item, f"{path}.{name}" if path else str(name))
+    elif isinstance(node, list):
+        for index, item in enumerate(node):
+            yield from _numbers(item, f"{path}.{index}")
+    elif isinstance(node, int | float):
+        yield path
+
+
+def differences(report: Mapping[str, Any], recipe: Recipe) -> tuple[list[str], list[str]]:
+    """Figures of the report that a gate could not name, and names that a gate may use without a figure behind them."""
+    found = [name for name in _numbers(report) if name.partition(".")[0] not in _ASKED]
+    assert len(found) > 100, "the report holds next to nothing"
+    gates = (Gate.model_construct(metric=name, op=">", value=0.0, relative_to=None) for name in found)
+    refused = [gate.metric for gate in gates if unmeasured(gate, recipe)]
+    empty = [name for name in metrics(recipe) if "*" not in name and lookup(report, name)[0] is None]
+    return refused, empty

@@ -1,0 +1,83 @@
+"""A gate on what no stage measures is told by `lwc validate`, not after the training."""
+
+from __future__ import annotations
+
+import pytest
+
+from lwc.errors import RecipeError
+from lwc.recipe_file import parse_recipe
+
+RECIPE = """schema_version: 1
+name: small
+model: {kind: config, blocks: 2}
+target: {ratio: 2, of: blocks}
+gates:
+  - {metric: retention.macro_f1, op: ">=", value: 0.9}
+"""
+
+
+def problems(metric: str, *overrides: str, extra: str = "") -> str:
+    """What is told of a recipe with this gate on line 7; empty where it is accepted."""
+    try:
+        parse_recipe(f'{RECIPE}  - {{metric: {metric}, op: ">=", value: 1{extra}}}\n', "small.yaml", overrides)
+    except RecipeError as error:
+        return error.message
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("metric", "meant"),
+    [
+        ("retention.acuracy", "did you mean retention.accuracy?"),
+        ("parity.max_diff", "did you mean parity.max_abs_diff?"),
+        ("serving.http.p95", "serving.http.latency_ms.p95"),
+        ("accuracy", "retention.accuracy"),
+        ("serving.http.served.match_offline", "did you mean serving.http.served.matches_offline?"),
+        ("latency.shapes.2.ratio", "latency.shapes.1.ratio"),
+        ("wibble", "its sections are ratios, quality, retention"),
+    ],
+)
+def test_a_typo_in_a_metric_is_told_with_line_and_nearest_name(metric: str, meant: str) -> None:
+    told = problems(metric)
+    assert f"line 7: gates.1.metric: no stage of this recipe measures {metric!r}" in told
+    assert meant in told
+
+
+def test_what_a_metric_is_relative_to_is_checked_too() -> None:
+    told = problems("latency.shapes.0.compressed_ms", extra=", relative_to: latency.shapes.0.bas_ms")
+    assert "gates.1.relative_to" in told
+    assert "did you mean latency.shapes.0.base_ms?" in told
+
+
+@pytest.mark.parametrize(
+    ("metric", "makes_it"),
+    [
+        ("serving.grpc.error_rate", "verify.protocols=[http, grpc]"),
+        ("serving.http.achieved_ratio", "verify.rate=20"),
+        ("serving.http.limit.compressed.rate_rps", "verify.find_rate={max_p95_ms: 50}"),
+        ("export.int8.test.agreement", "export.int8={}"),
+        ("export.fp16.agreement", "export.fp16=true"),
+    ],
+)
+def test_what_is_measured_depends_on_the_recipe(metric: str, makes_it: str) -> None:
+    assert "no stage of this recipe" in problems(metric, "verify.protocols=[http]")
+    assert problems(metric, "verify.protocols=[http]", makes_it) == ""
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        "retention.accuracy.low", "quality.floors.tfidf.macro_f1", "quality.compressed.confusion.0.1", "target.met",
+        "latency.shapes.1.ratio", "training.recover.vocabulary.coverage_of_validation", "stages.train.seconds",
+        "serving.http.server.mean_ms.queue", "data.quality.rows_used", "importance.fused.scores.1",
+    ],
+)  # fmt: skip
+def test_what_a_run_measures_is_accepted(metric: str) -> None:
+    assert problems(metric) == ""
+
+
+def test_each_task_has_metrics_of_its_own() -> None:
+    tokens = ("task={kind: causal_lm}", "data.labels.scheme=none", "model={kind: pretrained, source: x}",
+              "gates.0.metric=retention.perplexity")  # fmt: skip
+    assert problems("quality.base.next_token_accuracy", *tokens) == ""
+    assert "measures 'retention.accuracy'" in problems("retention.accuracy", *tokens)
