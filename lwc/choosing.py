@@ -8,7 +8,7 @@ from typing import Any
 
 from lwc import distributed
 from lwc.artifacts import read_json, write_json
-from lwc.recipe import Iterated, Racing
+from lwc.recipe import Iterated, Racing, Recipe
 from lwc.stage import StageContext
 
 
@@ -104,6 +104,16 @@ def _trimmed_parameters(context: StageContext, model: Any) -> int:
     left = len(used_tokens(tokenizer, texts, recipe.model.max_length, recipe.vocabulary.min_count))
     rows, width = model.get_input_embeddings().weight.shape
     return int((rows - left) * width)
+
+
+def check_target(recipe: Recipe, model: Any) -> None:
+    """Raise `TargetError` where no choice of blocks reaches the target; one that must be measured first passes."""
+    from lwc.models.families import family_of
+    from lwc.selection.select import plan_cut
+
+    target = recipe.target
+    if target.of != "latency" and (target.of == "blocks" or not recipe.vocabulary.trim):
+        plan_cut(model, family_of(model), target, recipe.select)
 
 
 def select(context: StageContext) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from lwc import __version__
 from lwc.commands import loadtest, looking, running, serving
 from lwc.errors import BUG, INTERRUPTED, MISSING, OK, USAGE, LwcError
+
+# How libraries written in Rust (safetensors, tokenizers) tell of a full disk: in an exception that is no OSError.
+_OS_ERROR = re.compile(r"\(os error \d+\)")
 
 app = typer.Typer(
     name="lwc",
@@ -74,6 +78,11 @@ def _stop_on_signals() -> None:
             signal.signal(name, stop)
 
 
+def _cannot_write(problem: Exception) -> NoReturn:
+    typer.echo(f"error: {problem}\n  do: check that the path exists, can be written, and has room", err=True)
+    sys.exit(USAGE)
+
+
 def main() -> None:
     """Entry point: turns exceptions into one message and the documented exit code."""
     debug = "--debug" in sys.argv
@@ -100,13 +109,16 @@ def main() -> None:
     except OSError as problem:
         if debug:
             traceback.print_exc()
-        typer.echo(f"error: {problem}\n  do: check that the path exists, can be written, and has room", err=True)
-        sys.exit(USAGE)
+        _cannot_write(problem)
     except Exception as problem:
         shown = getattr(problem, "show", None)
         if shown is not None:  # a usage error of the command-line parser
             shown()
             sys.exit(2)
+        if _OS_ERROR.search(str(problem)):
+            if debug:
+                traceback.print_exc()
+            _cannot_write(problem)
         if debug:
             raise
         typer.echo(f"bug: {type(problem).__name__}: {problem}\n  do: run again with --debug and report it", err=True)

@@ -80,13 +80,23 @@ def _loss(model: Any, batch: Batch) -> Any:
     return label_loss(model(**batch.inputs).logits, batch.labels)
 
 
-def train_base(recipe: Recipe, data_dir: Path, out: Path, scratch: Path, progress: Callable[[str], None]) -> None:
+def train_base(
+    recipe: Recipe,
+    data_dir: Path,
+    out: Path,
+    scratch: Path,
+    progress: Callable[[str], None],
+    check: Callable[[Any], None] = lambda model: None,
+) -> None:
     """Train the base model on the train split; write ``model/`` and ``metrics.json``.
+
+    ``check`` sees the model before it is trained, and raises where the training would be for nothing.
 
     Raises:
         ModelError: the checkpoint cannot be used, or its family has no row.
     """
     model, tokenizer = _start(recipe, load_split(data_dir, "train").texts, load_labels(data_dir))
+    check(model)
     check_padding(model, family_of(model), tokenizer.pad_token_id)  # before the hours of training, not after
     encoded, labels = split_rows(recipe, tokenizer, data_dir, "train")
     result = fit(

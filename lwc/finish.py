@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +19,12 @@ def check_destination(destination: Path) -> None:
     """Refuse to replace a folder that holds anything but Triton models.
 
     Raises:
-        RecipeError: something else lies there.
+        RecipeError: something else lies there, or nothing can be written there.
     """
+    nearest = next(path for path in (destination, *destination.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        problem = "cannot be written to" if nearest.is_dir() else "is a file"
+        raise RecipeError(f"{destination}: {nearest} {problem}", "name another --triton-models folder")
     strange = [path.name for path in destination.glob("*") if not (path / "config.pbtxt").is_file()]
     if strange:
         raise RecipeError(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lwc.artifacts import digest_paths, key_of
 from lwc.environment import BF16_FLAGS, cpu_flags, cpu_limit, cpu_model, gpu_present
-from lwc.models.source import resolve_folder
+from lwc.models.source import resolve_folder, resolve_source
 from lwc.recipe import (
     DataSource,
     HubDataset,
@@ -46,6 +46,12 @@ def _source_files(source: DataSource) -> dict[str, str]:
     return _named(source.paths)
 
 
+def check_model(recipe: Recipe) -> None:
+    """Raise where the checkpoint is not there: before a large source is read, not after."""
+    if isinstance(recipe.model, Pretrained) and recipe.task.kind != "causal_lm":
+        resolve_source(recipe.model.source)
+
+
 def _model_files(recipe: Recipe) -> dict[str, str]:
     """Content digest of a local or package-carried checkpoint."""
     if not isinstance(recipe.model, Pretrained):
@@ -53,8 +59,6 @@ def _model_files(recipe: Recipe) -> dict[str, str]:
     if recipe.task.kind == "causal_lm":  # GGUF files have no config.json beside them
         folder = Path(resolve_folder(recipe.model.source))
         return {recipe.model.source: digest_paths([folder])} if folder.is_dir() else {}
-    from lwc.models.source import resolve_source
-
     folder = Path(resolve_source(recipe.model.source))
     return {recipe.model.source: digest_paths([folder])} if folder.is_dir() else {}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from lwc import distributed
 from lwc.artifacts import Artifact, Store, key_of, read_json, write_json
+from lwc.needs import check_model
 from lwc.recipe import Recipe
 from lwc.stage import Stage, StageContext
 from lwc.stages import STAGES
@@ -140,6 +141,8 @@ def run(recipe: Recipe, runs: Path, event: Event, until: str | None = None) -> d
     if not distributed.is_main():
         _help(recipe, line[:together])
         return {}
+    if len(line) > 1:
+        check_model(recipe)
     store = Store(runs / STORE_FOLDER)
     folder = run_folder(runs, recipe)
     folder.mkdir(parents=True, exist_ok=True)

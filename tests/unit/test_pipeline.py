@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lwc import pipeline
-from lwc.errors import LwcError, RecipeError
+from lwc.errors import LwcError, ModelError, RecipeError
 from lwc.finish import check_destination
 from lwc.recipe import Recipe
 from lwc.recipe_file import parse_recipe
@@ -144,6 +144,24 @@ def test_what_a_result_depends_on_is_in_its_key(tmp_path: Path, monkeypatch: pyt
     first = needs("data", hub)
     (tmp_path / "reviews" / "train.csv").write_text("b")
     assert first != needs("data", hub), "the same name with new bytes is a miss"
+
+
+def test_a_model_that_is_not_there_is_told_before_the_data_are_read(tmp_path: Path, line: list[str]) -> None:
+    missing = recipe("model={kind: pretrained, source: ./nowhere}")
+    with pytest.raises(ModelError, match="no such folder"):
+        pipeline.run(missing, tmp_path, silent)
+    assert line == []
+    pipeline.run(missing, tmp_path, silent, until="data")
+    assert line == ["data"], "the data alone need no model"
+
+
+def test_where_nothing_can_be_written_is_told_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecipeError, match="file is a file"):
+        check_destination(tmp_path / "file" / "tiny")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(RecipeError, match="cannot be written to"):
+        check_destination(tmp_path / "models" / "tiny")
 
 
 def test_only_triton_models_are_replaced(tmp_path: Path) -> None:

@@ -19,13 +19,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lwc.distillation import Recoverer, recover
-from lwc.errors import ModelError
+from lwc.errors import ModelError, TargetError
 from lwc.fine_tuning import train_base
 from lwc.importance.ablation import loss_and_accuracy
 from lwc.models.families import family_of
 from lwc.models.load import load_classifier, load_tokenizer, save_checkpoint
 from lwc.models.surgery import remove_blocks
-from lwc.recipe import Recipe
+from lwc.recipe import Recipe, Target
+from lwc.stage import StageContext
+from lwc.stages import STAGES
 
 NAMES = ["other", "great"]
 WORDS = (["bad", "broken", "awful", "refund", "never"], ["good", "love", "great", "works", "again"])
@@ -72,6 +74,15 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("base")
     data = data_folder(root / "data")
     return data, trained(root, data, recipe_of())
+
+
+def test_a_target_out_of_reach_is_told_before_the_training(base: tuple[Path, Path], tmp_path: Path) -> None:
+    said: list[str] = []
+    recipe = recipe_of().model_copy(update={"target": Target(ratio=100, of="params")})
+    train = next(stage for stage in STAGES if stage.name == "train")
+    with pytest.raises(TargetError, match="100x of params cannot be reached"):
+        train.function(StageContext(recipe, {"data": base[0]}, tmp_path, tmp_path / "scratch", said.append))
+    assert said == []
 
 
 def test_train_leaves_a_whole_checkpoint(base: tuple[Path, Path]) -> None:
@@ -152,7 +163,9 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from lwc.fine_tuning import train_base
-from lwc.recipe import Recipe
+from lwc.recipe import Recipe, Target
+from lwc.stage import StageContext
+from lwc.stages import STAGES
 
 def progress(line):
     if line.startswith(sys.argv[3]):

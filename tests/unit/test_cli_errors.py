@@ -1,0 +1,54 @@
+"""What a person is told of a failure that no code of ours raised, and with which exit code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+
+from lwc import cli
+from lwc.errors import BUG, USAGE
+
+
+def _weights(target: str) -> None:
+    save_file({"weight": np.zeros(4, dtype=np.float32)}, target)
+
+
+def _tokenizer(target: str) -> None:
+    Tokenizer(WordLevel({"a": 0}, unk_token="a")).save(target)
+
+
+@pytest.mark.parametrize("write", [_weights, _tokenizer])
+@pytest.mark.parametrize("target", ["/dev/full", "/proc/nowhere/file"])
+def test_a_full_disk_is_not_our_bug_whatever_library_meets_it(
+    write: Any, target: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def app(standalone_mode: bool) -> None:
+        write(target)
+
+    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr(cli, "_stop_on_signals", lambda: None)
+    monkeypatch.setattr("sys.argv", ["lwc"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    told = capsys.readouterr().err
+    assert ended.value.code == USAGE, told
+    assert "has room" in told
+    assert "bug" not in told
+
+
+def test_a_bug_is_called_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def app(standalone_mode: bool) -> None:
+        raise ZeroDivisionError("of ours")
+
+    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr(cli, "_stop_on_signals", lambda: None)
+    monkeypatch.setattr("sys.argv", ["lwc"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == BUG
+    assert "bug: ZeroDivisionError: of ours" in capsys.readouterr().err
