@@ -198,7 +198,7 @@ _LINE: tuple[Stage, ...] = (
     ),
     Stage(
         "export",
-        3,
+        4,
         ("data", "train", "recover"),
         ("export",),
         _export,

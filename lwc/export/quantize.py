@@ -207,7 +207,19 @@ class _Builder:
                     extra_options={**options, "OpTypesToExcludeOutputQuantization": _OPERATORS},
                     calibration_cache_path=self.folder / "ranges.json",
                 )
+        _forget_shapes(target)
         return target
+
+
+def _forget_shapes(path: Path) -> None:
+    """Drop the shapes of inner tensors, which quantization writes into the graph.
+
+    Where ONNX Runtime is told them, it joins Add and LayerNormalization to a SkipLayerNormalization, whose CPU kernel
+    takes several times as long as the two.
+    """
+    model = onnx.load(str(path))
+    del model.graph.value_info[:]
+    onnx.save(model, str(path))
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from lwc.report.formats import (
     with_interval,
 )
 from lwc.report.importance import importance_section
+from lwc.report.levers import further_levers, search_for_latency
 from lwc.report.serving import serving_section
 from lwc.report.setting import data_section, environment_section
 
@@ -107,11 +108,15 @@ def _size(report: Mapping[str, Any]) -> Section:
     blocks: list[Block] = [Table(("", "base", "compressed", "ratio"), rows)]
     shapes = _latency_rows(report["latency"])
     if shapes:
-        caption = "ONNX Runtime on this machine, base and compressed interleaved, median ms."
-        blocks.append(Table(("batch × length", "base", "compressed", "ratio"), shapes, caption))
+        caption = (
+            "ONNX Runtime on this machine, base and compressed interleaved, median ms; spread is the interquartile "
+            "range ÷ median, the wider of the two."
+        )
+        blocks.append(Table(("batch × length", "base", "compressed", "ratio", "spread"), shapes, caption))
     else:
         blocks.append(Paragraph(f"Latency of the exported models: {NOT_MEASURED}."))
     blocks.append(_parity(report["parity"]))
+    blocks += [*search_for_latency(report), *further_levers(report)]
     return Section("Size, latency and parity", blocks)
 
 
@@ -128,6 +133,7 @@ def _latency_rows(latency: Any) -> tuple[tuple[str, ...], ...]:
             number(shape.get("base_ms"), 2),
             number(shape.get("compressed_ms"), 2),
             ratio(shape.get("ratio")),
+            percent(max(shape["spread"].values()) if "spread" in shape else None),
         )
         for shape in shapes
     )

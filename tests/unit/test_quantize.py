@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -140,6 +141,23 @@ def test_only_products_with_weights_and_tables_are_int8(
 
 def _is_weight(value: Any) -> bool:
     return value.data_type == TensorProto.INT8 and "embeddings" not in value.name
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_onnxruntime_keeps_layer_norm_as_it_is(
+    int8: dict[str, tuple[Path, dict[str, Any]]], mode: str, tmp_path: Path
+) -> None:
+    target, _ = int8[mode]
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3  # it warns that such a file fits this processor only
+    onnxruntime.InferenceSession(str(target), options, providers=["CPUExecutionProvider"])
+    before, after = (
+        Counter(n.op_type for n in onnx.load(str(p)).graph.node) for p in (target, tmp_path / "optimized.onnx")
+    )
+    assert after["MatMulIntegerToFloat"] + after["DynamicQuantizeMatMul"] > 0, "it did not optimise anything"
+    assert after["SkipLayerNormalization"] == 0
+    assert after["LayerNormalization"] == before["LayerNormalization"] > 0
 
 
 def alone_and_together(session: Any) -> float:

@@ -160,6 +160,54 @@ def test_nothing_measured_is_null_and_says_so(tmp_path: Path) -> None:
     assert "0.000" not in page
 
 
+def add(stages: Path, stage: str, name: str, more: dict[str, Any]) -> None:
+    path = stages / stage / name
+    write(path.parent, name, {**(json.loads(path.read_text()) if path.is_file() else {}), **more})
+
+
+def test_each_lever_shows_its_own_ratio_and_cost(tmp_path: Path) -> None:
+    assert "lever" not in build(tmp_path / "none")[2]
+    stages = make_stages(tmp_path / "stages")
+    add(tmp_path / "stages", "export", "export.json", {
+        "int8": {"mode": "static", "fallback": ["bert.encoder.layer.1"], "ratios": {"size": 3.91, "latency": 1.57},
+                 "test": {"accuracy_fp32": 0.818, "accuracy_int8": 0.812, "macro_f1_fp32": 0.795,
+                          "macro_f1_int8": 0.788, "agreement": 0.981}},
+        "fp16": {"bytes": 34_500_000, "max_abs_diff": 0.0123, "agreement": 0.992, "rows": 128, "kept_fp32": ["a", "b"]},
+    })  # fmt: skip
+    trimmed = {"before": 30_522, "after": 8_536, "coverage_of_validation": 0.52}
+    add(tmp_path / "stages", "recover", "metrics.json", {"vocabulary": trimmed})
+    stages["recover"] = tmp_path / "stages" / "recover"
+    build_report(make_recipe(), stages, ENVIRONMENT, {}, tmp_path / "out")
+    lines = (tmp_path / "out" / "report.md").read_text("utf-8").splitlines()
+    vocabulary, int8, fp16 = (
+        next(line for line in lines if line.startswith(f"| {name}")) for name in ("vocabulary", "int8", "fp16")
+    )
+    assert all(text in vocabulary for text in ("30,522 → 8,536 tokens (3.58×)", "52.0 % of the validation texts"))
+    assert all(text in int8 for text in ("3.91× smaller, 1.57× faster", "accuracy 0.818 → 0.812", "98.1 %"))
+    assert "in fp32: bert.encoder.layer.1" in int8.replace("\\", "")
+    assert all(text in fp16 for text in ("2.00× smaller", "0.0123", "99.2 % of 128", "2 operators in fp32"))
+
+
+def test_a_latency_states_its_spread_and_the_search_for_it(tmp_path: Path) -> None:
+    stages = make_stages(tmp_path / "stages")
+
+    def shape(ms: float, spread: float) -> dict[str, Any]:
+        return {"batch": 1, "length": 64, "base_ms": 10.0, "compressed_ms": ms, "ratio": 10 / ms,
+                "spread": {"base": 0.013, "compressed": spread}}  # fmt: skip
+
+    add(tmp_path / "stages", "export", "export.json", {"latency": {"ratio": 1.9, "shapes": [shape(5.2, 0.021)]}})
+    measured = [{"blocks": n, "ratio": 10 / n, "shapes": [shape(n, 0.004 * n)]} for n in (3, 6)]
+    add(tmp_path / "stages", "select", "selection.json", {"latency": measured})
+    build_report(make_recipe(), stages, ENVIRONMENT, {}, tmp_path / "out")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in (tmp_path / "out" / "report.md").read_text("utf-8").splitlines()
+    ]
+    assert ["1 × 64", "10.00", "5.20", "1.92×", "2.1 %"] in rows
+    assert ["3", "3.33×", "1.3 %"] in rows
+    assert ["6", "1.67×", "2.4 %"] in rows
+
+
 def test_run_without_serving_says_it_was_not_run(tmp_path: Path) -> None:
     report, page, text = build(tmp_path, serving=False)
     assert report["serving"] is None

@@ -45,6 +45,14 @@ def test_removed_equals_bypassed(model_type: str) -> None:
 
 
 @pytest.mark.parametrize("model_type", TYPES)
+def test_removing_nothing_changes_nothing(model_type: str) -> None:
+    model = tiny(model_type, blocks=3)
+    same = remove_blocks(model, family_of(model), [])
+    assert np.array_equal(predict(same, DATA), predict(model, DATA))
+    assert same.config.to_dict() == model.config.to_dict()
+
+
+@pytest.mark.parametrize("model_type", TYPES)
 def test_bypass_is_identity_on_the_residual_stream(model_type: str) -> None:
     model = tiny(model_type)
     family = family_of(model)

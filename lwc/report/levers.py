@@ -1,0 +1,68 @@
+"""What a cut model gained further and at what cost: trimmed vocabulary, int8, fp16; and how its depth was searched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lwc.report.document import Table
+from lwc.report.formats import number, percent, ratio, significant
+
+
+def search_for_latency(report: Mapping[str, Any]) -> list[Table]:
+    """The depths that a target of latency was measured at, each against the uncut model; none for other targets."""
+    rows = tuple(
+        (
+            number(one["blocks"]),
+            ratio(one["ratio"]),
+            percent(max(value for shape in one["shapes"] for value in shape["spread"].values())),
+        )
+        for one in (report["selection"] or {}).get("latency", ())
+    )
+    caption = (
+        "The search for the target: exported models cut to so many blocks against the uncut one, geometric mean over "
+        "the shapes; spread is the widest interquartile range ÷ median."
+    )
+    return [Table(("blocks", "latency ratio", "spread"), rows, caption)] if rows else []
+
+
+def further_levers(report: Mapping[str, Any]) -> list[Table]:
+    """One row for each lever besides the cut that the recipe pulled: what it gave, and what it cost."""
+    export = report["export"] or {}
+    rows: list[tuple[str, str, str]] = []
+    vocabulary = (report["training"]["recover"] or {}).get("vocabulary")
+    if vocabulary:
+        before, after = vocabulary["before"], vocabulary["after"]
+        rows.append(
+            (
+                "vocabulary trimmed",
+                f"{number(before)} → {number(after)} tokens ({ratio(before / after)}), in the ratios above",
+                f"{percent(vocabulary['coverage_of_validation'])} of the validation texts are read as before",
+            )
+        )
+    if "int8" in export:
+        int8, test = export["int8"], export["int8"]["test"]
+        kept = f"; in fp32: {', '.join(int8['fallback'])}" if int8["fallback"] else ""
+        changes = (
+            f"{name} {number(test[f'{key}_fp32'])} → {number(test[f'{key}_int8'])}"
+            for key, name in (("accuracy", "accuracy"), ("macro_f1", "macro-F1"))
+        )
+        rows.append(
+            (
+                f"int8, {int8['mode']}: what CPUs serve",
+                f"{ratio(int8['ratios']['size'])} smaller, {ratio(int8['ratios']['latency'])} faster",
+                f"{', '.join(changes)}; same label on {percent(test['agreement'])} of the test texts{kept}",
+            )
+        )
+    if "fp16" in export:
+        fp16 = export["fp16"]
+        rows.append(
+            (
+                "fp16: what GPUs serve",
+                f"{ratio(export['files']['compressed']['bytes'] / fp16['bytes'])} smaller; time not measured here",
+                f"max |Δ logit| {significant(fp16['max_abs_diff'])}, same label on {percent(fp16['agreement'])} of "
+                f"{number(fp16['rows'])} calibration texts; {len(fp16['kept_fp32'])} operators in fp32 for their size",
+            )
+        )
+    caption = "On top of the cut; int8 and fp16 against the compressed fp32 graph."
+    return [Table(("lever", "gain", "cost"), tuple(rows), caption)] if rows else []
