@@ -1,7 +1,8 @@
-"""What serving costs over calling the same model in-process, what compression gains when served, and a soak test.
+"""What serving costs over calling the same model in-process, what compression gains when served, and what faults do.
 
     python benchmarks/serving.py --compressed runs/tiny --base runs/tiny
     python benchmarks/serving.py --compressed triton_models/tiny --samples runs/tiny/verify/samples.parquet --soak 30
+    python benchmarks/serving.py --compressed runs/tiny --kill
 
 A path is a finished run folder (of ``--base`` its uncut model is taken) or a Triton repository that lwc wrote. Served
 and in-process windows alternate, so that what disturbs the machine disturbs both. Server, load generator and the
@@ -12,22 +13,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
+from serving_faults import kill, soak
+from serving_table import row, table
 from tokenizers import Tokenizer
 
-from lwc.environment import cpu_limit, cpu_model
 from lwc.errors import GATE_FAILED, OK, LwcError, RecipeError
 from lwc.export.session import cpu_session, run
 from lwc.pipeline import plan
@@ -42,7 +42,6 @@ from lwc.serving.server import TritonServer
 from lwc.serving.triton_config import parse
 
 SERVED_SHARE, P95_TO_P50, SPEED_UP_SHARE = 0.85, 2.0, 0.9
-SOAK_WINDOW_S = 300.0
 
 
 class InProcess:
@@ -66,9 +65,9 @@ class InProcess:
         width = next(size for size in self.buckets if size >= longest)
         ids = np.full((len(texts), width), self.pad_id, dtype=np.int64)
         mask, types = np.zeros_like(ids), np.zeros_like(ids)
-        for row, one in enumerate(encoded):
+        for number, one in enumerate(encoded):
             for array, values in ((ids, one.ids), (mask, one.attention_mask), (types, one.type_ids)):
-                array[row, : len(values)] = values
+                array[number, : len(values)] = values
         return run(self.session, {"input_ids": ids, "attention_mask": mask, "token_type_ids": types})
 
     def rate(self, texts: Sequence[str], batch: int, seconds: float) -> float:
@@ -111,7 +110,7 @@ def _add(source: Path, folder: Path, base: bool) -> str:
     for model in models:
         if (folder / model.name).exists():
             raise RecipeError(f"two models are called {model.name}", "give one of the runs another name")
-        (folder / model.name).symlink_to(model.resolve())
+        shutil.copytree(model, folder / model.name)  # a link would leave the repository, which `lwc serve` refuses
     return named[0]
 
 
@@ -148,8 +147,8 @@ class Bench:
             f" {self.options.seconds:g} s, {self.options.users} users, batches of {statistics.mean(batches):.1f}"
         )
         return [
-            _row(f"{model}: served ÷ in-process throughput", shares, SERVED_SHARE, ">=", told),
-            _row(f"{model}: p95 ÷ p50 at half of that rate", [p95 / p50], P95_TO_P50, "<=",
+            row(f"{model}: served ÷ in-process throughput", shares, SERVED_SHARE, ">=", told),
+            row(f"{model}: p95 ÷ p50 at half of that rate", [p95 / p50], P95_TO_P50, "<=",
                  f"p50 {p50:.1f} ms, p95 {p95:.1f} ms at {half.rate:.0f}/s, n = {result['requests']};"
                  f" {'; '.join(result['why'])}"),
         ]  # fmt: skip
@@ -165,7 +164,7 @@ class Bench:
         )  # fmt: skip
         title = f"{models[0]} ÷ {models[1]}: rate with p95 ≤ {options.max_p95_ms:g} ms"
         if found["ratio"] is None:
-            return [_row(title, [], 0.0, ">=", "a model met the objective at no rate")]
+            return [row(title, [], 0.0, ">=", "a model met the objective at no rate")]
         batches = [
             max(1, round(found["models"][model]["steps"][-1]["server"]["models"][model]["mean_batch"]))
             for model in models
@@ -180,63 +179,7 @@ class Bench:
             "?" if found["ratio"][end] is None else f"{found['ratio'][end]:.2f}" for end in ("low", "high")
         )
         told = f"{rates}, bracket {ends}; in-process {up:.2f}× ({min(ups):.2f}–{max(ups):.2f})"
-        return [_row(title, [found["ratio"]["value"]], SPEED_UP_SHARE * up, ">=", told)]
-
-    def soak(self, model: str, minutes: float) -> list[dict[str, Any]]:
-        """(c) HTTP and gRPC at once; every answer must come, and be the offline one where that is known."""
-        ends = time.monotonic() + 60.0 * minutes
-        memory, totals, number = [self._memory()], {"requests": 0, "lost": 0, "wrong": 0}, 0
-        while number == 0 or time.monotonic() < ends:
-            left = min(SOAK_WINDOW_S, max(5.0, ends - time.monotonic()))
-            out = self.options.out / "soak" / str(number)
-
-            def one(protocol: Protocol, seconds: float = left, out: Path = out) -> dict[str, Any]:
-                load = self.load(users=4, seconds=seconds)
-                return run_loadtest(self.endpoint(model, protocol), load, self.samples, out / protocol, 1)
-
-            with ThreadPoolExecutor(2) as pool:
-                for result in pool.map(one, ("http", "grpc")):
-                    served, answered = result["served"], result["served"]["answers"]
-                    totals["requests"] += result["requests"]
-                    totals["lost"] += result["errors"]
-                    same = served.get("matches_offline")
-                    # Without offline answers, at least a text's answer must not change.
-                    wrong = served["inconsistent_texts"] if same is None else round((1.0 - same) * answered)
-                    totals["wrong"] += wrong
-            memory.append(self._memory())
-            number += 1
-        told = (
-            f"{minutes:g} minutes, HTTP and gRPC with 4 users each, n = {totals['requests']}: {totals['lost']} lost,"
-            f" {totals['wrong']} wrong; server memory {memory[0]:.0f} → {memory[-1]:.0f} MB"
-        )
-        return [_row(f"{model}: answers lost or wrong", [totals["lost"] + totals["wrong"]], 0.0, "<=", told)]
-
-    def _memory(self) -> float:
-        """Resident MB of the server and the processes of its models."""
-        server = psutil.Process(self.server.pid)
-        return float(sum(one.memory_info().rss for one in (server, *server.children(recursive=True))) / 1e6)
-
-
-def _row(what: str, values: Sequence[float], aim: float, op: str, told: str) -> dict[str, Any]:
-    value = statistics.median(values) if values else None
-    met = value is not None and (value >= aim if op == ">=" else value <= aim)
-    return {"what": what, "value": value, "values": list(values), "aim": f"{op} {aim:.2f}", "met": met, "told": told}
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown, with machine and date."""
-    lines = ["| what | measured | aim | | from |", "|---|---|---|---|---|"]
-    for row in rows:
-        value = "none" if row["value"] is None else f"{row['value']:.2f}"
-        if len(row["values"]) > 1:
-            value += f" ({min(row['values']):.2f}–{max(row['values']):.2f})"
-        lines.append(
-            f"| {row['what']} | {value} | {row['aim']} | {'met' if row['met'] else 'MISSED'} | {row['told']} |"
-        )
-    load = ", ".join(f"{one:.1f}" for one in psutil.getloadavg())
-    return "\n".join(
-        [*lines, "", f"{cpu_model()}, {cpu_limit()} cores, {datetime.now(UTC):%Y-%m-%d}; load average {load}."]
-    )
+        return [row(title, [found["ratio"]["value"]], SPEED_UP_SHARE * up, ">=", told)]
 
 
 def bench(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -248,9 +191,11 @@ def bench(options: argparse.Namespace) -> list[dict[str, Any]]:
         models = [_add(options.compressed, folder, base=False)]
         if options.base is not None:
             models.append(_add(options.base, folder, base=True))
+        if options.kill is not None:
+            return kill(folder, models[0], samples, options.kill)
         with TritonServer(folder) as server:
             if options.soak is not None:
-                return Bench(server, options, samples).soak(models[0], options.soak)
+                return soak(server, models[0], samples, options.soak, options.out / "soak")
             direct = [InProcess(folder, model) for model in models]
             rows = Bench(server, options, samples).overhead(models[0], direct[0])
             if len(models) == 2:
@@ -267,6 +212,9 @@ def main() -> None:
     parser.add_argument("--base", type=Path, help="run folder (its uncut model), or repository made by lwc")
     parser.add_argument("--samples", type=Path, help="by default verify/samples.parquet of the compressed run folder")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="only this: mixed load, nothing lost or wrong")
+    parser.add_argument(
+        "--kill", type=int, nargs="?", const=3, metavar="TIMES", help="only this: kill -9 of its model process, 3 times"
+    )
     parser.add_argument("--users", type=int, default=16, help="of the closed loop")
     parser.add_argument("--seconds", type=float, default=10.0, help="of a closed-loop or in-process window")
     parser.add_argument("--rounds", type=int, default=3)
@@ -284,7 +232,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "serving.json").write_text(json.dumps(rows, indent=2), encoding="utf-8")
     print(table(rows))
-    sys.exit(OK if all(row["met"] for row in rows) else GATE_FAILED)
+    sys.exit(OK if all(one["met"] for one in rows) else GATE_FAILED)
 
 
 if __name__ == "__main__":

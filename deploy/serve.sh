@@ -5,14 +5,20 @@
 #   LWC_ADMIN_KEY    opens the restricted interfaces to a client that sends it as the header x-lwc-key
 #                    (triton-grpc-protocol-x-lwc-key over gRPC); a random one, known to nobody, where it is not set
 #   LWC_HTTP_PORT, LWC_GRPC_PORT, LWC_METRICS_PORT   8000, 8001 and 8002 by default
+#   LWC_CACHE_BYTES  of the response cache, where a model asks for one (package.response_cache); 64 MiB by default
 set -eu
 
 key=${LWC_ADMIN_KEY:-$(cat /proc/sys/kernel/random/uuid)}
+repository=${LWC_REPOSITORY:-/models}
+# A model's response_cache needs a cache in the server too.
+if grep -qs '^response_cache' "$repository"/*/config.pbtxt; then
+  set -- --cache-config="local,size=${LWC_CACHE_BYTES:-67108864}" "$@"
+fi
 # What a client that only asks for answers never needs.
 restricted="shared-memory,model-config,model-repository,statistics,trace,logging:x-lwc-key=$key"
 
 exec tritonserver \
-  --model-repository="${LWC_REPOSITORY:-/models}" \
+  --model-repository="$repository" \
   --model-control-mode=none \
   --disable-auto-complete-config \
   --exit-on-error=true \

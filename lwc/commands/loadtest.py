@@ -12,11 +12,12 @@ from lwc.errors import GATE_FAILED, OK, RecipeError
 
 
 def loadtest(
+    context: typer.Context,
     samples: Annotated[
-        Path,
+        Optional[Path],  # noqa: UP045
         typer.Argument(help="texts, with labels if the model gives any: a run's verify/samples.parquet, CSV, JSONL"),
-    ],
-    model: Annotated[str, typer.Option(help="served model that takes text")],
+    ] = None,
+    model: Annotated[Optional[str], typer.Option(help="served model that takes text")] = None,  # noqa: UP045
     url: Annotated[str, typer.Option(help="host:port of the server")] = "127.0.0.1:8000",
     metrics_url: Annotated[Optional[str], typer.Option(help="host:port of its metrics")] = None,  # noqa: UP045
     label_output: Annotated[Optional[str], typer.Option(help="output with the label")] = None,  # noqa: UP045
@@ -30,6 +31,14 @@ def loadtest(
     find_rate: Annotated[bool, typer.Option("--find-rate", help="the highest rate within --max-p95-ms")] = False,
     against: Annotated[Optional[str], typer.Option(help="--find-rate of this model too, in turns")] = None,  # noqa: UP045
     workers: Annotated[int, typer.Option(min=1, help="processes that send; one uses one core")] = 1,
+    expect_workers: Annotated[Optional[int], typer.Option(help="senders to wait for, instead: --worker")] = None,  # noqa: UP045
+    master_bind_host: Annotated[str, typer.Option(help="where this one listens for them")] = "127.0.0.1",
+    master_bind_port: Annotated[int, typer.Option(min=1, max=65535)] = 5557,
+    expect_workers_max_wait: Annotated[float, typer.Option(min=1.0, help="seconds")] = 60.0,
+    worker: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="HOST:PORT", help="be a sender of the load test there, which tells it everything else"),
+    ] = None,
     seconds: Annotated[Optional[float], typer.Option(min=1.0, help="15; with --find-rate 5")] = None,  # noqa: UP045
     warmup: Annotated[float, typer.Option(min=0.0)] = 2.0,
     max_error_rate: Annotated[float, typer.Option(min=0.0, max=1.0, help="exit 3 above it")] = 0.0,
@@ -40,21 +49,35 @@ def loadtest(
 ) -> None:
     """Load-test a served text model with Locust and check its answers. Exit 3 past a threshold."""
     from lwc import render
+
+    if worker is not None:
+        _work(worker, context)
+    if samples is None or model is None:
+        raise RecipeError("a load test needs SAMPLES and --model", "or --worker, to send for another load test")
     from lwc.serving.loadtest.endpoint import connect
     from lwc.serving.loadtest.find_rate import Objective, find_rates
+    from lwc.serving.loadtest.process import Elsewhere
     from lwc.serving.loadtest.run import Load, check_thresholds, run_loadtest
     from lwc.serving.loadtest.samples import read_samples
     from lwc.serving.loadtest.search import Search
 
+    elsewhere = None
+    if expect_workers is not None:
+        elsewhere = Elsewhere(expect_workers, master_bind_host, master_bind_port, expect_workers_max_wait, find_rate)
     load = Load(
         users=connections if find_rate or rate is not None else users,
         seconds=seconds or (5.0 if find_rate else 15.0),
-        warmup_seconds=warmup, rate=rate, arrivals=arrivals, seed=seed, workers=workers,
+        warmup_seconds=warmup, rate=rate, arrivals=arrivals, seed=seed, workers=workers, elsewhere=elsewhere,
     )  # fmt: skip
     if against is not None and not find_rate:
         raise RecipeError("--against compares the rates that --find-rate finds", "add --find-rate")
     endpoint = connect(url, protocol, model, metrics_url, label_output)
     texts = read_samples(samples, labelled=endpoint.text.label is not None)
+    if elsewhere is not None:
+        render.note(
+            f"waiting for {expect_workers} of: lwc loadtest --worker {master_bind_host}:{master_bind_port}; they must"
+            f" reach {endpoint.address} too"
+        )
     if find_rate:
         if max_p95_ms is None:
             raise RecipeError("--find-rate needs the objective it must meet", "add --max-p95-ms")
@@ -76,3 +99,17 @@ def loadtest(
     for failure in failures:
         render.note(f"FAIL {failure}")
     raise typer.Exit(GATE_FAILED if failures else OK)
+
+
+def _work(master: str, context: typer.Context) -> None:
+    """Send for a master elsewhere, and end."""
+    from lwc import render
+    from lwc.serving.loadtest.worker import work
+
+    sources = {name: context.get_parameter_source(name) for name in context.params if name != "worker"}
+    given = sorted(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
+    if given:
+        raise RecipeError(f"--worker with {', '.join(given)}: all of that comes from the master", "give it there")
+    done = work(master, render.note)
+    render.note(f"sent for {done} load test{'s' if done > 1 else ''}")
+    raise typer.Exit(OK)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from http.client import HTTPException
 from typing import Any, Literal
 
 import numpy as np
@@ -17,9 +18,9 @@ SECONDS = 60.0
 
 
 def infer_text(
-    url: str, protocol: Literal["http", "grpc"], model: str, texts: Sequence[str]
+    url: str, protocol: Literal["http", "grpc"], model: str, texts: Sequence[str], seconds: float = SECONDS
 ) -> list[tuple[str, Array]]:
-    """Label and scores (C,) of each text, all in one request to ``url`` (``host:port``).
+    """Label and scores (C,) of each text, all in one request to ``url`` (``host:port``) that waits ``seconds``.
 
     Raises:
         ServingError: nothing answers there, or the server refuses; its own words are quoted.
@@ -29,14 +30,14 @@ def infer_text(
     given = library.InferInput("text", list(raw.shape), "BYTES")
     given.set_data_from_numpy(raw)
     # The two clients name their time limit differently, and one takes it when made, the other when asked.
-    made = {"network_timeout": SECONDS} if protocol == "http" else {}
-    asked = {} if protocol == "http" else {"client_timeout": SECONDS}
+    made = {"network_timeout": seconds} if protocol == "http" else {}
+    asked = {} if protocol == "http" else {"client_timeout": seconds}
     try:
         with library.InferenceServerClient(url, **made) as client:
             result = client.infer(model, [given], **asked)
     except InferenceServerException as error:
         raise ServingError(f"{model} at {url} ({protocol}): {error.message()}") from error
-    except OSError as error:
+    except (OSError, HTTPException) as error:  # the latter where the connection is closed before the answer came
         raise ServingError(f"nothing answers at {url} ({protocol}): {error}", "start it with `lwc serve`") from error
     labels, scores = result.as_numpy("label"), result.as_numpy("scores")
     return [(label.decode("utf-8"), row) for label, row in zip(labels[:, 0], scores, strict=True)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -92,3 +94,12 @@ def test_refusals_keep_the_servers_words(
 def test_nothing_there_is_told(protocol: Literal["http", "grpc"]) -> None:
     with pytest.raises(ServingError, match=r"127\.0\.0\.1:9"):
         infer_text("127.0.0.1:9", protocol, "reviews", TEXTS)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_server_that_ends_before_it_answers_is_told(protocol: Literal["http", "grpc"]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=lambda: listening.accept()[0].close(), daemon=True).start()
+        url = f"127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(ServingError, match=url):
+            infer_text(url, protocol, "reviews", TEXTS, seconds=10.0)

@@ -269,3 +269,19 @@ def test_kserve_is_locked_down_and_probes_the_model() -> None:
 def test_kserves_pod_fits_kubernetes(version: str) -> None:
     pod, _ = kserve_pod()
     check_kubernetes({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "lwc"}, "spec": pod}, version)
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_kserves_autoscaler_asks_for_what_the_adapter_makes(version: str) -> None:
+    runtime, service = kserve()
+    [scaler] = load(DEPLOY / "kserve" / "autoscaler.yaml")
+    check_kubernetes(scaler, version)
+    [metric] = scaler["spec"]["metrics"]
+    assert metric["pods"]["metric"]["name"] == adapter_rule()["name"]["as"]
+    assert scaler["spec"]["scaleTargetRef"]["name"] == f"{service['metadata']['name']}-predictor"
+    predictor = service["spec"]["predictor"]
+    assert scaler["spec"]["minReplicas"] == predictor["minReplicas"]
+    assert scaler["spec"]["maxReplicas"] == predictor["maxReplicas"]
+    # What the autoscaler asks for is made of metrics, which somebody must read.
+    assert service["metadata"]["annotations"]["serving.kserve.io/enable-prometheus-scraping"] == "true"
+    assert runtime["spec"]["annotations"]["prometheus.kserve.io/port"] == "8002"

@@ -22,7 +22,9 @@ from deploy_files import DEPLOY, GPU_METRICS, METRICS, ROOT
 from packaging.requirements import Requirement
 
 from lwc.errors import MissingDependency
+from lwc.recipe import Package
 from lwc.serving.embedded import assemble_backends, environment, installed
+from lwc.serving.triton_config import as_text, text_model
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -132,6 +134,18 @@ def test_without_a_key_each_start_makes_one_that_nobody_knows(tmp_path: Path) ->
                 keys.add(flag.rpartition("=")[2])
     assert len(keys) == 2, "HTTP and gRPC share a key, two starts do not"
     assert all(len(key) >= 32 for key in keys)
+
+
+def test_a_model_that_asks_for_a_response_cache_gets_one(tmp_path: Path) -> None:
+    for name, package in (("plain", Package()), ("cached", Package(response_cache=True))):
+        (tmp_path / name / "m").mkdir(parents=True)
+        config = as_text(text_model("m", 2, package, {}))
+        (tmp_path / name / "m" / "config.pbtxt").write_text(config, encoding="utf-8")
+    plain = flags(tmp_path, LWC_REPOSITORY=str(tmp_path / "plain"))
+    assert not [flag for flag in plain if "cache" in flag]
+    assert "--cache-config=local,size=67108864" in flags(tmp_path, LWC_REPOSITORY=str(tmp_path / "cached"))
+    given = flags(tmp_path, "--log-verbose=1", LWC_REPOSITORY=str(tmp_path / "cached"), LWC_CACHE_BYTES="1048576")
+    assert given[-2:] == ["--cache-config=local,size=1048576", "--log-verbose=1"]
 
 
 def ready(model: str, port: int) -> subprocess.CompletedProcess[str]:

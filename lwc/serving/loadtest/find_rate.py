@@ -90,7 +90,7 @@ def find_rates(
 
     unloaded = {}
     for name in named:
-        one_user = replace(load, users=1, workers=1, rate=None)
+        one_user = replace(load, users=1, workers=1, elsewhere=None, rate=None)
         alone = measure(named[name], one_user, texts[name], out / name / "unloaded", label_names)
         if "latency_ms" not in alone:
             raise ServingError(f"{name} answered no request: {error_causes(alone)}", f"logs: {out / name}", GATE_FAILED)

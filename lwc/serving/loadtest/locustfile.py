@@ -7,19 +7,23 @@ parent decides from. The exit status only says whether that file was written.
 from __future__ import annotations
 
 import json
+import logging
 import os
-import struct
 import time
 from pathlib import Path
 from typing import Any, ClassVar
 
 import gevent
+import gevent.event
 import gevent.queue
+import locust.runners
 import locust.stats
 from locust import FastHttpUser, User, constant, events
 from locust.exception import StopUser
+from locust.rpc import Message
 from locust.runners import MasterRunner, WorkerRunner
 
+import lwc
 from lwc.serving.loadtest import wire
 from lwc.serving.loadtest.arrivals import arrival_times
 from lwc.serving.loadtest.recorder import Recorder, Ticket, merge_records, write_records
@@ -35,13 +39,17 @@ LABELS: set[str] | None = set(SETTINGS["labels"]) if SETTINGS["labels"] else Non
 TIMEOUT_S: float = SETTINGS["timeout_s"]
 CSV_TICK_S = 0.5
 locust.stats.CSV_STATS_INTERVAL_SEC = CSV_TICK_S
+# Beats of 1 s that a worker may miss: on a busy machine it is late, not lost.
+locust.runners.HEARTBEAT_LIVENESS = 15
 RATE: float | None = SETTINGS["rate"]
-# Processes that send; 1: this one alone.
+# Processes that send, this one alone or several.
 WORKERS: int = SETTINGS["workers"]
 METRICS: str | None = SETTINGS["metrics"]
 RECORDER = Recorder(samples=len(TEXTS))
 # Open loop: requests that are due and wait for a free user. None ends every user that finds it.
 DUE: gevent.queue.SimpleQueue[Ticket | None] = gevent.queue.SimpleQueue()
+# A worker's users send when the master says so: one that came too late never does.
+BEGUN = gevent.event.Event()
 
 
 def read_label(outputs: dict[str, wire.RawTensor]) -> str | None:
@@ -59,6 +67,7 @@ def read_label(outputs: dict[str, wire.RawTensor]) -> str | None:
 
 def next_ticket() -> Ticket:
     """The next request: at once in a closed loop, when one is due in an open loop."""
+    BEGUN.wait()
     ticket = RECORDER.take() if RATE is None else DUE.get()
     if ticket is None:
         DUE.put(None)
@@ -141,7 +150,7 @@ if SETTINGS["protocol"] == "grpc":
             try:
                 response = self.stub.ModelInfer(request, timeout=TIMEOUT_S)
                 size = response.ByteSize()
-                label = read_label(grpc_outputs(response))
+                label = read_label(wire.read_grpc(response))
             except grpc.RpcError as problem:
                 error = f"gRPC {problem.code().name}: {problem.details()!s:.200}"
             except wire.WireError as problem:
@@ -159,21 +168,6 @@ if SETTINGS["protocol"] == "grpc":
         tasks: ClassVar = [classify]
 
 
-def grpc_outputs(response: Any) -> dict[str, wire.RawTensor]:
-    """The tensors of a ModelInferResponse, from raw or typed contents."""
-    outputs: dict[str, wire.RawTensor] = {}
-    for index, tensor in enumerate(response.outputs):
-        if index < len(response.raw_output_contents):
-            data = response.raw_output_contents[index]
-        elif tensor.datatype == "BYTES":
-            data = b"".join(struct.pack("<I", len(v)) + v for v in tensor.contents.bytes_contents)
-        else:
-            values = tensor.contents.fp32_contents
-            data = struct.pack(f"<{len(values)}f", *values)
-        outputs[tensor.name] = wire.RawTensor(tensor.datatype, tuple(tensor.shape), data)
-    return outputs
-
-
 def on_init(environment: Any, runner: Any, web_ui: Any) -> None:
     """Assume failure until the records are written, and let a bug in a user end that user, not loop."""
     environment.process_exit_code = 1
@@ -183,6 +177,9 @@ def on_init(environment: Any, runner: Any, web_ui: Any) -> None:
         runner.register_message("begin", on_begin, concurrent=True)
     elif isinstance(runner, MasterRunner):
         runner.register_message("records", on_records)
+        runner.register_message("settings", on_settings)
+    else:
+        BEGUN.set()
 
 
 def on_spawned(user_count: int) -> None:
@@ -206,25 +203,44 @@ def alone() -> None:
 def conduct() -> None:
     """The master's part: start the workers' clocks, read the server's counters with them, wait for all records."""
     runner = ENVIRONMENT[0].runner
+
+    def wait(seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while len(RECORDS) < len(EXPECTED) and (left := deadline - time.monotonic()) > 0:
+            if runner.worker_count < len(EXPECTED):
+                raise RuntimeError(f"only {runner.worker_count} of {len(EXPECTED)} workers are left")
+            gevent.sleep(min(left, 0.05))
+
     try:
-        for number, worker in enumerate(sorted(runner.clients)):
-            runner.send_message("begin", {"worker": number}, worker)
-        gevent.sleep(SETTINGS["warmup_seconds"])
+        EXPECTED[:] = sorted(runner.clients)
+        for number, worker in enumerate(EXPECTED):
+            runner.send_message("begin", {"run": SETTINGS["run"], "worker": number, "workers": len(EXPECTED)}, worker)
+        wait(SETTINGS["warmup_seconds"])
         before = read_page(METRICS) if METRICS else None
-        gevent.sleep(SETTINGS["seconds"])
+        wait(SETTINGS["seconds"])
         MEASURED["metrics"] = [before, read_page(METRICS)] if METRICS else None
-        deadline = time.monotonic() + 2 * TIMEOUT_S
-        while len(RECORDS) < WORKERS and time.monotonic() < deadline:
-            gevent.sleep(0.05)
+        wait(2 * TIMEOUT_S)
     finally:
         runner.quit()
 
 
 def on_begin(environment: Any, msg: Any, **_: Any) -> None:
     """A worker's part: every n-th sample and its share of the rate, then its records to the master."""
-    RECORDER.first, RECORDER.step = msg.data["worker"], WORKERS
-    timeline(msg.data["worker"])
+    if msg.data["run"] != SETTINGS["run"]:
+        logging.error("the master that gave the settings is gone, and another is in its place")
+        environment.runner.quit()
+        return
+    RECORDER.first, RECORDER.step = msg.data["worker"], msg.data["workers"]
+    BEGUN.set()
+    timeline(msg.data["worker"], msg.data["workers"])
     environment.runner.send_message("records", {**RECORDER.as_json(), **MEASURED})
+
+
+def on_settings(environment: Any, msg: Any, **_: Any) -> None:
+    """A worker from elsewhere asks what to do, in its own words (`lwc.serving.loadtest.worker`), before it joins."""
+    wanted = not STARTED and len(environment.runner.clients) < WORKERS
+    answer = {"version": lwc.__version__, "settings": SETTINGS if wanted else None}
+    environment.runner.server.send_to_client(Message("settings", answer, msg.node_id))
 
 
 def on_records(environment: Any, msg: Any, **_: Any) -> None:
@@ -232,16 +248,16 @@ def on_records(environment: Any, msg: Any, **_: Any) -> None:
     RECORDS.append(msg.data)
 
 
-def timeline(worker: int = 0) -> None:
+def timeline(worker: int = 0, workers: int = 1) -> None:
     """Warm up, measure, let what was due be answered."""
-    metrics = METRICS if WORKERS == 1 else None
+    metrics = None if isinstance(ENVIRONMENT[0].runner, WorkerRunner) else METRICS
     try:
-        load(SETTINGS["warmup_seconds"], SETTINGS["seed"] + 1, worker)
+        load(SETTINGS["warmup_seconds"], SETTINGS["seed"] + 1, worker, workers)
         before = read_page(metrics) if metrics else None
         ENVIRONMENT[0].stats.reset_all()
         RECORDER.measure()
         cpu = time.process_time()
-        load(SETTINGS["seconds"], SETTINGS["seed"], worker)
+        load(SETTINGS["seconds"], SETTINGS["seed"], worker, workers)
         RECORDER.stop()
         after = read_page(metrics) if metrics else None
         MEASURED.update(cpu_s=time.process_time() - cpu, metrics=[before, after] if metrics else None)
@@ -252,13 +268,13 @@ def timeline(worker: int = 0) -> None:
         DUE.put(None)
 
 
-def load(seconds: float, seed: int, worker: int) -> None:
+def load(seconds: float, seed: int, worker: int, workers: int) -> None:
     """Let the users send for ``seconds``; in an open loop, make each request due at its time, answered or not."""
     begin = RECORDER.clock()
     if RATE is not None:
         # Poisson arrivals add up to Poisson arrivals; constant ones of several workers fall between each other.
         start = begin + (worker / RATE if SETTINGS["arrivals"] == "constant" else 0.0)
-        for at in arrival_times(RATE / WORKERS, seconds, SETTINGS["arrivals"], seed + 1000 * worker):
+        for at in arrival_times(RATE / workers, seconds, SETTINGS["arrivals"], seed + 1000 * worker):
             # Also where it is late: sleeping 0 s lets the users run.
             gevent.sleep(max(0.0, start + at - RECORDER.clock()))
             DUE.put(RECORDER.take(due=start + at))
@@ -266,6 +282,8 @@ def load(seconds: float, seed: int, worker: int) -> None:
 
 
 ENVIRONMENT: list[Any] = []
+# The workers whose records are waited for; alone: this process.
+EXPECTED: list[str] = ["alone"]
 STARTED: list[Any] = []
 MEASURED: dict[str, Any] = {}
 RECORDS: list[dict[str, Any]] = []
@@ -275,8 +293,8 @@ def on_quitting(environment: Any) -> None:
     """Write the records when they are whole; only then is the exit status 0."""
     RECORDER.stop()
     if isinstance(environment.runner, WorkerRunner):
-        environment.process_exit_code = 0
-    elif len(RECORDS) == WORKERS:
+        environment.process_exit_code = 0 if "cpu_s" in MEASURED else 1
+    elif len(RECORDS) == len(EXPECTED):
         write_records({**merge_records(RECORDS), **MEASURED}, Path(SETTINGS["records"]))
         environment.process_exit_code = 0
 

@@ -9,18 +9,22 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import lwc
-from lwc.errors import MissingDependency, ServingError
+from lwc.errors import USAGE, MissingDependency, RecipeError, ServingError
 from lwc.serving.loadtest.recorder import RECORDS_VERSION
 
 START_ALLOWANCE_S = 60.0
 TAIL_LINES = 15
 # Run by path: importing it here would import Locust.
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+# Locust's words where too few workers came.
+GAVE_UP = "Gave up waiting for workers to connect"
 
 
 def check_installed(protocol: str) -> None:
@@ -32,52 +36,110 @@ def check_installed(protocol: str) -> None:
         raise MissingDependency(f"not installed: {', '.join(missing)}", "install it with: pip install 'lwc[serve]'")
 
 
-def run_locust(settings: Mapping[str, Any], users: int, out: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Elsewhere:
+    """Senders that others start, by ``lwc loadtest --worker``: how many, and where they find the master."""
+
+    workers: int
+    host: str = "127.0.0.1"
+    port: int = 5557
+    wait_s: float = START_ALLOWANCE_S
+    # Another load test follows this one, for the same workers.
+    series: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or not 0 < self.port < 65536 or not self.wait_s > 0:
+            raise RecipeError("workers from elsewhere: a number ≥ 1, a port in 1–65535 and a wait > 0 s are needed")
+
+
+def run_locust(settings: Mapping[str, Any], users: int, out: Path, elsewhere: Elsewhere | None) -> dict[str, Any]:
     """Run one load test with the settings of ``locustfile.py``; returns the records it left.
 
-    Leaves ``records_<protocol>.json``, ``locust_<protocol>.html``, ``.log`` and CSV files in ``out``.
+    ``settings["workers"]`` processes send: this one alone, several started here, or those of ``elsewhere``. Leaves
+    ``records_<protocol>.json``, ``locust_<protocol>.html``, ``.log`` and CSV files in ``out``.
 
     Raises:
-        ServingError: Locust broke, ran past its deadline, or left no whole records; its log is quoted.
+        ServingError: Locust broke, ran past its deadline, left no whole records, or workers did not come; its log is
+            quoted.
     """
-    protocol = settings["protocol"]
-    settings_path, log = out / f"settings_{protocol}.json", out / f"locust_{protocol}.log"
-    records = out / f"records_{protocol}.json"
+    protocol, workers = settings["protocol"], settings["workers"]
+    log, records = out / f"locust_{protocol}.log", out / f"records_{protocol}.json"
     records.unlink(missing_ok=True)
-    settings_path.write_text(json.dumps({**settings, "records": str(records)}), encoding="utf-8")
-    # In-flight requests may finish: without --stop-timeout they are killed and would be missing from the figures.
-    drain = settings["timeout_s"] + 1.0
-    limit = settings["warmup_seconds"] + settings["seconds"] + drain + START_ALLOWANCE_S
-    command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary"]
-    command += ["--users", str(users), "--spawn-rate", str(users), "--stop-timeout", f"{drain:g}"]
+    command = [*_locust(), "--headless", "--only-summary", *_stop_timeout(settings)]
+    command += ["--users", str(users), "--spawn-rate", str(users)]
     # The test ends itself after the measured seconds; this limit counts the ramp-up and is only a backstop.
-    command += ["--run-time", f"{int(limit)}s", "--loglevel", "INFO"]
+    command += ["--run-time", f"{int(longest_s(settings))}s", "--loglevel", "INFO"]
     command += ["--html", f"locust_{protocol}.html", "--csv", f"locust_{protocol}", "--csv-full-history"]
-    workers = settings["workers"]
+    commands = [command]
+    if workers > 1 or elsewhere is not None:
+        master = elsewhere or Elsewhere(workers, port=_free_port())
+        command += ["--master", "--master-bind-host", master.host, "--master-bind-port", str(master.port)]
+        command += ["--expect-workers", str(workers), "--expect-workers-max-wait", f"{master.wait_s:g}"]
+        commands += [] if elsewhere else [worker_command(settings, master.host, master.port)] * workers
+    patience = longest_s(settings) + settings["timeout_s"] + START_ALLOWANCE_S + (elsewhere.wait_s if elsewhere else 0)
+    told = {"records": str(records), "run": uuid.uuid4().hex, "elsewhere": asdict(elsewhere) if elsewhere else None}
+    status = run_processes(commands, {**settings, **told}, out, log, patience)
+    if elsewhere is not None and not records.is_file() and GAVE_UP in log.read_text(encoding="utf-8", errors="replace"):
+        raise ServingError(
+            f"fewer than {workers} workers came to {elsewhere.host}:{elsewhere.port} in {elsewhere.wait_s:g} s"
+            f"\n{tail(log)}",
+            f"start each with: lwc loadtest --worker {elsewhere.host}:{elsewhere.port}; one alone sends for one core",
+            USAGE,
+        )
+    return _read_records(records, status, log)
+
+
+def longest_s(settings: Mapping[str, Any]) -> float:
+    """What a load test may take in s from the moment that every user is there."""
+    return float(settings["warmup_seconds"] + settings["seconds"] + settings["timeout_s"] + 1.0 + START_ALLOWANCE_S)
+
+
+def worker_command(settings: Mapping[str, Any], host: str, port: int) -> list[str]:
+    """Locust as one of several senders, for the master at an address."""
+    return [*_locust(), "--worker", "--master-host", host, "--master-port", str(port), *_stop_timeout(settings)]
+
+
+def _locust() -> list[str]:
+    return [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE)]
+
+
+def _stop_timeout(settings: Mapping[str, Any]) -> list[str]:
+    # In-flight requests may finish: without --stop-timeout they are killed and would be missing from the figures.
+    return ["--stop-timeout", f"{settings['timeout_s'] + 1.0:g}"]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def run_processes(
+    commands: Sequence[list[str]], settings: Mapping[str, Any], folder: Path, log: Path, patience_s: float
+) -> int:
+    """Start Locust processes in ``folder`` with the same settings; the exit status of the first. None is left behind.
+
+    Raises:
+        ServingError: the first did not end within ``patience_s``.
+    """
+    path = folder / f"settings_{settings['protocol']}.json"
+    path.write_text(json.dumps(settings), encoding="utf-8")
     started: list[subprocess.Popen[bytes]] = []
-    with log.open("wb") as stream, socket.socket() as probe:
-        if workers > 1:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
-            probe.close()
-            command += ["--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port]
-            command += ["--expect-workers", str(workers), "--expect-workers-max-wait", f"{START_ALLOWANCE_S:g}"]
-            worker = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--worker"]
-            worker += ["--master-host", "127.0.0.1", "--master-port", port, "--stop-timeout", f"{drain:g}"]
+    with log.open("wb") as stream:
         try:
-            for line in [command] + ([worker] * workers if workers > 1 else []):
+            for command in commands:
                 started.append(
                     subprocess.Popen(
-                        line,
-                        cwd=out,
-                        env=child_environment("LWC_LOADTEST", settings_path),
+                        command,
+                        cwd=folder,
+                        env=child_environment("LWC_LOADTEST", path),
                         stdin=subprocess.DEVNULL,
                         stdout=stream,
                         stderr=subprocess.STDOUT,
                         start_new_session=True,
                     )
                 )
-            status = started[0].wait(timeout=limit + drain + START_ALLOWANCE_S)
+            return started[0].wait(timeout=patience_s)
         except subprocess.TimeoutExpired as error:
             raise ServingError(f"the load test did not end in time\n{tail(log)}", f"the whole log: {log}") from error
         finally:
@@ -85,8 +147,7 @@ def run_locust(settings: Mapping[str, Any], users: int, out: Path) -> dict[str, 
                 if child.poll() is None:
                     os.killpg(child.pid, signal.SIGKILL)
                     child.wait()
-            settings_path.unlink()
-    return _read_records(records, status, log)
+            path.unlink()
 
 
 def child_environment(variable: str, settings_path: Path) -> dict[str, str]:

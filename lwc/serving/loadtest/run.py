@@ -17,7 +17,7 @@ from lwc.errors import GATE_FAILED, RecipeError, ServingError
 from lwc.serving.loadtest.arrivals import Arrivals
 from lwc.serving.loadtest.endpoint import Endpoint
 from lwc.serving.loadtest.explain import explain
-from lwc.serving.loadtest.process import check_installed, run_locust
+from lwc.serving.loadtest.process import Elsewhere, check_installed, run_locust
 from lwc.serving.loadtest.samples import Sample
 from lwc.serving.loadtest.summary import latencies_ms, summarise
 from lwc.serving.metrics import breakdown, parse_counts, server_times
@@ -45,13 +45,22 @@ class Load:
     timeout_s: float = 10.0
     # Processes that send, each a part of the users and of the rate: one has the use of one core.
     workers: int = 1
+    # In place of those: processes that were started elsewhere.
+    elsewhere: Elsewhere | None = None
 
     def __post_init__(self) -> None:
         rate_ok = self.rate is None or self.rate > 0
         if self.users < 1 or not self.seconds > 0 or self.warmup_seconds < 0 or not rate_ok:
             raise RecipeError("a load test needs users ≥ 1, seconds > 0, warm-up ≥ 0 and, if given, rate > 0")
-        if not 1 <= self.workers <= self.users:
-            raise RecipeError(f"{self.workers} workers cannot share {self.users} users", "give each one user or more")
+        if self.elsewhere is not None and self.workers != 1:
+            raise RecipeError("workers are started here or elsewhere, not both", "start all of them with --worker")
+        if not 1 <= self.senders <= self.users:
+            raise RecipeError(f"{self.senders} workers cannot share {self.users} users", "give each one user or more")
+
+    @property
+    def senders(self) -> int:
+        """Processes that send."""
+        return self.workers if self.elsewhere is None else self.elsewhere.workers
 
     def describe(self) -> str:
         """The load in a few words."""
@@ -126,9 +135,9 @@ def measure(
         "arrivals": load.arrivals,
         "seed": load.seed,
         "timeout_s": load.timeout_s,
-        "workers": load.workers,
+        "workers": load.senders,
     }
-    records = run_locust(settings, load.users, out)
+    records = run_locust(settings, load.users, out, load.elsewhere)
     np.save(out / f"latencies_{endpoint.protocol}.npy", latencies_ms(records), allow_pickle=False)
     figures = summarise(records, samples, label_names, load.rate, load.seconds)
     server = None if endpoint.metrics is None else _server(endpoint, figures, records["metrics"])

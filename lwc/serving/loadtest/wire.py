@@ -154,6 +154,21 @@ def read_http(status: int, content: bytes, cause: str, header_length: str | None
     return decode_response(content, int(header_length) if header_length is not None else None)
 
 
+def read_grpc(response: Any) -> dict[str, RawTensor]:
+    """The tensors of a ModelInferResponse, from raw or typed contents."""
+    outputs: dict[str, RawTensor] = {}
+    for index, tensor in enumerate(response.outputs):
+        if index < len(response.raw_output_contents):
+            data = response.raw_output_contents[index]
+        elif tensor.datatype == "BYTES":
+            data = b"".join(_LENGTH.pack(len(v)) + v for v in tensor.contents.bytes_contents)
+        else:
+            values = tensor.contents.fp32_contents
+            data = struct.pack(f"<{len(values)}f", *values)
+        outputs[tensor.name] = RawTensor(tensor.datatype, tuple(tensor.shape), data)
+    return outputs
+
+
 def read_answer(
     outputs: Mapping[str, RawTensor], classes: int | None = None, label: str = "label", scores: str | None = "scores"
 ) -> Answer:
