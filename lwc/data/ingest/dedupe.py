@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import pyarrow as pa
 
 from lwc.arrays import Array
 from lwc.data.ingest.fingerprints import bands_of, shingles
@@ -124,7 +125,7 @@ def similar(parts: Parts, one: Array, other: Array, threshold: float) -> Array:
     return found
 
 
-def _sets(texts: Sequence[str]) -> list[frozenset[int]]:
+def _sets(texts: pa.Array) -> list[frozenset[int]]:
     sets: list[frozenset[int]] = []
     for begin in range(0, len(texts), 2048):
         folded = fold_many(texts[begin : begin + 2048])
@@ -140,14 +141,14 @@ def _jaccard(one: frozenset[int], other: frozenset[int]) -> float:
     return shared / max(1, len(one) + len(other) - shared)
 
 
-def texts_of(parts: Parts, rows: Array) -> list[str]:
+def texts_of(parts: Parts, rows: Array) -> pa.Array:
     """Texts of rows (N,), which are in ascending order."""
-    found: list[str] = []
+    found: list[pa.Array] = []
     part = np.searchsorted(parts.starts, rows, side="right") - 1
     for index in np.unique(part):
         mine = rows[part == index] - parts.starts[index]
-        found += read_part(parts.folder, parts.names[index])["text"].take(mine).to_pylist()
-    return found
+        found += read_part(parts.folder, parts.names[index])["text"].take(mine).chunks
+    return pa.concat_arrays(found)
 
 
 def _ranges(rows: int) -> Iterator[tuple[int, int]]:
