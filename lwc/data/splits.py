@@ -59,10 +59,11 @@ def choose(settings: Split, users: Sequence[str | None], times: Sequence[int | N
     return settings.by
 
 
-def position(seed: int, user: str) -> float:
-    """Where a user stands between 0 and 1: a hash of seed and name, so that it needs no memory of other users."""
-    digest = hashlib.sha256(f"{seed}\0{user}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+def positions_of(seed: int, users: Sequence[str]) -> Array:
+    """Where users (N,) stand between 0 and 1: a hash of seed and name, so that it needs no memory of other users."""
+    salt, sha256 = f"{seed}\0".encode(), hashlib.sha256
+    digests = b"".join([sha256(salt + user.encode()).digest() for user in users])
+    return np.frombuffer(digests, dtype=">u8")[::4] / 2.0**64
 
 
 def assign(
@@ -81,7 +82,7 @@ def assign(
     count = len(labels)
     first, second = 1 - settings.validation - settings.test, 1 - settings.test
     if kind == "user":
-        positions = np.array([position(seed, str(user)) for user in users])
+        positions = positions_of(seed, [str(user) for user in users])
     elif kind == "time":
         moments = np.array([int(time) if time is not None else 0 for time in times])
         ordered = np.sort(moments)

@@ -6,7 +6,6 @@ Array work instead of a loop over words: the same result (a property test holds 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +20,7 @@ _SPACE = 32
 _NO_WORD = re.compile(r"\W+")
 # Upper case to lower, what is no letter, digit or underscore to a space; bytes of other scripts were folded before.
 _TABLE = bytes(
-    byte
-    if byte >= 128
-    else ord(chr(byte).lower())
-    if chr(byte).isalnum() or byte == ord("_")
-    else _SPACE
+    byte if byte >= 128 else ord(chr(byte).lower()) if chr(byte).isalnum() or byte == ord("_") else _SPACE
     for byte in range(256)
 )
 # The first n bytes of eight, as a mask of a little-endian word.
@@ -95,6 +90,20 @@ def _words(data: Array, offsets: Array) -> tuple[Array, Array, Array]:
     begins = np.flatnonzero(open_)
     lengths = np.flatnonzero(close) + 1 - begins
     starts = np.searchsorted(begins, offsets)
+    giant = np.diff(np.searchsorted(np.flatnonzero(lengths > _LONGEST_WORD), starts)) > 0
+    return _hashes(data, begins, lengths), starts, giant
+
+
+def hash_names(names: pa.Array) -> Array:
+    """Hashes of strings (N,) as they are; null and the empty string have none."""
+    data, offsets = contents(names)
+    lengths = np.diff(offsets)
+    filled = np.flatnonzero(lengths)
+    return _hashes(np.append(data, np.zeros(8, dtype=np.uint8)), offsets[filled], lengths[filled])
+
+
+def _hashes(data: Array, begins: Array, lengths: Array) -> Array:
+    """Hashes (W,) of pieces of bytes, to their 256th byte; ``data`` has eight bytes more than it needs."""
     # Eight bytes at every place, read as one number.
     eights: Array = np.ndarray((len(data) - 7,), dtype="<u8", buffer=data, strides=(1,))
     hashes = eights[begins]
@@ -107,8 +116,7 @@ def _words(data: Array, offsets: Array) -> tuple[Array, Array, Array]:
         hashes[long] = mix(hashes[long] * _STEP + here)
         at += 8
         long = long[lengths[long] > at]
-    giant = np.diff(np.searchsorted(np.flatnonzero(lengths > _LONGEST_WORD), starts)) > 0
-    return hashes, starts, giant
+    return hashes
 
 
 def _keys(words: Array, starts: Array) -> Array:

@@ -1,4 +1,4 @@
-"""JSON lines into columns: what is plain goes through Arrow's parser, all else line by line as `mcauley.parse` reads it.
+"""JSON lines into columns: what is plain goes through Arrow's parser, all else the way of `mcauley.parse`.
 
 Where a piece is not plain to its last line, its halves are tried, down to a few lines, so that an odd line costs those
 beside it little. Which way a line went cannot be seen in the result (a test holds both to the same).

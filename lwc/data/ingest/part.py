@@ -18,7 +18,7 @@ from lwc.arrays import Array
 from lwc.artifacts import file_digest, write_json
 from lwc.data.ingest.blocks import Block
 from lwc.data.ingest.fingerprints import band_keys, bands_of, signatures
-from lwc.data.ingest.folding import fold_many
+from lwc.data.ingest.folding import fold_many, hash_names
 from lwc.data.ingest.parse import Piece, pieces
 from lwc.data.ingest.sketches import HyperLogLog, diversity, languages, lengths, months
 from lwc.data.ingest.strings import clean_many
@@ -59,8 +59,8 @@ class _Summary:
     def as_json(self, table: pa.Table) -> dict[str, Any]:
         """What a part says of its rows, whose columns are in one chunk."""
         label, user, item, time = (table[name].combine_chunks() for name in ("label", "user", "item", "time"))
-        self.users.add(_hashes(user))
-        self.items.add(_hashes(item))
+        self.users.add(hash_names(user))
+        self.items.add(hash_names(item))
         distinct, windows = diversity(np.concatenate(self.running)) if self.running else (0, 0)
         names = label.dictionary.to_pylist()
         labels = np.bincount(label.indices.to_numpy(), minlength=len(names)).tolist()
@@ -77,13 +77,6 @@ class _Summary:
         }
 
 
-def _hashes(names: pa.Array) -> Array:
-    distinct = names.unique().drop_null().to_pylist()
-    return np.fromiter(
-        (xxhash.xxh3_64_intdigest(name.encode()) for name in distinct), dtype=np.uint64, count=len(distinct)
-    )
-
-
 def make_part(block: Block, data: Data, columns: Columns | None, folder: Path) -> dict[str, Any]:
     """Read, clean and label a block; write its part to ``folder``, its summary last; the summary.
 
@@ -91,11 +84,11 @@ def make_part(block: Block, data: Data, columns: Columns | None, folder: Path) -
         DataError: the source has no stars, or no label column.
     """
     summary, seen = _Summary(), set[str]()
+    bands = bands_of(data.near_duplicate_threshold) if data.near_duplicate_threshold < 1 else 0
     kept = [_IN_PIECES.empty_table()]
-    near: list[Array] = []
+    near: list[Array] = [np.zeros((bands, 0), dtype=np.uint64)]
     bad: list[Bad] = []
     read = left_out = 0
-    bands = bands_of(data.near_duplicate_threshold) if data.near_duplicate_threshold < 1 else 0
     for piece in pieces(block, columns, seen):
         read += len(piece) + len(piece.bad)
         bad += piece.bad
@@ -131,7 +124,7 @@ def make_part(block: Block, data: Data, columns: Columns | None, folder: Path) -
     }  # fmt: skip
     _write(folder / block.part, table, near, bad)
     account["files"] = {suffix: file_digest(folder / f"{block.part}.{suffix}") for suffix in SUFFIXES}
-    write_json(folder / f"{block.part}.json", account)
+    write_json(folder / f"{block.part}.json", account, sync=False)  # `whole` finds out if it is lost
     return account
 
 
@@ -153,7 +146,7 @@ def _labels(piece: Piece, scheme: str) -> pa.Array:
 
 def _write(stem: Path, table: pa.Table, near: list[Array], bad: list[Bad]) -> None:
     key = table["key"].to_numpy()
-    every = np.vstack([key[None], *([np.concatenate(near, axis=1)] if near else [])])
+    every = np.vstack([key[None], np.concatenate(near, axis=1)])
     # Runs sorted by hash, so that a range of hashes is one slice of each; rows in order within a hash.
     order = np.argsort(every, axis=1, kind="stable")
     label = table["label"].combine_chunks()

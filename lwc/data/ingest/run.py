@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import multiprocessing
 import os
@@ -34,7 +33,7 @@ from lwc.environment import cpu_limit
 from lwc.errors import DataError, LwcError
 from lwc.recipe import Data, Ingest
 
-VERSION = 1
+VERSION = 2
 _Say = Callable[[str], None]
 
 
@@ -238,7 +237,6 @@ def workers_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 def _begin_worker(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    gc.disable()  # rows hold no cycles, and looking for some among millions takes a tenth of the time
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -7,7 +7,6 @@ import functools
 import math
 import zlib
 from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
