@@ -25,7 +25,7 @@ _DRAWS = np.concatenate(
     ]
 )
 _AT_ONCE = 4
-_ATTEMPTS = (_AT_ONCE, 6, 10, 18, 40, len(_DRAWS))
+_ATTEMPTS = (_AT_ONCE, 6, 9, 13, 19, 28, 42, 64, len(_DRAWS))
 
 
 def bands_of(threshold: float) -> int:
@@ -73,6 +73,8 @@ def signatures(words: Array, starts: Array) -> Array:
 def _borrowed(found: Array) -> Array:
     """Minima (64, N) where an empty slot borrows from a filled one, drawn by a hash of slot and attempt alone."""
     full, empty = found.copy(), found == _NONE
+    single = np.count_nonzero(empty, axis=0) == SLOTS - 1  # there is but one to borrow from
+    full[:, single], empty[:, single] = found[:, single].min(axis=0), False
     for draws in _DRAWS[:_AT_ONCE]:  # whole rows at first, while many slots are open
         other = found[draws]
         np.copyto(full, other, where=empty)
