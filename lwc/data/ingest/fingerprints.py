@@ -25,7 +25,7 @@ _DRAWS = np.concatenate(
     ]
 )
 _AT_ONCE = 4
-_ATTEMPTS = (_AT_ONCE, 6, 9, 13, 19, 28, 42, 64, len(_DRAWS))
+_ATTEMPTS = (_AT_ONCE, 8, 12, 16, 22, 30, 42, 64, len(_DRAWS))
 
 
 def bands_of(threshold: float) -> int:
