@@ -6,9 +6,9 @@
 The corpus is made of the 2023 files under ``LWC_DATA_DIR`` (without ``images``, whose type differs from row to row,
 which `datasets` refuses). Each copy has its own users and the words of each text in another order, so that copies are
 no duplicates of each other; a text that stands twice in the original does in each copy. Every leg runs in a process of
-its own. pandas parses only; datasets does the same cleaning, exact de-duplication, split by user and Parquet files as
-lwc, with as many processes, but looks for no near duplicates. Memory is the sum over the process tree (proportional
-set size, pages shared counted once), sampled twice a second. Linux only.
+its own. ``pandas`` parses only. ``pandas_same`` and ``datasets`` do the same cleaning, labels, exact de-duplication,
+split by user and Parquet files as lwc, datasets with as many processes, but look for no near duplicates. Memory is the
+sum over the process tree (proportional set size, pages shared counted once), sampled twice a second. Linux only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +85,83 @@ def leg_lwc(files: list[str], out: Path, workers: int) -> dict[str, Any]:
             "seconds_of": quality["seconds"], "duplicates": quality["duplicates"]}  # fmt: skip
 
 
+def prepared() -> Callable[[Mapping[str, Sequence[Any]]], dict[str, list[Any]]]:
+    """What the others do with a batch of columns: clean, label, hash, split by user; as lwc does it one at a time."""
+    import xxhash
+
+    from lwc.data.cleaning import clean, fold
+    from lwc.data.splits import positions_of
+
+    def prepare(batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        texts = [clean(text) for text in batch["text"]]
+        folded = [fold(text) for text in texts]
+        stars = list(batch["rating"])
+        places = positions_of(SEED, batch["user_id"]).tolist()
+        kept = [i for i in range(len(texts)) if folded[i] and stars[i] != 3]
+        users, items, times = (list(batch[name]) for name in ("user_id", "parent_asin", "timestamp"))
+        return {
+            "text": [texts[i] for i in kept],
+            "label": [int(stars[i] >= 4) for i in kept],
+            "key": [xxhash.xxh3_64_intdigest(folded[i].encode()) >> 1 for i in kept],
+            "split": [0 if places[i] < 0.7 else 1 if places[i] < 0.8 else 2 for i in kept],
+            "user": [users[i] for i in kept],
+            "item": [items[i] for i in kept],
+            "time": [times[i] // 1000 for i in kept],
+        }
+
+    return prepare
+
+
+def distinct(keys: Any, labels: Any) -> Any:
+    """Rows that stay, ascending: the first of each text, none where its copies have different labels."""
+    import numpy as np
+
+    _, first, group = np.unique(np.asarray(keys), return_index=True, return_inverse=True)
+    totals = np.bincount(group, np.asarray(labels))
+    mixed = (totals > 0) & (totals < np.bincount(group))
+    return np.sort(first[~mixed])
+
+
 def leg_pandas(files: list[str], out: Path, workers: int) -> dict[str, Any]:
     """Parsing only, a file at a time so that memory is enough."""
     import pandas as pd
 
-    nrows = int(os.environ.get("LWC_BENCH_NROWS") or 0) or None
-    return {"rows": sum(len(pd.read_json(file, lines=True, nrows=nrows)) for file in files)}
+    return {"rows": sum(len(pd.read_json(file, lines=True, nrows=rows_of_a_file())) for file in files)}
+
+
+def leg_pandas_same(files: list[str], out: Path, workers: int) -> dict[str, Any]:
+    """Parsing and all that datasets does, a file at a time; rows wait on disk until their duplicates are known."""
+    import numpy as np
+    import pandas as pd
+
+    from lwc.data.splits import NAMES
+
+    prepare, rows = prepared(), 0
+    keys, labels = [], []
+    for number, file in enumerate(files):
+        frame = pd.read_json(file, lines=True, nrows=rows_of_a_file(), convert_dates=False)
+        rows += len(frame)
+        made = pd.DataFrame(prepare({name: frame[name].tolist() for name in frame}))
+        keys.append(made["key"].to_numpy())
+        labels.append(made["label"].to_numpy())
+        made.to_parquet(out / f"{number}.waiting.parquet")
+    kept = distinct(np.concatenate(keys), np.concatenate(labels))
+    for name in NAMES:
+        (out / name).mkdir()
+    begin = 0
+    for number, some in enumerate(keys):
+        made = pd.read_parquet(out / f"{number}.waiting.parquet")
+        made = made.iloc[kept[(kept >= begin) & (kept < begin + len(some))] - begin]
+        begin += len(some)
+        for place, name in enumerate(NAMES):
+            one = made[made["split"] == place].drop(columns=["key", "split"])
+            one.to_parquet(out / name / f"{number}.parquet", compression="zstd")
+    return {"rows": rows, "used": len(kept)}
+
+
+def rows_of_a_file() -> int | None:
+    """Rows that pandas reads of a file; None for all."""
+    return int(os.environ.get("LWC_BENCH_NROWS") or 0) or None
 
 
 def leg_datasets(files: list[str], out: Path, workers: int) -> dict[str, Any]:
@@ -98,44 +169,23 @@ def leg_datasets(files: list[str], out: Path, workers: int) -> dict[str, Any]:
     os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
     import datasets
     import numpy as np
-    import xxhash
 
-    from lwc.data.cleaning import clean, fold
-    from lwc.data.splits import NAMES, position
-
-    def prepared(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        texts = [clean(text) for text in batch["text"]]
-        folded = [fold(text) for text in texts]
-        stars = batch["rating"]
-        places = [position(SEED, user) for user in batch["user_id"]]
-        kept = [i for i in range(len(texts)) if folded[i] and stars[i] != 3]
-        return {
-            "text": [texts[i] for i in kept],
-            "label": [int(stars[i] >= 4) for i in kept],
-            "key": [xxhash.xxh3_64_intdigest(folded[i].encode()) >> 1 for i in kept],
-            "split": [0 if places[i] < 0.7 else 1 if places[i] < 0.8 else 2 for i in kept],
-            "user": [batch["user_id"][i] for i in kept],
-            "item": [batch["parent_asin"][i] for i in kept],
-            "time": [batch["timestamp"][i] // 1000 for i in kept],
-        }
+    from lwc.data.splits import NAMES
 
     found = datasets.load_dataset("json", data_files=files, split="train", cache_dir=str(out / "cache"))
     rows = len(found)
-    found = found.map(prepared, batched=True, num_proc=workers, remove_columns=found.column_names)
+    found = found.map(prepared(), batched=True, num_proc=workers, remove_columns=found.column_names)
     table = found.select_columns(["key", "label", "split"]).with_format("numpy")[:]
-    keys, labels, split = (np.asarray(table[name]) for name in ("key", "label", "split"))
-    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
-    totals = np.bincount(group, labels)
-    mixed = (totals > 0) & (totals < np.bincount(group))
-    kept = first[~mixed]
+    kept = distinct(table["key"], table["label"])
+    split = np.asarray(table["split"])
     for number, name in enumerate(NAMES):
-        part = found.select(np.sort(kept[split[kept] == number])).remove_columns(["key", "split"])
+        part = found.select(kept[split[kept] == number]).remove_columns(["key", "split"])
         part.to_parquet(str(out / f"{name}.parquet"))
     return {"rows": rows, "used": len(kept)}
 
 
 LEGS: dict[str, Callable[[list[str], Path, int], dict[str, Any]]] = {
-    "lwc": leg_lwc, "pandas": leg_pandas, "datasets": leg_datasets,
+    "lwc": leg_lwc, "pandas": leg_pandas, "pandas_same": leg_pandas_same, "datasets": leg_datasets,
 }  # fmt: skip
 
 
@@ -203,7 +253,7 @@ def damaged(count: int) -> None:
     from damage import damage, packed, present, review_file
 
     from lwc.data.ingest.blocks import blocks, inputs
-    from lwc.data.ingest.parse import rows_of
+    from lwc.data.ingest.parse import pieces
     from lwc.data.stream import Cut, chunks
     from lwc.errors import DataError
     from lwc.recipe import McAuleyFile
@@ -218,7 +268,7 @@ def damaged(count: int) -> None:
             path.write_bytes(damage(source, packed(source, content) if zipped else content))
             given = McAuleyFile(kind="mcauley", paths=(str(path),))
             try:
-                found = [row for block in blocks(inputs(given)[0], 1000) for row in rows_of(block, None, set())]
+                found = [one for block in blocks(inputs(given)[0], 1000) for one in pieces(block, None, set())]
             except DataError:
                 refused += 1  # named .gz and no gzip any more, or UTF-16: one error that names the file
                 continue
@@ -226,10 +276,10 @@ def damaged(count: int) -> None:
             whole = b"".join(part for part in parts if isinstance(part, bytes))
             cuts = sum(isinstance(part, Cut) for part in parts)
             whole = whole[: whole.rfind(b"\n") + 1] if cuts else whole
-            if len(found) != present(whole) + cuts:
-                raise SystemExit(f"seed {seed}: {len(found)} read, {present(whole)} + {cuts} present")
-            lost = sum(hasattr(one, "reason") for one in found)
-            rows, bad = rows + len(found) - lost, bad + lost
+            good, lost = sum(map(len, found)), sum(len(one.bad) for one in found)
+            if good + lost != present(whole) + cuts:
+                raise SystemExit(f"seed {seed}: {good} + {lost} read, {present(whole)} + {cuts} present")
+            rows, bad = rows + good, bad + lost
     print(json.dumps({"damaged": count, "rows": rows, "quarantined": bad, "refused_files": refused, "lost": 0}))
 
 
@@ -261,11 +311,12 @@ def main() -> None:
     python = str(Path(sys.executable))
     mine = {millions: measured("lwc", first(millions), args.workers, python) for millions in args.millions}
     base = mine.get(args.compared) or measured("lwc", first(args.compared), args.workers, python)
-    others = {"datasets": (args.hf_python or python, 1.2), "pandas": (python, 2.0)}
+    # "2x pandas" can be read as the parse alone or as the same work: both are held to it.
+    others = {"datasets": (args.hf_python or python, 1.2), "pandas": (python, 2.0), "pandas_same": (python, 2.0)}
     ratios = {}
     for name, (which, wanted) in others.items():
         given = first(args.compared)
-        if name == "pandas" and args.pandas_rows:  # its rows/s do not depend on how many there are
+        if name != "datasets" and args.pandas_rows:  # its rows/s do not depend on how many there are
             os.environ["LWC_BENCH_NROWS"], given = str(args.pandas_rows), given[:1]
         other = measured(name, given, args.workers, which)
         ratios[name] = {"rows": other["rows"], "wanted": wanted,

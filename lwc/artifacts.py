@@ -45,14 +45,18 @@ def digest_paths(paths: list[Path]) -> str:
     return total.hexdigest()
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the whole new one, never half of it."""
+def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
+    """Write JSON so that a reader sees the old file or the whole new one, never half of it.
+
+    Without ``sync`` that holds for a process that is killed, but not for a machine that loses its power.
+    """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with part.open("w", encoding="utf-8") as file:
         json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
     part.replace(path)
 
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
+# No flag for case: with it, `re` cannot jump from one "<" to the next.
+_BREAK = re.compile(r"<[bB][rR]\s*/?>")
 _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,200}>")
 
 
@@ -32,7 +33,8 @@ def clean(text: str) -> str:
     """Readable text: entities decoded, tags and control characters gone, one kind of space, Unicode NFC."""
     text = html.unescape(html.unescape(text)) if "&" in text else text
     text = _TAG.sub(" ", _BREAK.sub(" ", text)) if "<" in text else text
-    if text.isascii() and text.isprintable():  # the space is its only white space
+    if text.isprintable():  # nothing unwanted, and the space is its only white space
+        text = text if text.isascii() else unicodedata.normalize("NFC", text)
         return " ".join(text.split()) if "  " in text else text.strip()
     low, high = _unwanted()
     text = low.sub(" ", text)

@@ -71,8 +71,8 @@ def rating_of(value: Any) -> float | None:
 
 
 # Milliseconds since 1970 pass this value before any review was written; seconds only in the year 5138.
-_MILLISECONDS = 100_000_000_000
-_YEAR_9999 = 253_402_300_799
+MILLISECONDS = 100_000_000_000
+YEAR_9999 = 253_402_300_799
 
 
 def seconds_of(value: Any) -> int | None:
@@ -91,8 +91,8 @@ def seconds_of(value: Any) -> int | None:
         if isinstance(value, str) and (moment := _date_of(value.strip())) is not None:
             return _utc_seconds(moment)
         raise ValueError(f"time is neither seconds, milliseconds nor a date: {value!r:.40}") from None
-    seconds = number // 1000 if abs(number) >= _MILLISECONDS else number
-    if abs(seconds) > _YEAR_9999:  # larger ones do not fit the columns that keep them
+    seconds = number // 1000 if abs(number) >= MILLISECONDS else number
+    if abs(seconds) > YEAR_9999:  # larger ones do not fit the columns that keep them
         raise ValueError(f"time is out of range: {value!r:.40}")
     return seconds
 

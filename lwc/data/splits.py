@@ -73,10 +73,11 @@ def owner(user: str | None, text: str) -> str:
     return user if user is not None else f"\0{text}"
 
 
-def position(seed: int, user: str) -> float:
-    """Where a user stands between 0 and 1: a hash of seed and name, so that it needs no memory of other users."""
-    digest = hashlib.sha256(f"{seed}\0{user}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+def positions_of(seed: int, owners: Sequence[str]) -> Array:
+    """Where owners (N,) stand between 0 and 1: a hash of seed and name, so that it needs no memory of other owners."""
+    salt, sha256 = f"{seed}\0".encode(), hashlib.sha256
+    digests = b"".join([sha256(salt + one.encode()).digest() for one in owners])
+    return np.frombuffer(digests, dtype=">u8")[::4] / 2.0**64
 
 
 def assign(
@@ -95,7 +96,7 @@ def assign(
     count = len(labels)
     first, second = 1 - settings.validation - settings.test, 1 - settings.test
     if kind == "user":
-        positions = np.array([position(seed, one) for one in owners])
+        positions = positions_of(seed, owners)
     elif kind == "time":
         moments = np.array([int(time) if time is not None else 0 for time in times])
         ordered = np.sort(moments)

@@ -3,26 +3,47 @@
 from __future__ import annotations
 
 import gzip
+import json
 import random
+import re
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from damage import damage, packed, present, review_file
+from damage import damage, packed, present, record_2023, review_file
 
+from lwc.data.ingest import parse
 from lwc.data.ingest.blocks import blocks, inputs
 from lwc.data.ingest.inflate import fast_chunks
-from lwc.data.ingest.parse import rows_of
+from lwc.data.ingest.parse import Piece, pieces
 from lwc.data.rows import Bad, Row
 from lwc.data.sources import mcauley, table
 from lwc.data.stream import Cut, chunks
 from lwc.errors import DataError
 from lwc.recipe import Columns, DataSource, McAuleyFile, TableFile
 
+LONE = re.compile("[\ud800-\udfff]")
 
-def fast(source: DataSource, size: int = 4096) -> list[Row | Bad]:
+
+def rows_of(piece: Piece) -> list[Row | Bad]:
+    names = ("file", "line", "body", "title", "rating", "label", "user", "item", "time")
+    columns = (getattr(piece, name).to_pylist() for name in names)
+    return [*(Row(*values) for values in zip(*columns, strict=True)), *piece.bad]
+
+
+def fast(source: DataSource, size: int = 4096, piece: int = 1 << 20) -> list[Row | Bad]:
     columns = source.columns if isinstance(source, TableFile) else None
-    return [row for one in inputs(source) for block in blocks(one, size) for row in rows_of(block, columns, set())]
+    found = (pieces(block, columns, set(), piece) for one in inputs(source) for block in blocks(one, size))
+    return [row for some in found for one in some for row in rows_of(one)]
+
+
+def careful(found: Iterable[Row | Bad]) -> list[Row | Bad]:
+    """Rows as columns can hold them: a lone surrogate, which cleaning makes a space of, is one already."""
+    return [
+        one._replace(body=LONE.sub(" ", one.body), title=LONE.sub(" ", one.title)) if isinstance(one, Row) else one
+        for one in found
+    ]
 
 
 def by_line(found: list[Row | Bad]) -> list[Row | Bad]:
@@ -48,7 +69,7 @@ def test_a_thousand_damaged_files_are_read_as_the_careful_reader_reads_them_and_
             with pytest.raises(DataError, match="UTF-16"):
                 fast(reviews, size)
             continue
-        slow, quick = list(mcauley.read_file(path)), fast(reviews, size)
+        slow, quick = careful(mcauley.read_file(path)), fast(reviews, size, source.choice((100, 3000, 1 << 20)))
         assert by_line(quick) == by_line(slow), seed
         parts = list(chunks(path))
         whole = b"".join(part for part in parts if isinstance(part, bytes))
@@ -95,7 +116,7 @@ def test_csv_with_embedded_newlines_bom_and_crlf_comes_through_the_reader_of_tab
     path.write_bytes(gzip.compress(b'\xef\xbb\xbftext,stars\r\n"two\r\nlines",5\r\nplain,4\r\n"open,1\r\nlast,2\r\n'))
     source = TableFile(kind="table", paths=(str(path),), columns=Columns(body="text", rating="stars"))
     found = fast(source, 1)
-    assert found == list(table.read_file(path, source.columns))
+    assert by_line(found) == by_line(list(table.read_file(path, source.columns)))
     assert [one.body for one in found if isinstance(one, Row)] == ["two\nlines", "plain", "last"]
     assert sum(isinstance(one, Bad) for one in found) == 1
 
@@ -119,3 +140,80 @@ def test_blocks_depend_on_the_file_and_the_size_alone(tmp_path: Path) -> None:
     assert zlib.crc32(b"".join(block.lines for block in first)) == zlib.crc32(content.removeprefix(b"\xef\xbb\xbf"))
     starts = [block.first for block in first]
     assert starts == sorted(set(starts))
+
+
+def plain_lines(count: int) -> list[str]:
+    source = random.Random(count)
+    return [record_2023(source, number) for number in range(count)]
+
+
+def test_plain_lines_are_read_by_arrow_and_an_odd_one_costs_only_its_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, one_by_one = parse.parse, []
+    monkeypatch.setattr(parse, "parse", lambda raw, *rest: one_by_one.append(raw) or real(raw, *rest))
+    path = tmp_path / "r.jsonl"
+    for end in ("\n", "\r\n"):
+        path.write_bytes(end.join(plain_lines(1000)).encode())
+        assert len(fast(McAuleyFile(kind="mcauley", paths=(str(path),)), 1 << 20)) == 1000
+        assert one_by_one == []
+    odd = plain_lines(1000)
+    odd[500] = '{"rating": "4", "text": "a rating as text"}'
+    path.write_text("\n".join(odd))
+    found = fast(McAuleyFile(kind="mcauley", paths=(str(path),)), 1 << 20)
+    assert found == careful(mcauley.read_file(path))
+    assert 1 <= len(one_by_one) <= 17
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        '{"rating": 4, "text": "a"}{"rating": 5, "text": "b"}\n{"rating": 4,\n"text": "c"}',  # as many objects as lines
+        '{"rating": 4, "text": "a", "x": {"y": 1}\n, "z": 2}',
+        '{"rating": 4, "text": "a", "x": {"y": 1, "y": 1}}',
+        '{"rating": 4, "text": "a", "x": 1, "\\u0078": 2}',
+        '{"rating": 4, "text": "a", "x": Inf}',
+        '{"rating": 4, "text": "a", "x": [1,\t-Inf]}',
+        '{"rating": 4, "text": "a", "x": Infinity}',
+        '{"rating": 4, "text": "a", "x": ' + "[" * 50_000 + "]" * 50_000 + "}",
+        '{"rating": 4, "text": "a", "user_id": " u ", "asin": ""}',
+        '{"rating": 4, "text": "a", "user_id": "  ", "parent_asin": null, "asin": "\u00a0x"}',
+        '{"overall": 4, "reviewText": "the other release"}',
+        '{"rating": 4, "text": "a", "timestamp": -1500000000001}',
+        '{"rating": 4, "text": "a", "timestamp": 99999999999999999}',
+        '{"rating": 4, "text": "a\u0000b"}',
+        '\ufeff{"rating": 4, "text": "a mark in the middle"}',
+        '{"rating": 4, "text": "a"} \n',
+    ],
+)
+def test_what_arrow_would_take_for_something_else_is_read_with_care(tmp_path: Path, odd: str) -> None:
+    path = tmp_path / "r.jsonl"
+    lines = plain_lines(60)
+    path.write_text("\n".join([*lines[:30], odd, *lines[30:]]))
+    found = fast(McAuleyFile(kind="mcauley", paths=(str(path),)), 1 << 20)
+    assert by_line(found) == by_line(careful(mcauley.read_file(path)))
+    assert len(found) >= 60
+
+
+def test_bytes_that_are_no_utf8_are_quarantined_wherever_they_stand(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    lines = [line.encode() for line in plain_lines(60)]
+    lines[7] = b'{"rating": 4, "text": "a", "other": "\xff"}'
+    path.write_bytes(b"\n".join(lines))
+    found = fast(McAuleyFile(kind="mcauley", paths=(str(path),)), 1 << 20)
+    assert [(one.line, one.reason) for one in found if isinstance(one, Bad)] == [(8, "invalid UTF-8")]
+    assert len(found) == 60
+
+
+def test_json_lines_of_a_table_go_through_arrow_too_and_tell_their_keys(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_text("\n".join(json.dumps({"t": f"text {n}", "s": n % 5 + 1, "extra": n}) for n in range(100)))
+    columns = Columns(body="t", rating="s")
+    source = TableFile(kind="table", paths=(str(path),), columns=columns)
+    seen: set[str] = set()
+    (piece,) = pieces(next(blocks(inputs(source)[0], 1 << 20)), columns, seen)
+    assert by_line(rows_of(piece)) == by_line(list(table.read_file(path, columns)))
+    assert seen == {"t", "s", "extra"}
+    absent: set[str] = set()
+    list(pieces(next(blocks(inputs(source)[0], 1 << 20)), Columns(body="t", title="none"), absent))
+    assert absent == {"t", "s", "extra"}

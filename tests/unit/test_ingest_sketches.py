@@ -4,16 +4,40 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lwc.data.cleaning import clean, fold
-from lwc.data.ingest.fingerprints import SLOTS, band_keys, bands_of, missed, shingles, signatures
-from lwc.data.ingest.folding import LONGEST, compact, fold_many, mix
-from lwc.data.ingest.sketches import HLL_ERROR, HyperLogLog, diversity, languages, lengths, months, quantile
+from lwc.data.ingest import folding
+from lwc.data.ingest.fingerprints import (
+    _DRAWS,
+    _NONE,
+    SLOTS,
+    _borrowed,
+    band_keys,
+    bands_of,
+    missed,
+    shingles,
+    signatures,
+)
+from lwc.data.ingest.folding import LONGEST, Folded, mix
+from lwc.data.ingest.sketches import (
+    _PLACES,
+    HLL_ERROR,
+    HyperLogLog,
+    _function_words,
+    diversity,
+    languages,
+    lengths,
+    months,
+    quantile,
+)
+from lwc.data.ingest.strings import LONE, clean_many
 from lwc.report.data_page import data_page
 
 words = st.sampled_from(
@@ -22,12 +46,14 @@ words = st.sampled_from(
 texts = st.one_of(st.text(max_size=40), st.lists(words, max_size=12).map(" ".join)).map(clean)
 
 
+def fold_many(found: Sequence[str]) -> Folded:
+    return folding.fold_many(pa.array(found, pa.string()))
+
+
 @settings(max_examples=150, deadline=None)
-@given(st.lists(texts.filter(lambda text: bool(fold(text))), min_size=1, max_size=8))
+@given(st.lists(texts, min_size=1, max_size=8))
 def test_folding_many_is_folding_each(found: list[str]) -> None:
     folded = [fold(text) for text in found]
-    ready = [(text if text.isascii() else fold(text)).encode() for text in found]
-    assert compact(ready).tobytes().decode().split("\n")[:-1] == folded
     many = fold_many(found)
     assert np.diff(many.starts).tolist() == [len(text.split()) for text in folded]
     every = [word for text in folded for word in text.split()]
@@ -123,7 +149,7 @@ def test_lengths_diversity_months_and_quantiles() -> None:
     assert quantile(counts, 0.5) == 3
     running = mix(np.tile(np.arange(2_500, dtype=np.uint64), 10))
     assert diversity(running) == (5_000, 2)
-    assert months([0, 86_400 * 40, None, 86_400], ["a", "a", "a", "b"]) == {
+    assert months(pa.array([0, 86_400 * 40, None, 86_400]), pa.array(["a", "a", "a", "b"]).dictionary_encode()) == {
         "1970-01": {"a": 1, "b": 1},
         "1970-02": {"a": 1},
     }
@@ -149,3 +175,52 @@ def test_the_page_says_what_was_measured_and_how_well() -> None:
         assert part in page, part
     assert page.count("data:image/png;base64,") == 3
     assert "http" not in page
+
+
+raw_texts = st.lists(
+    st.one_of(
+        st.text(max_size=30),
+        st.text(st.sampled_from(" \t\n\x00a.&;<>/\u00e9\u2028"), max_size=12),
+        st.lists(st.sampled_from(["<br />", "<b>", "&amp;", "&#34;", "  ", "a", "Z", "\x7f"]), max_size=8).map("".join),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(raw_texts, st.integers(0, 3))
+def test_cleaning_many_is_cleaning_each(found: list[str], left_out: int) -> None:
+    found = [LONE.sub(" ", text) for text in found]
+    given = pa.array(found, pa.string())[left_out:]  # a slice shares the bytes of the whole
+    assert clean_many(given).to_pylist() == [clean(text) for text in found[left_out:]]
+
+
+def test_texts_that_differ_only_far_into_a_giant_word_have_other_keys() -> None:
+    script = "\u4f60" * 100  # 300 bytes without a space
+    one, other, same = fold_many([script + "a b"]), fold_many([script + "c b"]), fold_many(["x", script + "A  b"])
+    assert one.keys[0] != other.keys[0]
+    assert one.keys[0] == same.keys[1]
+
+
+def test_the_order_of_words_is_part_of_the_key() -> None:
+    keys = fold_many(["a b c", "c b a", "a b", "a  B, c", ""]).keys.tolist()
+    assert len(set(keys)) == 4
+    assert keys[0] == keys[3]
+
+
+def test_empty_slots_borrow_as_one_at_a_time_does() -> None:
+    source = np.random.default_rng(3)
+    found = source.integers(0, 1000, (SLOTS, 50), dtype=np.uint32)
+    found[source.random((SLOTS, 50)) < np.linspace(0, 1, 50)] = _NONE
+    found[7, found.min(axis=0) == _NONE] = 5
+    expected = found.copy()
+    for text in range(50):
+        for slot in np.flatnonzero(found[:, text] == _NONE):
+            attempts = found[_DRAWS[:, slot], text]
+            expected[slot, text] = attempts[attempts != _NONE][0]
+    assert (_borrowed(found) == expected).all()
+
+
+def test_no_two_function_words_share_a_place() -> None:
+    _, hashes, _ = _function_words()
+    assert len(np.unique(hashes & np.uint64((1 << _PLACES) - 1))) == len(hashes)

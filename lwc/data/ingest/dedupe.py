@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import pyarrow as pa
 
 from lwc.arrays import Array
 from lwc.data.ingest.fingerprints import bands_of, shingles
@@ -25,8 +26,8 @@ KEPT, REPEAT, CONFLICT, NEAR = 0, 1, 2, 3
 _RANGE = 1_000_000
 # Of the texts that share a key, so many are compared with all the others: a popular key must not cost its square.
 _LEADERS = 8
-# Rows whose texts are in memory at a time, to be compared.
-_COMPARED = 20_000
+# Pairs of texts that are compared at a time.
+_COMPARED = 4096
 
 
 @dataclass(frozen=True)
@@ -117,37 +118,41 @@ def similar(parts: Parts, one: Array, other: Array, threshold: float) -> Array:
     found = np.zeros(len(one), dtype=bool)
     for begin in range(0, len(one), _COMPARED):
         a, b = one[begin : begin + _COMPARED], other[begin : begin + _COMPARED]
-        rows = np.unique(np.concatenate([a, b]))
-        sets = _sets(texts_of(parts, rows))
-        pairs = zip(np.searchsorted(rows, a).tolist(), np.searchsorted(rows, b).tolist(), strict=True)
-        found[begin : begin + len(a)] = [_jaccard(sets[i], sets[j]) >= threshold for i, j in pairs]
+        rows, place = np.unique(np.concatenate([a, b]), return_inverse=True)
+        hashes, text = _grams(texts_of(parts, rows))
+        sizes = np.bincount(text, minlength=len(rows))
+        # The 3-grams of both texts of every pair, sorted by pair: what they share stands there twice.
+        starts, counts = (np.cumsum(sizes) - sizes)[place], sizes[place]
+        first = np.repeat(starts - (np.cumsum(counts) - counts), counts)
+        values = hashes[first + np.arange(len(first))]
+        pair = np.repeat(np.tile(np.arange(len(a)), 2), counts)
+        order = np.lexsort((values, pair))
+        values, pair = values[order], pair[order]
+        twice = (values[1:] == values[:-1]) & (pair[1:] == pair[:-1])
+        shared = np.bincount(pair[1:][twice], minlength=len(a))
+        either = counts[: len(a)] + counts[len(a) :] - shared
+        found[begin : begin + len(a)] = shared / np.maximum(either, 1) >= threshold
     return found
 
 
-def _sets(texts: Sequence[str]) -> list[frozenset[int]]:
-    sets: list[frozenset[int]] = []
-    for begin in range(0, len(texts), 2048):
-        folded = fold_many(texts[begin : begin + 2048])
-        hashes, text = shingles(folded.words, folded.starts)
-        bounds = np.searchsorted(text, np.arange(len(folded.starts)))
-        values = hashes.tolist()
-        sets += [frozenset(values[a:b]) for a, b in itertools.pairwise(bounds)]
-    return sets
+def _grams(texts: pa.Array) -> tuple[Array, Array]:
+    """(hashes (S,), text of each (S,)) of the 3-grams of texts, each once in a text, by text and hash."""
+    folded = fold_many(texts)
+    hashes, text = shingles(folded.words, folded.starts)
+    order = np.lexsort((hashes, text))
+    hashes, text = hashes[order], text[order]
+    again = np.append(False, (hashes[1:] == hashes[:-1]) & (text[1:] == text[:-1]))
+    return hashes[~again], text[~again]
 
 
-def _jaccard(one: frozenset[int], other: frozenset[int]) -> float:
-    shared = len(one & other)
-    return shared / max(1, len(one) + len(other) - shared)
-
-
-def texts_of(parts: Parts, rows: Array) -> list[str]:
+def texts_of(parts: Parts, rows: Array) -> pa.Array:
     """Texts of rows (N,), which are in ascending order."""
-    found: list[str] = []
+    found: list[pa.Array] = []
     part = np.searchsorted(parts.starts, rows, side="right") - 1
     for index in np.unique(part):
         mine = rows[part == index] - parts.starts[index]
-        found += read_part(parts.folder, parts.names[index])["text"].take(mine).to_pylist()
-    return found
+        found += read_part(parts.folder, parts.names[index])["text"].take(mine).chunks
+    return pa.concat_arrays(found)
 
 
 def _ranges(rows: int) -> Iterator[tuple[int, int]]:

@@ -6,6 +6,8 @@ of sixty-four, and the same chance of agreement, the Jaccard similarity, in ever
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from lwc.arrays import Array
@@ -22,6 +24,8 @@ _DRAWS = np.concatenate(
         (np.arange(SLOTS)[None, :] + np.arange(1, SLOTS)[:, None]) % SLOTS,
     ]
 )
+_AT_ONCE = 4
+_ATTEMPTS = (_AT_ONCE, 8, 12, 16, 22, 30, 42, 64, len(_DRAWS))
 
 
 def bands_of(threshold: float) -> int:
@@ -36,45 +40,63 @@ def missed(similarity: float, bands: int) -> float:
 
 def shingles(words: Array, starts: Array) -> tuple[Array, Array]:
     """(hashes (S,), text of each (S,)) of the word 3-grams; a text of up to three words has one, of all its words."""
-    padded = np.concatenate((words, np.zeros(_GRAM - 1, dtype=np.uint64)))
-    index = np.arange(len(words))
     counts = np.diff(starts)
-    text = np.repeat(np.arange(len(counts)), counts)
-    ends = starts[1:][text]
-    total = np.zeros(len(words), dtype=np.uint64)
-    for step, factor in enumerate(_FACTORS):
-        total += np.where(index + step < ends, padded[index + step] * factor, np.uint64(0))
-    first = index == starts[:-1][text]
-    kept = first | (index + _GRAM <= ends)
-    return mix(total[kept]), text[kept]
+    total = words * _FACTORS[0]
+    for step in range(1, _GRAM):
+        total[:-step] += words[step:] * _FACTORS[step]
+    kept = np.ones(len(words), dtype=bool)
+    for step in range(1, _GRAM):  # the last words of a text begin none
+        kept[np.maximum(starts[1:] - step, starts[:-1])[counts > 0]] = False
+    few = np.flatnonzero((counts > 0) & (counts < _GRAM))
+    total[starts[few]] = 0
+    for step in range(_GRAM - 1):
+        more = few[counts[few] > step]
+        total[starts[more]] += words[starts[more] + step] * _FACTORS[step]
+    kept[starts[few]] = True
+    whole = counts >= _GRAM
+    kept[starts[:-1][whole]] = True
+    text = np.repeat(np.arange(len(counts)), np.where(whole, counts - _GRAM + 1, np.minimum(counts, 1)))
+    return mix(total[kept]), text
 
 
 def signatures(words: Array, starts: Array) -> Array:
     """MinHash (N, 64) as uint32 of texts that have a word each."""
     hashes, text = shingles(words, starts)
     count = len(starts) - 1
-    found = np.full(count * SLOTS, _NONE, dtype=np.uint32)
-    slot = text * SLOTS + (hashes >> np.uint64(58)).astype(np.int64)
+    found = np.full(SLOTS * count, _NONE, dtype=np.uint32)
+    slot = (hashes >> np.uint64(58)).astype(np.int64) * count + text
     np.minimum.at(found, slot, (hashes & np.uint64(0x7FFFFFFF)).astype(np.uint32))
-    filled = found != _NONE
-    open_slots = np.flatnonzero(~filled)
-    # An empty slot borrows from one that is filled, drawn by a hash of the slot and the attempt alone.
-    for draws in _DRAWS:
-        if not len(open_slots):
-            break
-        place = open_slots & (SLOTS - 1)
-        other = open_slots - place + draws[place]
-        hit = filled[other]
-        found[open_slots[hit]] = found[other[hit]]
-        open_slots = open_slots[~hit]
-    return found.reshape(count, SLOTS)
+    signature: Array = _borrowed(found.reshape(SLOTS, count)).T
+    return signature
+
+
+def _borrowed(found: Array) -> Array:
+    """Minima (64, N) where an empty slot borrows from a filled one, drawn by a hash of slot and attempt alone."""
+    full, empty = found.copy(), found == _NONE
+    single = np.count_nonzero(empty, axis=0) == SLOTS - 1  # there is but one to borrow from
+    full[:, single], empty[:, single] = found[:, single].min(axis=0), False
+    for draws in _DRAWS[:_AT_ONCE]:  # whole rows at first, while many slots are open
+        other = found[draws]
+        np.copyto(full, other, where=empty)
+        empty &= other == _NONE
+    slot, text = np.nonzero(empty)
+    for begin, end in itertools.pairwise(_ATTEMPTS):  # then several attempts at a time for those that are left
+        others = found[_DRAWS[begin:end, slot], text]
+        first = (others != _NONE).argmax(axis=0)
+        drawn = others[first, np.arange(len(slot))]
+        full[slot, text] = drawn
+        still = drawn == _NONE
+        slot, text = slot[still], text[still]
+    return full
 
 
 def band_keys(signature: Array, bands: int) -> Array:
     """Keys (bands, N) of a signature (N, 64); a key of one band is never that of another."""
     rows = SLOTS // bands
-    parts = signature.reshape(len(signature), bands, rows).astype(np.uint64)
-    total = np.broadcast_to(np.arange(1, bands + 1, dtype=np.uint64), parts.shape[:2]).copy()
+    parts = np.ascontiguousarray(signature.T).reshape(bands, rows, len(signature))
+    total = np.repeat(np.arange(1, bands + 1, dtype=np.uint64)[:, None], len(signature), axis=1)
     for place in range(rows):
-        total = mix(total * np.uint64(0x9E3779B97F4A7C15) + parts[:, :, place])
-    return np.ascontiguousarray(total.T)
+        total *= np.uint64(0x9E3779B97F4A7C15)
+        total += parts[:, place]
+        total = mix(total)
+    return total

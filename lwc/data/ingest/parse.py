@@ -1,24 +1,62 @@
-"""JSON lines into rows: what is plain goes the short way through orjson, all else the way of `mcauley.parse`."""
+"""JSON lines into columns: what is plain goes through Arrow's parser, all else the way of `mcauley.parse`.
+
+Where a piece is not plain to its last line, its halves are tried, down to a few lines, so that an odd line costs those
+beside it little. Which way a line went cannot be seen in the result (a test holds both to the same).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json
 
 from lwc.data.ingest.blocks import Block
-from lwc.data.rows import Bad, Row, excerpt, seconds_of
+from lwc.data.ingest.strings import LONE, contents
+from lwc.data.rows import MILLISECONDS, YEAR_9999, Bad, Row, excerpt, name_of
 from lwc.data.sources.mcauley import check_object, parse, review_of
 from lwc.data.sources.table import mapped
 from lwc.data.stream import MAX_LINE
 from lwc.recipe import Columns
 
+# Bytes that are parsed at a time: columns of a piece stay in the processor's cache.
+PIECE = 1 << 20
+_ROWS = 2048
+# Lines that are no longer worth halving.
+_FEW = 16
+# RapidJSON takes Inf for a number, which the json module does not; in text the word seldom stands like this.
+_INF = re.compile(rb"Inf(?=[\s,\]}])(?:(?<=[:,\[\-\t\r]Inf)|(?<=[:,\[\-\s]\sInf))")
+_EXACT = 1 << 53
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some rows (N,) column by column, with the fields of `Row`, and the lines between them that gave none."""
+
+    body: pa.Array
+    title: pa.Array
+    rating: pa.Array
+    label: pa.Array
+    user: pa.Array
+    item: pa.Array
+    time: pa.Array
+    line: pa.Array
+    file: pa.Array
+    bad: tuple[Bad, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.line)
+
 
 @dataclass(frozen=True)
 class _Keys:
-    """Which key holds which field; None (no key of JSON) where the source has none. ``other_item`` stands in."""
+    """Which key holds which field; None where the source has none. ``other_item`` stands in for an empty item."""
 
     body: str | None
     title: str | None
@@ -28,97 +66,193 @@ class _Keys:
     other_item: str | None
     time: str | None
 
+    def schema(self) -> pa.Schema | None:
+        """The Arrow types of the keys; None where one key holds two fields of different types."""
+        types = dict.fromkeys((self.body, self.title, self.user, self.item, self.other_item), pa.string())
+        numbers = {self.rating: pa.float64(), self.time: pa.int64()}
+        named = [(name, kind) for name, kind in (types | numbers).items() if name is not None]
+        return None if (types.keys() & numbers.keys()) - {None} or self.rating == self.time else pa.schema(named)
+
 
 _NEW = _Keys("text", "title", "rating", "user_id", "parent_asin", "asin", "timestamp")
 _OLD = _Keys("reviewText", "summary", "overall", "reviewerID", "asin", None, "unixReviewTime")
-_EXACT = 1 << 53
 
 
-def _keys(value: Any) -> int:
-    """Keys of all objects in a parsed value."""
-    if isinstance(value, dict):
-        return len(value) + sum(_keys(one) for one in value.values())
-    if isinstance(value, list):
-        return sum(_keys(one) for one in value)
-    return 0
-
-
-def _each_key_once(raw: bytes, record: dict[str, Any]) -> bool:
-    """False where a key may be given twice: orjson keeps the last one and says nothing.
-
-    A key ends in ``":``, which text can hold only behind a backslash or at the very start of a string; so without
-    white space before colons and without ``\\\\"`` the count is never too low, and a key too many always shows.
-    """
-    if b" :" in raw or b"\t:" in raw or b"\r:" in raw or b'\\\\"' in raw:
-        return False
-    ends = raw.count(b'":') - raw.count(b'\\":')
-    return ends == len(record) or ends == _keys(record)
-
-
-def _plain(record: dict[str, Any], keys: _Keys, file: str, line: int) -> Row | None:
-    """The row of an ordinary record; None where a field is of a kind that the careful way must judge."""
-    get: Any = record.get
-    rating = get(keys.rating)
-    number = isinstance(rating, float | int) and not isinstance(rating, bool)
-    if keys.rating is not None and not (number and 1 <= rating <= 5):
-        return None
-    item = get(keys.item) or get(keys.other_item)
-    body, title, user, time = get(keys.body), get(keys.title), get(keys.user), get(keys.time)
-    for text in (body, title, user, item):
-        if text is not None and type(text) is not str:
-            return None
-    if time is not None:
-        if type(time) is not int or not -_EXACT < time < _EXACT:
-            return None
-        time = seconds_of(time)
-    return Row(
-        file, line, body or "", title or "", float(rating) if number else None, None,
-        (user or "").strip() or None, (item or "").strip() or None, time,
-    )  # fmt: skip
-
-
-def rows_of(block: Block, columns: Columns | None, seen: set[str]) -> Iterator[Row | Bad]:
-    """Rows and bad lines of a block, as `lwc.data.sources` reads them (a test holds both to the same).
+def pieces(block: Block, columns: Columns | None, seen: set[str], size: int = PIECE) -> Iterator[Piece]:
+    """Rows and bad lines of a block, as `lwc.data.sources` reads them, in order and about ``size`` bytes at a time.
 
     ``columns`` is the column map of a table, None for the McAuley formats; keys found are added to ``seen``.
     """
-    yield from block.bad
-    yield from block.items
-    name = block.name
-    fixed = None
-    if columns is not None:
-        fixed = _Keys(
-            columns.body, columns.title, columns.rating, columns.user, columns.item, None, columns.time
-        )  # fmt: skip
+    if block.bad:
+        yield of_rows(block.bad)
+    for at in range(0, len(block.items), _ROWS):
+        yield of_rows(block.items[at : at + _ROWS])
+    start, line = 0, block.first
+    while start < len(block.lines):
+        stop = block.lines.find(b"\n", start + size) + 1 or len(block.lines)
+        raw = block.lines[start:stop]
+        yield from _read(raw, block.name, line, columns, seen)
+        start, line = stop, line + raw.count(b"\n")
 
-    def careful(record: Any, file: str, line: int) -> Row | Bad:
+
+def _read(raw: bytes, name: str, first: int, columns: Columns | None, seen: set[str]) -> Iterator[Piece]:
+    found = _plain(raw, name, first, columns, seen)
+    lines = raw.count(b"\n")
+    if found is not None:
+        yield found
+    elif lines > _FEW:
+        half = raw.find(b"\n", len(raw) // 2) + 1 or raw.rfind(b"\n", 0, len(raw) // 2) + 1
+        if half == len(raw):
+            half = raw.rfind(b"\n", 0, len(raw) - 1) + 1
+        yield from _read(raw[:half], name, first, columns, seen)
+        yield from _read(raw[half:], name, first + raw.count(b"\n", 0, half), columns, seen)
+    else:
+        yield of_rows(list(_careful(raw, name, first, columns, seen)))
+
+
+def _careful(raw: bytes, name: str, first: int, columns: Columns | None, seen: set[str]) -> Iterator[Row | Bad]:
+    def row_of(record: Any, file: str, line: int) -> Row | Bad:
         if columns is None:
             return review_of(record, file, line)
         check_object(record)
         seen.update(record)
         return mapped(record, columns, file, line)
 
-    for line, raw in enumerate(block.lines.split(b"\n"), start=block.first):
-        if not raw:
-            continue
-        if len(raw) > MAX_LINE:
-            yield Bad(name, line, "line longer than 16 MiB", excerpt(raw))
-            continue
-        found: Row | Bad | None = None
-        if columns is None or columns.label is None:
-            try:
-                record = orjson.loads(raw)
-            except orjson.JSONDecodeError:
-                record = None  # perhaps NaN, a bracket of an array, or damage: the careful way tells
-            if type(record) is dict and _each_key_once(raw, record):
-                keys = fixed or (_NEW if "rating" in record or "user_id" in record else _OLD)
-                try:
-                    found = _plain(record, keys, name, line)
-                except ValueError:
-                    found = None  # the careful way words the reason
-                if found is not None and fixed is not None:
-                    seen.update(record)
-        if found is None:
-            found = parse(raw, name, line, careful)
-        if found is not None:
+    for number, line in enumerate(raw.split(b"\n"), start=first):
+        if len(line) > MAX_LINE:
+            yield Bad(name, number, "line longer than 16 MiB", excerpt(line))
+        elif line and (found := parse(line, name, number, row_of)) is not None:
             yield found
+
+
+def of_rows(items: Sequence[Row | Bad]) -> Piece:
+    """Rows and bad lines as columns; lone surrogates, which cleaning would make spaces of, become spaces here."""
+    rows = [one for one in items if isinstance(one, Row)]
+    return Piece(
+        body=pa.array([LONE.sub(" ", row.body) for row in rows], pa.string()),
+        title=pa.array([LONE.sub(" ", row.title) for row in rows], pa.string()),
+        rating=pa.array([row.rating for row in rows], pa.float64()),
+        label=pa.array([row.label for row in rows], pa.string()),
+        user=pa.array([row.user for row in rows], pa.string()),
+        item=pa.array([row.item for row in rows], pa.string()),
+        time=pa.array([row.time for row in rows], pa.int64()),
+        line=pa.array([row.line for row in rows], pa.int64()),
+        file=pa.array([row.file for row in rows], pa.string()),
+        bad=tuple(one for one in items if isinstance(one, Bad)),
+    )
+
+
+def _plain(raw: bytes, name: str, first: int, columns: Columns | None, seen: set[str]) -> Piece | None:
+    """The rows of lines that all hold an ordinary record; None where one may be anything else."""
+    if columns is not None and columns.label is not None:
+        return None
+    table = _table(raw, columns)
+    if table is None:
+        return None
+    records, keys = table
+    count = len(records)
+
+    def strings_of(key: str | None) -> pa.Array:
+        return records[key].combine_chunks() if key is not None else pa.nulls(count, pa.string())
+
+    rating, time = pa.nulls(count, pa.float64()), pa.nulls(count, pa.int64())
+    if keys.rating is not None:
+        rating = records[keys.rating].combine_chunks()
+        stars = rating.to_numpy(zero_copy_only=False)  # NaN where there are none
+        if not ((stars >= 1) & (stars <= 5)).all():
+            return None
+    if keys.time is not None:
+        seconds = _seconds(records[keys.time].combine_chunks())
+        if seconds is None:
+            return None
+        time = seconds
+    item = strings_of(keys.item)
+    if keys.other_item is not None:
+        given = pc.fill_null(pc.not_equal(item, ""), False)
+        item = pc.if_else(given, item, strings_of(keys.other_item))
+    if columns is not None:
+        # A column of nulls may have been made by the schema and not by a key.
+        if any(records[key].null_count == count for key in columns.model_dump().values() if key is not None):
+            return None
+        seen.update(records.column_names)
+    return Piece(
+        body=pc.fill_null(strings_of(keys.body), ""),
+        title=pc.fill_null(strings_of(keys.title), ""),
+        rating=rating,
+        label=pa.nulls(count, pa.string()),
+        user=_names(strings_of(keys.user)),
+        item=_names(item),
+        time=time,
+        line=pa.array(np.arange(first, first + count)),
+        file=pa.repeat(name, count),
+    )
+
+
+def _table(raw: bytes, columns: Columns | None) -> tuple[pa.Table, _Keys] | None:
+    """The records of lines, one a line, each key at most once in its object; and which keys are fields.
+
+    Arrow's parser knows no lines: it takes objects as they come. Where every line begins with ``{`` and ends in ``}``,
+    a line cannot end inside of an object, because no JSON holds one right before the other; so if there are as many
+    objects as lines, each has one. A key given twice is an error to Arrow at any depth. It checks neither UTF-8 nor
+    depth, and takes a number (Inf) that is none.
+    """
+    if len(raw) > MAX_LINE:
+        return None
+    raw = raw.removesuffix(b"\n")
+    if b"\r\n" in raw:
+        raw = raw.replace(b"\r\n", b"\n").removesuffix(b"\r")
+    if not (raw.startswith(b"{") and raw.endswith(b"}")):
+        return None
+    data = np.frombuffer(raw, dtype=np.uint8)
+    ends = np.flatnonzero(data == ord("\n"))
+    count, depth = len(ends) + 1, np.count_nonzero(data == ord("{")) + np.count_nonzero(data == ord("["))
+    one_a_line = (data[ends - 1] == ord("}")).all() and (data[ends + 1] == ord("{")).all()
+    if not one_a_line or depth > 4 * count + 1000 or _INF.search(raw):
+        return None
+    try:
+        if not raw.isascii():
+            pa.array([raw], pa.binary()).cast(pa.string())  # checks UTF-8
+        keys = _keys_of(raw, columns)
+        schema = keys.schema()
+        if schema is None:
+            return None
+        parsing = pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="infer")
+        reading = pa.json.ReadOptions(use_threads=False, block_size=len(raw) + 1)
+        table = pa.json.read_json(pa.BufferReader(raw), read_options=reading, parse_options=parsing)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, orjson.JSONDecodeError, UnicodeDecodeError):
+        return None  # the careful way tells what is wrong, if anything is
+    if len(table) != count or (keys is _OLD and not {"rating", "user_id"}.isdisjoint(table.column_names)):
+        return None
+    return table, keys
+
+
+def _keys_of(raw: bytes, columns: Columns | None) -> _Keys:
+    if columns is not None:
+        fields = (columns.body, columns.title, columns.rating, columns.user, columns.item, None, columns.time)
+        return _Keys(*fields)
+    head = orjson.loads(raw[: raw.find(b"\n")] if b"\n" in raw else raw)
+    return _NEW if "rating" in head or "user_id" in head else _OLD
+
+
+def _seconds(times: pa.Array) -> pa.Array | None:
+    """Times in seconds, as `seconds_of` has them; None where one is out of range."""
+    values = pc.fill_null(times, 0).to_numpy()
+    if len(values) and not -_EXACT < values.min() <= values.max() < _EXACT:
+        return None
+    seconds = np.where(np.abs(values) >= MILLISECONDS, values // 1000, values)
+    if (np.abs(seconds) > YEAR_9999).any():
+        return None
+    nothing = times.is_null().to_numpy(zero_copy_only=False) if times.null_count else None
+    return pa.array(seconds, mask=nothing)
+
+
+def _names(found: pa.Array) -> pa.Array:
+    """Identifiers without white space around them, null where nothing is left (`name_of`)."""
+    data, offsets = contents(found)
+    lengths = np.diff(offsets)
+    filled = np.flatnonzero(lengths)
+    ends = np.concatenate((data[offsets[filled]], data[offsets[filled + 1] - 1]))
+    # What begins and ends in printable ASCII has no white space there.
+    if len(filled) + found.null_count == len(found) and ((ends > 32) & (ends < 127)).all():
+        return found
+    return pa.array([name_of(name) for name in found.to_pylist()], pa.string())

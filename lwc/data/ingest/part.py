@@ -5,27 +5,27 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from lwc.arrays import Array
 from lwc.artifacts import file_digest, write_json
-from lwc.data.cleaning import clean
 from lwc.data.ingest.blocks import Block
 from lwc.data.ingest.fingerprints import band_keys, bands_of, signatures
-from lwc.data.ingest.folding import fold_many
-from lwc.data.ingest.parse import rows_of
+from lwc.data.ingest.folding import fold_many, hash_names
+from lwc.data.ingest.parse import Piece, pieces
 from lwc.data.ingest.sketches import HyperLogLog, diversity, languages, lengths, months
+from lwc.data.ingest.strings import clean_many
 from lwc.data.prepare import label_name
 from lwc.data.rows import Bad, Row
 from lwc.recipe import Columns, Data
 
-_AT_ONCE = 2048
 _WORD = re.compile(r"\w")
 SUFFIXES = ("rows.arrow", "keys.npy", "order.npy", "labels.npy", "bad.jsonl")
 SCHEMA = pa.schema(
@@ -34,18 +34,7 @@ SCHEMA = pa.schema(
         "item": pa.string(), "time": pa.int64(), "line": pa.int64(), "key": pa.uint64(),
     }
 )  # fmt: skip
-
-
-@dataclass
-class _Kept:
-    """Rows of a part, column by column."""
-
-    text: list[str] = field(default_factory=list)
-    label: list[str] = field(default_factory=list)
-    user: list[str | None] = field(default_factory=list)
-    item: list[str | None] = field(default_factory=list)
-    time: list[int | None] = field(default_factory=list)
-    line: list[int] = field(default_factory=list)
+_IN_PIECES = SCHEMA.set(SCHEMA.get_field_index("label"), pa.field("label", pa.string()))
 
 
 class _Summary:
@@ -67,28 +56,25 @@ class _Summary:
             self.running.append(words)
             self.held += len(words)
 
-    def as_json(self, kept: _Kept) -> dict[str, Any]:
-        self.users.add(_hashes(kept.user))
-        self.items.add(_hashes(kept.item))
+    def as_json(self, table: pa.Table) -> dict[str, Any]:
+        """What a part says of its rows, whose columns are in one chunk."""
+        label, user, item, time = (table[name].combine_chunks() for name in ("label", "user", "item", "time"))
+        self.users.add(hash_names(user))
+        self.items.add(hash_names(item))
         distinct, windows = diversity(np.concatenate(self.running)) if self.running else (0, 0)
+        names = label.dictionary.to_pylist()
+        labels = np.bincount(label.indices.to_numpy(), minlength=len(names)).tolist()
         return {
-            "labels": dict(Counter(kept.label)),
-            "without_user": kept.user.count(None),
-            "without_item": kept.item.count(None),
-            "without_time": kept.time.count(None),
-            "months": months(kept.time, kept.label),
+            "labels": dict(zip(names, labels, strict=True)),
+            "without_user": user.null_count,
+            "without_item": item.null_count,
+            "without_time": time.null_count,
+            "months": months(time, label),
             "languages": dict(self.languages),
             "lengths": np.trim_zeros(self.lengths, "b").tolist(),
             "diversity": {"distinct": distinct, "windows": windows},
             "sketches": {"users": self.users.text(), "items": self.items.text(), "words": self.words.text()},
         }
-
-
-def _hashes(names: list[str | None]) -> Array:
-    distinct = {name for name in names if name is not None}
-    return np.fromiter(
-        (xxhash.xxh3_64_intdigest(name.encode()) for name in distinct), dtype=np.uint64, count=len(distinct)
-    )
 
 
 def make_part(block: Block, data: Data, columns: Columns | None, folder: Path) -> dict[str, Any]:
@@ -97,87 +83,80 @@ def make_part(block: Block, data: Data, columns: Columns | None, folder: Path) -
     Raises:
         DataError: the source has no stars, or no label column.
     """
-    kept, summary, seen = _Kept(), _Summary(), set[str]()
-    keys: list[Array] = []
-    near: list[Array] = []
+    summary, seen = _Summary(), set[str]()
+    bands = bands_of(data.near_duplicate_threshold) if data.near_duplicate_threshold < 1 else 0
+    kept = [_IN_PIECES.empty_table()]
+    near: list[Array] = [np.zeros((bands, 0), dtype=np.uint64)]
     bad: list[Bad] = []
     read = left_out = 0
-    names: dict[float | None, str | None] = {}
-    bands = bands_of(data.near_duplicate_threshold)
-    fields = data.text_fields
-    waiting = _Kept()
-
-    def flush() -> None:
-        nonlocal waiting
-        if waiting.text:
-            folded = fold_many(waiting.text)
-            keys.append(folded.keys)
-            if data.near_duplicate_threshold < 1:
-                near.append(band_keys(signatures(folded.words, folded.starts), bands))
-            summary.add(folded.words, folded.starts)
-            for name, column in kept.__dict__.items():
-                column.extend(getattr(waiting, name))
-            waiting = _Kept()
-
-    for item in rows_of(block, columns, seen):
-        read += 1
-        if isinstance(item, Bad):
-            bad.append(item)
-            continue
-        text = clean("\n".join(part for part in (getattr(item, name) for name in fields) if part))
-        if not _WORD.search(text):
-            bad.append(Bad(item.file, item.line, "no letters or digits" if text else "empty text", text[:120]))
-            continue
-        name = _label(item, data.labels.scheme, names)
-        if name is None:
-            left_out += 1
-            continue
-        waiting.text.append(text)
-        waiting.label.append(name)
-        waiting.user.append(item.user)
-        waiting.item.append(item.item)
-        waiting.time.append(item.time)
-        waiting.line.append(item.line)
-        if len(waiting.text) >= _AT_ONCE:
-            flush()
-    flush()
-    found = {
+    for piece in pieces(block, columns, seen):
+        read += len(piece) + len(piece.bad)
+        bad += piece.bad
+        text, label = clean_many(_text(piece, data.text_fields)), _labels(piece, data.labels.scheme)
+        good = label.is_valid().to_numpy(zero_copy_only=False)
+        folded = fold_many(text.filter(pa.array(good)))
+        worded = np.diff(folded.starts) > 0
+        good[good] = worded
+        for row in np.flatnonzero(~good).tolist():
+            found = text[row].as_py()
+            if _WORD.search(found):
+                left_out += 1
+            else:
+                reason = "no letters or digits" if found else "empty text"
+                bad.append(Bad(piece.file[row].as_py(), piece.line[row].as_py(), reason, found[:120]))
+        key, starts = folded.keys[worded], np.append(folded.starts[:-1][worded], folded.starts[-1])
+        named = {"text": text, "label": label, "user": piece.user, "item": piece.item, "time": piece.time,
+                 "line": piece.line}  # fmt: skip
+        table = pa.table(named).filter(pa.array(good)).append_column("key", pa.array(key))
+        kept.append(table.cast(_IN_PIECES))
+        if bands and len(key):
+            near.append(band_keys(signatures(folded.words, starts), bands))
+        if len(key):
+            summary.add(folded.words, starts)
+    table = pa.concat_tables(kept)
+    label = table["label"].combine_chunks().dictionary_encode()
+    table = table.set_column(table.column_names.index("label"), "label", label).combine_chunks()
+    account = {
         "part": block.part, "file": block.file, "number": block.number, "name": block.name, "read": read,
-        "rows": len(kept.text), "left_out": left_out, "seen": sorted(seen),
+        "rows": len(table), "left_out": left_out, "seen": sorted(seen),
         "bad": dict(Counter(one.reason.split(":")[0].split("(")[0].strip() for one in bad)),
-        **summary.as_json(kept),
+        **summary.as_json(table),
     }  # fmt: skip
-    _write(folder / block.part, kept, keys, near, bad)
-    found["files"] = {suffix: file_digest(folder / f"{block.part}.{suffix}") for suffix in SUFFIXES}
-    write_json(folder / f"{block.part}.json", found)
-    return found
+    _write(folder / block.part, table, near, bad)
+    account["files"] = {suffix: file_digest(folder / f"{block.part}.{suffix}") for suffix in SUFFIXES}
+    write_json(folder / f"{block.part}.json", account, sync=False)  # `whole` finds out if it is lost
+    return account
 
 
-def _label(row: Row, scheme: str, names: dict[float | None, str | None]) -> str | None:
-    if scheme == "column":
-        return label_name(row, scheme)
-    if row.rating not in names:
-        names[row.rating] = label_name(row, scheme)
-    return names[row.rating]
+def _text(piece: Piece, fields: Sequence[str]) -> pa.Array:
+    """The fields one below the other; cleaning takes the line end of an empty one away."""
+    found = [getattr(piece, name) for name in fields]
+    return found[0] if len(found) == 1 else pc.binary_join_element_wise(*found, "\n")
 
 
-def _write(stem: Path, kept: _Kept, keys: list[Array], near: list[Array], bad: list[Bad]) -> None:
-    key = np.concatenate(keys) if keys else np.zeros(0, dtype=np.uint64)
-    every = np.vstack([key[None], *([np.concatenate(near, axis=1)] if near else [])])
+def _labels(piece: Piece, scheme: str) -> pa.Array:
+    """Class names (N,); null where the scheme leaves a row out."""
+    field = "label" if scheme == "column" else "rating"
+    values = getattr(piece, field).dictionary_encode(null_encoding="encode")
+    distinct = values.dictionary.to_pylist()
+    file = piece.file[0].as_py() if len(piece) else ""
+    names = [label_name(Row(file, 0, **{field: value}), scheme) for value in distinct]
+    return pa.array(names, pa.string()).take(values.indices)
+
+
+def _write(stem: Path, table: pa.Table, near: list[Array], bad: list[Bad]) -> None:
+    key = table["key"].to_numpy()
+    every = np.vstack([key[None], np.concatenate(near, axis=1)])
     # Runs sorted by hash, so that a range of hashes is one slice of each; rows in order within a hash.
     order = np.argsort(every, axis=1, kind="stable")
-    labels = np.fromiter(
-        (xxhash.xxh32_intdigest(one.encode()) for one in kept.label), dtype=np.uint32, count=len(kept.label)
-    )
+    label = table["label"].combine_chunks()
+    names = [xxhash.xxh32_intdigest(name.encode()) for name in label.dictionary.to_pylist()]
+    labels = np.array(names, dtype=np.uint32)[label.indices.to_numpy()]
     np.save(_at(stem, "keys.npy"), np.take_along_axis(every, order, axis=1))
     np.save(_at(stem, "order.npy"), order.astype(np.uint32))
     np.save(_at(stem, "labels.npy"), labels[order[0]])
-    columns = {**kept.__dict__, "key": key}
-    table = pa.table({name: pa.array(columns[name]).cast(SCHEMA.field(name).type) if name != "label"
-                      else pa.array(kept.label, pa.string()).dictionary_encode() for name in SCHEMA.names},
-                     schema=SCHEMA)  # fmt: skip
     with pa.ipc.new_file(_at(stem, "rows.arrow"), SCHEMA) as sink:
-        sink.write_table(table.combine_chunks())
+        sink.write_table(table.cast(SCHEMA))
     with Path(_at(stem, "bad.jsonl")).open("w", encoding="utf-8") as file:
         for one in sorted(bad, key=lambda one: one.line):
             file.write(json.dumps(one.__dict__, ensure_ascii=True) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import multiprocessing
 import os
@@ -234,7 +233,6 @@ def workers_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 def _begin_worker(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    gc.disable()  # rows hold no cycles, and looking for some among millions takes a tenth of the time
 
     def watch() -> None:
         while os.getppid() == parent:

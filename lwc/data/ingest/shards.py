@@ -20,10 +20,13 @@ from lwc.data.ingest.dedupe import KEPT, Parts
 from lwc.data.ingest.folding import mix
 from lwc.data.ingest.metadata import FIELDS, look_up
 from lwc.data.ingest.part import read_part
-from lwc.data.splits import NAMES, owner, position
+from lwc.data.splits import NAMES, positions_of
 from lwc.recipe import Split
 
 _DAY = 86_400
+# Columns whose values repeat within a shard, and those whose least and greatest value say something.
+_REPEATED = ["label", "item", "file", *FIELDS]
+_SORTED = ["id", "time", "file", "line"]
 
 
 @dataclass(frozen=True)
@@ -78,12 +81,11 @@ def assign(rule: Rule, table: pa.Table) -> Array:
         times = table["time"].to_numpy()
         return np.where(times < rule.early, 0, np.where(times < rule.late, 1, 2))
     if rule.kind == "user":
-        names, texts = table["user"], table["text"]
-        if names.null_count:
-            owners = [owner(*pair) for pair in zip(names.to_pylist(), texts.to_pylist(), strict=True)]
-            names = pa.chunked_array([owners], pa.string())
-        users = names.combine_chunks().dictionary_encode()
-        places = np.array([position(rule.seed, user) for user in users.dictionary.to_pylist()], dtype=np.float64)
+        owners = table["user"].combine_chunks()
+        if owners.null_count:  # as `lwc.data.splits.owner`
+            owners = pc.coalesce(owners, pc.binary_join_element_wise("\0", table["text"].combine_chunks(), ""))
+        users = owners.dictionary_encode()
+        places = positions_of(rule.seed, users.dictionary.to_pylist())
         positions = places[users.indices.to_numpy()] if len(users) else places
     else:
         salt = mix(np.array([rule.seed], dtype=np.uint64))
@@ -99,31 +101,40 @@ def write_shard(
     table = read_part(parts.folder, part)
     why = np.array(np.load(decisions, mmap_mode="r")[start : start + len(table)])
     kept = np.flatnonzero(why == KEPT)
-    table = table.take(kept)
-    label = table["label"].cast(pa.string())
-    known = pc.index_in(label, value_set=pa.array(names, pa.string())).cast(pa.int64())
-    split = assign(rule, table)
-    columns = {
-        "id": pa.array(kept + start, pa.int64()), "text": table["text"], "label": known, "user": table["user"],
-        "item": table["item"], "time": table["time"], "file": pa.array(np.full(len(kept), int(part[:4])), pa.int32()),
-        "line": table["line"],
-    }  # fmt: skip
-    if metadata is not None:
-        columns.update(zip(FIELDS, look_up(metadata, table["item"]), strict=True))
+    # Texts are taken where they stand for a user that is missing.
+    wanted = ["user", "time", "key", *(["text"] if table["user"].null_count else [])]
+    of_kept = table.select(wanted).take(kept)
+    split = assign(rule, of_kept)
     found: dict[str, Any] = {"part": part, "start": start, "rows": {}, "labels": {}, "files": {}}
-    found["without_user"] = table["user"].null_count
-    whole = pa.table(columns)
+    found["without_user"] = of_kept["user"].null_count
     for number, name in enumerate(NAMES):
-        rows = whole.filter(pa.array(split == number))
+        rows = _columns(table, kept[split == number], start, int(part[:4]), names, metadata)
         path = out / name / f"{part}.parquet"
         temporary = path.with_suffix(".tmp")
-        pq.write_table(rows, temporary, compression="zstd")
+        pq.write_table(rows, temporary, compression="zstd", use_dictionary=_REPEATED, write_statistics=_SORTED)
         temporary.replace(path)
         counts = np.bincount(rows["label"].to_numpy(), minlength=len(names)).tolist()
         found["rows"][name], found["labels"][name] = len(rows), dict(zip(names, counts, strict=True))
         found["files"][f"{name}/{part}.parquet"] = file_digest(path)
-    write_json(out / "shards" / f"{part}.json", found)
+    write_json(out / "shards" / f"{part}.json", found, sync=False)  # `whole` finds out if it is lost
     return found
+
+
+def _columns(
+    table: pa.Table, rows: Array, start: int, file: int, names: Sequence[str], metadata: Path | None
+) -> pa.Table:
+    """What a shard keeps of some rows (N,) of a part."""
+    table = table.take(pa.array(rows))
+    label = table["label"].cast(pa.string())
+    columns = {
+        "id": pa.array(rows + start, pa.int64()), "text": table["text"],
+        "label": pc.index_in(label, value_set=pa.array(names, pa.string())).cast(pa.int64()), "user": table["user"],
+        "item": table["item"], "time": table["time"], "file": pa.array(np.full(len(rows), file), pa.int32()),
+        "line": table["line"],
+    }  # fmt: skip
+    if metadata is not None:
+        columns.update(zip(FIELDS, look_up(metadata, table["item"]), strict=True))
+    return pa.table(columns)
 
 
 def whole(out: Path, part: str) -> dict[str, Any] | None:

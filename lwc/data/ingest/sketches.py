@@ -7,9 +7,10 @@ import functools
 import math
 import zlib
 from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from lwc.arrays import Array
 from lwc.data.ingest.folding import fold_many
@@ -22,6 +23,7 @@ LONGEST_COUNTED = 2048  # words; longer texts are counted there
 _WINDOW, _WINDOWS = 10_000, 10
 _TELLING = 8  # words: shorter texts carry too few to tell a language by
 _SHARE = 0.2
+_PLACES = 16  # bits of a hash by which a function word is found; no two of them agree in so many
 # Frequent function words; a word may belong to several languages.
 _LANGUAGES = {
     "English": " ".join(sorted(ENGLISH)),
@@ -42,13 +44,11 @@ class HyperLogLog:
     def add(self, hashes: Array) -> None:
         """Count hashes (N,), uint64 and well mixed."""
         place = (hashes >> np.uint64(64 - _BITS)).astype(np.int64)
-        # The position of the first 1 in the other bits; the float's exponent tells it, the guard bit ends it.
+        # The position of the first 1 in the other bits, at most 51 with the guard bit that ends them: a float holds
+        # them exactly, and its exponent tells.
         rest = (hashes << np.uint64(_BITS)) | np.uint64(1 << (_BITS - 1))
-        high = (rest >> np.uint64(32)).astype(np.uint32)
-        upper = 32 - np.frexp(high.astype(np.float64))[1]
-        lower = 64 - np.frexp((rest & np.uint64(0xFFFFFFFF)).astype(np.float64))[1]
-        rank = np.where(high > 0, upper, lower) + 1
-        np.maximum.at(self.registers, place, rank.astype(np.uint8))
+        exponent = (rest.astype(np.float64).view(np.uint64) >> np.uint64(52)).astype(np.int16)
+        np.maximum.at(self.registers, place, (1023 + 64 - exponent).astype(np.uint8))
 
     def merge(self, other: HyperLogLog) -> None:
         """Take in the sketch of another part."""
@@ -98,17 +98,17 @@ def _tau(x: float) -> float:
 def _function_words() -> tuple[Array, Array, Array]:
     """(place by low bits of a hash, hashes, (F, L) whether word F is of language L)."""
     words = sorted({word for text in _LANGUAGES.values() for word in text.split()})
-    hashes = fold_many(words).words
+    hashes = fold_many(pa.array(words)).words
     member = np.array([[word in text.split() for text in _LANGUAGES.values()] for word in words])
-    table = np.zeros(1 << 20, dtype=np.int64)
-    table[(hashes & np.uint64((1 << 20) - 1)).astype(np.int64)] = np.arange(len(words))
+    table = np.zeros(1 << _PLACES, dtype=np.uint8)
+    table[(hashes & np.uint64((1 << _PLACES) - 1)).astype(np.int64)] = np.arange(len(words))
     return table, hashes, member
 
 
 def languages(words: Array, starts: Array) -> Counter[str]:
     """How many texts are of which language, by the share of function words among their words (at least 0.2)."""
     table, hashes, member = _function_words()
-    place = table[(words & np.uint64((1 << 20) - 1)).astype(np.int64)]
+    place = table[(words & np.uint64((1 << _PLACES) - 1)).astype(np.int64)]
     hit = np.flatnonzero(hashes[place] == words)
     counts = np.diff(starts)
     text = np.searchsorted(starts, hit, side="right") - 1
@@ -132,13 +132,19 @@ def diversity(words: Array) -> tuple[int, int]:
     return sum(len(np.unique(words[i * _WINDOW : (i + 1) * _WINDOW])) for i in range(windows)), windows
 
 
-def months(times: Sequence[int | None], labels: Sequence[str]) -> dict[str, dict[str, int]]:
+def months(times: pa.Array, labels: pa.DictionaryArray) -> dict[str, dict[str, int]]:
     """Rows by month (``2014-03``) and label; rows without a time are left out."""
-    seconds = np.array([time for time in times if time is not None], dtype="datetime64[s]")
-    named = [label for time, label in zip(times, labels, strict=True) if time is not None]
+    there = times.is_valid().to_numpy(zero_copy_only=False)
+    month = pc.fill_null(times, 0).to_numpy().astype("datetime64[s]").astype("datetime64[M]").astype(np.int64)[there]
+    names = labels.dictionary.to_pylist()
     found: dict[str, dict[str, int]] = {}
-    for (month, label), count in Counter(zip(seconds.astype("datetime64[M]").tolist(), named, strict=True)).items():
-        found.setdefault(f"{month:%Y-%m}" if not isinstance(month, int) else "beyond the calendar", {})[label] = count
+    both, counts = np.unique(month * len(names) + labels.indices.to_numpy()[there], return_counts=True)
+    for one, count in zip(both.tolist(), counts.tolist(), strict=True):
+        number, label = divmod(one, len(names))
+        year = 1970 + number // 12
+        name = f"{year:04d}-{number % 12 + 1:02d}" if 1 <= year <= 9999 else "beyond the calendar"
+        of = found.setdefault(name, {})
+        of[names[label]] = of.get(names[label], 0) + count
     return found
 
 
