@@ -30,7 +30,12 @@ def error(problem: LwcError) -> None:
 
 def note(text: str) -> None:
     """One plain line."""
-    console.print(escape(text), soft_wrap=True)
+    line(escape(text))
+
+
+def line(markup: str) -> None:
+    """One line, however long: a terminal breaks it, a log must not."""
+    console.print(markup, soft_wrap=True)
 
 
 class RunView:
@@ -64,12 +69,12 @@ class RunView:
             if self._interactive:
                 self._live.update(Text(f"  {stage:<9} …", style="cyan"))
             else:
-                console.print(f"… {stage:<9} {escape(text)}")
+                line(f"… {stage:<9} {escape(text)}")
             return
         mark = "[dim]=[/dim]" if kind == "hit" else "[green]✓[/green]"
         # The last word of a stage (loss reached, blocks kept) is worth keeping; a hit has none.
         said = f"{text} · {self._last}" if kind == "done" and self._last else text
-        console.print(f"{mark} {stage:<9} {escape(said)}")
+        line(f"{mark} {stage:<9} {escape(said)}")
         if self._interactive:
             self._live.update("")
 
@@ -115,14 +120,14 @@ def quality_table(report: Mapping[str, Any]) -> None:
     ratios = ", ".join(
         f"{name} {value:.2f}×" for name, value in report["ratios"].items() if isinstance(value, int | float)
     )
-    console.print(f"[bold]smaller by[/bold] {ratios}")
+    line(f"[bold]smaller by[/bold] {ratios}")
     kept = (f"{metric.name} {_number(report['retention'][metric.key], 4)}" for metric in reading.metrics)
-    console.print(f"[bold]retention[/bold] {', '.join(kept)}")
+    line(f"[bold]retention[/bold] {', '.join(kept)}")
     for protocol, measured in (report.get("serving") or {}).items():
         if not isinstance(measured, Mapping):
             continue
         latency = measured["latency_ms"]
-        console.print(
+        line(
             f"[bold]{protocol}[/bold] {measured['throughput_rps']:.0f} requests/s, p50 {latency['p50']:.1f} ms,"
             f" p95 {latency['p95']:.1f} ms, p99 {latency['p99']:.1f} ms, errors {measured['errors']},"
             f" {_served(measured['served'])}"
@@ -147,7 +152,7 @@ def gates_table(gates: Sequence[Mapping[str, Any]]) -> None:
         shown = f"{value:.5g}" if isinstance(value, int | float) else "not measured"
         bound = f"{limit:.5g}" if isinstance(limit, int | float) else "a limit that was not measured"
         reason = f" — {gate['reason']}" if gate.get("reason") and not gate["passed"] else ""
-        console.print(f"{mark} {gate['metric']} = {shown} ({gate['op']} {bound}){escape(reason)}")
+        line(f"{mark} {gate['metric']} = {shown} ({gate['op']} {bound}){escape(reason)}")
 
 
 def importance_table(importance: Mapping[str, Any]) -> None:
@@ -167,9 +172,9 @@ def importance_table(importance: Mapping[str, Any]) -> None:
             table.add_row(str(block), *cells, f"{importance['fused']['scores'][block]:.3f}")
         console.print(table)
         title = None
-    console.print(f"most important first: {importance['fused']['ranking']}")
+    line(f"most important first: {importance['fused']['ranking']}")
     for name, reason in importance["excluded"].items():
-        console.print(f"left out of the fusion: {name}: {escape(reason)}")
+        line(f"left out of the fusion: {name}: {escape(reason)}")
     taus = importance["kendall_tau"]
     for row, name in enumerate(taus["names"]):
         agreement = ", ".join(
@@ -177,7 +182,7 @@ def importance_table(importance: Mapping[str, Any]) -> None:
             for other, value in zip(taus["names"], taus["matrix"][row], strict=True)
             if other != name
         )
-        console.print(f"[dim]Kendall τ of {name} with {agreement}[/dim]")
+        line(f"[dim]Kendall τ of {name} with {agreement}[/dim]")
     if importance.get("trust"):
         trust_table(importance["trust"])
 
@@ -210,7 +215,7 @@ def loadtest(result: Mapping[str, Any]) -> None:
     answers = "no labels to check"
     if served:
         answers = f"served accuracy {_number(served['accuracy'])} on {served['n']} texts"
-    console.print(
+    line(
         f"{result['protocol']}: {result['requests']} requests, {result['throughput_rps']:.1f}/s,"
         f" errors {result['errors']} ({result['error_rate']:.2%}); {shown};"
         f" {answers}"
@@ -246,16 +251,16 @@ def doctor_table(checks: Sequence[Any]) -> None:
     """Findings with the fix for each lack."""
     for check in checks:
         mark = {True: "[green]✓[/green]", False: "[red]✗[/red]", None: "[dim]·[/dim]"}[check.ok]
-        console.print(f"{mark} {check.name:<18} {escape(check.found)}")
+        line(f"{mark} {check.name:<18} {escape(check.found)}")
         if check.fix:
-            console.print(f"  [bold]do:[/bold] {escape(check.fix)}")
+            line(f"  [bold]do:[/bold] {escape(check.fix)}")
 
 
 def families(rows: Sequence[Mapping[str, str]]) -> None:
     """Supported model types, then the refused ones with the reason."""
     table = Table(title="model families")
     for column in ("model type", "blocks", "must stay", "tasks"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for row in rows:
         if not row["refused"]:
             table.add_row(row["model_type"], row["blocks"], row["protected"] or "–", row["tasks"])
@@ -281,8 +286,8 @@ def tree(value: Any, indent: int = 0) -> None:
     pad = "  " * indent
     for key, item in value.items():
         if isinstance(item, Mapping):
-            console.print(f"{pad}[bold]{escape(str(key))}[/bold]")
+            line(f"{pad}[bold]{escape(str(key))}[/bold]")
             tree(item, indent + 1)
         else:
             shown = f"{item:.4g}" if isinstance(item, float) else str(item)
-            console.print(f"{pad}{escape(str(key))}: {escape(shown)}")
+            line(f"{pad}{escape(str(key))}: {escape(shown)}")

@@ -166,8 +166,9 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
     reader.run()
     say("removing duplicates")
     rows, duplicates = _without_duplicates(reader.rows, data.near_duplicate_threshold)
-    if data.limit is not None and data.limit < len(rows):
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[: data.limit])
+    found = len(rows)
+    if data.limit is not None and data.limit < found:
+        chosen = np.sort(np.random.default_rng(seed).permutation(found)[: data.limit])
         rows = [rows[index] for index in chosen]
     names = label_names(data.labels, Counter(name for _, _, name in rows))
     labels = np.array([names.index(name) for _, _, name in rows], dtype=np.int64)
@@ -196,6 +197,7 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
         "rows_bad": dict(reader.bad),
         "rows_left_out_by_label_scheme": reader.left_out,
         "duplicates": duplicates,
+        "rows_beyond_limit": found - len(rows),
         "rows_used": len(rows),
         "split_by": kind,
         "rows_without_user": users.count(None),

@@ -55,7 +55,9 @@ def _cleaning(quality: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("rows read, used", f"{number(quality.get('rows_read'))}, {number(quality.get('rows_used'))}"),
         ("bad rows, quarantined", _counts(quality.get("rows_bad"))),
+        ("left out by the label scheme", number(quality.get("rows_left_out_by_label_scheme"))),
         ("duplicates removed", _counts(quality.get("duplicates"))),
+        ("left out by data.limit", number(quality.get("rows_beyond_limit"))),
         ("split by", split_by(quality)),
     ]
 

@@ -79,8 +79,12 @@ def _better(metric: Metric, value: float, other: float) -> bool:
 
 
 def warnings(report: Mapping[str, Any]) -> list[str]:
-    """What a reader must not miss: collapse onto a class, a floor not beaten, text cut off, serving not run."""
-    found: list[str] = []
+    """What a reader must not miss: rows lost, collapse onto a class, a floor not beaten, serving not run."""
+    found = [
+        f"A source file is cut off ({reason}): an unknown number of its rows is lost. See quarantine.jsonl."
+        for reason in (report["data"].get("quality") or {}).get("rows_bad") or {}
+        if reason.endswith(" gzip")
+    ]
     quality = report["quality"]
     labels = report["data"]["label_names"] or []
     if quality:

@@ -210,6 +210,8 @@ def test_every_file_is_the_same_again(corpus: Path, tmp_path: Path, by: str) -> 
 def test_limit_takes_a_sample_not_the_head(corpus: Path, tmp_path: Path) -> None:
     quality = prepare(settings(corpus, limit=100, split={"by": "random"}), 1, tmp_path)
     assert quality["rows_used"] == 100
+    assert quality["rows_beyond_limit"] == quality["rows_read"] - quality["rows_left_out_by_label_scheme"] - 100 > 0
+    assert sum(quality["duplicates"].values()) == 0
     texts = {t for name in ("train", "validation", "test") for t in load_split(tmp_path, name).texts}
     assert len(texts) == 100
     assert texts & {text(number) for number in range(200, 300)}

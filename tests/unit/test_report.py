@@ -276,6 +276,15 @@ def test_a_model_that_answers_the_majority_is_called_out(tmp_path: Path) -> None
     assert not any("base model answers" in text for text in report["verdict"]["warnings"])
 
 
+def test_a_source_that_was_cut_off_is_called_out(tmp_path: Path) -> None:
+    stages = make_stages(tmp_path / "stages")
+    add(tmp_path / "stages", "data", "quality.json", {"rows_bad": {"truncated gzip": 1, "bad JSON": 2}})
+    report = build_report(make_recipe(), stages, ENVIRONMENT, {}, tmp_path / "out")
+    assert [text for text in report["verdict"]["warnings"] if "cut off" in text] == [
+        "A source file is cut off (truncated gzip): an unknown number of its rows is lost. See quarantine.jsonl."
+    ]
+
+
 def test_text_fields_and_truncation_are_named(tmp_path: Path) -> None:
     _, page, _ = build(tmp_path, make_recipe(fields=("title", "body")))
     assert "Titles often state the label" in page
