@@ -155,6 +155,16 @@ def gates_table(gates: Sequence[Mapping[str, Any]]) -> None:
         line(f"{mark} {gate['metric']} = {shown} ({gate['op']} {bound}){escape(reason)}")
 
 
+def verdict(found: Mapping[str, Any]) -> None:
+    """What was removed, what it cost and gained, what must not be missed, and the gates last: a line each."""
+    note(found["removed"])
+    note(found["cost"])
+    note(found["gained"])
+    for warning in found["warnings"]:
+        line(f"[yellow]{escape(warning)}[/yellow]")
+    line(f"[bold]{escape(found['gates'])}[/bold]")
+
+
 def importance_table(importance: Mapping[str, Any]) -> None:
     """Blocks by methods, raw scores, then the fused ranking and the agreement of the methods."""
     methods = list(importance["methods"].items())

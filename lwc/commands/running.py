@@ -64,7 +64,7 @@ def run(
         render.note(f"not published to {models}{left}")
     if "tensorrt" in loaded.package.targets:
         render.note(f"for the repository of a plan, where the GPU is: lwc export {folder} --to tensorrt")
-    render.note(report["verdict"]["summary"])
+    render.verdict(report["verdict"])
     raise typer.Exit(OK if report["verdict"]["passed"] else GATE_FAILED)
 
 

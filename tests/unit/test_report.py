@@ -12,6 +12,7 @@ import jsonschema
 import numpy as np
 import pytest
 
+from lwc import render
 from lwc.metrics import classification_quality, retention
 from lwc.recipe import Recipe
 from lwc.report.build import build_report, report_schema
@@ -258,6 +259,16 @@ def test_failed_gates_are_named_with_value_and_threshold(tmp_path: Path) -> None
         r"1 of 1 gates failed: retention\.macro_f1 = \d\.\d+ \(must be >= 1\.5\)", report["verdict"]["summary"]
     )
     assert "gates failed" in page
+
+
+def test_the_terminal_has_a_line_for_each_part_and_the_gates_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = build(tmp_path, serving=False)[0]["verdict"]
+    render.verdict(found)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [found["removed"], found["cost"], found["gained"], *found["warnings"], found["gates"]]
+    assert len(lines) > 4
 
 
 def test_no_gates_is_not_called_a_pass(tmp_path: Path) -> None:
