@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,12 +25,19 @@ def _tokenizer(target: str) -> None:
 
 
 @pytest.mark.parametrize("write", [_weights, _tokenizer])
-@pytest.mark.parametrize("target", ["/dev/full", "/proc/nowhere/file"])
+@pytest.mark.parametrize("folder_exists", [True, False])
 def test_a_full_disk_is_not_our_bug_whatever_library_meets_it(
-    write: Any, target: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    write: Any, folder_exists: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    target = str(tmp_path / "file" if folder_exists else tmp_path / "nowhere" / "file")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
     def app(standalone_mode: bool) -> None:
-        write(target)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8, limits[1]))  # as a disk with room for eight bytes
+        try:
+            write(target)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
     monkeypatch.setattr(cli, "app", app)
     monkeypatch.setattr(cli, "_stop_on_signals", lambda: None)

@@ -297,7 +297,7 @@ def test_too_many_bad_rows_and_missing_users_are_told_as_before(files: tuple[str
     frame = pd.DataFrame({"text": [" ".join(WORDS[n : n + 9]) for n in range(60)], "stars": [5, 1] * 30})
     frame.to_json(tmp_path / "t.jsonl", orient="records", lines=True)
     table = TableFile(kind="table", paths=(str(tmp_path / "t.jsonl"),), columns=Columns(rating="stars"))
-    with pytest.raises(DataError, match="some rows have no user"):
+    with pytest.raises(DataError, match="60 of 60 rows have no user"):
         run(Data(source=table, split=Split(by="user")), tmp_path / "b")
     quality = run(Data(source=table), tmp_path / "c")
     assert quality["split_by"] == "random"
