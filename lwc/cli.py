@@ -78,7 +78,9 @@ def _stop_on_signals() -> None:
             signal.signal(name, stop)
 
 
-def _cannot_write(problem: Exception) -> NoReturn:
+def _cannot_write(problem: Exception, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exc()
     typer.echo(f"error: {problem}\n  do: check that the path exists, can be written, and has room", err=True)
     sys.exit(USAGE)
 
@@ -107,18 +109,14 @@ def main() -> None:
         typer.echo(f"error: {problem}\n  do: pip install 'lwc[serve]'; `lwc doctor` tells what is missing", err=True)
         sys.exit(MISSING)
     except OSError as problem:
-        if debug:
-            traceback.print_exc()
-        _cannot_write(problem)
+        _cannot_write(problem, debug)
     except Exception as problem:
         shown = getattr(problem, "show", None)
         if shown is not None:  # a usage error of the command-line parser
             shown()
             sys.exit(2)
         if _OS_ERROR.search(str(problem)):
-            if debug:
-                traceback.print_exc()
-            _cannot_write(problem)
+            _cannot_write(problem, debug)
         if debug:
             raise
         typer.echo(f"bug: {type(problem).__name__}: {problem}\n  do: run again with --debug and report it", err=True)

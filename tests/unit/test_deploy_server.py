@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import http.server
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +18,7 @@ from pathlib import Path
 import pytest
 from deploy_files import DEPLOY, GPU_METRICS, METRICS, ROOT
 from packaging.requirements import Requirement
+from ports import free_ports
 
 from lwc.errors import MissingDependency
 from lwc.recipe import Package
@@ -192,14 +191,6 @@ class TritonPythonModel:
         return [pb_utils.InferenceResponse([pb_utils.Tensor("same",
                 pb_utils.get_input_tensor_by_name(request, "text").as_numpy())]) for request in requests]
 """
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def status(url: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmark_scripts import load
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "latency.py"
 SHAPES = ("1×64", "8×64")
@@ -17,13 +17,7 @@ SHAPES = ("1×64", "8×64")
 
 @pytest.fixture(scope="module")
 def benchmark() -> Any:
-    spec = importlib.util.spec_from_file_location("benchmark_latency", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load(SCRIPT)
 
 
 def windows(benchmark: Any, **changed: list[float]) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 from typer.testing import CliRunner
 
 if importlib.util.find_spec("locust") is None:  # not imported: it would patch this process
@@ -35,12 +35,6 @@ from lwc.serving.loadtest.worker import fetch_settings
 from lwc.serving.metrics import parse_counts, read_page
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def answered(url: str) -> float:
