@@ -40,7 +40,10 @@ COLUMNS = {
 }  # fmt: skip
 SOURCE = {"kind": "table", "paths": list(FILES), "columns": COLUMNS}
 BEAM = {"strategy": "beam", "width": 4, "rows": 64}
-RACE = {"strategy": "racing", "keep_first": 1, "width": 4, "rows": 64, "candidates": 4, "steps": 40}
+RACE = {"strategy": "racing", "keep_first": 1, "width": 4, "rows": 64, "candidates": 4, "steps": 60}
+METHODS = (
+    "block_influence", "angular_distance", "fisher", "taylor", "ablation", "mutual_information", "conductance", "shap",
+)  # fmt: skip
 LWC = {1.33: BEAM, 2.0: {**BEAM, "keep_first": 1}, 3.0: RACE}
 BASELINES: dict[str, dict[str, Any]] = {
     "drop_top": {"strategy": "drop_top"},
@@ -48,10 +51,7 @@ BASELINES: dict[str, dict[str, Any]] = {
     "drop_bottom": {"strategy": "drop_bottom"},
     "random": {"strategy": "random", "draw": 0},
     "random_2": {"strategy": "random", "draw": 1},
-    "block_influence": {"strategy": "single", "method": "block_influence"},
-    "fisher": {"strategy": "single", "method": "fisher"},
-    "taylor": {"strategy": "single", "method": "taylor"},
-    "ablation": {"strategy": "single", "method": "ablation"},
+    **{method: {"strategy": "single", "method": method} for method in METHODS},
     "from_scratch": {"strategy": "drop_top", "weights": "random"},
 }
 
@@ -59,15 +59,22 @@ BASELINES: dict[str, dict[str, Any]] = {
 def recipe(options: argparse.Namespace, seed: int, case: str, ratio: float, select: dict[str, Any]) -> Recipe:
     """One case. A model from scratch learns from labels for as many steps as the others are taught."""
     train = round(options.rows * (1 - options.validation - options.test))
-    recover: dict[str, Any] = {"epochs": options.epochs, "learning_rate": options.learning_rate}
+    recover: dict[str, Any] = {
+        "epochs": options.epochs, "learning_rate": options.learning_rate, "batch_size": options.batch_size,
+        "hidden_weight": options.hidden_weight,
+    }  # fmt: skip
     if options.unlabelled:
         recover["unlabelled"] = {"source": SOURCE, "limit": options.unlabelled}
     if select.get("weights") == "random":
         steps = options.epochs * (train + options.unlabelled)
-        recover = {
-            "epochs": steps / train, "learning_rate": options.learning_rate, "logits_weight": 0, "hidden_weight": 0,
-            "label_weight": 1, "embedding_rate": 1, "patience": 100,
+        recover |= {
+            "epochs": steps / train, "logits_weight": 0, "hidden_weight": 0, "label_weight": 1, "embedding_rate": 1,
+            "dropout": True, "patience": 100,
         }  # fmt: skip
+        recover.pop("unlabelled", None)
+    base: dict[str, Any] = {"kind": "pretrained", "source": options.model}
+    if options.model == "scratch":
+        base = {"kind": "config", "blocks": 12, "hidden": options.hidden, "heads": 4, "vocab_size": 8000}
     return Recipe.model_validate(
         {
             "schema_version": 1,
@@ -80,9 +87,11 @@ def recipe(options: argparse.Namespace, seed: int, case: str, ratio: float, sele
                 "split": {"by": "user", "validation": options.validation, "test": options.test},
                 "limit": options.rows,
             },
-            "model": {"kind": "pretrained", "source": options.model, "max_length": options.max_length},
-            "train": {"epochs": options.train_epochs, "learning_rate": 1e-4},
+            "model": {**base, "max_length": options.max_length},
+            "train": {"epochs": options.train_epochs, "learning_rate": options.train_rate},
             "target": {"ratio": ratio, "of": "blocks"},
+            # A single method's choice hangs on no other score.
+            **({"score": {"methods": [{"method": select["method"]}]}} if "method" in select else {}),
             "select": select,
             "recover": recover,
         }
@@ -165,7 +174,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Run what is asked for, one case after the other, and print the table as it grows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a 12-block encoder: local path, package:<module> or hub id")
+    parser.add_argument("--model", required=True, help="a 12-block encoder (path, package:, hub id), or scratch")
+    parser.add_argument("--hidden", type=int, default=128, help="width of a 12-block base trained from scratch")
     parser.add_argument("--runs", default="runs/retention")
     parser.add_argument("--seeds", type=int, nargs="+", default=[17, 18, 19])
     parser.add_argument("--ratios", type=float, nargs="*", default=[3.0, 2.0, 1.33], choices=sorted(LWC))
@@ -175,10 +185,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=6000, help="labelled rows, of which train is what the splits leave")
     parser.add_argument("--validation", type=float, default=0.067)
     parser.add_argument("--test", type=float, default=0.333)
-    parser.add_argument("--unlabelled", type=int, default=8000, help="further texts of the pool, labels unread")
+    parser.add_argument("--unlabelled", type=int, default=12000, help="further texts of the pool, labels unread")
     parser.add_argument("--epochs", type=float, default=1.0, help="of recovery")
     parser.add_argument("--train-epochs", type=float, default=1.0)
+    parser.add_argument("--train-rate", type=float, default=1e-4, help="learning rate of the base")
     parser.add_argument("--learning-rate", type=float, default=3e-4, help="of recovery")
+    parser.add_argument("--batch-size", type=int, default=16, help="of recovery")
+    parser.add_argument("--hidden-weight", type=float, default=3.0, help="of recovery")
     parser.add_argument("--max-length", type=int, default=64)
     options = parser.parse_args()
     cases = [("lwc", ratio, LWC[ratio]) for ratio in options.ratios]

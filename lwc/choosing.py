@@ -32,17 +32,16 @@ def _recoverer(context: StageContext, model: Any) -> Any:
     return Recoverer(context.recipe, context.inputs["data"], copy.deepcopy(model), tokenizer, context.progress)
 
 
-def _after_recovery(context: StageContext, model: Any) -> Callable[[Collection[int], int], float]:
-    """(removed blocks, steps) → loss of that cut model on the validation split after so many steps of recovery."""
+def _after_recovery(context: StageContext, model: Any, figure: str) -> Callable[[Collection[int], int], float]:
+    """(removed blocks, steps) → this figure of that cut model on validation, after so many steps of recovery."""
     recoverer = _recoverer(context, model)
 
-    def loss(removed: Collection[int], steps: int) -> float:
+    def measured(removed: Collection[int], steps: int) -> float:
         name = "-".join(str(block) for block in sorted(removed))
-        return float(
-            recoverer.loss_after(removed, steps, context.scratch / f"without-{name}-{steps}", context.progress)
-        )
+        scratch = context.scratch / f"without-{name}-{steps}"
+        return float(recoverer.after(removed, steps, scratch, context.progress)[figure])
 
-    return loss
+    return measured
 
 
 def _short_recovery(context: StageContext, model: Any) -> Callable[[Collection[int]], float] | None:
@@ -50,7 +49,7 @@ def _short_recovery(context: StageContext, model: Any) -> Callable[[Collection[i
     trust = context.recipe.score.trust
     if trust is None or trust.recovery_steps == 0:
         return None
-    loss, steps = _after_recovery(context, model), trust.recovery_steps
+    loss, steps = _after_recovery(context, model, "loss"), trust.recovery_steps
     return lambda removed: loss(removed, steps)
 
 
@@ -147,7 +146,7 @@ def select(context: StageContext) -> None:
             importance,
             recipe.target,
             recipe.select,
-            recovered=_after_recovery(context, model) if isinstance(recipe.select, Racing) else None,
+            recovered=_after_recovery(context, model, "distance") if isinstance(recipe.select, Racing) else None,
             trimmed=trimmed,
             keep=keep,
             seed=recipe.seed,

@@ -152,13 +152,13 @@ class Recoverer:
         """The recipe's recovery, shortened to so many steps."""
         return shortened(self._recipe.recover, len(self.train), steps)
 
-    def loss_after(self, removed: Collection[int], steps: int, scratch: Path, progress: Say) -> float:
-        """Validation cross-entropy (nats) of the model cut by ``removed`` after ``steps`` steps of recovery."""
+    def after(self, removed: Collection[int], steps: int, scratch: Path, progress: Say) -> dict[str, float]:
+        """What the model cut by ``removed`` comes to after ``steps`` steps of recovery, see `healed`."""
 
-        def heal(student: Any, kept: list[int]) -> None:
-            self.run(student, kept, self.in_steps(steps), scratch, progress)
+        def heal(student: Any, kept: list[int]) -> TrainingResult:
+            return self.run(student, kept, self.in_steps(steps), scratch, progress)
 
-        return loss_of_cut(self._teacher, removed, self.validation, scratch, heal)
+        return healed(self._teacher, removed, self.validation, scratch, heal)
 
 
 def shortened(settings: Recovery, rows: int, steps: int) -> Recovery:
@@ -167,29 +167,32 @@ def shortened(settings: Recovery, rows: int, steps: int) -> Recovery:
     return settings.model_copy(update={"epochs": steps / per_epoch, "checkpoint_every": steps + 1})
 
 
-def loss_of_cut(
+def healed(
     teacher: Any,
     removed: Collection[int],
     validation: Sequence[Batch],
     scratch: Path,
-    heal: Callable[[Any, list[int]], None],
-) -> float:
-    """Validation loss of ``teacher`` without the blocks ``removed``, once ``heal(student, kept)`` has recovered it.
+    heal: Callable[[Any, list[int]], TrainingResult],
+) -> dict[str, float]:
+    """What ``teacher`` without the blocks ``removed`` comes to once ``heal(student, kept)`` has recovered it.
 
-    Measured once: the figure is kept in ``scratch``, so that a killed stage does not recover the same model again.
+    ``loss`` on the validation split in nats, and ``distance``, the negative of the score that recovery keeps weights
+    by (for a classifier KL to the teacher). Both are better when lower. Measured once: the figures are kept in
+    ``scratch``, so that a killed stage does not recover the same model again.
     """
-    done = scratch / "loss.json"
+    done = scratch / "healed.json"
     if done.is_file():
-        return float(read_json(done))
+        return dict(read_json(done))
     family = family_of(teacher)
     kept = [block for block in range(len(block_list(teacher, family))) if block not in removed]
     student = remove_blocks(teacher, family, removed)
-    heal(student, kept)
+    result = heal(student, kept)
     loss = loss_and_accuracy(student.to("cpu"), validation)[0]
-    if math.isfinite(loss) and distributed.is_main():
+    figures = {"loss": loss, "distance": -result.validation["score"]}
+    if all(map(math.isfinite, figures.values())) and distributed.is_main():
         scratch.mkdir(parents=True, exist_ok=True)
-        write_json(done, loss)
-    return loss
+        write_json(done, figures)
+    return figures
 
 
 def random_weights(model: Any, seed: int) -> Any:

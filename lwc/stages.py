@@ -168,7 +168,7 @@ _LINE: tuple[Stage, ...] = (
     ),
     Stage(
         "select",
-        2,
+        3,
         ("data", "train", "score"),
         ("target", "select"),
         choosing.select,

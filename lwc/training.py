@@ -187,9 +187,7 @@ def fit(
             mine, weight = distributed.share(order[state.step % per_epoch])
             batch = pad(rows, mine, train_labels)
             rate = learning_rate(state.step, total, settings)
-            loss = _step(
-                accelerator, model, optimizer, batch, weight, loss_function, rate, settings.max_grad_norm, mixed
-            )
+            loss = _step(accelerator, model, optimizer, batch, weight, loss_function, rate, settings, mixed)
             state.step += 1
             if average:
                 averaged = _averaged(averaged, plain, min(average, (1 + state.step) / (10 + state.step)))
@@ -267,10 +265,10 @@ def _step(
     weight: float,
     loss_function: LossFunction,
     rate: float,
-    max_grad_norm: float,
+    settings: Optimization,
     mixed: bool,
 ) -> float:
-    model.train()
+    model.train(settings.dropout)  # transformers do nothing else in train mode
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]
     device = accelerator.device
@@ -286,7 +284,7 @@ def _step(
     with distributed.noticing_loss():
         # The gradients of the processes are averaged, where their sum is wanted.
         accelerator.backward(loss if processes == 1 else loss * (weight * processes))
-    accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+    accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
     optimizer.step()
     return value
 

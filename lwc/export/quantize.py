@@ -71,12 +71,13 @@ def quantize(
     """Write an int8 version of ``source`` whose labels agree with ``reference`` as the recipe asks.
 
     ``calibration`` are padded inputs, int64 (B, T) by name; ``reference`` the fp32 logits (N, C) of those rows in
-    order. Where agreement is below ``settings.min_agreement``, or a logit is not finite, each group of operators (a
-    block, or a module outside the blocks) is quantized alone, and groups go back to fp32 from the most harmful on
-    until the agreement holds. ``target`` is written only then.
+    order. Where agreement is below ``settings.min_agreement``, or a logit is not finite, operators go back to fp32, one
+    after the other, until the agreement holds: first those of the most harmful group (a block, or a module outside the
+    blocks), and of these the most harmful first, each measured as the only one in int8. ``target`` is written only
+    then.
 
     Returns mode, agreement, max_abs_diff, mean_abs_diff, bytes, quantized (operators in int8; 0 where everything had
-    to go back), fallback (groups in fp32, the most harmful first, by Hugging Face module name) and rows.
+    to go back), fallback (modules in fp32 by their Hugging Face names, in the order they went back) and rows.
 
     Raises:
         ModelError: nothing can be quantized, or the fp32 graph itself does not agree with the reference.
@@ -87,7 +88,8 @@ def quantize(
         raise ModelError(f"{source}: no operator with constant weights to quantize", "export the model again")
     with tempfile.TemporaryDirectory() as folder:
         builder = _Builder(source, Path(folder), settings, calibration)
-        built, fallback = builder.build(list(groups), groups), list[str]()
+        chosen, fallback = [node for nodes in groups.values() for node in nodes], list[str]()
+        built = builder.build(chosen)
         found = difference(built, calibration, reference)
         if not _holds(found, settings):
             plain = difference(source, calibration, reference)
@@ -97,10 +99,12 @@ def quantize(
                     f"{len(reference)} calibration rows, int8 needs {settings.min_agreement:.1%}",
                     "the reference logits must be this model's own: export and calibrate the same checkpoint",
                 )
-            remaining = by_harm(builder, groups, calibration, reference)
-            while remaining and not _holds(found, settings):
-                fallback.append(remaining.pop(0))
-                built = builder.build(remaining, groups) if remaining else source
+            suspects = _suspects(builder, groups, calibration, reference)
+            while chosen and not _holds(found, settings):
+                node = next(suspects)
+                chosen.remove(node)
+                fallback.append(_module(node))
+                built = builder.build(chosen) if chosen else source
                 found = difference(built, calibration, reference)
         shutil.copyfile(built, target)
     return {
@@ -119,15 +123,23 @@ def _holds(found: Difference, settings: Int8) -> bool:
     return bool(np.isfinite(found.max_abs)) and found.agreement >= settings.min_agreement
 
 
-def by_harm(
+def _suspects(
     builder: _Builder, groups: dict[str, list[str]], calibration: Sequence[dict[str, Array]], reference: Array
-) -> list[str]:
-    """Groups from the most harmful on: each one quantized alone, by lost labels, then by mean |Δ logit|."""
-    harm = {}
-    for name in groups:
-        found = difference(builder.build([name], groups), calibration, reference)
-        harm[name] = (-found.agreement, found.mean_abs)
-    return sorted(groups, key=lambda name: harm[name], reverse=True)
+) -> Iterator[str]:
+    """All operators, the most harmful first: group after group, so that only the harmful ones are looked into."""
+
+    def by_harm(parts: dict[str, list[str]]) -> list[str]:
+        """Parts from the most harmful on: each one quantized alone, by lost labels, then by mean |Δ logit|."""
+        if len(parts) == 1:
+            return list(parts)
+        harm = {}
+        for name, nodes in parts.items():
+            found = difference(builder.build(nodes), calibration, reference)
+            harm[name] = (-found.agreement, found.mean_abs)
+        return sorted(parts, key=lambda name: harm[name], reverse=True)
+
+    for group in by_harm(groups):
+        yield from by_harm({node: [node] for node in groups[group]})
 
 
 def operator_groups(path: Path) -> dict[str, list[str]]:
@@ -146,11 +158,17 @@ def operator_groups(path: Path) -> dict[str, list[str]]:
     return groups
 
 
-def _group(node: str) -> str:
-    """``/model/bert/encoder/layer.3/output/dense/MatMul`` is in ``bert.encoder.layer.3``."""
+def _module(node: str) -> str:
+    """``/model/bert/encoder/layer.3/output/dense/MatMul`` is of ``bert.encoder.layer.3.output.dense``."""
     path = node.strip("/").removeprefix("model/")
-    block = re.match(r"(.*?\.\d+)/", path)
-    return (block[1] if block else path.rpartition("/")[0] or path).replace("/", ".")
+    return (path.rpartition("/")[0] or path).replace("/", ".")
+
+
+def _group(node: str) -> str:
+    """The block of a node, ``bert.encoder.layer.3``, or its module where it is in none."""
+    module = _module(node)
+    block = re.match(r"(.*?\.\d+)\.", module)
+    return block[1] if block else module
 
 
 class _Rows(CalibrationDataReader):  # type: ignore[misc]
@@ -172,10 +190,10 @@ class _Builder:
     settings: Int8
     calibration: Sequence[dict[str, Array]]
 
-    def build(self, chosen: Sequence[str], groups: dict[str, list[str]]) -> Path:
-        """The graph with only the ``chosen`` groups (one or more: ONNX Runtime reads none as all) in int8."""
+    def build(self, chosen: Sequence[str]) -> Path:
+        """The graph with only the ``chosen`` nodes (one or more: ONNX Runtime reads none as all) in int8."""
         assert chosen
-        nodes = [node for name in chosen for node in groups[name]]
+        nodes = list(chosen)
         target = self.folder / "candidate.onnx"
         options = {"MatMulConstBOnly": True}
         with _without_advice():

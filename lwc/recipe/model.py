@@ -53,6 +53,7 @@ class Optimization(Section):
     warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    dropout: bool = Field(default=True, description="whether the dropout that the model's config asks for is active")
     patience: Positive = Field(default=3, description="evaluations without a better macro-F1")
     evaluations_per_epoch: Positive = 1
     checkpoint_every: Positive = Field(default=50, description="steps between resumable checkpoints")
@@ -72,6 +73,10 @@ class Recovery(Optimization):
     """Recovery distillation from the uncut model."""
 
     epochs: Annotated[float, Field(gt=0.0)] = 3.0
+    dropout: bool = Field(
+        default=False,
+        description="the student's own dropout; helps only where the same rows come by many times (decision 6)",
+    )
     temperature: Annotated[float, Field(gt=0.0)] = 2.0
     logits_weight: Annotated[float, Field(ge=0.0)] = 1.0
     hidden_weight: Annotated[float, Field(ge=0.0)] = 1.0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lwc.artifacts import write_json
-from lwc.distillation import loss_of_cut, matched_blocks, shortened, taught_by_teacher
+from lwc.distillation import healed, matched_blocks, shortened, taught_by_teacher
 from lwc.losses import distillation_loss, hidden_loss
 from lwc.models.batches import Batch, batches
 from lwc.models.families import block_list, family_of
@@ -102,17 +102,17 @@ class NextItemRecoverer:
         student.requires_grad_(True)
         return result
 
-    def loss_after(self, removed: Collection[int], steps: int, scratch: Path, progress: Say) -> float:
-        """Validation cross-entropy (nats) of the model cut by ``removed`` after ``steps`` steps of recovery."""
+    def after(self, removed: Collection[int], steps: int, scratch: Path, progress: Say) -> dict[str, float]:
+        """What the model cut by ``removed`` comes to after ``steps`` steps of recovery, see `healed`."""
         rows = answerable(self._questions, self._trained)
         seen, length = [self._questions.seen[row] for row in rows], self._recipe.model.max_length
         asked = batches(encoded(seen, length), self._questions.targets[rows], 64, length_bucketed=True, seed=None)
         short = shortened(self._recipe.recover, len(self.train), steps)
 
-        def heal(student: Any, kept: list[int]) -> None:
-            self.run(student, kept, short, scratch, progress)
+        def heal(student: Any, kept: list[int]) -> TrainingResult:
+            return self.run(student, kept, short, scratch, progress)
 
-        return loss_of_cut(self._teacher, removed, asked, scratch, heal)
+        return healed(self._teacher, removed, asked, scratch, heal)
 
 
 def recover(

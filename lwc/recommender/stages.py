@@ -78,11 +78,12 @@ def _after_recovery(context: StageContext, view: Any) -> Callable[[Collection[in
 
     recoverer = NextItemRecoverer(context.recipe, task_of(context), context.inputs["data"], copy.deepcopy(view))
 
-    def loss(removed: Collection[int], steps: int) -> float:
+    def distance(removed: Collection[int], steps: int) -> float:
         name = "-".join(str(block) for block in sorted(removed))
-        return recoverer.loss_after(removed, steps, context.scratch / f"without-{name}-{steps}", context.progress)
+        scratch = context.scratch / f"without-{name}-{steps}"
+        return recoverer.after(removed, steps, scratch, context.progress)["distance"]
 
-    return loss
+    return distance
 
 
 def select(context: StageContext) -> None:

@@ -13,7 +13,7 @@ Subset = frozenset[int]
 Losses = Callable[[Iterable[Subset]], Mapping[Subset, float]]
 """Subsets → loss in nats on calibration rows with these blocks bypassed."""
 AfterRecovery = Callable[[Subset, int], float]
-"""(removed, steps) → loss in nats on the validation split after so many steps of recovery."""
+"""(removed, steps) → distance from the teacher on the validation split after so many steps of recovery."""
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def select_blocks(
     """Choose by the recipe's strategy; content of ``selection.json``.
 
     Args:
-        recovered: loss of a cut model after recovery, for strategies that need it.
+        recovered: how far a cut model is from the teacher after recovery, for strategies that need it.
         trimmed: parameters that vocabulary trimming will take.
         keep: how many blocks stay, where that was measured (a target of latency).
         seed: of random draws.

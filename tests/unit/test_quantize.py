@@ -197,14 +197,15 @@ def test_an_operator_that_spoils_the_answers_goes_back_to_fp32(
     total = sum(map(len, operator_groups(planted.path).values()))
     target = tmp_path / "int8.onnx"
     result = quantize(planted.path, target, Int8(mode=mode, min_agreement=0.97), planted.batches, planted.reference)
-    assert result["fallback"] == [f"bert.encoder.layer.{block}"]
+    # The product that reads the enormous column, and nothing else of its block.
+    assert result["fallback"] == [f"bert.encoder.layer.{block}.output.dense"]
     assert result["agreement"] == difference(target, planted.batches, planted.reference).agreement >= 0.97
-    assert result["quantized"] == quantized_operators(target) == total - 6
+    assert result["quantized"] == quantized_operators(target) == total - 1
 
 
-def test_ever_more_groups_go_back_while_the_agreement_does_not_hold(tmp_path: Path) -> None:
+def test_ever_more_operators_go_back_while_the_agreement_does_not_hold(tmp_path: Path) -> None:
     near_ties = exported(trained_like("bert"), tmp_path / "model.onnx", clear=False)
-    groups = operator_groups(near_ties.path)
+    total = sum(map(len, operator_groups(near_ties.path).values()))
     loose, strict = (
         quantize(
             near_ties.path, tmp_path / "int8.onnx", Int8(min_agreement=least), near_ties.batches, near_ties.reference
@@ -213,8 +214,8 @@ def test_ever_more_groups_go_back_while_the_agreement_does_not_hold(tmp_path: Pa
     )
     assert loose["fallback"] == []
     assert loose["agreement"] < 1.0 == strict["agreement"]
-    assert 1 < len(strict["fallback"]) <= len(groups)
-    assert strict["quantized"] == sum(len(groups[name]) for name in groups.keys() - set(strict["fallback"]))
+    assert 1 < len(strict["fallback"]) == len(set(strict["fallback"])) <= total
+    assert strict["quantized"] == total - len(strict["fallback"])
 
 
 def test_an_agreement_out_of_reach_is_an_error_and_leaves_no_file(bert: Case, tmp_path: Path) -> None:

@@ -136,9 +136,11 @@ def test_a_few_steps_of_recovery_tell_the_loss_of_a_cut_model(base: tuple[Path, 
     before = {name: value.clone() for name, value in model.state_dict().items()}
     recoverer = Recoverer(recipe_of(), data, model, tokenizer, quiet)
     cut = loss_and_accuracy(remove_blocks(model, family_of(model), {1, 2, 3}), recoverer.validation)[0]
-    after = recoverer.loss_after({1, 2, 3}, 16, tmp_path / "a", quiet)
-    assert after < cut, "recovery lowers the loss"
-    assert recoverer.loss_after({1, 2, 3}, 16, tmp_path / "b", quiet) == after
+    after = recoverer.after({1, 2, 3}, 16, tmp_path / "a", quiet)
+    assert after["loss"] < cut, "recovery lowers the loss"
+    assert recoverer.after({1, 2, 3}, 16, tmp_path / "b", quiet) == after
+    longer = recoverer.after({1, 2, 3}, 48, tmp_path / "c", quiet)
+    assert 0 < longer["distance"] < after["distance"], "and the way to the teacher's answers"
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "the teacher stays"
 
 

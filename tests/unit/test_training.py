@@ -234,6 +234,21 @@ def test_rows_that_change_by_epoch_resume_exactly(tmp_path: Path) -> None:
     assert same(whole, resumed)
 
 
+@pytest.mark.parametrize("dropout", [True, False])
+def test_dropout_is_the_recipes_to_switch_off(dropout: bool, tmp_path: Path) -> None:
+    apart: list[float] = []
+
+    def twice(model: Any, batch: Batch) -> torch.Tensor:
+        with torch.no_grad():
+            one, two = (model(**batch.inputs).logits for _ in range(2))
+            apart.append(float((one - two).abs().max()))
+        return loss_of(model, batch)
+
+    _, result = run(tmp_path, settings=SETTINGS.model_copy(update={"dropout": dropout}), loss=twice)
+    assert len(apart) == result.steps > 6, "evaluations between the steps do not leave another mode behind"
+    assert min(apart) > 1e-4 if dropout else max(apart) == 0.0
+
+
 def test_half_an_epoch(tmp_path: Path) -> None:
     _, result = run(tmp_path, settings=SETTINGS.model_copy(update={"epochs": 0.5}))
     assert result.steps == 3
