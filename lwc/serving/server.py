@@ -26,6 +26,9 @@ HOST = "127.0.0.1"
 STOP_SECONDS = 10.0
 LOG_LINES = 15
 
+# Reads until this process is gone, however it ended, and then ends the server, its stubs and what they left.
+_GUARD = 'cat > /dev/null; kill -s KILL -- "-$1"; sleep 1; rm -rf -- "$2" "$3"*'
+
 
 class TritonServer:
     """Serve a model repository on this machine for the length of a ``with`` block.
@@ -53,6 +56,7 @@ class TritonServer:
         self._key = key or uuid.uuid4().hex  # not the id, which the server tells everybody
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
         self._instances: set[str] = set()
 
     @property
@@ -132,11 +136,15 @@ class TritonServer:
         A polite stop lets requests end, for ten seconds; a broken server is better killed at once.
         """
         process, self._process = self._process, None
+        guard, self._guard = self._guard, None
         self._instances = set()
         try:
             if process is not None:
                 _stop(process, STOP_SECONDS if polite else 0.0)
         finally:
+            if guard is not None:
+                guard.kill()  # before it sees the pipe close: the process group's number may be another's by then
+                guard.communicate()
             for left in Path("/dev/shm").glob(f"{self._id}*"):
                 left.unlink(missing_ok=True)
             folder, self._folder = self._folder, None
@@ -174,6 +182,13 @@ class TritonServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", _GUARD, "lwc-guard", str(self._process.pid), str(self._folder), f"/dev/shm/{self._id}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.startup_seconds

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -256,6 +258,33 @@ def test_nothing_is_left_after_exit(
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", int(url.rpartition(":")[2]))) != 0
     server.stop()
+
+
+STARTED = """
+import sys, time
+from lwc.serving.server import TritonServer
+with TritonServer(sys.argv[1]) as server:
+    print(server.pid, server._id, server._folder, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_nothing_is_left_when_the_process_that_started_it_is_killed(repository: Path) -> None:
+    command = [sys.executable, "-c", STARTED, str(repository)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout is not None
+        pid, name, folder = starter.stdout.readline().split()
+        process = psutil.Process(int(pid))
+        family = [process, *process.children(recursive=True)]
+        assert len(family) >= 3
+        starter.kill()
+    _, alive = psutil.wait_procs(family, timeout=15)
+    assert not alive
+    deadline = time.monotonic() + 15
+    while Path(folder).exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(folder).exists()
+    assert not list(Path("/dev/shm").glob(f"{name}*"))
 
 
 def test_a_killed_model_process_is_seen_fails_its_requests_alone_and_leaves_nothing(
