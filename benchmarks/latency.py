@@ -17,10 +17,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from lwc.arrays import Array
 from lwc.environment import cpu_limit, cpu_model, describe
 from lwc.errors import GATE_FAILED, OK, LwcError, ModelError
+from lwc.export.latency import Call, in_onnxruntime, in_openvino
 from lwc.export.onnx import export_onnx
 from lwc.export.quantize import quantize
 from lwc.export.session import cpu_session, run
@@ -50,7 +50,6 @@ WARM_UP, LEAST_CALLS = 2, 3
 SAME = 1e-3  # largest |Δ logit| between runtimes on one fp32 model
 
 Inputs = dict[str, Array]
-Call = Callable[[Inputs], Array]
 
 
 @dataclass(frozen=True)
@@ -176,22 +175,6 @@ def with_torch(model: Any) -> Call:
     return call
 
 
-def with_onnxruntime(path: Path, threads: int) -> Call:
-    """The file as lwc serves it."""
-    session = cpu_session(path, threads)
-    return lambda inputs: run(session, inputs)
-
-
-def with_openvino(path: Path, threads: int) -> Call:
-    """The same file, tuned for one call at a time; fp32 is computed in fp32 also where the processor has bf16."""
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "ENABLE_HYPER_THREADING": True,
-        "INFERENCE_PRECISION_HINT": "f32",
-    }  # fmt: skip
-    request = import_module("openvino").Core().compile_model(str(path), "CPU", settings).create_infer_request()
-    return lambda inputs: np.asarray(request.infer(inputs)[0])
-
-
 def prepare(options: argparse.Namespace, folder: Path) -> tuple[dict[Variant, Call], Any]:
     """What is timed, in order, and what makes the inputs of a batch × length. Tells what int8 left in fp32.
 
@@ -216,9 +199,9 @@ def prepare(options: argparse.Namespace, folder: Path) -> tuple[dict[Variant, Ca
             for group in quantize(path, files["int8"], settings, [given], reference)["fallback"]:
                 print(f"int8 of {blocks} blocks leaves {group} in fp32")
         for precision, file in files.items():
-            calls[Variant(ORT, precision, blocks)] = with_onnxruntime(file, options.threads)
+            calls[Variant(ORT, precision, blocks)] = in_onnxruntime(file, options.threads)
             if find_spec("openvino") is not None:
-                others[Variant(OPENVINO, precision, blocks)] = with_openvino(file, options.threads)
+                others[Variant(OPENVINO, precision, blocks)] = in_openvino(file, options.threads)
     calls = {Variant(TORCH, "fp32", whole): with_torch(model), **calls, **others}
     for variant, call in calls.items():
         apart = float(np.abs(call(given) - calls[Variant(ORT, "fp32", variant.blocks)](given)).max())

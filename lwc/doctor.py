@@ -50,6 +50,16 @@ def require_serving() -> None:
         )
 
 
+def require_openvino() -> None:
+    """Raise where ``export.openvino`` cannot be had.
+
+    Raises:
+        MissingDependency: says what to install.
+    """
+    if importlib.util.find_spec("openvino") is None:
+        raise MissingDependency("export.openvino: OpenVINO is not installed", "pip install 'lwc[openvino]'")
+
+
 def _python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
     good = (3, 11) <= sys.version_info[:2] <= (3, 12)

@@ -202,7 +202,7 @@ _LINE: tuple[Stage, ...] = (
         ("data", "train", "recover"),
         ("export",),
         _export,
-        ("torch", "onnx", "onnxruntime"),
+        ("torch", "onnx", "onnxruntime", "openvino"),
         external=needs.measuring_machine,
     ),
     Stage(

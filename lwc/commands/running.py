@@ -25,15 +25,17 @@ def run(
 ) -> None:
     """Run a recipe end to end. Exit 3 when a gate fails; the repository then stays in the run's folder."""
     from lwc import distributed, render
-    from lwc.doctor import require_serving
+    from lwc.doctor import require_openvino, require_serving
     from lwc.finish import check_destination, destinations
     from lwc.pipeline import run_folder
     from lwc.stages import check_stage
 
     loaded = load(recipe, overrides)
     check_stage(until)
+    # Told before the training, not after.
+    if loaded.export.openvino and until in (None, "export", "package", "verify"):
+        require_openvino()
     if until in (None, "package", "verify"):
-        # Told before the training, not after.
         require_serving()
         for place in destinations(loaded, models).values():
             check_destination(place)
@@ -134,6 +136,7 @@ def report(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("r
 def sweep(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
     """Run a recipe at each ratio of its sweep section, up to export, and draw the frontier. Exit 2 if none succeeds."""
     from lwc import distributed, render
+    from lwc.doctor import require_openvino
     from lwc.pipeline import run_folder
     from lwc.report.frontier import frontier_html, frontier_markdown
     from lwc.sweeping import sweep as sweep_recipe
@@ -141,6 +144,8 @@ def sweep(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("ru
     if distributed.count() > 1:
         raise LwcError("lwc sweep runs in one process", "start it without a launcher", exit_code=USAGE)
     loaded = load(recipe, overrides)
+    if loaded.export.openvino:
+        require_openvino()
     with render.RunView() as view:
         rows = sweep_recipe(loaded, runs, view.event)
     folder = run_folder(runs, loaded)

@@ -19,7 +19,7 @@ from lwc.artifacts import write_json
 from lwc.data.splits import load_split
 from lwc.environment import cpu_limit
 from lwc.export.half import to_fp16
-from lwc.export.latency import compare_latency
+from lwc.export.latency import compare_latency, compare_runtimes
 from lwc.export.onnx import export_onnx
 from lwc.export.pair import export_both
 from lwc.export.parity import check_parity
@@ -95,13 +95,11 @@ def half_graph(whole: Path, target: Path, data_dir: Path, folder: Path, max_leng
 def _reduced(
     data_dir: Path, folder: Path, settings: Export, max_length: int, out: Path, progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    """``int8`` and ``fp16`` of ``export.json``, where the recipe asks for them.
+    """``int8``, ``fp16`` and ``openvino`` of ``export.json``, where the recipe asks for them.
 
     Ranges and fallbacks come from calibration rows. ``test`` is the int8 graph's quality on the test split beside that
     of the fp32 graph, read once, after everything is decided.
     """
-    if settings.int8 is None and not settings.fp16:
-        return {}
     whole = out / WHOLE
     rows = settings.int8.calibration if settings.int8 else _CALIBRATION
     result: dict[str, Any] = {}
@@ -125,6 +123,15 @@ def _reduced(
         pq.write_table(pa.table({"id": ids, "compressed": answers["int8"]}), out / INT8_ANSWERS)
         ratios = {"size": whole.stat().st_size / path.stat().st_size, "latency": latency["ratio"]}
         result["int8"] = {**figures, "path": INT8, "latency": latency, "ratios": ratios}
+    if settings.openvino:
+        progress("latency in OpenVINO")
+        graphs = {"fp32": whole, **({"int8": out / INT8} if settings.int8 else {})}
+        texts, _, _ = padded_inputs(data_dir, folder, "calibration", max_length, rows)
+        shapes = settings.latency_shapes
+        result["openvino"] = {
+            name: compare_runtimes(path, texts, shapes, settings.latency_repeats, cpu_limit())
+            for name, path in graphs.items()
+        }
     if settings.fp16:
         progress("fp16")
         result["fp16"] = {**half_graph(whole, out / FP16, data_dir, folder, max_length, rows), "path": FP16}

@@ -183,6 +183,7 @@ class Recipe(Section):
                 shape.length > self.model.max_length for shape in self.export.latency_shapes
             ),
             "export.int8 and export.fp16": self.export.int8 is not None or self.export.fp16,
+            "export.openvino": self.export.openvino,
             "package.targets other than cpu": self.package.targets != ("cpu",),
             "package.measure_queue_delay": self.package.measure_queue_delay,
             "verify.rate and verify.find_rate": self.verify.rate is not None or self.verify.find_rate is not None,

@@ -91,6 +91,11 @@ class Export(Section):
     int8: Int8 | None = None
     fp16: bool = Field(default=False, description="also write an fp16 graph, for GPUs; checked for overflow")
     tensorrt: TensorRT = TensorRT()
+    openvino: bool = Field(
+        default=False,
+        description="also time the compressed graphs in OpenVINO (pip install 'lwc[openvino]'), which may serve them"
+        " faster on CPUs; the report says by how much",
+    )
     parity_tolerance: Annotated[float, Field(gt=0.0)] = 1e-4
     latency_shapes: tuple[Shape, ...] = (Shape(batch=1, length=64), Shape(batch=8, length=64))
     latency_repeats: Annotated[int, Field(ge=3)] = 20

@@ -64,5 +64,14 @@ def further_levers(report: Mapping[str, Any]) -> list[Table]:
                 f"{number(fp16['rows'])} calibration texts; {len(fp16['kept_fp32'])} operators in fp32 for their size",
             )
         )
+    for precision, found in export.get("openvino", {}).items():
+        faster = "faster" if found["ratio"] >= 1 else "slower"
+        rows.append(
+            (
+                f"OpenVINO instead of ONNX Runtime, the same {precision} file",
+                f"{ratio(max(found['ratio'], 1 / found['ratio']))} {faster}; the repository serves with ONNX Runtime",
+                f"max |Δ logit| {significant(found['max_abs_diff'])}",
+            )
+        )
     caption = "On top of the cut; int8 and fp16 against the compressed fp32 graph."
     return [Table(("lever", "gain", "cost"), tuple(rows), caption)] if rows else []

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from tiny_models import tiny
 
 from lwc.errors import ModelError
-from lwc.export.latency import compare_latency
+from lwc.export.latency import compare_latency, compare_runtimes
 from lwc.export.onnx import OnnxInfo, export_onnx, read_io
 from lwc.export.parity import check_parity
 from lwc.export.session import cpu_session, run
@@ -224,4 +224,17 @@ def test_latency_of_a_deeper_model_is_higher(bert: tuple[Any, Path], tokenizer: 
     result = compare_latency(tmp_path / "deep.onnx", bert[1], shapes, 15, 1)
     assert result["ratio"] > 1.5
     assert [(row["batch"], row["length"]) for row in result["shapes"]] == [(1, 8), (2, 16)]
+    assert result["ratio"] == pytest.approx(np.sqrt(np.prod([row["ratio"] for row in result["shapes"]])))
+
+
+def test_openvino_answers_the_same_and_is_timed_beside_onnxruntime(bert: tuple[Any, Path]) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    shapes = [Shape(batch=1, length=8), Shape(batch=2, length=16)]
+    mask = np.array([[1] * 16, [1] * 9 + [0] * 7])
+    rows = {"input_ids": np.arange(32).reshape(2, 16), "attention_mask": mask, "token_type_ids": mask * 0, "more": mask}
+    result = compare_runtimes(bert[1], [rows], shapes, 3, 1)
+    assert 0 < result["max_abs_diff"] < 1e-4, "the same answers, by another program"
+    for row in result["shapes"]:
+        assert row["ratio"] == row["onnxruntime_ms"] / row["openvino_ms"] > 0
+        assert set(row["spread"]) == {"onnxruntime", "openvino"}
     assert result["ratio"] == pytest.approx(np.sqrt(np.prod([row["ratio"] for row in result["shapes"]])))

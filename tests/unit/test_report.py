@@ -174,19 +174,23 @@ def test_each_lever_shows_its_own_ratio_and_cost(tmp_path: Path) -> None:
                  "test": {"accuracy_fp32": 0.818, "accuracy_int8": 0.812, "macro_f1_fp32": 0.795,
                           "macro_f1_int8": 0.788, "agreement": 0.981}},
         "fp16": {"bytes": 34_500_000, "max_abs_diff": 0.0123, "agreement": 0.992, "rows": 128, "kept_fp32": ["a", "b"]},
+        "openvino": {"fp32": {"ratio": 1.08, "max_abs_diff": 2e-6}, "int8": {"ratio": 0.8, "max_abs_diff": 0.03}},
     })  # fmt: skip
     trimmed = {"before": 30_522, "after": 8_536, "coverage_of_validation": 0.52}
     add(tmp_path / "stages", "recover", "metrics.json", {"vocabulary": trimmed})
     stages["recover"] = tmp_path / "stages" / "recover"
     build_report(make_recipe(), stages, ENVIRONMENT, {}, tmp_path / "out")
     lines = (tmp_path / "out" / "report.md").read_text("utf-8").splitlines()
-    vocabulary, int8, fp16 = (
-        next(line for line in lines if line.startswith(f"| {name}")) for name in ("vocabulary", "int8", "fp16")
+    vocabulary, int8, fp16, *others = (
+        next(line for line in lines if line.startswith(f"| {name}"))
+        for name in ("vocabulary", "int8", "fp16", "OpenVINO", "OpenVINO instead of ONNX Runtime, the same int8")
     )
     assert all(text in vocabulary for text in ("30,522 → 8,536 tokens (3.58×)", "52.0 % of the validation texts"))
     assert all(text in int8 for text in ("3.91× smaller, 1.57× faster", "accuracy 0.818 → 0.812", "98.1 %"))
     assert "in fp32: bert.encoder.layer.1" in int8.replace("\\", "")
     assert all(text in fp16 for text in ("2.00× smaller", "0.0123", "99.2 % of 128", "2 operators in fp32"))
+    assert "1.08× faster; the repository serves with ONNX Runtime" in others[0]
+    assert "1.25× slower" in others[1]
 
 
 def test_a_latency_states_its_spread_and_the_search_for_it(tmp_path: Path) -> None:
