@@ -107,7 +107,13 @@ def measure(options: argparse.Namespace, seed: int, case: str, ratio: float, sel
         if kind != "progress":
             print(f"  {case} {ratio:g}x seed {seed}: {stage} {kind} {text}", flush=True)
 
-    results = run(recipe(options, seed, case, ratio, select), Path(options.runs), event, until="evaluate")
+    results = run(
+        recipe(options, seed, case, ratio, select),
+        Path(options.runs),
+        event,
+        "evaluate",
+        Path(options.runs) / "teacher",
+    )
     selection = json.loads((results["select"].path / "selection.json").read_text())
     found = json.loads((results["evaluate"].path / "evaluation.json").read_text())
     recovery = json.loads((results["recover"].path / "metrics.json").read_text())

@@ -29,7 +29,10 @@ def _recoverer(context: StageContext, model: Any) -> Any:
     from lwc.models.load import load_tokenizer
 
     tokenizer = load_tokenizer(context.inputs["train"] / "model")
-    return Recoverer(context.recipe, context.inputs["data"], copy.deepcopy(model), tokenizer, context.progress)
+    # Cut models that are compared are taught the same batches.
+    answers = context.answers or context.scratch / "teacher"
+    given = (context.recipe, context.inputs["data"], copy.deepcopy(model), tokenizer)
+    return Recoverer(*given, context.progress, answers)
 
 
 def _after_recovery(context: StageContext, model: Any, figure: str) -> Callable[[Collection[int], int], float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -29,13 +30,24 @@ from lwc.models.surgery import remove_blocks
 from lwc.models.vocabulary import coverage, trim_vocabulary, used_tokens
 from lwc.recipe import Recipe, Recovery
 from lwc.tasks import VALIDATION_BATCH, in_batches, judge_of, rows_of, split_rows
-from lwc.teacher import BlockOutputs, LiveTeacher, Teacher, attention_maps, store_answers, stored_bytes
+from lwc.teacher import (
+    BlockOutputs,
+    LiveTeacher,
+    RememberedTeacher,
+    Teacher,
+    answers_folder,
+    attention_maps,
+    store_answers,
+    stored_bytes,
+)
 from lwc.training import TrainingResult, fit
 
 Say = Callable[[str], None]
 
 # Teacher answers are kept on disk by themselves up to this size: more would fill a laptop's disk unasked.
 _MOST_STORED = 8 << 30
+# Share of the free disk that answers for several cuts may take: they go when the last of these is made.
+_MOST_REMEMBERED = 0.25
 
 
 def matched_blocks(kept: Sequence[int], count: int) -> list[int]:
@@ -91,8 +103,19 @@ class Recoverer:
     teacher on the validation split (`lwc.tasks.judge_of`).
     """
 
-    def __init__(self, recipe: Recipe, data_dir: Path, teacher: Any, tokenizer: Any, progress: Say) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        data_dir: Path,
+        teacher: Any,
+        tokenizer: Any,
+        progress: Say,
+        answers: Path | None = None,
+    ) -> None:
         self._recipe, self._teacher = recipe, teacher
+        # A GPU answers sooner than a disk, and each of several processes reads batches of its own.
+        remembers = answers is not None and not torch.cuda.is_available() and distributed.count() == 1
+        self._answers = answers_folder(answers, teacher) if answers is not None and remembers else None
         train = load_split(data_dir, "train")
         texts, more = train.texts, recipe.recover.unlabelled
         if more is not None:
@@ -120,6 +143,11 @@ class Recoverer:
         cheaper = settings.epochs >= 2 * distributed.count() and size <= _MOST_STORED
         if plain and (settings.cache_teacher == "always" or (settings.cache_teacher == "auto" and cheaper)):
             return store_answers(self._teacher, blocks, self.train, scratch / "teacher", progress)
+        kept = settings.attention_weight == 0 and self._train_labels is not None and settings.cache_teacher != "never"
+        if self._answers is not None and kept:
+            self._answers.mkdir(parents=True, exist_ok=True)
+            most = int(_MOST_REMEMBERED * shutil.disk_usage(self._answers).free)
+            return RememberedTeacher(self._teacher, blocks, self._answers, most)
         return LiveTeacher(self._teacher, blocks, attention=settings.attention_weight > 0)
 
     def run(
@@ -210,11 +238,15 @@ def recover(
     out: Path,
     scratch: Path,
     progress: Callable[[str], None],
+    answers: Path | None = None,
 ) -> None:
-    """Recovery of the cut model on the train split; writes ``model/`` and ``metrics.json``."""
+    """Recovery of the cut model on the train split; writes ``model/`` and ``metrics.json``.
+
+    ``answers`` keeps what the uncut model says for the recovery of other cuts (`lwc.teacher.RememberedTeacher`).
+    """
     teacher, student = load_model(teacher_dir / "model"), load_model(student_dir / "model")
     tokenizer = load_tokenizer(student_dir / "model")
-    recoverer = Recoverer(recipe, data_dir, teacher, tokenizer, progress)
+    recoverer = Recoverer(recipe, data_dir, teacher, tokenizer, progress, answers)
     kept = [int(block) for block in selection["kept"]]
     result = recoverer.run(student, kept, recipe.recover, scratch, progress)
     vocabulary = None

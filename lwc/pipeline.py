@@ -126,8 +126,12 @@ Event = Callable[[str, str, str], None]
 """Called as ``event(kind, stage, text)`` with kind ``hit``, ``start``, ``progress`` or ``done``."""
 
 
-def run(recipe: Recipe, runs: Path, event: Event, until: str | None = None) -> dict[str, StageResult]:
+def run(
+    recipe: Recipe, runs: Path, event: Event, until: str | None = None, answers: Path | None = None
+) -> dict[str, StageResult]:
     """Run the line up to and including ``until``; finished stages are reused.
+
+    ``answers`` is a folder for the uncut model's answers, where several recipes cut the same base (`StageContext`).
 
     Of several processes the main one decides, writes and returns all results. The others help with the shared stages,
     return none, and may end after the last of these.
@@ -158,7 +162,7 @@ def run(recipe: Recipe, runs: Path, event: Event, until: str | None = None) -> d
             event("hit", stage.name, f"reused, took {artifact.seconds:.0f} s when made")
         else:
             event("start", stage.name, planned.reason)
-            artifact, hit = _build(stage, recipe, store, planned, done, event), False
+            artifact, hit = _build(stage, recipe, store, planned, done, event, answers), False
             event("done", stage.name, f"{artifact.seconds:.1f} s")
         done[stage.name] = artifact
         results[stage.name] = StageResult(artifact.path, artifact.seconds, hit)
@@ -193,6 +197,7 @@ def _build(
     planned: StagePlan,
     done: Mapping[str, Artifact],
     event: Event,
+    answers: Path | None,
 ) -> Artifact:
     assert planned.key is not None
     with store.build(stage.name, planned.key) as (out, scratch):
@@ -207,6 +212,7 @@ def _build(
             out=out,
             scratch=scratch,
             progress=lambda text: event("progress", stage.name, text),
+            answers=answers,
         )
         if stage.shared:
             distributed.broadcast(scratch)

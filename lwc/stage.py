@@ -13,13 +13,17 @@ from lwc.recipe import NextItem, Recipe
 
 @dataclass(frozen=True)
 class StageContext:
-    """What a stage function gets: read ``inputs``, fill ``out``; ``scratch`` survives a kill."""
+    """What a stage function gets: read ``inputs``, fill ``out``; ``scratch`` survives a kill.
+
+    ``answers`` is where the uncut model's answers are shared with other runs of the same base, if with any.
+    """
 
     recipe: Recipe
     inputs: Mapping[str, Path]
     out: Path
     scratch: Path
     progress: Callable[[str], None]
+    answers: Path | None = None
 
 
 @dataclass(frozen=True)

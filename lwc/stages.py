@@ -53,6 +53,7 @@ def _recover(context: StageContext) -> None:
         out=context.out,
         scratch=context.scratch,
         progress=context.progress,
+        answers=context.answers,
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from pydantic import ValidationError
 
 from lwc.artifacts import read_json
 from lwc.errors import LwcError, RecipeError
-from lwc.pipeline import Event, StageResult
+from lwc.pipeline import STORE_FOLDER, Event, StageResult
 from lwc.pipeline import run as run_line
 from lwc.recipe import Recipe, Select, Sweep
 from lwc.stages import check_stage
@@ -128,14 +130,18 @@ def _measured(results: Mapping[str, StageResult]) -> dict[str, Any]:
     }
 
 
-def sweep(recipe: Recipe, runs: Path, event: Event, run: Run = run_line, until: str = "export") -> list[dict[str, Any]]:
+def sweep(
+    recipe: Recipe, runs: Path, event: Event, run: Run | None = None, until: str = "export"
+) -> list[dict[str, Any]]:
     """Run every variant up to ``until``; a variant that fails is recorded as such and the rest go on.
+
+    What the uncut model answers in recovery is kept in the store until the last variant is made.
 
     Args:
         recipe: with a sweep section.
         runs: where runs and the stage store live; stages that variants share are made once.
         event: told of stages; the variant's name stands before the text.
-        run: the pipeline.
+        run: stands for the pipeline.
         until: last stage of each variant.
 
     Returns:
@@ -148,6 +154,8 @@ def sweep(recipe: Recipe, runs: Path, event: Event, run: Run = run_line, until: 
         RecipeError: see `variants`; or ``until`` is no stage.
     """
     check_stage(until)
+    answers = runs / STORE_FOLDER / "teacher"
+    run = run or partial(run_line, answers=answers)
     rows = []
     for variant in variants(recipe):
         row = _asked(variant, recipe)
@@ -162,4 +170,5 @@ def sweep(recipe: Recipe, runs: Path, event: Event, run: Run = run_line, until: 
         except LwcError as problem:
             row["error"] = {"stage": reached[0], "message": problem.message, "hint": problem.hint}
         rows.append(row)
+    shutil.rmtree(answers, ignore_errors=True)
     return rows

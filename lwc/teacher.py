@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from lwc import distributed
 from lwc.arrays import Array
-from lwc.artifacts import key_of, read_json, write_json
+from lwc.artifacts import canonical, key_of, read_json, write_json
 from lwc.errors import ModelError
 from lwc.models.attention import fused_attention
 from lwc.models.batches import Batch, Encoded, batches
@@ -94,6 +96,58 @@ class LiveTeacher:
             hidden = [state.float() for state in self._capture.take()]
         maps = attention_maps(output, self._blocks, self._model.config.model_type) if self._attention else []
         return Taught(output.logits.float(), hidden, maps)
+
+
+class RememberedTeacher:
+    """`LiveTeacher` that keeps what it said of a batch on disk, for other cut models that are taught the same batches.
+
+    A batch's answers lie under the digest of what the teacher reads, and are exact: nothing hangs on whether they were
+    found. Nothing is written any more where ``folder`` holds ``most`` bytes.
+
+    Args:
+        folder: of this teacher alone, see `answers_folder`; it may vanish or be filled by others at any time.
+    """
+
+    def __init__(self, model: Any, blocks: Sequence[int], folder: Path, most: int) -> None:
+        self._live, self._blocks, self._folder, self._most = LiveTeacher(model, blocks), list(blocks), folder, most
+        self._held = sum(path.stat().st_size for path in folder.glob("*.npy"))
+
+    def __call__(self, batch: Batch) -> Taught:
+        device = batch.labels.device
+        read = {name: batch.inputs[name].cpu().numpy() for name in sorted(batch.inputs)}
+        shapes = {name: list(value.shape) for name, value in read.items()}
+        digest = hashlib.sha256(canonical([shapes, torch.is_autocast_enabled(device.type)]).encode())
+        for value in read.values():
+            digest.update(value.tobytes())
+        name = digest.hexdigest()[:32]
+        places = [self._folder / f"{name}-{part}.npy" for part in ("logits", *self._blocks)]
+        try:
+            logits, *hidden = (torch.from_numpy(np.load(place)).to(device) for place in places)
+        except FileNotFoundError:
+            taught = self._live(batch)
+            for place, values in zip(places, (taught.logits, *taught.hidden), strict=True):
+                self._keep(place, values.cpu().numpy())
+            return taught
+        return Taught(logits, hidden)
+
+    def _keep(self, place: Path, values: Array) -> None:
+        if place.exists() or self._held + values.nbytes > self._most:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        aside = place.with_suffix(f".{os.getpid()}.part")
+        with aside.open("wb") as file:
+            np.save(file, values)
+        aside.replace(place)
+        self._held += values.nbytes
+
+
+def answers_folder(folder: Path, model: Any) -> Path:
+    """Where in ``folder`` the answers of this very teacher lie."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return folder / digest.hexdigest()[:24]
 
 
 class StoredTeacher:

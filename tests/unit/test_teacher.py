@@ -22,7 +22,7 @@ from lwc.models.families import family_of
 from lwc.models.load import load_classifier, load_tokenizer, save_checkpoint
 from lwc.models.surgery import remove_blocks
 from lwc.recipe import Data, Recipe, Recovery, Unlabelled
-from lwc.teacher import BlockOutputs, LiveTeacher, store_answers, stored_bytes
+from lwc.teacher import BlockOutputs, LiveTeacher, RememberedTeacher, answers_folder, store_answers, stored_bytes
 from lwc.training import parameter_groups
 
 LABELS = np.array([0, 1, 2, 0, 1, 2, 0])
@@ -110,7 +110,59 @@ def test_embeddings_learn_at_their_share_of_the_rate() -> None:
     assert len(scales) == len(list(model.parameters()))
 
 
-def recovered(base: tuple[Path, Path], tmp_path: Path, name: str, **changes: Any) -> tuple[Path, Recipe]:  # noqa: F811
+def mute(model: Any) -> Any:
+    """A teacher that must not be asked."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the teacher was asked")
+
+    model.forward = refuse
+    return model
+
+
+def test_remembered_answers_are_to_the_bit_those_of_the_live_teacher(tmp_path: Path) -> None:
+    groups = batches(tokens(7), LABELS, 3, length_bucketed=False, seed=None)
+    first = RememberedTeacher(tiny("bert", blocks=4), [1, 3], tmp_path, 1 << 20)
+    said = [first(batch) for batch in groups]
+    live = LiveTeacher(tiny("bert", blocks=4), [1, 3])
+    again = RememberedTeacher(mute(tiny("bert", blocks=4)), [1, 3], tmp_path, 1 << 20)
+    for batch, one in zip(groups, said, strict=True):
+        for other in (live(batch), again(batch)):
+            assert torch.equal(one.logits, other.logits)
+            assert all(torch.equal(mine, theirs) for mine, theirs in zip(one.hidden, other.hidden, strict=True))
+    # Another cut is matched with other blocks, of which one is known.
+    wider = RememberedTeacher(tiny("bert", blocks=4), [0, 3], tmp_path, 1 << 20)(groups[0])
+    assert torch.equal(wider.hidden[1], said[0].hidden[1])
+    assert torch.equal(wider.hidden[0], LiveTeacher(tiny("bert", blocks=4), [0])(groups[0]).hidden[0])
+    with pytest.raises(AssertionError, match="was asked"):
+        again(batches(tokens(7), LABELS, 2, length_bucketed=False, seed=None)[0])
+
+
+def test_remembered_answers_stay_within_their_share_of_the_disk(tmp_path: Path) -> None:
+    groups = batches(tokens(7), LABELS, 3, length_bucketed=False, seed=None)
+    one = LiveTeacher(tiny("bert"), [3])(groups[0])
+    most = one.logits.nbytes + one.hidden[0].nbytes + 8
+    for _ in range(2):
+        teacher = RememberedTeacher(tiny("bert"), [3], tmp_path / "answers", most)
+        said = [teacher(batch) for batch in groups]
+        assert torch.equal(said[0].logits, one.logits)
+        assert len(said) == 3
+    kept = sum(np.load(path).nbytes for path in (tmp_path / "answers").iterdir())
+    assert kept == one.logits.nbytes + one.hidden[0].nbytes
+
+
+def test_every_teacher_has_answers_of_its_own(tmp_path: Path) -> None:
+    one, same, other = (answers_folder(tmp_path, tiny("bert", seed=seed)) for seed in (0, 0, 1))
+    assert one == same != other
+
+
+def recovered(
+    base: tuple[Path, Path],  # noqa: F811
+    tmp_path: Path,
+    name: str,
+    answers: Path | None = None,
+    **changes: Any,
+) -> tuple[Path, Recipe]:
     data, out = base
     teacher = load_classifier(out / "model")
     cut = tmp_path / "cut"
@@ -124,8 +176,25 @@ def recovered(base: tuple[Path, Path], tmp_path: Path, name: str, **changes: Any
     settings = Recovery.model_validate({**recipe.recover.model_dump(), **more})
     recipe = recipe.model_copy(update={"recover": settings})
     selection = {"kept": [0, 3], "removed": [1, 2], "blocks_before": 4}
-    recover(recipe, data, out, cut, selection, tmp_path / name, tmp_path / f"{name}-scratch", quiet)
+    recover(recipe, data, out, cut, selection, tmp_path / name, tmp_path / f"{name}-scratch", quiet, answers)
     return tmp_path / name, recipe
+
+
+def test_recovery_is_to_the_bit_the_same_with_remembered_answers(
+    base: tuple[Path, Path],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    answers = tmp_path / "answers"
+    runs = [
+        recovered(base, tmp_path, name, epochs=1, augment=0.5, answers=place)[0]
+        for name, place in (("live", None), ("asked", answers), ("remembered", answers))
+    ]
+    held = sorted(path.name for path in answers.rglob("*.npy"))
+    assert held
+    live, asked, remembered = ((run / "model" / "model.safetensors").read_bytes() for run in runs)
+    assert live == asked == remembered
+    recovered(base, tmp_path, "never", epochs=1, cache_teacher="never", answers=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_recovery_ends_alike_with_stored_and_live_answers(base: tuple[Path, Path], tmp_path: Path) -> None:  # noqa: F811
