@@ -101,15 +101,17 @@ class LiveTeacher:
 class RememberedTeacher:
     """`LiveTeacher` that keeps what it said of a batch on disk, for other cut models that are taught the same batches.
 
-    A batch's answers lie under the digest of what the teacher reads, and are exact: nothing hangs on whether they were
-    found. Nothing is written any more where ``folder`` holds ``most`` bytes.
+    The outputs of all blocks are kept, since other cuts are matched with others. A batch's answers lie under the digest
+    of what the teacher reads, and are exact: nothing hangs on whether they were found. Nothing is written any more once
+    ``folder`` would hold more than ``most`` bytes.
 
     Args:
         folder: of this teacher alone, see `answers_folder`; it may vanish or be filled by others at any time.
     """
 
     def __init__(self, model: Any, blocks: Sequence[int], folder: Path, most: int) -> None:
-        self._live, self._blocks, self._folder, self._most = LiveTeacher(model, blocks), list(blocks), folder, most
+        self._live = LiveTeacher(model, range(len(block_list(model, family_of(model)))))
+        self._blocks, self._folder, self._most = list(blocks), folder, most
         self._held = sum(path.stat().st_size for path in folder.glob("*.npy"))
 
     def __call__(self, batch: Batch) -> Taught:
@@ -119,26 +121,29 @@ class RememberedTeacher:
         digest = hashlib.sha256(canonical([shapes, torch.is_autocast_enabled(device.type)]).encode())
         for value in read.values():
             digest.update(value.tobytes())
-        name = digest.hexdigest()[:32]
-        places = [self._folder / f"{name}-{part}.npy" for part in ("logits", *self._blocks)]
+        place = self._folder / digest.hexdigest()[:32]
         try:
-            logits, *hidden = (torch.from_numpy(np.load(place)).to(device) for place in places)
+            logits, *hidden = (
+                torch.from_numpy(np.load(f"{place}-{part}.npy")).to(device) for part in ("logits", *self._blocks)
+            )
         except FileNotFoundError:
             taught = self._live(batch)
-            for place, values in zip(places, (taught.logits, *taught.hidden), strict=True):
-                self._keep(place, values.cpu().numpy())
-            return taught
+            self._keep(place, taught)
+            return Taught(taught.logits, [taught.hidden[block] for block in self._blocks])
         return Taught(logits, hidden)
 
-    def _keep(self, place: Path, values: Array) -> None:
-        if place.exists() or self._held + values.nbytes > self._most:
+    def _keep(self, place: Path, taught: Taught) -> None:
+        parts = {"logits": taught.logits, **{str(block): states for block, states in enumerate(taught.hidden)}}
+        size = sum(part.nbytes for part in parts.values())
+        if self._held + size > self._most:
             return
+        self._held += size
         self._folder.mkdir(parents=True, exist_ok=True)
-        aside = place.with_suffix(f".{os.getpid()}.part")
-        with aside.open("wb") as file:
-            np.save(file, values)
-        aside.replace(place)
-        self._held += values.nbytes
+        for name, part in parts.items():
+            aside = Path(f"{place}-{name}.{os.getpid()}.part")
+            with aside.open("wb") as file:
+                np.save(file, part.cpu().numpy())
+            aside.replace(f"{place}-{name}.npy")
 
 
 def answers_folder(folder: Path, model: Any) -> Path:
