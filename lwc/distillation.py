@@ -136,15 +136,15 @@ class Recoverer:
         blocks = matched_blocks(kept, len(block_list(self._teacher, family_of(self._teacher))))
         if settings.hidden_weight == 0 and settings.attention_weight == 0:
             blocks = []
-        plain = settings.augment == 0 and settings.attention_weight == 0 and taught_by_teacher(settings)
-        plain = plain and self._train_labels is not None  # logits of every token over a vocabulary fill any disk
+        # Logits of every token over a vocabulary fill any disk.
+        keepable = settings.attention_weight == 0 and self._train_labels is not None
+        plain = keepable and settings.augment == 0 and taught_by_teacher(settings)
         size = stored_bytes(self.train, len(blocks), int(self._teacher.config.hidden_size))
         # Asking as it goes is shared by the processes, storing is not.
         cheaper = settings.epochs >= 2 * distributed.count() and size <= _MOST_STORED
         if plain and (settings.cache_teacher == "always" or (settings.cache_teacher == "auto" and cheaper)):
             return store_answers(self._teacher, blocks, self.train, scratch / "teacher", progress)
-        kept = settings.attention_weight == 0 and self._train_labels is not None and settings.cache_teacher != "never"
-        if self._answers is not None and kept:
+        if self._answers is not None and keepable and settings.cache_teacher != "never":
             self._answers.mkdir(parents=True, exist_ok=True)
             most = int(_MOST_REMEMBERED * shutil.disk_usage(self._answers).free)
             return RememberedTeacher(self._teacher, blocks, self._answers, most)

@@ -101,16 +101,17 @@ class LiveTeacher:
 class RememberedTeacher:
     """`LiveTeacher` that keeps what it said of a batch on disk, for other cut models that are taught the same batches.
 
-    The outputs of all blocks are kept, since other cuts are matched with others. A batch's answers lie under the digest
-    of what the teacher reads, and are exact: nothing hangs on whether they were found. Nothing is written any more once
-    ``folder`` would hold more than ``most`` bytes.
+    The outputs of all blocks are kept (of none where none is wanted), since other cuts are matched with others. A
+    batch's answers lie under the digest of what the teacher reads, and are exact: nothing hangs on whether they were
+    found. Nothing is written any more once ``folder`` would hold more than ``most`` bytes.
 
     Args:
         folder: of this teacher alone, see `answers_folder`; it may vanish or be filled by others at any time.
     """
 
     def __init__(self, model: Any, blocks: Sequence[int], folder: Path, most: int) -> None:
-        self._live = LiveTeacher(model, range(len(block_list(model, family_of(model)))))
+        every = range(len(block_list(model, family_of(model)))) if blocks else []
+        self._live = LiveTeacher(model, every)
         self._blocks, self._folder, self._most = list(blocks), folder, most
         self._held = sum(path.stat().st_size for path in folder.glob("*.npy"))
 
