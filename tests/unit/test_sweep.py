@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lwc import sweeping
 from lwc.artifacts import write_json
 from lwc.errors import RecipeError, TargetError
 from lwc.pipeline import Event, StageResult
@@ -95,6 +96,24 @@ def test_a_variant_for_each_strategy_numbered_where_two_have_one_name() -> None:
     assert [getattr(one.select, "draw", None) for one in found[:3]] == [None, 3, 4]
     (only,) = variants(make_recipe({"ratios": [2], "select": [{"strategy": "drop_top"}]}))
     assert (only.name, only.select.strategy) == ("tiny-2x", "drop_top")
+
+
+def test_variants_share_the_answers_of_their_base_until_the_last_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+
+    def run(variant: Recipe, runs: Path, event: Event, until: str | None, *, answers: Path) -> dict[str, StageResult]:
+        seen.append((answers / "said.npy").exists())
+        answers.mkdir(parents=True, exist_ok=True)
+        (answers / "said.npy").touch()
+        return fake_run(runs, event, variant, until)
+
+    monkeypatch.setattr(sweeping, "run_line", run)
+    rows = sweep(make_recipe({"ratios": [2, 3, 4]}), tmp_path, silent)
+    assert seen == [False, True, True]
+    assert [row["error"] for row in rows] == [None] * 3
+    assert not list(tmp_path.rglob("said.npy"))
 
 
 def test_what_cannot_be_swept_is_told_before_anything_runs(tmp_path: Path) -> None:
