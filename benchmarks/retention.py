@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from scipy import stats
 
 from lwc.environment import cpu_limit, cpu_model
+from lwc.importance.registry import SCORERS
 from lwc.pipeline import run
 from lwc.recipe import Recipe
-from lwc.report.compare import Predictions, paired
+from lwc.report.compare import Predictions, paired, read_predictions
 
 FILES = (
     "2014-5core-musical-instruments-csv/Musical_instruments_reviews.csv.gz",
@@ -43,9 +43,7 @@ COLUMNS = {
 SOURCE = {"kind": "table", "paths": list(FILES), "columns": COLUMNS}
 BEAM = {"strategy": "beam", "width": 4, "rows": 64}
 RACE = {"strategy": "racing", "keep_first": 1, "width": 4, "rows": 64, "candidates": 4, "steps": 60}
-METHODS = (
-    "block_influence", "angular_distance", "fisher", "taylor", "ablation", "mutual_information", "conductance", "shap",
-)  # fmt: skip
+METHODS = sorted(SCORERS.keys() - {"llama_profile"})  # that one wants another model's weights
 LWC = {1.33: BEAM, 2.0: {**BEAM, "keep_first": 1}, 3.0: RACE}
 BASELINES: dict[str, dict[str, Any]] = {
     "drop_top": {"strategy": "drop_top"},
@@ -65,15 +63,14 @@ def recipe(options: argparse.Namespace, seed: int, case: str, ratio: float, sele
         "epochs": options.epochs, "learning_rate": options.learning_rate, "batch_size": options.batch_size,
         "hidden_weight": options.hidden_weight,
     }  # fmt: skip
-    if options.unlabelled:
-        recover["unlabelled"] = {"source": SOURCE, "limit": options.unlabelled}
     if select.get("weights") == "random":
         steps = options.epochs * (train + options.unlabelled)
         recover |= {
             "epochs": steps / train, "logits_weight": 0, "hidden_weight": 0, "label_weight": 1, "embedding_rate": 1,
             "dropout": True, "patience": 100,
         }  # fmt: skip
-        recover.pop("unlabelled", None)
+    elif options.unlabelled:
+        recover["unlabelled"] = {"source": SOURCE, "limit": options.unlabelled}
     base: dict[str, Any] = {"kind": "pretrained", "source": options.model}
     if options.model == "scratch":
         base = {"kind": "config", "blocks": 12, "hidden": options.hidden, "heads": 4, "vocab_size": 8000}
@@ -149,9 +146,9 @@ def interval(values: list[float]) -> str:
 
 def answers(rows: list[dict[str, Any]]) -> Predictions:
     """Test labels and a case's answers, seed after seed."""
-    parts = [pq.read_table(row["predictions"]).sort_by("id") for row in rows]
+    parts = [read_predictions(Path(row["predictions"])) for row in rows]
     ids, labels, given = (
-        np.concatenate([part[name].to_numpy() for part in parts]) for name in ("id", "label", "compressed")
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "labels", "compressed")
     )
     return Predictions(ids, labels, given)
 

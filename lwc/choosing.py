@@ -40,9 +40,7 @@ def _after_recovery(context: StageContext, model: Any, figure: str) -> Callable[
     recoverer = _recoverer(context, model)
 
     def measured(removed: Collection[int], steps: int) -> float:
-        name = "-".join(str(block) for block in sorted(removed))
-        scratch = context.scratch / f"without-{name}-{steps}"
-        return float(recoverer.after(removed, steps, scratch, context.progress)[figure])
+        return float(recoverer.after(removed, steps, context.scratch, context.progress)[figure])
 
     return measured
 

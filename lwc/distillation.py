@@ -114,8 +114,8 @@ class Recoverer:
     ) -> None:
         self._recipe, self._teacher = recipe, teacher
         # A GPU answers sooner than a disk, and each of several processes reads batches of its own.
-        remembers = answers is not None and not torch.cuda.is_available() and distributed.count() == 1
-        self._answers = answers_folder(answers, teacher) if answers is not None and remembers else None
+        live = torch.cuda.is_available() or distributed.count() > 1 or recipe.recover.cache_teacher == "never"
+        self._answers = None if answers is None or live else answers_folder(answers, teacher)
         train = load_split(data_dir, "train")
         texts, more = train.texts, recipe.recover.unlabelled
         if more is not None:
@@ -144,7 +144,7 @@ class Recoverer:
         cheaper = settings.epochs >= 2 * distributed.count() and size <= _MOST_STORED
         if plain and (settings.cache_teacher == "always" or (settings.cache_teacher == "auto" and cheaper)):
             return store_answers(self._teacher, blocks, self.train, scratch / "teacher", progress)
-        if self._answers is not None and keepable and settings.cache_teacher != "never":
+        if self._answers is not None and keepable:
             self._answers.mkdir(parents=True, exist_ok=True)
             most = int(_MOST_REMEMBERED * shutil.disk_usage(self._answers).free)
             return RememberedTeacher(self._teacher, blocks, self._answers, most)
@@ -183,10 +183,10 @@ class Recoverer:
     def after(self, removed: Collection[int], steps: int, scratch: Path, progress: Say) -> dict[str, float]:
         """What the model cut by ``removed`` comes to after ``steps`` steps of recovery, see `healed`."""
 
-        def heal(student: Any, kept: list[int]) -> TrainingResult:
-            return self.run(student, kept, self.in_steps(steps), scratch, progress)
+        def heal(student: Any, kept: list[int], work: Path) -> TrainingResult:
+            return self.run(student, kept, self.in_steps(steps), work, progress)
 
-        return healed(self._teacher, removed, self.validation, scratch, heal)
+        return healed(self._teacher, removed, steps, self.validation, scratch, heal)
 
 
 def shortened(settings: Recovery, rows: int, steps: int) -> Recovery:
@@ -198,27 +198,29 @@ def shortened(settings: Recovery, rows: int, steps: int) -> Recovery:
 def healed(
     teacher: Any,
     removed: Collection[int],
+    steps: int,
     validation: Sequence[Batch],
     scratch: Path,
-    heal: Callable[[Any, list[int]], TrainingResult],
+    heal: Callable[[Any, list[int], Path], TrainingResult],
 ) -> dict[str, float]:
-    """What ``teacher`` without the blocks ``removed`` comes to once ``heal(student, kept)`` has recovered it.
+    """What ``teacher`` without the blocks ``removed`` comes to after ``steps`` of ``heal(student, kept, work)``.
 
     ``loss`` on the validation split in nats, and ``distance``, the negative of the score that recovery keeps weights
-    by (for a classifier KL to the teacher). Both are better when lower. Measured once: the figures are kept in
-    ``scratch``, so that a killed stage does not recover the same model again.
+    by (for a classifier KL to the teacher). Both are better when lower. Measured once: the figures are kept in a folder
+    of ``scratch``, so that a killed stage does not recover the same model again.
     """
-    done = scratch / "healed.json"
+    work = scratch / f"without-{'-'.join(map(str, sorted(removed)))}-{steps}"
+    done = work / "healed.json"
     if done.is_file():
         return dict(read_json(done))
     family = family_of(teacher)
     kept = [block for block in range(len(block_list(teacher, family))) if block not in removed]
     student = remove_blocks(teacher, family, removed)
-    result = heal(student, kept)
+    result = heal(student, kept, work)
     loss = loss_and_accuracy(student.to("cpu"), validation)[0]
     figures = {"loss": loss, "distance": -result.validation["score"]}
     if all(map(math.isfinite, figures.values())) and distributed.is_main():
-        scratch.mkdir(parents=True, exist_ok=True)
+        work.mkdir(parents=True, exist_ok=True)
         write_json(done, figures)
     return figures
 

@@ -149,11 +149,15 @@ class RememberedTeacher:
 
 def answers_folder(folder: Path, model: Any) -> Path:
     """Where in ``folder`` the answers of this very teacher lie."""
+    return folder / _weights_digest(model)[:24]
+
+
+def _weights_digest(model: Any) -> str:
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return folder / digest.hexdigest()[:24]
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 class StoredTeacher:
@@ -203,7 +207,7 @@ def store_answers(
 def _store(
     model: Any, blocks: Sequence[int], train: Encoded, lengths: Array, folder: Path, progress: Callable[[str], None]
 ) -> None:
-    identity = key_of({"ids": train.ids, "blocks": list(blocks), "head": _fingerprint(model)})
+    identity = key_of({"ids": train.ids, "blocks": list(blocks), "teacher": _weights_digest(model)})
     marker = folder / "answers.json"
     if not (marker.is_file() and read_json(marker) == identity):
         shutil.rmtree(folder, ignore_errors=True)
@@ -213,10 +217,6 @@ def _store(
         _ask(model, blocks, train, lengths, aside, progress)
         write_json(aside / "answers.json", identity)
         aside.replace(folder)
-
-
-def _fingerprint(model: Any) -> list[float]:
-    return [float(p.detach().double().sum()) for p in model.parameters()]
 
 
 def _ask(

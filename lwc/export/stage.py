@@ -100,14 +100,16 @@ def _reduced(
     Ranges and fallbacks come from calibration rows. ``test`` is the int8 graph's quality on the test split beside that
     of the fp32 graph, read once, after everything is decided.
     """
+    if settings.int8 is None and not settings.fp16 and not settings.openvino:
+        return {}
     whole = out / WHOLE
     rows = settings.int8.calibration if settings.int8 else _CALIBRATION
+    calibration, _, _ = padded_inputs(data_dir, folder, "calibration", max_length, rows)
+    reference = _logits(whole, calibration)
     result: dict[str, Any] = {}
     if settings.int8 is not None:
         progress(f"int8, {settings.int8.mode}")
         path = out / INT8
-        calibration, _, _ = padded_inputs(data_dir, folder, "calibration", max_length, rows)
-        reference = _logits(whole, calibration)
         figures = quantize(whole, path, settings.int8, calibration, reference)
         if figures["fallback"]:
             progress(f"int8: kept in fp32: {', '.join(figures['fallback'])}")
@@ -126,13 +128,12 @@ def _reduced(
     if settings.openvino:
         progress("latency in OpenVINO")
         graphs = {"fp32": whole, **({"int8": out / INT8} if settings.int8 else {})}
-        texts, _, _ = padded_inputs(data_dir, folder, "calibration", max_length, rows)
         shapes = settings.latency_shapes
         result["openvino"] = {
-            name: compare_runtimes(path, texts, shapes, settings.latency_repeats, cpu_limit())
+            name: compare_runtimes(path, calibration, shapes, settings.latency_repeats, cpu_limit())
             for name, path in graphs.items()
         }
     if settings.fp16:
         progress("fp16")
-        result["fp16"] = {**half_graph(whole, out / FP16, data_dir, folder, max_length, rows), "path": FP16}
+        result["fp16"] = {**to_fp16(whole, out / FP16, calibration, reference, HALF_TOLERANCE), "path": FP16}
     return result

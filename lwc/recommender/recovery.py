@@ -109,10 +109,10 @@ class NextItemRecoverer:
         asked = batches(encoded(seen, length), self._questions.targets[rows], 64, length_bucketed=True, seed=None)
         short = shortened(self._recipe.recover, len(self.train), steps)
 
-        def heal(student: Any, kept: list[int]) -> TrainingResult:
-            return self.run(student, kept, short, scratch, progress)
+        def heal(student: Any, kept: list[int], work: Path) -> TrainingResult:
+            return self.run(student, kept, short, work, progress)
 
-        return healed(self._teacher, removed, asked, scratch, heal)
+        return healed(self._teacher, removed, steps, asked, scratch, heal)
 
 
 def recover(

@@ -79,9 +79,7 @@ def _after_recovery(context: StageContext, view: Any) -> Callable[[Collection[in
     recoverer = NextItemRecoverer(context.recipe, task_of(context), context.inputs["data"], copy.deepcopy(view))
 
     def distance(removed: Collection[int], steps: int) -> float:
-        name = "-".join(str(block) for block in sorted(removed))
-        scratch = context.scratch / f"without-{name}-{steps}"
-        return recoverer.after(removed, steps, scratch, context.progress)["distance"]
+        return recoverer.after(removed, steps, context.scratch, context.progress)["distance"]
 
     return distance
 

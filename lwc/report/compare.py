@@ -112,12 +112,17 @@ def load_predictions(folder: Path, report: Mapping[str, Any]) -> tuple[Predictio
         return None, "its predictions are gone from the store, or damaged"
     if read_json(artifact.path / "evaluation.json").get("quality") != report["quality"]:
         return None, "its stages ran again after the report was written (`lwc report` writes it anew)"
+    return read_predictions(artifact.path / "predictions.parquet"), ""
+
+
+def read_predictions(path: Path) -> Predictions:
+    """What the evaluate stage wrote, in order of the rows' ids."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(artifact.path / "predictions.parquet")
+    table = pq.read_table(path)
     ids, labels, compressed = (table[name].to_numpy() for name in ("id", "label", "compressed"))
     order = np.argsort(ids, kind="stable")
-    return Predictions(ids[order], labels[order].astype(np.int64), compressed[order].astype(np.int64)), ""
+    return Predictions(ids[order], labels[order].astype(np.int64), compressed[order].astype(np.int64))
 
 
 def _other_rows(one: Predictions, two: Predictions) -> str:
