@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -107,7 +108,8 @@ def test_a_worker_that_does_not_come_is_one_error_on_both_sides(tmp_path: Path) 
         assert "ended its test before it was measured" in said or "took this worker" in said
 
 
-def test_a_worker_that_dies_in_the_test_ends_it_with_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_that_dies_in_the_test_ends_it_with_an_error(tmp_path: Path, by: signal.Signals) -> None:
     port = free_port()
     with fake_server(tmp_path) as urls, worker(tmp_path / "one", port) as one:
 
@@ -115,7 +117,7 @@ def test_a_worker_that_dies_in_the_test_ends_it_with_an_error(tmp_path: Path) ->
             deadline = time.monotonic() + 240
             while answered(urls["http"]) < 10 and time.monotonic() < deadline:
                 time.sleep(0.1)
-            one.terminate()
+            one.send_signal(by)
 
         ending = threading.Thread(target=end_it)
         ending.start()

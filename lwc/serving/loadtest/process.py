@@ -170,9 +170,9 @@ def _read_records(path: Path, status: int, log: Path) -> dict[str, Any]:
 
 
 def tail(log: Path, lines: int = TAIL_LINES) -> str:
-    """The last lines of a log file, or the last traceback in it: Locust prints its tables after one."""
+    """The last lines of a log file, or the first traceback in it: after one Locust prints tables, and shuts down."""
     if not log.is_file():
         return "(no log)"
     text = log.read_text(encoding="utf-8", errors="replace").splitlines()
     traces = [number for number, line in enumerate(text) if line.startswith("Traceback")]
-    return "\n".join(text[traces[-1] :][: 2 * lines] if traces else text[-lines:])
+    return "\n".join(text[traces[0] :][: 2 * lines] if traces else text[-lines:])
