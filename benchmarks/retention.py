@@ -109,7 +109,7 @@ def measure(options: argparse.Namespace, seed: int, case: str, ratio: float, sel
         Path(options.runs),
         event,
         "evaluate",
-        Path(options.runs) / "teacher",
+        Path(options.runs) / "teacher" if options.remember else None,
     )
     selection = json.loads((results["select"].path / "selection.json").read_text())
     found = json.loads((results["evaluate"].path / "evaluation.json").read_text())
@@ -214,6 +214,9 @@ def main() -> None:
     parser.add_argument("--validation", type=float, default=0.067)
     parser.add_argument("--test", type=float, default=0.333)
     parser.add_argument("--unlabelled", type=int, default=12000, help="further texts of the pool, labels unread")
+    parser.add_argument(
+        "--remember", action="store_true", help="keep the base's answers for other cases (15 GB a seed)"
+    )
     parser.add_argument("--epochs", type=float, default=1.0, help="of recovery")
     parser.add_argument("--train-epochs", type=float, default=1.0)
     parser.add_argument("--train-rate", type=float, default=1e-4, help="learning rate of the base")

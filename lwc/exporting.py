@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,16 @@ _PARITY_TEXTS = 200
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run up to export: its recipe, its folder, where its stages left what they made, and how it was asked for."""
+    """A run up to export: its recipe, its folder, where its stages left what they made, and how it was asked for.
+
+    ``passed``: its report is of these very stages, and every gate passed.
+    """
 
     recipe: Recipe
     folder: Path
     stages: dict[str, Path]
     arguments: str
+    passed: bool
 
     @property
     def checkpoint(self) -> Path:
@@ -60,9 +64,9 @@ def find_run(source: Path, runs: Path, overrides: Sequence[str] = ()) -> Finishe
         if not report.is_file() or not record.is_file():
             raise RecipeError(f"{source}: not the folder of a whole run", "give its recipe instead")
         recipe = Recipe.model_validate(read_json(report)["recipe"]["resolved"])
-        folder, store, made = source, Store(source.parent / STORE_FOLDER), read_json(record)
+        folder = source
         # By the record and not by a new plan: another machine than the run's would measure latency anew.
-        artifacts = {name: store.find(name, key_of(made[name])) for name in _NEEDED}
+        artifacts = dict(_recorded(folder))
     else:
         recipe = load_recipe(source, overrides)
         arguments += ["--runs", str(runs), *(f"--set={override}" for override in overrides)]
@@ -74,7 +78,20 @@ def find_run(source: Path, runs: Path, overrides: Sequence[str] = ()) -> Finishe
             f"{recipe.name}: stage {missing[0]} has not run with these settings", "use `lwc run --until export` first"
         )
     made_at = {name: artifact.path for name, artifact in artifacts.items() if artifact is not None}
-    return FinishedRun(recipe, folder, made_at, shlex.join(arguments))
+    return FinishedRun(recipe, folder, made_at, shlex.join(arguments), _passed(folder, made_at))
+
+
+def _recorded(folder: Path) -> dict[str, Artifact | None]:
+    """What the run whose report lies in ``folder`` made, as far as the store still has it."""
+    store, made = Store(folder.parent / STORE_FOLDER), read_json(folder / RECORD)
+    return {name: store.find(name, key_of(made[name])) if name in made else None for name in _NEEDED}
+
+
+def _passed(folder: Path, made_at: Mapping[str, Path]) -> bool:
+    report = folder / "report.json"
+    if not report.is_file() or not read_json(report)["verdict"]["passed"]:
+        return False
+    return {name: artifact.path for name, artifact in _recorded(folder).items() if artifact} == made_at
 
 
 def profiles_of(recipe: Recipe) -> tuple[Profile, ...]:
@@ -101,7 +118,8 @@ def export_plan(
 
     With ``built`` the plan lies there already, left by the printed container command. Where a GPU is there, the
     engine's answers on test texts are compared with the fp32 ONNX file's. A plan of TensorRT also becomes the
-    repository ``models/NAME-tensorrt``, where ``package.targets`` has it.
+    repository ``models/NAME-tensorrt``, where ``package.targets`` has it; in the run's folder, where ``run`` has not
+    passed its gates.
 
     Raises:
         MissingDependency: the library is missing or, for tensorrt, a GPU; the message has the command that does it.
@@ -111,10 +129,9 @@ def export_plan(
     if built and to != "tensorrt":
         raise RecipeError(f"--built is for a plan of NVIDIA's image, not for {to}", "leave it out")
     recipe = run.recipe
-    destination = (
-        models / f"{recipe.name}-tensorrt" if to == "tensorrt" and "tensorrt" in recipe.package.targets else None
-    )
-    if destination is not None:
+    destination = None
+    if to == "tensorrt" and "tensorrt" in recipe.package.targets:
+        destination = models / f"{recipe.name}-tensorrt" if run.passed else run.folder / "repository-tensorrt"
         check_destination(destination)
     out = out or run.folder / to
     out.mkdir(parents=True, exist_ok=True)
@@ -140,7 +157,8 @@ def export_plan(
     say(f"plan: {path}   stamp: {out / STAMP}   ONNX model: {onnx}")
     if destination is not None:
         _publish(run, onnx, path, destination)
-        say(f"repository: {destination}")
+        held_back = "" if run.passed else "   (held back: the run has not passed its gates)"
+        say(f"repository: {destination}{held_back}")
     return stamp
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,8 @@ def run(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun
                 export_onnx(model, tokenizer, out / "compressed" / "model.onnx")
             store.commit(stage, key_of(record[stage]), record[stage], 1.0)
     write_json(folder / "stages.json", record)
-    write_json(folder / "report.json", {"recipe": {"resolved": recipe.model_dump(mode="json")}})
+    report = {"recipe": {"resolved": recipe.model_dump(mode="json")}, "verdict": {"passed": True}}
+    write_json(folder / "report.json", report)
     return find_run(folder, Path("elsewhere"))
 
 
@@ -201,6 +203,7 @@ def test_the_plan_of_the_container_is_stamped_and_becomes_a_repository(run: Fini
     assert (stamp["gpu"], stamp["tensorrt"], stamp["driver"]) == ("NVIDIA L4", "10.9.0", "550.54.15")
 
     repository = models / "small-tensorrt"
+    assert not (run.folder / "repository-tensorrt").exists()
     here = Machine(gpus=1, gpu="NVIDIA L4", compute_capability="8.9", tensorrt="10.9.0")
     assert inspect_repository(repository, here) == []
     config = parse((repository / "small_tokens" / "config.pbtxt").read_text())
@@ -214,6 +217,26 @@ def test_the_plan_of_the_container_is_stamped_and_becomes_a_repository(run: Fini
     assert (other.severity, other.path) == ("error", "small_tokens/1/plan.json")
     assert "use the ONNX model" in other.hint
     assert [f.severity for f in inspect_repository(repository, Machine(gpus=0))] == ["error"]
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_the_plan_of_a_run_that_failed_its_gates_is_held_back(
+    run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.passed
+    report = json.loads((run.folder / "report.json").read_text())
+    runs = shutil.copytree(run.folder.parent, tmp_path / "runs")
+    write_json(runs / "small" / "report.json", {**report, "verdict": {"passed": False}})
+    failed = find_run(runs / "small", tmp_path)
+    out, models = tmp_path / "out", tmp_path / "models"
+    with pytest.raises(MissingDependency):
+        export_plan(failed, "tensorrt", "fp32", out, models, False, print)
+    (out / "model.plan").write_bytes(b"built elsewhere")
+    (out / "trtexec.log").write_text(f"{LOG}{file_digest(out / 'model.onnx')}  /out/model.onnx\n")
+    export_plan(failed, "tensorrt", "fp32", out, models, True, print)
+    assert not models.exists()
+    assert (runs / "small" / "repository-tensorrt" / "small_tokens" / "config.pbtxt").is_file()
+    assert "held back" in capsys.readouterr().out
 
 
 def test_a_gpu_without_the_library_gets_the_same_command(
