@@ -1,0 +1,103 @@
+"""The export stage with every reduced graph at once: what it measures is what those files answer."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_quantize import trained_like
+
+from lwc.arrays import Array
+from lwc.export.session import cpu_session, run
+from lwc.export.stage import FP16, INT8, INT8_ANSWERS, WHOLE, export_pair
+from lwc.metrics import macro_f1
+from lwc.models.families import family_of
+from lwc.models.load import load_model, load_tokenizer, save_checkpoint
+from lwc.models.surgery import remove_blocks
+from lwc.models.tokenizer import train_wordpiece
+from lwc.recipe import Export, Int8, Shape
+
+WORDS = ["good", "bad", "thing", "works", "broken", "a", "that", "never"]
+SHAPES = (Shape(batch=1, length=8), Shape(batch=2, length=16))
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Data of 40 random texts a split, a model of 2 blocks, and the same with the first alone."""
+    root = tmp_path_factory.mktemp("stages")
+    draw = np.random.default_rng(0)
+    for name in ("data", "base", "compressed"):
+        (root / name).mkdir()
+    for split in ("calibration", "test"):
+        texts = [" ".join(draw.choice(WORDS, draw.integers(1, 14))) for _ in range(40)]
+        rows = {"id": range(100, 140), "text": texts, "label": draw.integers(0, 3, 40)}
+        pd.DataFrame(rows).to_parquet(root / "data" / f"{split}.parquet")
+    tokenizer = train_wordpiece(WORDS * 4, 60, 16)
+    model = trained_like("bert")
+    save_checkpoint(model, tokenizer, root / "base" / "model")
+    cut = remove_blocks(model, family_of(model), [1]).eval()
+    asked = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        cut.classifier.bias -= cut(**asked).logits.mean(dim=0)  # otherwise one answer wins for every text
+    save_checkpoint(cut, tokenizer, root / "compressed" / "model")
+    return {path.name: path for path in root.iterdir()}
+
+
+def answers(folder: Path, graph: Path, test: pd.DataFrame) -> Array:
+    """Labels that a graph gives, one text at a time, as a client would ask for them."""
+    tokenizer, session = load_tokenizer(folder), cpu_session(graph, 1)
+    given = [run(session, dict(tokenizer(text, return_tensors="np"))).argmax() for text in test["text"]]
+    return np.array(given)
+
+
+def test_all_reduced_graphs_at_once(stages: dict[str, Path], tmp_path: Path) -> None:
+    openvino = importlib.util.find_spec("openvino") is not None
+    settings = Export(
+        int8=Int8(calibration=24), fp16=True, openvino=openvino, latency_shapes=SHAPES, latency_repeats=3
+    )  # fmt: skip
+    said: list[str] = []
+    found = export_pair(stages["data"], stages["base"], stages["compressed"], settings, 16, tmp_path, said.append)
+    assert json.loads((tmp_path / "export.json").read_text()) == found
+
+    folder = stages["compressed"] / "model"
+    test = pd.read_parquet(stages["data"] / "test.parquet")
+    model, tokenizer = load_model(folder).eval(), load_tokenizer(folder)
+    with torch.no_grad():
+        torch_labels = [int(model(**tokenizer(text, return_tensors="pt")).logits.argmax()) for text in test["text"]]
+    whole, reduced = answers(folder, tmp_path / WHOLE, test), answers(folder, tmp_path / INT8, test)
+    assert whole.tolist() == torch_labels
+    assert len(set(torch_labels)) > 1, "several answers occur, or nothing is shown"
+
+    kept = pd.read_parquet(tmp_path / INT8_ANSWERS).set_index("id")["compressed"]
+    assert sorted(kept.index) == test["id"].tolist()
+    # Dynamic ranges are of the whole batch, so that a text near the border may fall to its other side.
+    assert (kept.loc[test["id"]].to_numpy() == reduced).mean() >= 0.95
+    labels, figures = test["label"].to_numpy(), found["int8"]["test"]
+    served = kept.loc[test["id"]].to_numpy()
+    assert figures["accuracy_fp32"] == pytest.approx(float((whole == labels).mean()))
+    assert figures["macro_f1_fp32"] == pytest.approx(macro_f1(labels, whole))
+    assert figures["accuracy_int8"] == pytest.approx(float((served == labels).mean()))
+    assert figures["agreement"] == pytest.approx(float((served == whole).mean()))
+
+    assert found["int8"]["ratios"]["size"] > 1
+    assert (tmp_path / FP16).stat().st_size < (tmp_path / WHOLE).stat().st_size
+    assert (found["int8"]["path"], found["fp16"]["path"]) == (INT8, FP16)
+    if openvino:
+        timed = found["openvino"]
+        assert sorted(timed) == ["fp32", "int8"]
+        assert timed["fp32"]["max_abs_diff"] < 1e-4
+        assert all(graph["ratio"] > 0 for graph in timed.values())
+    steps = ["int8, dynamic", *(["latency in OpenVINO"] if openvino else []), "fp16"]
+    assert [line for line in said if line in steps] == steps
+
+
+def test_nothing_is_reduced_unasked(stages: dict[str, Path], tmp_path: Path) -> None:
+    settings = Export(latency_shapes=SHAPES, latency_repeats=3)
+    found = export_pair(stages["data"], stages["base"], stages["compressed"], settings, 16, tmp_path, print)
+    assert found.keys().isdisjoint({"int8", "fp16", "openvino"})
+    assert not any((tmp_path / name).exists() for name in (INT8, INT8_ANSWERS, FP16))
