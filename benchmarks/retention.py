@@ -45,7 +45,7 @@ SOURCE = {"kind": "table", "paths": list(FILES), "columns": COLUMNS}
 LWC = {"strategy": "racing", "keep_first": 1, "width": 4, "rows": 64, "candidates": 4, "steps": 60}
 METHODS = sorted(SCORERS.keys() - {"llama_profile"})  # that one wants another model's weights
 BASELINES: dict[str, dict[str, Any]] = {
-    "beam": {"strategy": "beam", "width": 4, "rows": 64},
+    "beam": {"strategy": "beam", "keep_first": 1, "width": 4, "rows": 64},
     "drop_top": {"strategy": "drop_top"},
     "drop_even": {"strategy": "drop_even"},
     "drop_bottom": {"strategy": "drop_bottom"},
