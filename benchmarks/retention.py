@@ -46,6 +46,7 @@ LWC = {"strategy": "racing", "keep_first": 1, "width": 4, "rows": 64, "candidate
 METHODS = sorted(SCORERS.keys() - {"llama_profile"})  # that one wants another model's weights
 BASELINES: dict[str, dict[str, Any]] = {
     "beam": {"strategy": "beam", "keep_first": 1, "width": 4, "rows": 64},
+    "beam_free": {"strategy": "beam", "width": 4, "rows": 64},  # the first block may go too
     "drop_top": {"strategy": "drop_top"},
     "drop_even": {"strategy": "drop_even"},
     "drop_bottom": {"strategy": "drop_bottom"},
