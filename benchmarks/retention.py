@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
 from lwc.environment import cpu_limit, cpu_model
 from lwc.importance.registry import SCORERS
 from lwc.pipeline import run
 from lwc.recipe import Recipe
-from lwc.report.compare import Predictions, paired
+from lwc.report.compare import Predictions, paired, read_predictions
 
 FILES = (
     "2014-5core-musical-instruments-csv/Musical_instruments_reviews.csv.gz",
@@ -149,8 +148,10 @@ def interval(values: list[float]) -> str:
 
 def answers(rows: list[dict[str, Any]], truth: str) -> Predictions:
     """What is held to be true (``label``, or what the ``base`` answers) and a case's answers, seed after seed."""
-    tables = [pd.read_parquet(row["predictions"]).sort_values("id") for row in rows]
-    ids, labels, given = (np.concatenate([table[name] for table in tables]) for name in ("id", truth, "compressed"))
+    parts = [read_predictions(Path(row["predictions"]), truth) for row in rows]
+    ids, labels, given = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "labels", "compressed")
+    )
     return Predictions(ids, labels, given)
 
 

@@ -110,9 +110,13 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    def place(self, stage: str, key: str) -> Path:
+        """Where the result lies, once it is finished."""
+        return self.root / stage / key[:24]
+
     def find(self, stage: str, key: str) -> Artifact | None:
         """The finished result, or None where there is none or its files do not match its manifest."""
-        folder = self.root / stage / key[:24]
+        folder = self.place(stage, key)
         manifest = folder / MANIFEST
         if not manifest.is_file():
             return None
@@ -170,7 +174,7 @@ class Store:
                 "files": files,
             },
         )
-        final = self.root / stage / key[:24]
+        final = self.place(stage, key)
         final.parent.mkdir(parents=True, exist_ok=True)
         if final.exists():
             shutil.rmtree(final)

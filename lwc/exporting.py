@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from lwc.arrays import Array
-from lwc.artifacts import Artifact, Store, file_digest, key_of, publish_folder, read_json, write_json
+from lwc.artifacts import Artifact, Store, file_digest, key_of, read_json, write_json
 from lwc.errors import MissingDependency, ModelError, RecipeError
 from lwc.export.stamp import PLAN, STAMP, Gpu, make_stamp, read_trtexec_log, this_gpu
 from lwc.export.tensorrt import Library, Plan, build_plan, load_library, shapes_of, version_of
-from lwc.finish import check_destination
+from lwc.finish import check_destination, publish
 from lwc.pipeline import RECORD, STORE_FOLDER, plan, run_folder
 from lwc.recipe import Profile, Recipe, Shape
 from lwc.recipe_file import load_recipe
@@ -64,9 +64,9 @@ def find_run(source: Path, runs: Path, overrides: Sequence[str] = ()) -> Finishe
         if not report.is_file() or not record.is_file():
             raise RecipeError(f"{source}: not the folder of a whole run", "give its recipe instead")
         recipe = Recipe.model_validate(read_json(report)["recipe"]["resolved"])
-        folder = source
+        folder, store, made = source, Store(source.parent / STORE_FOLDER), read_json(record)
         # By the record and not by a new plan: another machine than the run's would measure latency anew.
-        artifacts = dict(_recorded(folder))
+        artifacts = {name: store.find(name, key_of(made[name])) for name in _NEEDED}
     else:
         recipe = load_recipe(source, overrides)
         arguments += ["--runs", str(runs), *(f"--set={override}" for override in overrides)]
@@ -81,17 +81,12 @@ def find_run(source: Path, runs: Path, overrides: Sequence[str] = ()) -> Finishe
     return FinishedRun(recipe, folder, made_at, shlex.join(arguments), _passed(folder, made_at))
 
 
-def _recorded(folder: Path) -> dict[str, Artifact | None]:
-    """What the run whose report lies in ``folder`` made, as far as the store still has it."""
-    store, made = Store(folder.parent / STORE_FOLDER), read_json(folder / RECORD)
-    return {name: store.find(name, key_of(made[name])) if name in made else None for name in _NEEDED}
-
-
 def _passed(folder: Path, made_at: Mapping[str, Path]) -> bool:
     report = folder / "report.json"
     if not report.is_file() or not read_json(report)["verdict"]["passed"]:
         return False
-    return {name: artifact.path for name, artifact in _recorded(folder).items() if artifact} == made_at
+    store, recorded = Store(folder.parent / STORE_FOLDER), read_json(folder / RECORD)
+    return all(store.place(name, key_of(recorded[name])) == path for name, path in made_at.items())
 
 
 def profiles_of(recipe: Recipe) -> tuple[Profile, ...]:
@@ -129,9 +124,10 @@ def export_plan(
     if built and to != "tensorrt":
         raise RecipeError(f"--built is for a plan of NVIDIA's image, not for {to}", "leave it out")
     recipe = run.recipe
-    destination = None
-    if to == "tensorrt" and "tensorrt" in recipe.package.targets:
-        destination = models / f"{recipe.name}-tensorrt" if run.passed else run.folder / "repository-tensorrt"
+    destination = (
+        models / f"{recipe.name}-tensorrt" if to == "tensorrt" and "tensorrt" in recipe.package.targets else None
+    )
+    if destination is not None:
         check_destination(destination)
     out = out or run.folder / to
     out.mkdir(parents=True, exist_ok=True)
@@ -156,9 +152,8 @@ def export_plan(
     write_json(out / STAMP, stamp)
     say(f"plan: {path}   stamp: {out / STAMP}   ONNX model: {onnx}")
     if destination is not None:
-        _publish(run, onnx, path, destination)
-        held_back = "" if run.passed else "   (held back: the run has not passed its gates)"
-        say(f"repository: {destination}{held_back}")
+        why = "" if run.passed else "   (held back: the run has not passed its gates)"
+        say(f"repository: {_publish(run, onnx, path, destination)}{why}")
     return stamp
 
 
@@ -270,10 +265,10 @@ def _at_least(inputs: dict[str, Array], length: int) -> dict[str, Array]:
     return {name: np.pad(value, ((0, 0), (0, max(0, length - value.shape[1])))) for name, value in inputs.items()}
 
 
-def _publish(run: FinishedRun, onnx: Path, path: Path, destination: Path) -> None:
+def _publish(run: FinishedRun, onnx: Path, path: Path, destination: Path) -> Path:
     from lwc.serving.repository import build_repository
 
     recipe = run.recipe
     with tempfile.TemporaryDirectory() as folder:
         build_repository(onnx, run.checkpoint, Path(folder), recipe.package, recipe.name, "tensorrt", path)
-        publish_folder(Path(folder), destination)
+        return publish(Path(folder), destination, run.folder / "repository-tensorrt", run.passed)

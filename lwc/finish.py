@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lwc.artifacts import publish_folder
+from lwc.artifacts import Store, publish_folder
 from lwc.environment import describe
 from lwc.errors import RecipeError
 from lwc.pipeline import STORE_FOLDER, StageResult, plan, run_folder
@@ -53,15 +53,23 @@ def finish(
         The report, and where each repository was put.
     """
     written = _report(recipe, results, folder)
-    held_back = {made: folder / made for made in destinations(recipe, models)}
-    places = destinations(recipe, models) if written["verdict"]["passed"] else held_back
-    for made, place in places.items():
-        publish_folder(results["package"].path / made, place)
-        if place != held_back[made]:
-            # One that an earlier run held back would pass for this one.
-            shutil.rmtree(held_back[made], ignore_errors=True)
+    passed, package = written["verdict"]["passed"], results["package"].path
+    places = [
+        publish(package / made, place, folder / made, passed) for made, place in destinations(recipe, models).items()
+    ]
     publish_folder(results["verify"].path, folder / "verify")
-    return written, list(places.values())
+    return written, places
+
+
+def publish(made: Path, place: Path, held_back: Path, passed: bool) -> Path:
+    """Copy a repository to ``place``, or, of a run that has not passed its gates, to ``held_back``; where it went."""
+    if not passed:
+        publish_folder(made, held_back)
+        return held_back
+    publish_folder(made, place)
+    # One that an earlier run held back would pass for this one.
+    shutil.rmtree(held_back, ignore_errors=True)
+    return place
 
 
 def refresh(recipe: Recipe, runs: Path) -> dict[str, Any]:
@@ -81,7 +89,7 @@ def refresh(recipe: Recipe, runs: Path) -> dict[str, Any]:
             )
         elif planned.key is not None:
             # The last measurement of a stage that is measured anew in every run.
-            measured = runs / STORE_FOLDER / planned.stage.name / planned.key[:24]
+            measured = Store(runs / STORE_FOLDER).place(planned.stage.name, planned.key)
             if not measured.is_dir():
                 raise RecipeError(
                     f"{recipe.name}: nothing was measured by {planned.stage.name} with these settings",

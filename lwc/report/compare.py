@@ -115,12 +115,12 @@ def load_predictions(folder: Path, report: Mapping[str, Any]) -> tuple[Predictio
     return read_predictions(artifact.path / "predictions.parquet"), ""
 
 
-def read_predictions(path: Path) -> Predictions:
-    """What the evaluate stage wrote, in order of the rows' ids."""
+def read_predictions(path: Path, truth: str = "label") -> Predictions:
+    """What the evaluate stage wrote, in order of the rows' ids; its column ``truth`` is held to be right."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(path)
-    ids, labels, compressed = (table[name].to_numpy() for name in ("id", "label", "compressed"))
+    ids, labels, compressed = (table[name].to_numpy() for name in ("id", truth, "compressed"))
     order = np.argsort(ids, kind="stable")
     return Predictions(ids[order], labels[order].astype(np.int64), compressed[order].astype(np.int64))
 

@@ -57,9 +57,7 @@ def answers(folder: Path, graph: Path, test: pd.DataFrame) -> Array:
 
 def test_all_reduced_graphs_at_once(stages: dict[str, Path], tmp_path: Path) -> None:
     openvino = importlib.util.find_spec("openvino") is not None
-    settings = Export(
-        int8=Int8(calibration=24), fp16=True, openvino=openvino, latency_shapes=SHAPES, latency_repeats=3
-    )  # fmt: skip
+    settings = Export(int8=Int8(calibration=24), fp16=True, openvino=openvino, latency_shapes=SHAPES, latency_repeats=3)
     said: list[str] = []
     found = export_pair(stages["data"], stages["base"], stages["compressed"], settings, 16, tmp_path, said.append)
     assert json.loads((tmp_path / "export.json").read_text()) == found
