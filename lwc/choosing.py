@@ -16,12 +16,14 @@ def _measured_on(context: StageContext, split: str) -> tuple[Any, Any, Any]:
     """(model, family, batches): the base model and the rows of a split that it is measured on."""
     from lwc.models.families import family_of
     from lwc.models.load import load_model, load_tokenizer
+    from lwc.models.placement import beside, placed
     from lwc.tasks import in_batches, split_rows
 
     folder = context.inputs["train"] / "model"
-    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    model, tokenizer = placed(load_model(folder)), load_tokenizer(folder)
     rows = split_rows(context.recipe, tokenizer, context.inputs["data"], split)
-    return model, family_of(model), in_batches(context.recipe, rows, context.recipe.score.batch_size)
+    groups = in_batches(context.recipe, rows, context.recipe.score.batch_size)
+    return model, family_of(model), beside(model, groups)
 
 
 def _recoverer(context: StageContext, model: Any) -> Any:
@@ -118,7 +120,7 @@ def check_target(recipe: Recipe, model: Any) -> None:
 
 def select(context: StageContext) -> None:
     """The select stage: ``selection.json``, and ``model/`` where rounds of recovery made one."""
-    from lwc.models.load import load_tokenizer
+    from lwc.models.load import load_model, load_tokenizer
     from lwc.selection.latency import blocks_for_latency
     from lwc.selection.select import select_blocks
 
@@ -130,10 +132,11 @@ def select(context: StageContext) -> None:
     if recipe.target.of == "latency":
         tokenizer = load_tokenizer(context.inputs["train"] / "model")
         ratio, settings = recipe.target.ratio, recipe.export
+        base = load_model(context.inputs["train"] / "model")  # timed as it is served, on the CPU
         context.scratch.mkdir(parents=True, exist_ok=True)
         latency = distributed.from_main(
             lambda: blocks_for_latency(
-                model, tokenizer, family, ratio, settings, context.scratch, context.progress, family.protected
+                base, tokenizer, family, ratio, settings, context.scratch, context.progress, family.protected
             )
         )
     keep = None if latency is None else int(latency["keep"])
@@ -163,6 +166,7 @@ def _iterate(
 ) -> dict[str, Any]:
     """Iterated removal; leaves the model of the last round, on which the recover stage goes on, in ``model/``."""
     from lwc.models.load import load_model, load_tokenizer, save_checkpoint
+    from lwc.models.placement import placed
     from lwc.selection.choice import Choice
     from lwc.selection.iterated import iterated
     from lwc.selection.select import describe, measured, plan_cut
@@ -184,14 +188,14 @@ def _iterate(
                 (work / "model").replace(done)
 
             distributed.from_main(keep)
-        return load_model(done)
+        return placed(load_model(done))
 
     target = recipe.target
     counts, keep, required = plan_cut(model, family, target, config, trimmed, keep)
     losses = measured(model, family, calibration, config.rows)
     choice = Choice({}, len(counts.per_block), keep, required, losses, seed=recipe.seed)
     course = iterated(config, model, family, calibration, choice, heal)
-    save_checkpoint(course.model, tokenizer, context.out / "model")
+    save_checkpoint(course.model.to("cpu"), tokenizer, context.out / "model")
     return {**describe(course.kept, counts, target, config, trimmed), "rounds": course.rounds}
 
 

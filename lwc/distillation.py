@@ -26,6 +26,7 @@ from lwc.models.augment import Windows
 from lwc.models.batches import Batch
 from lwc.models.families import block_list, family_of
 from lwc.models.load import load_model, load_tokenizer, save_checkpoint
+from lwc.models.placement import beside, placed
 from lwc.models.surgery import remove_blocks
 from lwc.models.vocabulary import coverage, trim_vocabulary, used_tokens
 from lwc.recipe import Recipe, Recovery
@@ -128,8 +129,7 @@ class Recoverer:
             self._windows = Windows(tokenizer, texts, self.train, recipe.recover.augment, recipe.seed)
         held_out = split_rows(recipe, tokenizer, data_dir, "validation")
         self.validation = in_batches(recipe, held_out, VALIDATION_BATCH)
-        if torch.cuda.is_available():
-            teacher.to("cuda")
+        placed(teacher)
         self._judge = judge_of(recipe, held_out, teacher if taught_by_teacher(recipe.recover) else None)
 
     def _teacher_for(self, kept: Sequence[int], settings: Recovery, scratch: Path, progress: Say) -> Teacher:
@@ -217,7 +217,7 @@ def healed(
     kept = [block for block in range(len(block_list(teacher, family))) if block not in removed]
     student = remove_blocks(teacher, family, removed)
     result = heal(student, kept, work)
-    loss = loss_and_accuracy(student.to("cpu"), validation)[0]
+    loss = loss_and_accuracy(student, beside(student, validation))[0]
     figures = {"loss": loss, "distance": -result.validation["score"]}
     if all(map(math.isfinite, figures.values())) and distributed.is_main():
         work.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from lwc.arrays import Array
 from lwc.export.onnx import Answer
 from lwc.losses import IGNORED
 from lwc.models.batches import Batch, Encoded, batches
+from lwc.models.placement import device_of
 from lwc.models.token_names import token_names
 from lwc.token_metrics import TokenSums, token_quality, token_retention
 
@@ -23,7 +24,9 @@ _BATCH = 8
 @torch.inference_mode()
 def read_tokens(model: Any, groups: Sequence[Batch]) -> tuple[TokenSums, Array]:
     """Sums of each slice, and the most likely next tokens (N_tokens,) in order."""
-    found = [slice_ for group in distributed.spread(groups, lambda batch: _slices(model, batch)) for slice_ in group]
+    device = device_of(model)
+    read = distributed.spread(groups, lambda batch: _slices(model, batch.to(device)))
+    found = [slice_ for group in read for slice_ in group]
     loss, right, tokens, likely = zip(*found, strict=True)
     return TokenSums(np.array(loss), np.array(right), np.array(tokens)), np.concatenate(likely)
 
@@ -37,7 +40,7 @@ def _slices(model: Any, batch: Batch) -> list[tuple[float, float, float, Array]]
         read = wanted != IGNORED
         best = row[:-1][read].argmax(dim=-1)
         loss = functional.cross_entropy(row[:-1][read].float(), wanted[read], reduction="sum")
-        found.append((float(loss), float((best == wanted[read]).sum()), float(read.sum()), best.numpy()))
+        found.append((float(loss), float((best == wanted[read]).sum()), float(read.sum()), best.cpu().numpy()))
     return found
 
 
@@ -45,9 +48,11 @@ def _slices(model: Any, batch: Batch) -> list[tuple[float, float, float, Array]]
 def next_tokens(model: Any, tokenizer: Any, texts: Encoded) -> list[str]:
     """The most likely token after each whole text, by name: what the endpoint answers."""
     names = token_names(tokenizer.backend_tokenizer, int(model.config.vocab_size))
+    device = device_of(model)
 
     def answer(batch: Batch) -> list[str]:
-        logits = Answer(model, list(batch.inputs))(*batch.inputs.values())
+        inputs = batch.to(device).inputs
+        logits = Answer(model, list(inputs))(*inputs.values())
         return [names[index] for index in logits.argmax(dim=-1).tolist()]
 
     groups = batches(texts, None, _BATCH, length_bucketed=True, seed=None)

@@ -22,6 +22,7 @@ from lwc.evaluating_tokens import next_tokens, read_tokens, tokens_result
 from lwc.metrics import classification_quality, retention
 from lwc.models.batches import batches, encode
 from lwc.models.load import load_model, load_tokenizer
+from lwc.models.placement import placed
 from lwc.recipe import Recipe
 from lwc.tasks import in_batches, numbers_of, split_rows
 from lwc.tfidf import tfidf_features
@@ -62,7 +63,7 @@ def model_logits(
     Raises:
         ModelError: a logit is NaN or infinite.
     """
-    tokenizer, model = load_tokenizer(folder), load_model(folder)
+    tokenizer, model = load_tokenizer(folder), placed(load_model(folder))
     encoded = encode(tokenizer, examples.texts, max_length)
     rows = batches(encoded, examples.labels, batch_size, length_bucketed=True, seed=None)
     logits = np.asarray(predict(model, rows), dtype=np.float64)
@@ -167,7 +168,7 @@ def _of_tokens(
     after: dict[str, list[str]] = {}
     for name, folder in folders.items():
         say(f"test split: {name} model on {slices} slices, and the token after each of {count} texts")
-        model = load_model(folder)
+        model = placed(load_model(folder))
         found[name], after[name] = read_tokens(model, groups), next_tokens(model, tokenizer, texts)
 
     def measure() -> dict[str, Any]:

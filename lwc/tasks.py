@@ -17,6 +17,7 @@ from lwc.importance.ablation import loss_and_accuracy
 from lwc.losses import distillation_loss
 from lwc.metrics import macro_f1
 from lwc.models.batches import Batch, Encoded, batches, encode, slices
+from lwc.models.placement import beside
 from lwc.recipe import Recipe
 from lwc.training import Judge, predict
 
@@ -107,9 +108,9 @@ def _number_judge(logits_of: Callable[[Any], Array], labels: Array, target: torc
 
 def _language_judge(groups: Sequence[Batch]) -> Judge:
     def judge(model: Any) -> dict[str, float]:
-        was_training, device = model.training, next(model.parameters()).device
+        was_training = model.training
         model.eval()
-        loss, accuracy = loss_and_accuracy(model, [batch.to(device) for batch in groups])
+        loss, accuracy = loss_and_accuracy(model, beside(model, groups))
         model.train(was_training)
         return {"perplexity": math.exp(loss), "next_token_accuracy": accuracy, "score": -loss}
 

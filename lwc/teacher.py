@@ -24,6 +24,7 @@ from lwc.errors import ModelError
 from lwc.models.attention import fused_attention
 from lwc.models.batches import Batch, Encoded, batches
 from lwc.models.families import block_list, family_of, hidden_states
+from lwc.models.placement import device_of
 
 
 class BlockOutputs:
@@ -223,7 +224,7 @@ def _ask(
     model: Any, blocks: Sequence[int], train: Encoded, lengths: Array, folder: Path, progress: Callable[[str], None]
 ) -> None:
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    device = next(model.parameters()).device
+    device = device_of(model)
     ask = LiveTeacher(model, blocks)
     groups = batches(train, np.zeros(len(train), dtype=np.int64), 32, length_bucketed=True, seed=None)
     width = int(model.config.hidden_size)
@@ -235,8 +236,7 @@ def _ask(
     with fused_attention(model):
         for number, batch in enumerate(groups, start=1):
             progress(f"the teacher answers {number}/{len(groups)}")
-            moved = Batch({k: v.to(device) for k, v in batch.inputs.items()}, batch.labels, batch.rows)
-            taught = ask(moved)
+            taught = ask(batch.to(device))
             logits[batch.rows.numpy()] = taught.logits.cpu().numpy()
             for stored, state in zip(states, taught.hidden, strict=True):
                 values = state.cpu().numpy()

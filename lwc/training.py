@@ -26,6 +26,7 @@ from lwc.environment import BF16_FLAGS, cpu_flags
 from lwc.errors import LwcError
 from lwc.models.attention import fused_attention
 from lwc.models.batches import Batch, Encoded, pad, row_groups
+from lwc.models.placement import device_of
 from lwc.recipe import Optimization
 
 LossFunction = Callable[[Any, Batch], Tensor]
@@ -75,11 +76,10 @@ def predict(model: Any, groups: Sequence[Batch]) -> Array:
         raise ValueError("no batches to predict")
     was_training = model.training
     model.eval()
-    device = next(model.parameters()).device
+    device = device_of(model)
 
     def answer(batch: Batch) -> Array:
-        inputs = {name: value.to(device) for name, value in batch.inputs.items()}
-        return np.asarray(model(**inputs).logits.float().cpu().numpy())
+        return np.asarray(model(**batch.to(device).inputs).logits.float().cpu().numpy())
 
     stacked = np.concatenate(distributed.spread(groups, answer))
     model.train(was_training)

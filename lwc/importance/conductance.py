@@ -143,7 +143,7 @@ def conductance(model: Any, family: Family, batches: Sequence[Batch], config: An
         totals = [total.masked_fill(~real, 0.0).double() for total in found.total]
         size = torch.stack([total.abs().sum(dim=(1, 2)) for total in totals], dim=1)
         net = torch.stack([total.sum(dim=(1, 2)) for total in totals], dim=1)
-        return size, net, (found.reached - found.change[:, None]).abs()
+        return size.cpu(), net.cpu(), (found.reached - found.change[:, None]).abs().cpu()
 
     every = zip(*distributed.spread(batches, of), strict=True)
     means = [torch.cat(values).mean(dim=0).tolist() for values in every]

@@ -25,6 +25,7 @@ from lwc.importance.undisturbed import scorer
 from lwc.models.batches import Batch
 from lwc.models.causal import LLAMA_FAMILY, CausalSource, load_causal, locate_causal
 from lwc.models.families import Family, block_list, hidden_states
+from lwc.models.placement import device_of, placed
 from lwc.recipe import LlamaProfile
 
 # Raise it when what is measured changes: cached measurements of other versions are not read.
@@ -156,6 +157,7 @@ def check_loaded(model: Any, family: Family, tokenizer: Any, texts: Sequence[str
     def mean_loss() -> float:
         losses, tokens = 0.0, 0
         for _, ids, mask in batches:
+            ids, mask = ids.to(device_of(model)), mask.to(device_of(model))
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             losses += float(_token_losses(logits, ids, mask).sum())
             tokens += int(mask[:, 1:].sum())
@@ -201,6 +203,7 @@ def profile(source: str, texts: Sequence[str], max_length: int = 128, gguf_file:
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
         model, family, tokenizer = load_causal(found, LLAMA_FAMILY)
+        placed(model)
         readable = [
             text for text in files if len(tokenizer(text, truncation=True, max_length=max_length)["input_ids"]) > 1
         ]
@@ -211,7 +214,8 @@ def profile(source: str, texts: Sequence[str], max_length: int = 128, gguf_file:
             write_json(files[text], None)
         usable = [text for text in missing if text in set(readable)]
         for group, ids, mask in _encoded(tokenizer, usable, max_length):
-            for text, measured in zip(group, measure(model, family, ids, mask), strict=True):
+            read = measure(model, family, ids.to(device_of(model)), mask.to(device_of(model)))
+            for text, measured in zip(group, read, strict=True):
                 write_json(files[text], asdict(measured))
     rows = [_Measured(**row) for row in (read_json(file) for file in files.values()) if row is not None]
     if not rows:

@@ -56,6 +56,10 @@ class ExampleGradients:
         """The rows of all parts, one after the other."""
         return cls(*(torch.cat([getattr(part, each.name) for part in parts]) for each in fields(cls)))
 
+    def on_host(self, rows: Tensor) -> ExampleGradients:
+        """These rows, in this order, in host memory."""
+        return ExampleGradients(*(getattr(self, each.name)[rows].cpu() for each in fields(self)))
+
     def add(self, rows: slice, block: int, squared: Tensor, units: Tensor | None) -> None:
         """Add one parameter: its Σ g² (B,), and g·θ of each of its rows (B, K) unless it is a norm's."""
         self.squared[rows, block] += squared.double()
@@ -216,12 +220,13 @@ def example_gradients(model: Any, family: Family, batches: Sequence[Batch]) -> l
     width = int(model.config.hidden_size)
 
     def of(batch: Batch) -> ExampleGradients:
+        # Each process may hold its own on a GPU of its own.
         if reason is not None:
-            return slow_gradients(model, family, batch)
+            return slow_gradients(model, family, batch).on_host(torch.arange(len(batch)))
         pieces = pieces_of(batch, width)
         found = ExampleGradients.joined([fast_gradients(model, family, part_of(batch, rows)) for rows in pieces])
         back = torch.argsort(torch.cat(pieces))
-        return ExampleGradients(found.squared[back], found.dot[back], found.units[back])
+        return found.on_host(back)
 
     return distributed.spread(batches, of)
 

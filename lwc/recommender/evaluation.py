@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from lwc.arrays import Array
 from lwc.artifacts import write_json
 from lwc.errors import ModelError
+from lwc.models.placement import placed
 from lwc.recipe import NextItem, Recipe
 from lwc.recommender import floors, ranking
 from lwc.recommender.histories import UNKNOWN, Catalogue
@@ -28,7 +29,7 @@ def model_scores(folder: Path, questions: Questions, catalogue: Catalogue, max_l
     """
     if Catalogue.read(folder / "catalogue.json").digest() != catalogue.digest():
         raise ModelError(f"{folder} was trained on another catalogue than the data's", "run the train stage again")
-    scores = answers(load(folder), questions.seen, len(catalogue), max_length, batch)
+    scores = answers(placed(load(folder)), questions.seen, len(catalogue), max_length, batch)
     bad = int((~np.isfinite(scores)).any(axis=1).sum())
     if bad:
         raise ModelError(

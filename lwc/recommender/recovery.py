@@ -15,6 +15,7 @@ from lwc.distillation import healed, matched_blocks, shortened, taught_by_teache
 from lwc.losses import distillation_loss, hidden_loss
 from lwc.models.batches import Batch, batches
 from lwc.models.families import block_list, family_of
+from lwc.models.placement import placed
 from lwc.recipe import NextItem, Recipe, Recovery
 from lwc.recommender.histories import Catalogue
 from lwc.recommender.model import NextItemView, encoded, load, save
@@ -69,8 +70,7 @@ class NextItemRecoverer:
 
     def __init__(self, recipe: Recipe, task: NextItem, data_dir: Path, teacher: NextItemView) -> None:
         self._recipe, self._task, self._teacher = recipe, task, teacher.eval()
-        if torch.cuda.is_available():
-            teacher.to("cuda")
+        placed(teacher)
         self.train = train_rows(load_train(data_dir).items, recipe.model.max_length)
         self._questions = load_questions(data_dir, "validation")
         self._trained = Catalogue.read(data_dir / "catalogue.json").trained

@@ -44,11 +44,12 @@ def _measured_on_train(context: StageContext) -> tuple[Any, Any, Any]:
 
     from lwc.models.batches import batches
     from lwc.models.families import family_of
+    from lwc.models.placement import beside, placed
     from lwc.recommender.model import encoded, load
     from lwc.recommender.splits import load_train
 
     recipe = context.recipe
-    view = load(context.inputs["train"] / "model")
+    view = placed(load(context.inputs["train"] / "model"))
     histories = [items for items in load_train(context.inputs["data"]).items if len(items) >= 2]
     order = np.random.default_rng([recipe.seed, 1]).permutation(len(histories))[: recipe.data.calibration]
     chosen = [histories[row] for row in np.sort(order)]
@@ -56,7 +57,8 @@ def _measured_on_train(context: StageContext) -> tuple[Any, Any, Any]:
     labels = np.array([items[-1] for items in chosen], dtype=np.int64)
     if len(chosen) < 2:
         raise DataError("fewer than two users have two train items: the blocks cannot be scored", "use more data")
-    return view, family_of(view), batches(rows, labels, recipe.score.batch_size, length_bucketed=True, seed=None)
+    groups = batches(rows, labels, recipe.score.batch_size, length_bucketed=True, seed=None)
+    return view, family_of(view), beside(view, groups)
 
 
 def score(context: StageContext) -> None:
