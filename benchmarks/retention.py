@@ -5,7 +5,8 @@
 Real electronics reviews (2014 and 2018 releases) from ``LWC_DATA_DIR``, title and body, split by user. Every case has
 the same base, the same text and the same number of recovery steps; all of it goes through the stage store under
 ``--runs``, so that the command can be killed and started again, and another case costs only itself. Prints a Markdown
-table and writes ``retention.json`` beside the runs. The test split is read once a case, at its evaluation.
+table and writes ``retention.json`` beside the runs. The test split is read once a case, at its evaluation. With
+``--jobs`` several cases run at once: on a GPU, which no small model fills alone.
 """
 
 from __future__ import annotations
@@ -13,11 +14,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import stats
 
 from lwc.environment import cpu_limit, cpu_model
@@ -61,7 +67,8 @@ def recipe(options: argparse.Namespace, seed: int, case: str, ratio: float, sele
     train = round(options.rows * (1 - options.validation - options.test))
     recover: dict[str, Any] = {
         "epochs": options.epochs, "learning_rate": options.learning_rate, "batch_size": options.batch_size,
-        "hidden_weight": options.hidden_weight,
+        "hidden_weight": options.hidden_weight, "precision": options.precision,
+        "checkpoint_every": options.checkpoint_every,
     }  # fmt: skip
     if select.get("weights") == "random":
         steps = options.epochs * (train + options.unlabelled)
@@ -87,7 +94,13 @@ def recipe(options: argparse.Namespace, seed: int, case: str, ratio: float, sele
                 "limit": options.rows,
             },
             "model": {**base, "max_length": options.max_length},
-            "train": {"epochs": options.train_epochs, "learning_rate": options.train_rate},
+            "train": {
+                "epochs": options.train_epochs,
+                "learning_rate": options.train_rate,
+                "batch_size": options.train_batch_size,
+                "precision": options.precision,
+                "checkpoint_every": options.checkpoint_every,
+            },
             "target": {"ratio": ratio, "of": "blocks"},
             # A single method's choice hangs on no other score.
             **({"score": {"methods": [{"method": select["method"]}]}} if "method" in select else {}),
@@ -194,19 +207,39 @@ def table(rows: list[dict[str, Any]]) -> str:
             f" {lead(ours, members, 'label')} | {lead(ours, members, 'base')} |"
         )
     first = rows[0]
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     lines += [
         "",
         f"n = {first['n']} test reviews, {first['n_train']} labelled train reviews, {first['n_recovery']} texts in "
         f"recovery, {first['steps']} steps; seeds {sorted({row['seed'] for row in rows})}; "
         f"TF-IDF on the same labelled rows {first['tfidf']['accuracy']:.4f} / {first['tfidf']['macro_f1']:.4f}; "
-        f"{cpu_model()}, {cpu_limit()} cores, "
+        f"{gpu}{cpu_model()}, {cpu_limit()} cores, "
         f"{datetime.now(UTC):%Y-%m-%d}.",
     ]
     return "\n".join(lines)
 
 
+Case = tuple[int, str, float, dict[str, Any]]
+"""Seed, name, ratio and the recipe's ``select``."""
+
+
+def asked(options: argparse.Namespace) -> list[Case]:
+    """The cases, those of all seeds side by side."""
+    cases = [("lwc", ratio, LWC) for ratio in options.ratios]
+    cases += [(name, options.baseline_ratio, BASELINES[name]) for name in options.baselines]
+    return [(seed, *case) for case in cases for seed in options.seeds]
+
+
+def finished(options: argparse.Namespace, cases: list[Case]) -> Iterator[tuple[Case, Future[dict[str, Any]]]]:
+    """Each case as it ends, up to ``--jobs`` of them at once. The store lets two that need one stage take turns."""
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        running = {pool.submit(measure, options, *case): case for case in cases}
+        for future in as_completed(running):
+            yield running[future], future
+
+
 def main() -> None:
-    """Run what is asked for, one case after the other, and print the table as it grows."""
+    """Run what is asked for and print the table; exit 1 where a case failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a 12-block encoder (path, package:, hub id), or scratch")
     parser.add_argument("--hidden", type=int, default=128, help="width of a 12-block base trained from scratch")
@@ -226,19 +259,30 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=1.0, help="of recovery")
     parser.add_argument("--train-epochs", type=float, default=1.0)
     parser.add_argument("--train-rate", type=float, default=1e-4, help="learning rate of the base")
+    parser.add_argument("--train-batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=3e-4, help="of recovery")
     parser.add_argument("--batch-size", type=int, default=16, help="of recovery")
     parser.add_argument("--hidden-weight", type=float, default=3.0, help="of recovery")
     parser.add_argument("--max-length", type=int, default=64)
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="of train and recover")
+    parser.add_argument("--checkpoint-every", type=int, default=50, help="steps; a GPU makes thousands a minute")
+    parser.add_argument("--jobs", type=int, default=1, help="cases at once")
     options = parser.parse_args()
-    cases = [("lwc", ratio, LWC) for ratio in options.ratios]
-    cases += [(name, options.baseline_ratio, BASELINES[name]) for name in options.baselines]
     rows: list[dict[str, Any]] = []
-    for seed in options.seeds:
-        for case, ratio, select in cases:
-            rows.append(measure(options, seed, case, ratio, select))
-            (Path(options.runs) / "retention.json").write_text(json.dumps(rows, indent=2))
-            print(table(rows), flush=True)
+    failed = False
+    for (seed, case, ratio, _), future in finished(options, asked(options)):
+        if (error := future.exception()) is not None:
+            failed = True
+            print(f"{case} {ratio:g}x seed {seed} failed: {error}", file=sys.stderr, flush=True)
+            continue
+        row = future.result()
+        rows = sorted([*rows, row], key=lambda row: (row["seed"], row["ratio"], row["case"]))
+        (Path(options.runs) / "retention.json").write_text(json.dumps(rows, indent=2))
+        print(f"{case} {ratio:g}x seed {seed}: {row['retention']['value']:.2%} of the base's accuracy", flush=True)
+    if rows:
+        print(table(rows), flush=True)
+    if failed:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
