@@ -94,7 +94,7 @@ def _joined() -> Any:
     if group.is_initialized():
         return group
     backend, place = "gloo", int(os.environ.get("LOCAL_RANK", "0"))
-    if torch.cuda.is_available():
+    if on_gpu():
         if place >= torch.cuda.device_count():
             raise MissingDependency(
                 f"worker {place} has no GPU of its own: this machine has {torch.cuda.device_count()}",
@@ -112,6 +112,14 @@ def _joined() -> Any:
             timeout=_PATIENCE,
         )
     return group
+
+
+def on_gpu() -> bool:
+    """Whether this process computes on an NVIDIA GPU: one is there, and ``accelerate launch --cpu`` did not rule it out."""
+    import torch
+    from accelerate.utils import parse_flag_from_env
+
+    return torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
 
 
 def join() -> None:

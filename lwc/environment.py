@@ -68,8 +68,8 @@ BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 def gpu_present() -> bool:
-    """Whether the NVIDIA driver's tool is here; a cheap test that needs no torch."""
-    return shutil.which("nvidia-smi") is not None
+    """Whether the NVIDIA driver's tool is here and no GPU is hidden; a cheap test that needs no torch."""
+    return shutil.which("nvidia-smi") is not None and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
 
 
 def describe() -> dict[str, Any]:

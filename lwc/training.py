@@ -90,8 +90,8 @@ def predict(model: Any, groups: Sequence[Batch]) -> Array:
 
 def _in_bf16(precision: str) -> bool:
     if precision == "auto":
-        if torch.cuda.is_available():
-            return bool(torch.cuda.is_bf16_supported())
+        if distributed.on_gpu():
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
         return bool(cpu_flags() & BF16_FLAGS)
     return precision == "bf16"
 
@@ -228,9 +228,7 @@ def _accelerator() -> Accelerator:
     # The graph is the same in every step, and the weights that no loss reaches are left out of it without a search.
     ddp = DistributedDataParallelKwargs(static_graph=True)
     # Accelerate holds one precision a process, and train and recover may differ: autocast is our own.
-    return Accelerator(
-        mixed_precision="no", cpu=together and not torch.cuda.is_available(), kwargs_handlers=[ddp] if together else []
-    )
+    return Accelerator(mixed_precision="no", cpu=not distributed.on_gpu(), kwargs_handlers=[ddp] if together else [])
 
 
 def _averaged(average: dict[str, Tensor] | None, model: torch.nn.Module, decay: float) -> dict[str, Tensor]:
@@ -299,6 +297,8 @@ def _evaluate(
 ) -> dict[str, Tensor] | None:
     figures = distributed.broadcast(judge(model))  # one figure decides for all
     score = figures["score"]
+    if not math.isfinite(score):
+        raise LwcError(f"the validation score became {score}", "lower the learning rate, or use precision: fp32")
     state.history.append({"step": state.step, **figures, "train_loss": loss})
     if score > state.best:
         state.best, state.stale = score, 0

@@ -14,7 +14,7 @@ from lwc.models.batches import Batch
 def placed(model: Any) -> Any:
     """The model itself, moved to where this process computes."""
     distributed.join()  # each of several processes has a GPU of its own, chosen when they meet
-    return model.to("cuda") if torch.cuda.is_available() else model
+    return model.to("cuda") if distributed.on_gpu() else model
 
 
 def device_of(model: Any) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from judged import judged
 from tiny_models import learnable, tiny
 from torch.backends import cuda
 
+from lwc import distributed
 from lwc.distillation import matched_blocks, recovery_loss
 from lwc.errors import LwcError
 from lwc.losses import distillation_loss, hidden_loss, label_loss
@@ -23,7 +25,7 @@ from lwc.models.families import family_of
 from lwc.models.surgery import remove_blocks
 from lwc.recipe import Optimization, Recovery
 from lwc.teacher import BlockOutputs, LiveTeacher
-from lwc.training import TrainingResult, fit, learning_rate, predict
+from lwc.training import TrainingResult, _in_bf16, fit, learning_rate, predict
 
 SETTINGS = Optimization(
     epochs=3, batch_size=8, learning_rate=5e-3, checkpoint_every=3,
@@ -80,6 +82,21 @@ def test_training_uses_fused_attention_without_cudnn_and_puts_all_back() -> None
         assert not cuda.cudnn_sdp_enabled(), "it builds a plan for every new shape of a batch"
     assert model.config._attn_implementation == "eager"
     assert cuda.cudnn_sdp_enabled() == before
+
+
+def test_a_gpu_that_only_emulates_bf16_trains_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert distributed.on_gpu()
+    assert not _in_bf16("auto")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # accelerate launch --cpu
+    assert not distributed.on_gpu()
+
+
+def test_a_score_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
+    model, (train, labels) = tiny("bert", blocks=2, num_labels=2), learnable(48, 0)
+    with pytest.raises(LwcError, match="validation score became nan"):
+        fit(model, train, labels, lambda _: {"score": math.nan}, SETTINGS, loss_of, 0, tmp_path, lambda line: None)
 
 
 def test_it_learns_and_says_how_far_it_is(tmp_path: Path) -> None:
