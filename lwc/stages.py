@@ -169,7 +169,7 @@ _LINE: tuple[Stage, ...] = (
     ),
     Stage(
         "select",
-        3,
+        4,
         ("data", "train", "score"),
         ("target", "select"),
         choosing.select,

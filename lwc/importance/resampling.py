@@ -60,6 +60,12 @@ class Rows:
             tuple(texts) if len(texts) == len(rows) else None,
         )
 
+    def of_all_lengths(self, count: int) -> list[Batch]:
+        """So many rows, evenly from the shortest to the longest."""
+        order = np.argsort([row.mask.shape[1] for row in self._rows], kind="stable")
+        places = ((np.arange(count) + 0.5) * len(order) / count).astype(np.int64)
+        return self.take([int(index) for index in order[places]])
+
     def bootstrap(self, seed: int) -> list[Batch]:
         """As many rows of each class as there are, drawn with replacement: a draw never lacks a class."""
         return self._drawn(seed, 1.0, replace=True)

@@ -8,6 +8,7 @@ from typing import Any
 from lwc.errors import TargetError
 from lwc.importance.pieces import part_of, pieces_of
 from lwc.importance.prefix import outcomes
+from lwc.importance.resampling import Rows
 from lwc.importance.undisturbed import undisturbed
 from lwc.models.batches import Batch
 from lwc.models.families import Family
@@ -19,14 +20,12 @@ from lwc.selection.target import blocks_to_keep, ratios
 
 
 def measured(model: Any, family: Family, batches: Sequence[Batch], rows: int | None) -> Any:
-    """Subsets → loss in nats with these blocks bypassed, on about ``rows`` calibration rows (prefix reuse)."""
+    """Subsets → loss in nats with these blocks bypassed, on so many calibration rows of all lengths (prefix reuse)."""
+    if rows is not None and rows < sum(len(batch) for batch in batches):
+        pad_id = model.config.pad_token_id
+        batches = Rows(batches, 0 if pad_id is None else int(pad_id)).of_all_lengths(rows)
     width = int(model.config.hidden_size)
-    parts: list[Batch] = []
-    left = sum(len(batch) for batch in batches) if rows is None else rows
-    # Batches are sorted by length: every so-manyth one, so that a part has short and long texts.
-    stride = max(1, sum(len(batch) for batch in batches) // max(1, left))
-    for batch in batches[::stride]:
-        parts += [part_of(batch, piece) for piece in pieces_of(batch, width)]
+    parts = [part_of(batch, piece) for batch in batches for piece in pieces_of(batch, width)]
 
     def losses(subsets: Iterable[Subset]) -> dict[Subset, float]:
         with undisturbed(model):

@@ -10,14 +10,16 @@ import pytest
 import torch
 from pydantic import ValidationError
 from strategies import chosen
-from tiny_models import tiny, tokens
+from tiny_models import VOCAB, tiny, tokens
 
 from lwc.errors import TargetError
 from lwc.importance.ablation import loss_and_accuracy
-from lwc.models.batches import batches
+from lwc.importance.prefix import outcomes
+from lwc.models.batches import Encoded, batches
 from lwc.models.families import family_of
 from lwc.models.surgery import remove_blocks
 from lwc.recipe import Recipe, Target
+from lwc.selection import select
 from lwc.selection.choice import Choice, Subset
 from lwc.selection.iterated import iterated, quotas
 from lwc.selection.racing import candidates, racing
@@ -107,6 +109,23 @@ def test_measured_subsets_are_removed_models() -> None:
     found = measured(model, family_of(model), ROWS, None)([gone])[gone]
     cut = remove_blocks(model, family_of(model), gone)
     assert found == pytest.approx(loss_and_accuracy(cut, ROWS)[0], abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [8, 32, 64])
+def test_a_part_of_the_rows_has_short_and_long_texts(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, lengths = tiny("bert"), np.arange(1, 33)
+    random = np.random.default_rng(0)
+    rows = Encoded([random.integers(5, VOCAB, length).tolist() for length in lengths], None, 1, 40, 0)
+    groups = batches(rows, np.zeros(len(lengths), dtype=np.int64), size, length_bucketed=True, seed=None)
+    seen: list[int] = []
+
+    def watch(model: Any, family: Any, parts: Any, subsets: Any) -> dict[Any, Any]:
+        seen.extend(int(length) for part in parts for length in part.mask.sum(dim=1))
+        return outcomes(model, family, parts, subsets)
+
+    monkeypatch.setattr(select, "outcomes", watch)
+    measured(model, family_of(model), groups, 8)([frozenset()])
+    assert sorted(seen) == [3, 7, 11, 15, 19, 23, 27, 31], "the middle of each eighth, whatever the batches are"
 
 
 def test_racing_halves_the_field_and_doubles_the_steps() -> None:
