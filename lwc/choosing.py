@@ -177,10 +177,10 @@ def _iterate(
 
     def heal(student: Any, kept: list[int], number: int) -> Any:
         # A finished round is kept whole, so that a killed stage goes on from it.
-        done = context.scratch / f"round-{number}"
+        done = context.scratch / f"round-{number}-keeps-{'-'.join(map(str, kept))}"
         if not done.is_dir():
             context.progress(f"round {number}: recovering blocks {kept}")
-            work = context.scratch / f"round-{number}.work"
+            work = done.with_name(f"{done.name}.work")
             recoverer.run(student, kept, recoverer.in_steps(config.steps), work, context.progress)
 
             def keep() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -115,7 +116,7 @@ class Recoverer:
     ) -> None:
         self._recipe, self._teacher = recipe, teacher
         # A GPU answers sooner than a disk, and each of several processes reads batches of its own.
-        live = torch.cuda.is_available() or distributed.count() > 1 or recipe.recover.cache_teacher == "never"
+        live = distributed.on_gpu() or distributed.count() > 1 or recipe.recover.cache_teacher == "never"
         self._answers = None if answers is None or live else answers_folder(answers, teacher)
         train = load_split(data_dir, "train")
         texts, more = train.texts, recipe.recover.unlabelled
@@ -129,8 +130,8 @@ class Recoverer:
             self._windows = Windows(tokenizer, texts, self.train, recipe.recover.augment, recipe.seed)
         held_out = split_rows(recipe, tokenizer, data_dir, "validation")
         self.validation = in_batches(recipe, held_out, VALIDATION_BATCH)
-        placed(teacher)
-        self._judge = judge_of(recipe, held_out, teacher if taught_by_teacher(recipe.recover) else None)
+        with fused_attention(placed(teacher)):  # whole attention maps of long texts would not fit
+            self._judge = judge_of(recipe, held_out, teacher if taught_by_teacher(recipe.recover) else None)
 
     def _teacher_for(self, kept: Sequence[int], settings: Recovery, scratch: Path, progress: Say) -> Teacher:
         blocks = matched_blocks(kept, len(block_list(self._teacher, family_of(self._teacher))))
@@ -141,7 +142,8 @@ class Recoverer:
         plain = keepable and settings.augment == 0 and taught_by_teacher(settings)
         size = stored_bytes(self.train, len(blocks), int(self._teacher.config.hidden_size))
         # Asking as it goes is shared by the processes, storing is not.
-        cheaper = settings.epochs >= 2 * distributed.count() and size <= _MOST_STORED
+        repeated = settings.epochs >= 2 * distributed.count() and not distributed.on_gpu()
+        cheaper = repeated and size <= _MOST_STORED
         if plain and (settings.cache_teacher == "always" or (settings.cache_teacher == "auto" and cheaper)):
             return store_answers(self._teacher, blocks, self.train, scratch / "teacher", progress)
         if self._answers is not None and keepable:
@@ -217,11 +219,15 @@ def healed(
     kept = [block for block in range(len(block_list(teacher, family))) if block not in removed]
     student = remove_blocks(teacher, family, removed)
     result = heal(student, kept, work)
-    loss = loss_and_accuracy(student, beside(student, validation))[0]
+    with fused_attention(student):
+        loss = loss_and_accuracy(student, beside(student, validation))[0]
     figures = {"loss": loss, "distance": -result.validation["score"]}
-    if all(map(math.isfinite, figures.values())) and distributed.is_main():
-        work.mkdir(parents=True, exist_ok=True)
+    if distributed.is_main():
+        shutil.rmtree(work, ignore_errors=True)  # stored answers, of which a race would fill the disk
+        work.mkdir(parents=True)
         write_json(done, figures)
+    del student
+    gc.collect()  # model and optimizer hold each other, and a GPU has room for few of them
     return figures
 
 

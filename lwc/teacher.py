@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,8 @@ from lwc.models.attention import fused_attention
 from lwc.models.batches import Batch, Encoded, batches
 from lwc.models.families import block_list, family_of, hidden_states
 from lwc.models.placement import device_of
+
+logger = logging.getLogger(__name__)
 
 
 class BlockOutputs:
@@ -114,7 +117,10 @@ class RememberedTeacher:
         every = range(len(block_list(model, family_of(model)))) if blocks else []
         self._live = LiveTeacher(model, every)
         self._blocks, self._folder, self._most = list(blocks), folder, most
-        self._held = sum(path.stat().st_size for path in folder.glob("*.npy"))
+        self._held = 0
+        for path in folder.glob("*.npy"):
+            with suppress(FileNotFoundError):
+                self._held += path.stat().st_size
 
     def __call__(self, batch: Batch) -> Taught:
         device = batch.labels.device
@@ -128,7 +134,7 @@ class RememberedTeacher:
             logits, *hidden = (
                 torch.from_numpy(np.load(f"{place}-{part}.npy")).to(device) for part in ("logits", *self._blocks)
             )
-        except FileNotFoundError:
+        except (OSError, EOFError, ValueError):  # not there, or not whole
             taught = self._live(batch)
             self._keep(place, taught)
             return Taught(taught.logits, [taught.hidden[block] for block in self._blocks])
@@ -139,13 +145,18 @@ class RememberedTeacher:
         size = sum(part.nbytes for part in parts.values())
         if self._held + size > self._most:
             return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for name, part in parts.items():
+                aside = Path(f"{place}-{name}.{os.getpid()}.part")
+                with aside.open("wb") as file:
+                    np.save(file, part.cpu().numpy())
+                aside.replace(f"{place}-{name}.npy")
+        except OSError as error:
+            logger.warning("%s: the uncut model's answers are kept no longer: %s", self._folder, error)
+            self._most = 0
+            return
         self._held += size
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for name, part in parts.items():
-            aside = Path(f"{place}-{name}.{os.getpid()}.part")
-            with aside.open("wb") as file:
-                np.save(file, part.cpu().numpy())
-            aside.replace(f"{place}-{name}.npy")
 
 
 def answers_folder(folder: Path, model: Any) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,31 @@ def test_remembered_answers_are_to_the_bit_those_of_the_live_teacher(tmp_path: P
         again(batches(tokens(7), LABELS, 2, length_bucketed=False, seed=None)[0])
 
 
+def test_answers_that_are_not_whole_are_asked_again_and_a_full_disk_stops_no_recovery(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (batch,) = batches(tokens(3), LABELS[:3], 3, length_bucketed=False, seed=None)
+    wanted = LiveTeacher(tiny("bert", blocks=4), [3])(batch)
+    RememberedTeacher(tiny("bert", blocks=4), [3], tmp_path, 1 << 20)(batch)
+    for path in tmp_path.glob("*-3.npy"):
+        path.write_bytes(path.read_bytes()[:-5])
+    for path in tmp_path.glob("*-logits.npy"):
+        path.write_bytes(b"")  # after a power loss
+    again = RememberedTeacher(tiny("bert", blocks=4), [3], tmp_path, 1 << 20)
+    assert torch.equal(again(batch).hidden[0], wanted.hidden[0])
+    whole = RememberedTeacher(mute(tiny("bert", blocks=4)), [3], tmp_path, 1 << 20)(batch)
+    assert torch.equal(whole.hidden[0], wanted.hidden[0])
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    teacher = RememberedTeacher(tiny("bert", blocks=4), [3], tmp_path / "other", 1 << 20)
+    assert all(torch.equal(teacher(batch).logits, wanted.logits) for _ in range(2))
+    assert [record.message for record in caplog.records if "No space left" in record.message], "it is told, once"
+    assert len(caplog.records) == 1
+
+
 def test_remembered_answers_stay_within_their_share_of_the_disk(tmp_path: Path) -> None:
     groups = batches(tokens(7), LABELS, 3, length_bucketed=False, seed=None)
     one = LiveTeacher(tiny("bert", blocks=4), range(4))(groups[0])
@@ -257,6 +283,10 @@ def test_more_text_tells_nothing_about_the_held_out_splits(tmp_path: Path) -> No
     ("changes", "reason"),
     [
         ({"cache_teacher": "always", "augment": 0.5}, "cache_teacher: always needs augment: 0"),
+        (
+            {"label_weight": 0.5, "augment": 0.5},
+            "label_weight needs labels, which may not hold",
+        ),
         ({"logits_weight": 0, "hidden_weight": 0}, "every weight of the loss is 0"),
         ({"unlabelled": {"source": {"kind": "amazon-sample"}}, "label_weight": 1}, "label_weight needs labels"),
     ],
