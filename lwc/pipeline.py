@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lwc import distributed
 from lwc.artifacts import Artifact, Store, key_of, read_json, write_json
+from lwc.errors import LwcError
 from lwc.needs import check_model
 from lwc.recipe import Recipe
 from lwc.stage import Stage, StageContext
@@ -18,6 +20,14 @@ from lwc.stages import STAGES
 
 STORE_FOLDER = ".store"
 RECORD = "stages.json"
+# What takes a stage's memory.
+_BATCHES = {
+    "train": "train.batch_size",
+    "score": "score.batch_size",
+    "select": "score.batch_size or recover.batch_size",
+    "recover": "recover.batch_size",
+    "evaluate": "evaluate.batch_size",
+}
 
 
 @dataclass(frozen=True)
@@ -190,6 +200,18 @@ def _help(recipe: Recipe, stages: Sequence[Stage]) -> None:
     distributed.leave()
 
 
+@contextmanager
+def _fitting(stage: Stage) -> Iterator[None]:
+    """Say what to lower where the GPU's memory does not do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        setting = _BATCHES.get(stage.name, "the batch size")
+        raise LwcError(f"{stage.name}: the GPU's memory is full", f"lower {setting}, or model.max_length") from error
+
+
 def _build(
     stage: Stage,
     recipe: Recipe,
@@ -214,11 +236,12 @@ def _build(
             progress=lambda text: event("progress", stage.name, text),
             answers=answers,
         )
-        if stage.shared:
-            distributed.broadcast(scratch)
-            stage.function(context)
-        else:
-            with distributed.alone():
+        with _fitting(stage):
+            if stage.shared:
+                distributed.broadcast(scratch)
                 stage.function(context)
+            else:
+                with distributed.alone():
+                    stage.function(context)
         seconds = time.monotonic() - started
         return distributed.broadcast(store.commit(stage.name, planned.key, planned.ingredients, seconds))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from lwc import pipeline
 from lwc.errors import LwcError, ModelError, RecipeError
@@ -96,6 +97,19 @@ def test_a_failure_is_not_cached(tmp_path: Path, line: list[str], monkeypatch: p
     monkeypatch.setattr(pipeline, "STAGES", whole)
     pipeline.run(recipe(), tmp_path, silent)
     assert line == ["data", "train", "verify"], "data was kept, train ran again"
+
+
+def test_a_gpu_without_room_is_told_with_what_to_lower(
+    tmp_path: Path, line: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fills(context: StageContext) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 12.00 GiB.")
+
+    broken = (pipeline.STAGES[0], Stage("train", 1, ("data",), ("train",), fills), pipeline.STAGES[2])
+    monkeypatch.setattr(pipeline, "STAGES", broken)
+    with pytest.raises(LwcError, match="train: the GPU's memory is full") as told:
+        pipeline.run(recipe(), tmp_path, silent)
+    assert told.value.hint == "lower train.batch_size, or model.max_length"
 
 
 def test_a_damaged_result_is_told_and_rebuilt(tmp_path: Path, line: list[str]) -> None:
