@@ -17,6 +17,7 @@ import math
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
@@ -271,6 +272,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     failed = False
     for (seed, case, ratio, _), future in finished(options, asked(options)):
+        if isinstance(future.exception(), BrokenProcessPool):
+            raise SystemExit("a process was killed, for memory perhaps: start again with fewer --jobs, to go on")
         if (error := future.exception()) is not None:
             failed = True
             print(f"{case} {ratio:g}x seed {seed} failed: {error}", file=sys.stderr, flush=True)

@@ -121,7 +121,7 @@ class Recipe(Section):
         if self.select.weights == "random" and (not self.recover.label_weight or not self.recover.embedding_rate):
             raise ValueError(
                 "select.weights: random starts from nothing:"
-                " set recover.label_weight and recover.embedding_rate above 0"
+                " set recover.label_weight and recover.embedding_rate above 0, recover.augment to 0"
             )
         profiles = self.export.tensorrt.profiles
         longest = max((profile.max.length for profile in profiles), default=model.max_length)

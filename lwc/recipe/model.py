@@ -106,4 +106,6 @@ class Recovery(Optimization):
             raise ValueError("every weight of the loss is 0")
         if self.unlabelled is not None and self.label_weight:
             raise ValueError("label_weight needs labels, which recover.unlabelled does not have: set one of them")
+        if self.augment and self.label_weight:
+            raise ValueError("label_weight needs labels, which may not hold for texts of augment: set one of them to 0")
         return self
