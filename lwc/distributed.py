@@ -115,7 +115,7 @@ def _joined() -> Any:
 
 
 def on_gpu() -> bool:
-    """Whether this process computes on an NVIDIA GPU: one is there, and ``accelerate launch --cpu`` did not rule it out."""
+    """Whether this process computes on an NVIDIA GPU: one is there, not ruled out by `accelerate launch --cpu`."""
     import torch
     from accelerate.utils import parse_flag_from_env
 
