@@ -139,6 +139,8 @@ def test_a_few_steps_of_recovery_tell_the_loss_of_a_cut_model(base: tuple[Path, 
     short = recoverer.after({1, 2, 3}, 2, tmp_path / "a", quiet)
     longer = recoverer.after({1, 2, 3}, 48, tmp_path / "b", quiet)
     assert 0 < longer["distance"] < short["distance"], "recovery shortens the way to the teacher's answers"
+    left = [path.name for path in (tmp_path / "b").rglob("*") if path.is_file()]
+    assert left == ["healed.json"], "48 steps are six epochs: their stored answers are gone"
     student = remove_blocks(model, family_of(model), {1, 2, 3})
     recoverer.run(student, [0], recoverer.in_steps(48), tmp_path / "c", quiet)
     assert longer["loss"] == pytest.approx(loss_and_accuracy(student, beside(student, recoverer.validation))[0])
