@@ -224,7 +224,7 @@ def healed(
     figures = {"loss": loss, "distance": -result.validation["score"]}
     if distributed.is_main():
         shutil.rmtree(work, ignore_errors=True)  # stored answers, of which a race would fill the disk
-        work.mkdir(parents=True)
+        work.mkdir(parents=True, exist_ok=True)
         write_json(done, figures)
     del student
     gc.collect()  # model and optimizer hold each other, and a GPU has room for few of them
