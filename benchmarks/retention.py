@@ -272,9 +272,10 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     failed = False
     for (seed, case, ratio, _), future in finished(options, asked(options)):
-        if isinstance(future.exception(), BrokenProcessPool):
+        error = future.exception()
+        if isinstance(error, BrokenProcessPool):
             raise SystemExit("a process was killed, for memory perhaps: start again with fewer --jobs, to go on")
-        if (error := future.exception()) is not None:
+        if error is not None:
             failed = True
             print(f"{case} {ratio:g}x seed {seed} failed: {error}", file=sys.stderr, flush=True)
             continue

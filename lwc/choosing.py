@@ -12,18 +12,25 @@ from lwc.recipe import Iterated, Racing, Recipe
 from lwc.stage import StageContext
 
 
-def _measured_on(context: StageContext, split: str) -> tuple[Any, Any, Any]:
-    """(model, family, batches): the base model and the rows of a split that it is measured on."""
-    from lwc.models.families import family_of
-    from lwc.models.load import load_model, load_tokenizer
-    from lwc.models.placement import beside, placed
+def _rows_beside(context: StageContext, model: Any, split: str) -> Any:
+    """Batches of a split on the base model's device."""
+    from lwc.models.load import load_tokenizer
+    from lwc.models.placement import beside
     from lwc.tasks import in_batches, split_rows
 
-    folder = context.inputs["train"] / "model"
-    model, tokenizer = placed(load_model(folder)), load_tokenizer(folder)
+    tokenizer = load_tokenizer(context.inputs["train"] / "model")
     rows = split_rows(context.recipe, tokenizer, context.inputs["data"], split)
-    groups = in_batches(context.recipe, rows, context.recipe.score.batch_size)
-    return model, family_of(model), beside(model, groups)
+    return beside(model, in_batches(context.recipe, rows, context.recipe.score.batch_size))
+
+
+def _measured_on(context: StageContext) -> tuple[Any, Any, Any]:
+    """(model, family, batches): the base model and the calibration rows that it is measured on."""
+    from lwc.models.families import family_of
+    from lwc.models.load import load_model
+    from lwc.models.placement import placed
+
+    model = placed(load_model(context.inputs["train"] / "model"))
+    return model, family_of(model), _rows_beside(context, model, "calibration")
 
 
 def _recoverer(context: StageContext, model: Any) -> Any:
@@ -71,11 +78,11 @@ def score(context: StageContext) -> None:
     """The score stage: ``importance.json``."""
     from lwc.importance.score import score_blocks
 
-    model, family, calibration = _measured_on(context, "calibration")
+    model, family, calibration = _measured_on(context)
     settings = context.recipe.score
     # Cut models are judged on rows that no score has seen.
     needed = settings.trust is not None or settings.fusion == "learned"
-    held_out = _measured_on(context, "validation")[2] if needed else None
+    held_out = _rows_beside(context, model, "validation") if needed else None
     importance = score_blocks(
         model,
         family,
@@ -125,18 +132,23 @@ def select(context: StageContext) -> None:
     from lwc.selection.select import select_blocks
 
     recipe = context.recipe
-    model, family, calibration = _measured_on(context, "calibration")
+    model, family, calibration = _measured_on(context)
     importance = read_json(context.inputs["score"] / "importance.json")
     trimmed = _trimmed_parameters(context, model)
     latency = None
     if recipe.target.of == "latency":
-        tokenizer = load_tokenizer(context.inputs["train"] / "model")
-        ratio, settings = recipe.target.ratio, recipe.export
-        base = load_model(context.inputs["train"] / "model")  # timed as it is served, on the CPU
+        folder, ratio, settings = context.inputs["train"] / "model", recipe.target.ratio, recipe.export
         context.scratch.mkdir(parents=True, exist_ok=True)
         latency = distributed.from_main(
             lambda: blocks_for_latency(
-                base, tokenizer, family, ratio, settings, context.scratch, context.progress, family.protected
+                load_model(folder),  # timed as it is served, on the CPU
+                load_tokenizer(folder),
+                family,
+                ratio,
+                settings,
+                context.scratch,
+                context.progress,
+                family.protected,
             )
         )
     keep = None if latency is None else int(latency["keep"])

@@ -27,7 +27,7 @@ from lwc.models.augment import Windows
 from lwc.models.batches import Batch
 from lwc.models.families import block_list, family_of
 from lwc.models.load import load_model, load_tokenizer, save_checkpoint
-from lwc.models.placement import beside, placed
+from lwc.models.placement import placed
 from lwc.models.surgery import remove_blocks
 from lwc.models.vocabulary import coverage, trim_vocabulary, used_tokens
 from lwc.recipe import Recipe, Recovery
@@ -220,7 +220,7 @@ def healed(
     student = remove_blocks(teacher, family, removed)
     result = heal(student, kept, work)
     with fused_attention(student):
-        loss = loss_and_accuracy(student, beside(student, validation))[0]
+        loss = loss_and_accuracy(student, validation)[0]
     figures = {"loss": loss, "distance": -result.validation["score"]}
     if distributed.is_main():
         shutil.rmtree(work, ignore_errors=True)  # stored answers, of which a race would fill the disk

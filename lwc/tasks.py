@@ -17,7 +17,6 @@ from lwc.importance.ablation import loss_and_accuracy
 from lwc.losses import distillation_loss
 from lwc.metrics import macro_f1
 from lwc.models.batches import Batch, Encoded, batches, encode, slices
-from lwc.models.placement import beside
 from lwc.recipe import Recipe
 from lwc.training import Judge, predict
 
@@ -110,7 +109,7 @@ def _language_judge(groups: Sequence[Batch]) -> Judge:
     def judge(model: Any) -> dict[str, float]:
         was_training = model.training
         model.eval()
-        loss, accuracy = loss_and_accuracy(model, beside(model, groups))
+        loss, accuracy = loss_and_accuracy(model, groups)
         model.train(was_training)
         return {"perplexity": math.exp(loss), "next_token_accuracy": accuracy, "score": -loss}
 

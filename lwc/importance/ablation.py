@@ -15,13 +15,15 @@ from lwc.importance.types import LayerImportance
 from lwc.importance.undisturbed import scorer
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list
+from lwc.models.placement import device_of
 
 
 @torch.inference_mode()
 def loss_and_accuracy(model: Any, batches: Sequence[Batch]) -> tuple[float, float]:
     """Mean loss (`example_loss`) and accuracy over all rows of the batches."""
     loss, correct, count = 0.0, 0.0, 0
-    found = distributed.spread(batches, lambda batch: outcome(model, batch))
+    device = device_of(model)
+    found = distributed.spread(batches, lambda batch: outcome(model, batch.to(device)))
     for batch, (more, right) in zip(batches, found, strict=True):
         loss, correct, count = loss + more, correct + right, count + len(batch)
     return loss / count, correct / count

@@ -108,13 +108,15 @@ def measure(model: Any, family: Family, ids: Tensor, mask: Tensor) -> list[_Meas
     ]  # fmt: skip
 
 
-def _encoded(tokenizer: Any, texts: Sequence[str], max_length: int) -> Iterator[tuple[list[str], Tensor, Tensor]]:
+def _encoded(
+    tokenizer: Any, texts: Sequence[str], max_length: int, device: torch.device
+) -> Iterator[tuple[list[str], Tensor, Tensor]]:
     """Batches (texts, ids, mask) of about equal length; a text of fewer than two tokens predicts nothing: left out."""
     rows = [(text, tokenizer(text, truncation=True, max_length=max_length)["input_ids"]) for text in texts]
     rows = sorted(((text, ids) for text, ids in rows if len(ids) > 1), key=lambda row: len(row[1]))
     for start in range(0, len(rows), _BATCH):
         group = rows[start : start + _BATCH]
-        ids = torch.zeros((len(group), len(group[-1][1])), dtype=torch.long)
+        ids = torch.zeros((len(group), len(group[-1][1])), dtype=torch.long, device=device)
         mask = torch.zeros_like(ids)
         for row, (_, tokens) in enumerate(group):
             ids[row, : len(tokens)] = torch.tensor(tokens)
@@ -152,12 +154,11 @@ def check_loaded(model: Any, family: Family, tokenizer: Any, texts: Sequence[str
         ModelError: the LM is no better than uniform guessing (ln V), or better with its q/k rows reordered: a GGUF file
             whose permutation was not undone loads without a word and gives a plausible, wrong profile.
     """
-    batches = list(_encoded(tokenizer, texts[:_CHECKED], max_length))
+    batches = list(_encoded(tokenizer, texts[:_CHECKED], max_length, device_of(model)))
 
     def mean_loss() -> float:
         losses, tokens = 0.0, 0
         for _, ids, mask in batches:
-            ids, mask = ids.to(device_of(model)), mask.to(device_of(model))
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             losses += float(_token_losses(logits, ids, mask).sum())
             tokens += int(mask[:, 1:].sum())
@@ -213,9 +214,8 @@ def profile(source: str, texts: Sequence[str], max_length: int = 128, gguf_file:
         for text in set(missing).difference(readable):
             write_json(files[text], None)
         usable = [text for text in missing if text in set(readable)]
-        for group, ids, mask in _encoded(tokenizer, usable, max_length):
-            read = measure(model, family, ids.to(device_of(model)), mask.to(device_of(model)))
-            for text, measured in zip(group, read, strict=True):
+        for group, ids, mask in _encoded(tokenizer, usable, max_length, device_of(model)):
+            for text, measured in zip(group, measure(model, family, ids, mask), strict=True):
                 write_json(files[text], asdict(measured))
     rows = [_Measured(**row) for row in (read_json(file) for file in files.values()) if row is not None]
     if not rows:

@@ -15,10 +15,10 @@ from lwc.models.batches import Batch
 
 
 class Rows:
-    """The rows of some batches one by one, to make other batches of."""
+    """The rows of some batches one by one, to make other batches of. Without ``pad_id``, padding has id 0."""
 
-    def __init__(self, batches: Sequence[Batch], pad_id: int) -> None:
-        self._pad_id = pad_id
+    def __init__(self, batches: Sequence[Batch], pad_id: int | None) -> None:
+        self._pad_id = pad_id or 0
         self._size = max(len(batch) for batch in batches)
         self._rows: list[Batch] = []
         for batch in batches:

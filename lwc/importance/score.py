@@ -117,10 +117,9 @@ def _trust(
     def rescore(drawn: Sequence[Batch]) -> dict[str, Sequence[float]]:
         return {name: result.scores for name, result in run_methods(model, family, drawn, config.methods).items()}
 
-    pad_id = model.config.pad_token_id
     split = "validation" if held_out else "calibration"
     return {
-        **resampled(scored, batches, 0 if pad_id is None else int(pad_id), config.trust, seed, rescore, progress),
+        **resampled(scored, batches, model.config.pad_token_id, config.trust, seed, rescore, progress),
         **against_cut_models(scored, split, config.trust, seed),
     }
 

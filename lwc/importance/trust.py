@@ -60,7 +60,7 @@ def _draws(
 def resampled(
     scored: Scored,
     batches: Sequence[Batch],
-    pad_id: int,
+    pad_id: int | None,
     config: Trust,
     seed: int,
     rescore: Rescore,

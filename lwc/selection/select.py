@@ -22,8 +22,7 @@ from lwc.selection.target import blocks_to_keep, ratios
 def measured(model: Any, family: Family, batches: Sequence[Batch], rows: int | None) -> Any:
     """Subsets → loss in nats with these blocks bypassed, on so many calibration rows of all lengths (prefix reuse)."""
     if rows is not None and rows < sum(len(batch) for batch in batches):
-        pad_id = model.config.pad_token_id
-        batches = Rows(batches, 0 if pad_id is None else int(pad_id)).of_all_lengths(rows)
+        batches = Rows(batches, model.config.pad_token_id).of_all_lengths(rows)
     width = int(model.config.hidden_size)
     parts = [part_of(batch, piece) for batch in batches for piece in pieces_of(batch, width)]
 

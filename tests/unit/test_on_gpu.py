@@ -15,6 +15,7 @@ from tiny_models import tiny
 from lwc.data.splits import load_split
 from lwc.distillation import Recoverer, recover
 from lwc.evaluation import model_logits
+from lwc.fine_tuning import train_base
 from lwc.importance.prefix import outcomes
 from lwc.importance.registry import SCORERS
 from lwc.models.batches import batches, encode
@@ -86,8 +87,6 @@ def test_interrupted_training_goes_on_from_its_checkpoint(base: tuple[Path, Path
 
     class Stop(Exception):
         pass
-
-    from lwc.fine_tuning import train_base
 
     def stop(line: str) -> None:
         if line.startswith("step 14/"):

@@ -101,9 +101,10 @@ def test_a_score_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
 
 def test_it_learns_and_says_how_far_it_is(tmp_path: Path) -> None:
     lines: list[str] = []
-    model, result = run(tmp_path, progress=lines.append)
+    # Dropout's draws would be another machine's.
+    model, result = run(tmp_path, settings=SETTINGS.model_copy(update={"dropout": False}), progress=lines.append)
     assert result.steps == 18
-    assert result.validation["macro_f1"] > 0.75, "dropout's draws are another machine's: 0.83 to 0.92 over six seeds"
+    assert result.validation["macro_f1"] > 0.9
     assert not model.training
     assert "ETA" in lines[-2]
     assert "macro-F1" in lines[-2]
