@@ -29,6 +29,9 @@ from lwc.models.batches import Batch, Encoded, pad, row_groups
 from lwc.models.placement import device_of
 from lwc.recipe import Optimization
 
+SECONDS_BETWEEN_CHECKPOINTS = 60.0
+"""Where ``checkpoint_every`` is ``auto``: a GPU takes thousands of steps in a minute, two cores fifty."""
+
 LossFunction = Callable[[Any, Batch], Tensor]
 """``(model, batch) → scalar loss``, mean over the batch's rows. A ratio of sums needs `distributed.by_rows`."""
 
@@ -136,8 +139,8 @@ def fit(
     ``embedding_rate`` is the input embeddings' share of the learning rate; ``fused`` attention gives no attention maps.
 
     AdamW, linear warm-up and decay, clipped gradients, length-bucketed batches. State is written to
-    ``checkpoint_dir`` every ``settings.checkpoint_every`` steps; where a whole checkpoint stands there, training goes
-    on from it, mid-epoch, to the same result as without the interruption.
+    ``checkpoint_dir`` every ``settings.checkpoint_every`` steps, or minute; where a whole checkpoint stands there,
+    training goes on from it, mid-epoch, to the same result as without the interruption.
 
     Several processes share each batch's rows: the steps are those of one process up to rounding, dropout's draws aside.
     The main one writes the checkpoints, all read them.
@@ -177,7 +180,7 @@ def fit(
         )
 
     epoch, order = -1, []
-    since = time.monotonic()
+    since = saved = time.monotonic()
     with fused_attention(*([plain] if fused else [])):
         while state.step < total and not state.stopped:
             if state.step // per_epoch != epoch:
@@ -199,8 +202,9 @@ def fit(
             if state.step % every == 0 or state.step == total:
                 with _weights(plain, averaged):
                     best = _evaluate(plain, state, best, loss, settings.patience, judge)
-            if state.step % settings.checkpoint_every == 0 and state.step < total:
+            if state.step < total and _checkpoint_due(settings, state.step, saved):
                 checkpoints.save(checkpoint_dir, plain, optimizer.optimizer, state, best, averaged, identity)
+                saved = time.monotonic()
     if best is not None:
         plain.load_state_dict(best)
     plain.eval()
@@ -214,6 +218,13 @@ def fit(
         seconds=time.monotonic() - started,
         resumed_from=resumed_from,
     )
+
+
+def _checkpoint_due(settings: Optimization, step: int, saved: float) -> bool:
+    """Whether ``step`` ends in a checkpoint. By the clock, the main process's decides for all."""
+    if settings.checkpoint_every == "auto":
+        return distributed.broadcast(time.monotonic() - saved >= SECONDS_BETWEEN_CHECKPOINTS)
+    return step % settings.checkpoint_every == 0
 
 
 def _headline(entry: dict[str, float]) -> str:

@@ -15,7 +15,7 @@ from judged import judged
 from tiny_models import learnable, tiny
 from torch.backends import cuda
 
-from lwc import distributed
+from lwc import distributed, training
 from lwc.distillation import matched_blocks, recovery_loss
 from lwc.errors import LwcError
 from lwc.losses import distillation_loss, hidden_loss, label_loss
@@ -128,6 +128,18 @@ def test_interrupted_run_resumes_to_the_same_result(tmp_path: Path, step: int) -
     assert result.resumed_from == step - step % 3
     assert same(whole, resumed)
     assert result.history == expected.history
+
+
+def test_checkpoints_by_the_clock_resume_to_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_clock = SETTINGS.model_copy(update={"checkpoint_every": "auto"})
+    whole, _ = run(tmp_path / "whole", settings=by_clock)
+    assert not list((tmp_path / "whole").glob("step-*"))  # done within a minute
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", settings=by_clock, loss=interrupted_at(7))
+    resumed, result = run(tmp_path / "cut", settings=by_clock)
+    assert result.resumed_from == 7
+    assert same(whole, resumed)
 
 
 def damage_weights(path: Path) -> None:
