@@ -212,7 +212,7 @@ def _iterate(
 
 
 def remove(context: StageContext) -> None:
-    """The remove stage: ``model/``, an ordinary checkpoint without the removed blocks."""
+    """The remove stage: ``model/``, an ordinary checkpoint without the removed blocks, and ``cut.json``."""
     from lwc.distillation import random_weights
     from lwc.models.families import family_of
     from lwc.models.load import load_model, load_tokenizer, save_checkpoint
@@ -229,3 +229,5 @@ def remove(context: StageContext) -> None:
     if selection["weights"] == "random":
         smaller = random_weights(smaller, context.recipe.seed)
     save_checkpoint(smaller, load_tokenizer(base), context.out / "model")
+    # Not how they were chosen: ways that choose the same blocks share one recovery.
+    write_json(context.out / "cut.json", {"kept": selection["kept"]})

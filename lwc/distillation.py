@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -242,26 +242,25 @@ def recover(
     data_dir: Path,
     teacher_dir: Path,
     student_dir: Path,
-    selection: Mapping[str, Any],
+    kept: Sequence[int],
     out: Path,
     scratch: Path,
     progress: Callable[[str], None],
     answers: Path | None = None,
 ) -> None:
-    """Recovery of the cut model on the train split; writes ``model/`` and ``metrics.json``.
+    """Recovery on the train split of the model cut to blocks ``kept``; writes ``model/`` and ``metrics.json``.
 
     ``answers`` keeps what the uncut model says for the recovery of other cuts (`lwc.teacher.RememberedTeacher`).
     """
     teacher, student = load_model(teacher_dir / "model"), load_model(student_dir / "model")
     tokenizer = load_tokenizer(student_dir / "model")
     recoverer = Recoverer(recipe, data_dir, teacher, tokenizer, progress, answers)
-    kept = [int(block) for block in selection["kept"]]
     result = recoverer.run(student, kept, recipe.recover, scratch, progress)
     vocabulary = None
     if recipe.vocabulary.trim:
         student, tokenizer, vocabulary = _trimmed(recipe, student, tokenizer, data_dir)
     save_checkpoint(student.to("cpu"), tokenizer, out / "model")
-    matched = matched_blocks(kept, int(selection["blocks_before"]))
+    matched = matched_blocks(kept, len(block_list(teacher, family_of(teacher))))
     write_json(
         out / "metrics.json",
         {

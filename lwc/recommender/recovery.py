@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -121,19 +121,18 @@ def recover(
     data_dir: Path,
     teacher_dir: Path,
     student_dir: Path,
-    selection: Mapping[str, Any],
+    kept: Sequence[int],
     out: Path,
     scratch: Path,
     progress: Say,
 ) -> None:
-    """Recovery of the cut model; writes ``model/`` with the catalogue in it, and ``metrics.json``."""
-    recoverer = NextItemRecoverer(recipe, task, data_dir, load(teacher_dir / "model"))
-    student = load(student_dir / "model")
-    kept = [int(block) for block in selection["kept"]]
+    """Recovery of the model cut to blocks ``kept``; writes ``model/``, its catalogue inside, and ``metrics.json``."""
+    teacher, student = load(teacher_dir / "model"), load(student_dir / "model")
+    recoverer = NextItemRecoverer(recipe, task, data_dir, teacher)
     result = recoverer.run(student, kept, recipe.recover, scratch, progress)
     save(student.to("cpu"), out / "model")
     Catalogue.read(student_dir / "model" / "catalogue.json").write(out / "model" / "catalogue.json")
-    matched = matched_blocks(kept, int(selection["blocks_before"]))
+    matched = matched_blocks(kept, len(block_list(teacher, family_of(teacher))))
     write_json(
         out / "metrics.json", {**asdict(result), "n_train": len(recoverer.train), "matched_teacher_blocks": matched}
     )

@@ -107,7 +107,7 @@ def select(context: StageContext) -> None:
 
 
 def remove(context: StageContext) -> None:
-    """``model/`` without the removed blocks, its catalogue beside it."""
+    """``model/`` without the removed blocks, its catalogue inside, and ``cut.json``."""
     from lwc.models.families import family_of
     from lwc.models.surgery import remove_blocks
     from lwc.recommender.histories import Catalogue
@@ -118,6 +118,7 @@ def remove(context: StageContext) -> None:
     view = load(base)
     save(remove_blocks(view, family_of(view), selection["removed"]), context.out / "model")
     Catalogue.read(base / "catalogue.json").write(context.out / "model" / "catalogue.json")
+    write_json(context.out / "cut.json", {"kept": selection["kept"]})
 
 
 def recover(context: StageContext) -> None:
@@ -130,7 +131,7 @@ def recover(context: StageContext) -> None:
         data_dir=context.inputs["data"],
         teacher_dir=context.inputs["train"],
         student_dir=context.inputs["remove"],
-        selection=read_json(context.inputs["select"] / "selection.json"),
+        kept=read_json(context.inputs["remove"] / "cut.json")["kept"],
         out=context.out,
         scratch=context.scratch,
         progress=context.progress,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,6 +113,17 @@ class TestMainJob:
         assert done.returncode == 3, done.stderr
         assert "FAIL ratios.blocks" in done.stderr
         assert lwc("report", TINY, cwd=folder).returncode == 0
+
+    def test_another_way_to_the_same_blocks_recovers_nothing_again(
+        self, finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+    ) -> None:
+        shutil.copytree(finished[0] / "runs", tmp_path / "runs")
+        for way, reused in (("drop_top", 3), ("random, keep_first: 2", 5)):  # data, train, score; recover, evaluate
+            select = ("--set", f"select={{strategy: {way}}}", "--set", "name=other")
+            done = lwc("run", TINY, *select, "--until", "evaluate", cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+            assert "keep [0, 1]" in done.stderr
+            assert done.stderr.count("reused") == reused, done.stderr
 
     def test_the_published_repository_is_served_and_load_tested_by_hand(
         self, finished: tuple[Path, subprocess.CompletedProcess[str]]

@@ -65,8 +65,7 @@ def test_train_recover_and_evaluate(base: tuple[Path, Path], tmp_path: Path) -> 
     save_checkpoint(
         remove_blocks(teacher, family_of(teacher), [1, 2]), load_tokenizer(out / "model"), tmp_path / "cut" / "model"
     )
-    selection = {"kept": [0, 3], "removed": [1, 2], "blocks_before": 4}
-    recover(recipe_of(), folder, out, tmp_path / "cut", selection, tmp_path / "healed", tmp_path / "scratch", quiet)
+    recover(recipe_of(), folder, out, tmp_path / "cut", [0, 3], tmp_path / "healed", tmp_path / "scratch", quiet)
     labels = np.asarray(texts.labels)
     healed, _ = model_logits(tmp_path / "healed" / "model", texts, 8, 16)
     assert float((healed.argmax(axis=1) == labels).mean()) > 0.9

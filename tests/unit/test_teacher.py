@@ -200,8 +200,7 @@ def recovered(
     more = {key: value for key, value in changes.items() if key != "vocabulary"}
     settings = Recovery.model_validate({**recipe.recover.model_dump(), **more})
     recipe = recipe.model_copy(update={"recover": settings})
-    selection = {"kept": [0, 3], "removed": [1, 2], "blocks_before": 4}
-    recover(recipe, data, out, cut, selection, tmp_path / name, tmp_path / f"{name}-scratch", quiet, answers)
+    recover(recipe, data, out, cut, [0, 3], tmp_path / name, tmp_path / f"{name}-scratch", quiet, answers)
     return tmp_path / name, recipe
 
 

@@ -111,10 +111,9 @@ def test_recovery_brings_the_cut_model_back(
     recipe = recipe_of()
     changes = {"hidden_weight": hidden_weight, "augment": augment}
     recipe = recipe.model_copy(update={"recover": recipe.recover.model_copy(update=changes)})
-    selection = {"kept": kept, "removed": removed, "blocks_before": 4}
 
     def go(name: str) -> dict[str, torch.Tensor]:
-        recover(recipe, data, out, tmp_path / "cut", selection, tmp_path / name, tmp_path / f"{name}-scratch", quiet)
+        recover(recipe, data, out, tmp_path / "cut", kept, tmp_path / name, tmp_path / f"{name}-scratch", quiet)
         return load_file(tmp_path / name / "model" / "model.safetensors")
 
     one, two = go("one"), go("two")
