@@ -80,7 +80,7 @@ def recipe(options: argparse.Namespace, seed: int, case: str, ratio: float, sele
         steps = options.epochs * (train + options.unlabelled)
         recover |= {
             "epochs": steps / train, "logits_weight": 0, "hidden_weight": 0, "label_weight": 1, "embedding_rate": 1,
-            "dropout": True, "patience": 100,
+            "dropout": True, "patience": 100, "learning_rate": options.learning_rate or 3e-4,
         }  # fmt: skip
     elif options.unlabelled:
         recover["unlabelled"] = {"source": SOURCE, "limit": options.unlabelled}
@@ -271,7 +271,7 @@ def main() -> None:
     parser.add_argument("--hidden-weight", type=float, default=3.0, help="of recovery")
     parser.add_argument("--max-length", type=int, default=64)
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="of train and recover")
-    parser.add_argument("--checkpoint-every", type=int, default=50, help="steps; a GPU makes thousands a minute")
+    parser.add_argument("--checkpoint-every", type=int, help="steps; one a minute unless told")
     parser.add_argument("--jobs", type=int, default=1, help="cases at once")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable, Collection
 from typing import Any
 
 from lwc import distributed
 from lwc.artifacts import read_json, write_json
-from lwc.recipe import Iterated, Racing, Recipe
+from lwc.recipe import Iterated, Racing
 from lwc.stage import StageContext
 
 
@@ -115,16 +116,6 @@ def _trimmed_parameters(context: StageContext, model: Any) -> int:
     return int((rows - left) * width)
 
 
-def check_target(recipe: Recipe, model: Any) -> None:
-    """Raise `TargetError` where no choice of blocks reaches the target; one that must be measured first passes."""
-    from lwc.models.families import family_of
-    from lwc.selection.select import plan_cut
-
-    target = recipe.target
-    if target.of != "latency" and (target.of == "blocks" or not recipe.vocabulary.trim):
-        plan_cut(model, family_of(model), target, recipe.select)
-
-
 def select(context: StageContext) -> None:
     """The select stage: ``selection.json``, and ``model/`` where rounds of recovery made one."""
     from lwc.models.load import load_model, load_tokenizer
@@ -177,6 +168,7 @@ def _iterate(
     context: StageContext, model: Any, family: Any, calibration: Any, config: Iterated, trimmed: int, keep: int | None
 ) -> dict[str, Any]:
     """Iterated removal; leaves the model of the last round, on which the recover stage goes on, in ``model/``."""
+    from lwc.distillation import blocks_name
     from lwc.models.load import load_model, load_tokenizer, save_checkpoint
     from lwc.models.placement import placed
     from lwc.selection.choice import Choice
@@ -189,7 +181,7 @@ def _iterate(
 
     def heal(student: Any, kept: list[int], number: int) -> Any:
         # A finished round is kept whole, so that a killed stage goes on from it.
-        done = context.scratch / f"round-{number}-keeps-{'-'.join(map(str, kept))}"
+        done = context.scratch / f"round-{number}-keeps-{blocks_name(kept)}"
         if not done.is_dir():
             context.progress(f"round {number}: recovering blocks {kept}")
             work = done.with_name(f"{done.name}.work")
@@ -198,6 +190,7 @@ def _iterate(
             def keep() -> None:
                 save_checkpoint(student.to("cpu"), tokenizer, work / "model")
                 (work / "model").replace(done)
+                shutil.rmtree(work, ignore_errors=True)  # stored answers and checkpoints, which fill a disk
 
             distributed.from_main(keep)
         return placed(load_model(done))

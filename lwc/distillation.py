@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import math
 import shutil
 from collections.abc import Callable, Collection, Sequence
@@ -20,6 +21,7 @@ from lwc import distributed
 from lwc.artifacts import read_json, write_json
 from lwc.data.splits import load_labels, load_split
 from lwc.data.unlabelled import more_texts
+from lwc.errors import Diverged
 from lwc.importance.ablation import loss_and_accuracy
 from lwc.losses import answer_distance, attention_loss, hidden_loss, label_loss
 from lwc.models.attention import fused_attention
@@ -129,7 +131,9 @@ class Recoverer:
         if recipe.recover.augment:
             self._windows = Windows(tokenizer, texts, self.train, recipe.recover.augment, recipe.seed)
         held_out = split_rows(recipe, tokenizer, data_dir, "validation")
-        self.validation = in_batches(recipe, held_out, VALIDATION_BATCH)
+        # A language model's logits are as many as the vocabulary for each token.
+        size = VALIDATION_BATCH if held_out[1] is not None else recipe.train.batch_size
+        self.validation = in_batches(recipe, held_out, size)
         with fused_attention(placed(teacher)):  # whole attention maps of long texts would not fit
             self._judge = judge_of(recipe, held_out, teacher if taught_by_teacher(recipe.recover) else None)
 
@@ -194,7 +198,13 @@ class Recoverer:
 def shortened(settings: Recovery, rows: int, steps: int) -> Recovery:
     """Settings of a recovery on so many rows that takes so many steps."""
     per_epoch = math.ceil(rows / settings.batch_size)
-    return settings.model_copy(update={"epochs": steps / per_epoch, "checkpoint_every": steps + 1})
+    return settings.model_copy(update={"epochs": steps / per_epoch})
+
+
+def blocks_name(blocks: Collection[int]) -> str:
+    """Block numbers as part of a folder's name; a digest where they would be too long for one."""
+    name = "-".join(map(str, sorted(blocks)))
+    return name if len(name) <= 100 else hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
 def healed(
@@ -210,8 +220,11 @@ def healed(
     ``loss`` on the validation split in nats, and ``distance``, the negative of the score that recovery keeps weights
     by (for a classifier KL to the teacher). Both are better when lower. Measured once: the figures are kept in a folder
     of ``scratch``, so that a killed stage does not recover the same model again.
+
+    Raises:
+        Diverged: training or the loss came to no number.
     """
-    work = scratch / f"without-{'-'.join(map(str, sorted(removed)))}-{steps}"
+    work = scratch / f"without-{blocks_name(removed)}-{steps}"
     done = work / "healed.json"
     if done.is_file():
         return dict(read_json(done))
@@ -221,6 +234,8 @@ def healed(
     result = heal(student, kept, work)
     with fused_attention(student):
         loss = loss_and_accuracy(student, validation)[0]
+    if not math.isfinite(loss):
+        raise Diverged(f"the loss of the recovered model is {loss}", "lower recover.learning_rate")
     figures = {"loss": loss, "distance": -result.validation["score"]}
     if distributed.is_main():
         shutil.rmtree(work, ignore_errors=True)  # stored answers, of which a race would fill the disk

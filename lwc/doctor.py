@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lwc.environment import cpu_flags, cpu_limit, cpu_model, gpu_present, versions
 from lwc.errors import MissingDependency
+from lwc.serving import embedded
 
 _SERVING = {
     "nvidia-pytriton": "pytriton",
@@ -36,8 +37,8 @@ def examine() -> list[Check]:
     return [_python(), _cpu(), _packages(), _numpy(), *_triton(), _data(), _gpu(), _tensorrt(), _docker()]
 
 
-def require_serving() -> None:
-    """Raise where the packages that verification needs are not installed.
+def require_serving(server: bool) -> None:
+    """Raise where what packaging needs is not installed, or, with ``server``, what starts the embedded server.
 
     Raises:
         MissingDependency: names what to install.
@@ -48,6 +49,8 @@ def require_serving() -> None:
             f"not installed, but needed to package and verify: {', '.join(missing)}",
             "pip install 'lwc[serve]', or stop before with --until export",
         )
+    if server:
+        embedded.installed()  # its shared library comes from the system, not from pip
 
 
 def require_openvino() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 LIBRARIES = (
     "torch", "transformers", "tokenizers", "accelerate", "numpy", "scikit-learn", "onnx", "onnxruntime",
@@ -70,6 +72,34 @@ BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 def gpu_present() -> bool:
     """Whether the NVIDIA driver's tool is here and no GPU is hidden; a cheap test that needs no torch."""
     return shutil.which("nvidia-smi") is not None and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
+
+
+def _cpu_asked_for() -> bool:
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on", "y", "t")
+
+
+@cache
+def _compute_capability() -> float | None:
+    """The least of the GPUs' compute capabilities, None where there is none that torch could use."""
+    if not gpu_present() or (versions(("torch",))["torch"] or "").endswith("+cpu"):
+        return None
+    asked = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=True).stdout
+        return min((float(line) for line in told.split()), default=None)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
+def auto_precision() -> Literal["bf16", "fp32"]:
+    """What ``precision: auto`` is on this machine: bf16 where the hardware multiplies it, else fp32.
+
+    GPUs do from compute capability 8.0 on. Keys of stages and training itself both ask here, so that a result is never
+    kept under another precision than its own; that is why torch is not asked.
+    """
+    capability = None if _cpu_asked_for() else _compute_capability()
+    native = bool(cpu_flags() & BF16_FLAGS) if capability is None else capability >= 8.0
+    return "bf16" if native else "fp32"
 
 
 def describe() -> dict[str, Any]:

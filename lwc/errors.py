@@ -50,6 +50,10 @@ class TargetError(LwcError):
     exit_code = USAGE
 
 
+class Diverged(LwcError):
+    """A training came to a loss or a score that is no number."""
+
+
 class ServingError(LwcError):
     """A server did not start, answer or stop as it must (exit 1 unless told otherwise)."""
 

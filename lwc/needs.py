@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lwc.artifacts import digest_paths, key_of
-from lwc.environment import BF16_FLAGS, cpu_flags, cpu_limit, cpu_model, gpu_present
+from lwc.environment import auto_precision, cpu_limit, cpu_model
 from lwc.models.source import resolve_folder, resolve_source
 from lwc.recipe import (
     DataSource,
@@ -65,10 +65,7 @@ def _model_files(recipe: Recipe) -> dict[str, str]:
 
 def _precision(setting: str) -> str:
     """What a training stage computes in on this machine (``auto`` differs between machines)."""
-    if setting != "auto":
-        return setting
-    native = gpu_present() or bool(cpu_flags() & BF16_FLAGS)
-    return "bf16" if native else "fp32"
+    return auto_precision() if setting == "auto" else setting
 
 
 def train_needs(recipe: Recipe) -> dict[str, str]:
@@ -79,8 +76,16 @@ def train_needs(recipe: Recipe) -> dict[str, str]:
 def recover_needs(recipe: Recipe) -> dict[str, str]:
     """The content of further texts, and the precision that recovery has here."""
     more = recipe.recover.unlabelled
-    files = {} if more is None else _source_files(more.source)
-    return {**files, "precision": _precision(recipe.recover.precision)}
+    texts: dict[str, str] = {}
+    if more is not None:
+        texts = {**_source_files(more.source), "near_duplicate_threshold": str(recipe.data.near_duplicate_threshold)}
+    return {**texts, "precision": _precision(recipe.recover.precision)}
+
+
+def _short_recovery(recipe: Recipe) -> str:
+    """Key of recoveries that take their number of steps from elsewhere."""
+    settings = recipe.recover.model_dump(mode="json", exclude={"epochs", "checkpoint_every"})
+    return key_of({**settings, **recover_needs(recipe)})
 
 
 def score_needs(recipe: Recipe) -> dict[str, str]:
@@ -88,11 +93,11 @@ def score_needs(recipe: Recipe) -> dict[str, str]:
     needs: dict[str, str] = {}
     trust = recipe.score.trust
     if trust is not None or recipe.score.fusion == "learned":
-        # Scores are judged on models cut as deep as the target asks.
-        sections = (recipe.target, recipe.select, recipe.vocabulary)
-        needs["target"] = key_of({type(one).__name__: one.model_dump(mode="json") for one in sections})
+        # Scores are judged on models cut as deep as the target asks, whatever the strategy.
+        cut = {name: getattr(recipe, name).model_dump(mode="json") for name in ("target", "vocabulary")}
+        needs["target"] = key_of({**cut, "required": [recipe.select.keep_first, recipe.select.keep_last]})
     if trust is not None and trust.recovery_steps:
-        needs["recover"] = key_of({**recipe.recover.model_dump(mode="json"), **recover_needs(recipe)})
+        needs["recover"] = _short_recovery(recipe)
     for method in recipe.score.methods:
         if isinstance(method, LlamaProfile):
             folder = Path(resolve_folder(method.source))
@@ -105,7 +110,7 @@ def select_needs(recipe: Recipe) -> dict[str, str]:
     """What selection depends on beside its sections: recovery, the vocabulary, or the machine that latency is of."""
     needs: dict[str, str] = {}
     if isinstance(recipe.select, Racing | Iterated):
-        needs["recover"] = key_of({**recipe.recover.model_dump(mode="json"), **recover_needs(recipe)})
+        needs["recover"] = _short_recovery(recipe)
     if recipe.vocabulary.trim:
         needs["vocabulary"] = key_of(recipe.vocabulary.model_dump(mode="json"))
     if recipe.target.of == "latency":

@@ -12,7 +12,7 @@ from typing import Any
 
 from lwc import distributed
 from lwc.artifacts import Artifact, Store, key_of, read_json, write_json
-from lwc.errors import LwcError
+from lwc.errors import USAGE, LwcError
 from lwc.needs import check_model
 from lwc.recipe import Recipe
 from lwc.stage import Stage, StageContext
@@ -24,8 +24,8 @@ RECORD = "stages.json"
 _BATCHES = {
     "train": "train.batch_size",
     "score": "score.batch_size",
-    "select": "score.batch_size or recover.batch_size",
-    "recover": "recover.batch_size",
+    "select": "score.batch_size, recover.batch_size or, for a language model, train.batch_size",
+    "recover": "recover.batch_size or, for a language model, train.batch_size",
     "evaluate": "evaluate.batch_size",
 }
 
@@ -149,6 +149,8 @@ def run(
     Raises:
         LwcError: from the stage that failed. What finished before stays reusable.
     """
+    if recipe.task.kind == "next_item" and distributed.count() > 1:
+        raise LwcError("task next_item runs in one process", "start it as `lwc run`", exit_code=USAGE)
     names = [stage.name for stage in STAGES]
     line = STAGES if until is None else STAGES[: names.index(until) + 1]
     together = max((number for number, stage in enumerate(line, start=1) if stage.shared), default=0)

@@ -134,9 +134,9 @@ def _models_of(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _tags(model: type[BaseModel]) -> set[str]:
-    """The values of a model's Literal discriminators (``kind``, ``method``)."""
+    """The values of a model's Literal discriminators."""
     tags: set[str] = set()
-    for name in ("kind", "method"):
+    for name in ("kind", "method", "strategy"):
         info: FieldInfo | None = model.model_fields.get(name)
         if info is not None:
             tags.update(str(value) for value in get_args(info.annotation))

@@ -26,6 +26,17 @@ class StageContext:
     answers: Path | None = None
 
 
+# Settings that change no stage's result. Plans are built by `lwc export`.
+_WITHOUT_EFFECT: dict[str, set[str]] = {
+    "export": {"tensorrt"},
+    "train": {"checkpoint_every"},
+    "recover": {"checkpoint_every"},
+}
+# Settings of a next-item task that only its answers and what they are compared with depend on.
+_OF_ANSWERS = frozenset({"top_k", "recent_days", "neighbours"})
+_BEFORE_ANSWERS = frozenset({"data", "train", "score", "select", "remove", "recover"})
+
+
 @dataclass(frozen=True)
 class Stage:
     """One row of the line. ``sections`` are the recipe sections its result depends on.
@@ -46,11 +57,12 @@ class Stage:
 
     def config(self, recipe: Recipe) -> dict[str, Any]:
         """The resolved settings that this stage's result depends on."""
-        # Plans are built by `lwc export`: other profiles make no stage run again.
-        dumped = recipe.model_dump(mode="json", exclude={"export": {"tensorrt"}})
-        # A next-item recipe's task decides what every stage does.
-        task = ("task",) if isinstance(recipe.task, NextItem) else ()
-        return {name: dumped[name] for name in dict.fromkeys((*self.sections, *task))}
+        dumped = recipe.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
+        config = {name: dumped[name] for name in self.sections}
+        if isinstance(recipe.task, NextItem):  # decides what every stage does
+            later = _OF_ANSWERS if self.name in _BEFORE_ANSWERS else frozenset()
+            config["task"] = {name: value for name, value in dumped["task"].items() if name not in later}
+        return config
 
     def library_versions(self) -> dict[str, str | None]:
         """Versions that may change the result."""

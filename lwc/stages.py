@@ -34,9 +34,10 @@ def _data(context: StageContext) -> None:
 
 def _train(context: StageContext) -> None:
     from lwc.fine_tuning import train_base
+    from lwc.selection.select import check_target
 
     def check(model: Any) -> None:
-        choosing.check_target(context.recipe, model)
+        check_target(context.recipe, model)
 
     train_base(context.recipe, context.inputs["data"], context.out, context.scratch, context.progress, check)
 

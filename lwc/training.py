@@ -22,15 +22,15 @@ from lwc import checkpoints, distributed
 from lwc.arrays import Array
 from lwc.artifacts import canonical
 from lwc.checkpoints import Progress
-from lwc.environment import BF16_FLAGS, cpu_flags
-from lwc.errors import LwcError
+from lwc.environment import auto_precision
+from lwc.errors import Diverged, LwcError
 from lwc.models.attention import fused_attention
 from lwc.models.batches import Batch, Encoded, pad, row_groups
 from lwc.models.placement import device_of
 from lwc.recipe import Optimization
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
-"""Where ``checkpoint_every`` is ``auto``: a GPU takes thousands of steps in a minute, two cores fifty."""
+"""Without ``checkpoint_every``: a GPU takes thousands of steps in a minute, two cores fifty."""
 
 LossFunction = Callable[[Any, Batch], Tensor]
 """``(model, batch) → scalar loss``, mean over the batch's rows. A ratio of sums needs `distributed.by_rows`."""
@@ -91,14 +91,6 @@ def predict(model: Any, groups: Sequence[Batch]) -> Array:
     return logits
 
 
-def _in_bf16(precision: str) -> bool:
-    if precision == "auto":
-        if distributed.on_gpu():
-            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-        return bool(cpu_flags() & BF16_FLAGS)
-    return precision == "bf16"
-
-
 def _order(encoded: Encoded, settings: Optimization, seed: int, epoch: int) -> list[list[int]]:
     epoch_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
     return row_groups(encoded, settings.batch_size, length_bucketed=True, seed=epoch_seed)
@@ -106,7 +98,7 @@ def _order(encoded: Encoded, settings: Optimization, seed: int, epoch: int) -> l
 
 def _identity(encoded: Encoded, labels: Array | None, settings: Optimization, seed: int) -> str:
     """Digest of what a run trains on and how: weights restored under other token ids would be noise, unnoticed."""
-    digest = hashlib.sha256(canonical([settings.model_dump(mode="json"), seed]).encode())
+    digest = hashlib.sha256(canonical([settings.model_dump(mode="json", exclude={"checkpoint_every"}), seed]).encode())
     digest.update(b"" if labels is None else labels.tobytes())
     for ids in encoded.ids:
         digest.update(np.asarray([len(ids), *ids], dtype=np.int64).tobytes())
@@ -146,12 +138,13 @@ def fit(
     The main one writes the checkpoints, all read them.
 
     Raises:
-        LwcError: the loss is not finite, or the processes do not see the same rows or checkpoints.
+        Diverged: the loss or the validation score is not finite.
+        LwcError: the processes do not see the same rows or checkpoints.
     """
     started = time.monotonic()
     set_seed(seed + distributed.rank())  # dropout draws of their own
     accelerator = _accelerator()
-    mixed = _in_bf16(settings.precision)
+    mixed = (auto_precision() if settings.precision == "auto" else settings.precision) == "bf16"
     groups = parameter_groups(model, settings.weight_decay, embedding_rate)
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -222,7 +215,7 @@ def fit(
 
 def _checkpoint_due(settings: Optimization, step: int, saved: float) -> bool:
     """Whether ``step`` ends in a checkpoint. By the clock, the main process's decides for all."""
-    if settings.checkpoint_every == "auto":
+    if settings.checkpoint_every is None:
         return distributed.broadcast(time.monotonic() - saved >= SECONDS_BETWEEN_CHECKPOINTS)
     return step % settings.checkpoint_every == 0
 
@@ -288,7 +281,7 @@ def _step(
     processes = distributed.count()
     value = distributed.total(float(loss.detach()) * weight)
     if not math.isfinite(value):
-        raise LwcError(f"the training loss became {value}", "lower the learning rate, or use precision: fp32")
+        raise Diverged(f"the training loss became {value}", "lower the learning rate, or use precision: fp32")
     optimizer.zero_grad()
     with distributed.noticing_loss():
         # The gradients of the processes are averaged, where their sum is wanted.
@@ -309,7 +302,7 @@ def _evaluate(
     figures = distributed.broadcast(judge(model))  # one figure decides for all
     score = figures["score"]
     if not math.isfinite(score):
-        raise LwcError(f"the validation score became {score}", "lower the learning rate, or use precision: fp32")
+        raise Diverged(f"the validation score became {score}", "lower the learning rate, or use precision: fp32")
     state.history.append({"step": state.step, **figures, "train_loss": loss})
     if score > state.best:
         state.best, state.stale = score, 0

@@ -47,7 +47,7 @@ def loadtest(
     out: Annotated[Path, typer.Option(help="where HTML, CSV and raw samples go")] = Path("loadtest"),
     as_json: AsJson = False,
 ) -> None:
-    """Load-test a served text model with Locust and check its answers. Exit 3 past a threshold."""
+    """Load-test a served text model with Locust. Exit 3 past a threshold; agreement with ``offline`` is reported."""
     from lwc import render
 
     if worker is not None:

@@ -16,14 +16,14 @@ def run(
     recipe: RecipePath,
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
-    models: Annotated[Path, typer.Option("--triton-models", help="where the repository goes if the gates pass")] = Path(
+    models: Annotated[Path, typer.Option("--triton-models", help="where the repository goes if the run passes")] = Path(
         "triton_models"
     ),
     until: Annotated[Optional[str], typer.Option("--until", help="stop after this stage")] = None,  # noqa: UP045
     workers: Annotated[int, typer.Option(min=1, help="processes of this machine that share the work")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Run a recipe end to end. Exit 3 when a gate fails; the repository then stays in the run's folder."""
+    """Run a recipe end to end. Exit 3 when a gate fails or the target is missed: then nothing is published."""
     from lwc import distributed, render
     from lwc.doctor import require_openvino, require_serving
     from lwc.finish import check_destination, destinations
@@ -36,7 +36,7 @@ def run(
     if loaded.export.openvino and until in (None, "export", "package", "verify"):
         require_openvino()
     if until in (None, "package", "verify"):
-        require_serving()
+        require_serving(server=until != "package" or loaded.package.measure_queue_delay)
         for place in destinations(loaded, models).values():
             check_destination(place)
     if loaded.task.kind == "next_item" and max(workers, distributed.count()) > 1:
@@ -120,7 +120,7 @@ def score(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("ru
 
 
 def report(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
-    """Decide the gates and write the report again from finished stages; runs no stage."""
+    """Decide the gates and write the report again from finished stages; publishes nothing. Exit 3 as `lwc run`."""
     from lwc import render
     from lwc.finish import refresh
 

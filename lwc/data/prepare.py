@@ -84,7 +84,7 @@ def check_bad(bad: Counter[str], read: int, limit: float) -> None:
         reasons = ", ".join(f"{reason} {count}" for reason, count in bad.most_common(4))
         raise DataError(
             f"{bad_rows} of {read} rows are bad, more than data.max_bad_rows {limit:.0%} ({reasons})",
-            "fix the data, or raise the limit; `lwc data inspect --set data.max_bad_rows=1` shows the report",
+            "fix the data, or raise the limit; `lwc data inspect RECIPE --set data.max_bad_rows=1` shows the report",
         )
 
 

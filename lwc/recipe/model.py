@@ -56,8 +56,8 @@ class Optimization(Section):
     dropout: bool = Field(default=True, description="whether the dropout that the model's config asks for is active")
     patience: Positive = Field(default=3, description="evaluations without a better macro-F1")
     evaluations_per_epoch: Positive = 1
-    checkpoint_every: Positive | Literal["auto"] = Field(
-        default="auto", description="steps between resumable checkpoints; auto: one a minute"
+    checkpoint_every: Positive | None = Field(
+        default=None, description="steps between resumable checkpoints; one a minute unless told"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="auto: bf16 on GPUs and CPUs that multiply bf16 natively, else fp32"

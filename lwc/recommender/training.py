@@ -23,6 +23,7 @@ from lwc.recommender.histories import UNKNOWN, Catalogue
 from lwc.recommender.item_text import cold_vectors, read_texts, text_vectors
 from lwc.recommender.model import PAD, NextItemView, build, encoded, save
 from lwc.recommender.splits import Questions, load_questions, load_train
+from lwc.selection.select import check_target
 from lwc.training import LossFunction, TrainingResult, fit, predict
 
 Say = Callable[[str], None]
@@ -163,6 +164,7 @@ def train_base(recipe: Recipe, task: NextItem, data_dir: Path, out: Path, scratc
     assert recipe.model.kind == "config"  # the recipe allows no other
     catalogue = Catalogue.read(data_dir / "catalogue.json")
     view = build(recipe.model, len(catalogue), recipe.seed)
+    check_target(recipe, view)
     rows = train_rows(load_train(data_dir).items, recipe.model.max_length)
     questions = load_questions(data_dir, "validation")
     table, trained = view.get_input_embeddings().weight, catalogue.trained

@@ -133,13 +133,16 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     if failed:
         gates = f"{len(failed)} of {total} gates failed: {'; '.join(gate_line(g) for g in failed)}."
     elif total:
-        gates = f"All {total} gates passed."
+        gates = f"All {total} gates passed." if total > 1 else "The gate passed."
     else:
         gates = "No gates were set, so nothing was decided."
+    missed = (report.get("target") or {}).get("met") is False
+    if missed and not failed:
+        gates += " The run has not passed, since the target was missed."
     removed, cost, gained = _removed(report), _cost(report), _gain(report)
     noticed = warnings(report)
     return {
-        "passed": not failed and (report.get("target") or {}).get("met") is not False,
+        "passed": not failed and not missed,
         "summary": " ".join([removed, cost, gained, *noticed, gates]),
         "removed": removed,
         "cost": cost,

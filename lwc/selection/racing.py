@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lwc.errors import TargetError
+from lwc.errors import Diverged, TargetError
 from lwc.recipe import Racing
 from lwc.selection.choice import Choice, Subset
 from lwc.selection.search import best_subsets
@@ -34,10 +34,12 @@ def racing(config: Racing, choice: Choice) -> Subset:
 
     Every round recovers from the start: the learning rate decays over the steps of a round, so that a shorter
     recovery is not the beginning of a longer one. Judged as recovery itself is, on the validation split: the distance
-    from the teacher's answers tells more of a few hundred rows than their labels do.
+    from the teacher's answers tells more of a few hundred rows than their labels do. A candidate whose recovery
+    diverges loses.
 
     Raises:
         TargetError: nothing here can recover a model.
+        Diverged: no candidate's recovery came to a number.
     """
     if choice.recovered is None:
         raise TargetError("select.strategy: racing needs recovery, which is not available here", "use beam")
@@ -46,11 +48,17 @@ def racing(config: Racing, choice: Choice) -> Subset:
     left, steps = candidates(config, choice), config.steps
     rounds: list[dict[str, Any]] = []
     while len(left) > 1:
-        distances = {subset: choice.recovered(subset, steps) for subset in left}
+        distances: dict[Subset, float] = {}
+        for subset in left:
+            try:
+                distances[subset] = choice.recovered(subset, steps)
+            except Diverged as error:
+                distances[subset], diverged = math.inf, error
         left = sorted(left, key=lambda subset: (distances[subset], sorted(subset)))
-        rounds.append(
-            {"steps": steps, "distances": [{"removed": sorted(one), "distance": distances[one]} for one in left]},
-        )
+        if distances[left[0]] == math.inf:
+            raise diverged
+        told = {subset: None if distance == math.inf else distance for subset, distance in distances.items()}
+        rounds.append({"steps": steps, "distances": [{"removed": sorted(one), "distance": told[one]} for one in left]})
         left, steps = left[: math.ceil(len(left) / 2)] if len(left) > 2 else left[:1], steps * 2
     choice.notes["race"] = rounds
     return left[0]

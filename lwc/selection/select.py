@@ -11,9 +11,9 @@ from lwc.importance.prefix import outcomes
 from lwc.importance.resampling import Rows
 from lwc.importance.undisturbed import undisturbed
 from lwc.models.batches import Batch
-from lwc.models.families import Family
+from lwc.models.families import Family, family_of
 from lwc.models.surgery import ParameterCounts, parameter_counts
-from lwc.recipe import Select, Target
+from lwc.recipe import Recipe, Select, Target
 from lwc.selection.choice import AfterRecovery, Choice, Subset
 from lwc.selection.strategies import STRATEGIES
 from lwc.selection.target import blocks_to_keep, ratios
@@ -64,6 +64,13 @@ def plan_cut(
     if keep is None:
         keep = blocks_to_keep(target, counts, protected, trimmed)
     return counts, keep, required_blocks(total, protected, config, keep, target)
+
+
+def check_target(recipe: Recipe, model: Any) -> None:
+    """Raise `TargetError` where no choice of blocks reaches the target; one that must be measured first passes."""
+    target = recipe.target
+    if target.of != "latency" and (target.of == "blocks" or not recipe.vocabulary.trim):
+        plan_cut(model, family_of(model), target, recipe.select)
 
 
 def describe(

@@ -11,9 +11,10 @@ import pytest
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from typer.testing import CliRunner
 
 from lwc import cli
-from lwc.errors import BUG, USAGE
+from lwc.errors import BUG, USAGE, MissingDependency
 
 
 def _weights(target: str) -> None:
@@ -61,3 +62,14 @@ def test_a_bug_is_called_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         cli.main()
     assert ended.value.code == BUG
     assert "bug: ZeroDivisionError: of ours" in capsys.readouterr().err
+
+
+def test_what_the_server_lacks_is_told_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacks() -> None:
+        raise MissingDependency("libpython3.11.so.1.0 is missing", "apt install libpython3.11")
+
+    monkeypatch.setattr("lwc.serving.embedded.installed", lacks)
+    recipe = str(Path(__file__).resolve().parents[2] / "recipes" / "tiny.yaml")
+    done = CliRunner().invoke(cli.app, ["run", recipe, "--runs", str(tmp_path / "runs")])
+    assert isinstance(done.exception, MissingDependency)
+    assert not (tmp_path / "runs").exists()

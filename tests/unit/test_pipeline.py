@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -146,6 +147,11 @@ def test_what_a_result_depends_on_is_in_its_key(tmp_path: Path, monkeypatch: pyt
     trust = "score.trust={subsets: 20, recovery_steps: 5}"
     assert needs("score", trust) != needs("score", trust, "recover.learning_rate=1e-5"), "cut models are recovered"
     assert needs("score") == needs("score", "recover.learning_rate=1e-5")
+    race = "select={strategy: racing}"
+    more = "recover.unlabelled={source: {kind: amazon-sample}}"
+    near = "data.near_duplicate_threshold=0.5"
+    assert needs("select", race) != needs("select", race, "recover.learning_rate=1e-5")
+    assert needs("recover", more) != needs("recover", more, near), "near duplicates are left out of further texts too"
     monkeypatch.setattr("lwc.needs.cpu_limit", lambda: 64)
     before = needs("export")
     monkeypatch.setattr("lwc.needs.cpu_limit", lambda: 1)
@@ -158,6 +164,21 @@ def test_what_a_result_depends_on_is_in_its_key(tmp_path: Path, monkeypatch: pyt
     first = needs("data", hub)
     (tmp_path / "reviews" / "train.csv").write_text("b")
     assert first != needs("data", hub), "the same name with new bytes is a miss"
+
+
+def test_what_changes_no_result_is_in_no_key() -> None:
+    def key(name: str, *overrides: str) -> tuple[Any, Any]:
+        made = recipe(*overrides)
+        return stage(name).config(made), stage(name).external(made)
+
+    often = ("train.checkpoint_every=7", "recover.checkpoint_every=7")
+    for row in STAGES:
+        assert key(row.name) == key(row.name, *often), row.name
+    race = "select={strategy: racing}"
+    assert key("select", race) == key("select", race, "recover.epochs=9"), "a race has steps of its own"
+    trust = "score.trust={subsets: 20, recovery_steps: 5}"
+    assert key("score", trust) == key("score", trust, "recover.epochs=9", "select={strategy: drop_top}")
+    assert key("score", trust) != key("score", trust, "select={strategy: fused, keep_first: 1}"), "other cuts"
 
 
 def test_a_model_that_is_not_there_is_told_before_the_data_are_read(tmp_path: Path, line: list[str]) -> None:

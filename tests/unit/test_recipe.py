@@ -66,9 +66,17 @@ def test_one_mistake_is_one_error() -> None:
         "line 5: train.lerning_rate: unknown key; did you mean 'learning_rate'?"
     ]
     assert refuse(MINIMAL.replace("model:", "modle:")) == ["line 3: modle: unknown key; did you mean 'model'?"]
+    assert refuse(MINIMAL + "select: {strategy: racing, keep_frist: 1}\n") == [
+        "line 5: select.keep_frist: unknown key; did you mean 'keep_first'?"
+    ]
     (problem,) = refuse(MINIMAL + "score: {methods: [{method: fischer}]}\n")
     assert problem.startswith("line 5: score.methods.0:")
     assert problem.endswith("did you mean 'fisher'?")
+
+
+def test_a_checkpoint_every_no_step_is_one_problem() -> None:
+    (problem,) = refuse(MINIMAL, "train.checkpoint_every=0")
+    assert problem.startswith("--set: train.checkpoint_every: Input should be greater than or equal to 1")
 
 
 def test_all_problems_come_in_one_go() -> None:

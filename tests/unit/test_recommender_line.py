@@ -8,7 +8,9 @@ import pytest
 from histories import recipe, write_chain
 from measured_figures import differences
 
+from lwc import distributed
 from lwc.artifacts import read_json
+from lwc.errors import LwcError, TargetError
 from lwc.gates import decide
 from lwc.pipeline import plan, run
 from lwc.recipe import Gate
@@ -46,5 +48,21 @@ def test_the_line_learns_the_order_that_popularity_does_not_know(tmp_path: Path,
     assert (results["package"].path / "repository" / "shop" / "1" / "catalogue.json").is_file()
     again = plan(made, tmp_path / "runs")
     assert all(stage.hit for stage in again if stage.stage.cached)
-    other = made.model_copy(update={"task": made.task.model_copy(update={"recent_days": 7})})  # type: ignore[union-attr]
-    assert not any(stage.hit for stage in plan(other, tmp_path / "runs"))
+    for change, first in (({"min_history": 4}, "data"), ({"recent_days": 7}, "evaluate"), ({"top_k": 11}, "evaluate")):
+        other = made.model_copy(update={"task": made.task.model_copy(update=change)})
+        missed = [planned.stage.name for planned in plan(other, tmp_path / "runs") if not planned.hit]
+        assert missed[0] == first, f"{change} changes nothing before"
+
+
+def test_a_target_out_of_reach_is_told_before_the_training(tmp_path: Path) -> None:
+    write_chain(tmp_path / "shop.csv")
+    made = recipe(tmp_path / "shop.csv", target={"ratio": 50, "of": "params"})
+    with pytest.raises(TargetError):
+        run(made, tmp_path / "runs", lambda *_: None, until="train")
+    assert not list((tmp_path / "runs" / ".store").glob("work/train-*/scratch/checkpoints"))
+
+
+def test_several_processes_are_refused_whatever_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    with pytest.raises(LwcError, match="one process"):
+        run(recipe(tmp_path / "shop.csv"), tmp_path / "runs", lambda *_: None, until="score")

@@ -265,6 +265,15 @@ def test_failed_gates_are_named_with_value_and_threshold(tmp_path: Path) -> None
     assert "gates failed" in page
 
 
+def test_a_missed_target_fails_the_run_and_says_so_though_every_gate_passes(tmp_path: Path) -> None:
+    recipe = make_recipe([{"metric": "retention.macro_f1", "op": ">=", "value": 0.5}])
+    recipe = recipe.model_copy(update={"target": recipe.target.model_copy(update={"ratio": 2.5})})
+    found = build(tmp_path, recipe)[0]["verdict"]
+    assert not found["passed"]
+    assert found["gates"].startswith("The gate passed. The run has not passed")
+    assert "missed at 2.00×" in found["gained"]
+
+
 def test_the_terminal_has_a_line_for_each_part_and_the_gates_last(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from strategies import chosen
 from tiny_models import VOCAB, tiny, tokens
 
-from lwc.errors import TargetError
+from lwc.distillation import blocks_name
+from lwc.errors import Diverged, TargetError
 from lwc.importance.ablation import loss_and_accuracy
 from lwc.importance.prefix import outcomes
 from lwc.models.batches import Encoded, batches
@@ -145,6 +146,31 @@ def test_racing_halves_the_field_and_doubles_the_steps() -> None:
     assert [steps for _, steps in asked] == [10] * 4 + [20] * 2
     assert won == min(field, key=lambda one: sum(one))
     assert [round_["steps"] for round_ in given.notes["race"]] == [10, 20]
+
+
+def test_a_candidate_whose_recovery_diverges_loses_the_race() -> None:
+    def recovered(removed: Subset, steps: int) -> float:
+        if removed == frozenset({0, 1, 2}):
+            raise Diverged("the training loss became nan")
+        return float(sum(removed))
+
+    given = choice(6, 3, recovered=recovered)
+    assert racing(chosen("racing", candidates=4, width=4), given) != frozenset({0, 1, 2})
+    last = given.notes["race"][0]["distances"][-1]
+    assert last == {"removed": [0, 1, 2], "distance": None}, "as JSON: no number"
+
+    def hopeless(removed: Subset, steps: int) -> float:
+        raise Diverged("the training loss became nan")
+
+    with pytest.raises(Diverged):
+        racing(chosen("racing", candidates=4, width=4), choice(6, 3, recovered=hopeless))
+
+
+def test_folders_of_trials_have_names_that_a_disk_takes() -> None:
+    assert blocks_name({3, 1, 2}) == "1-2-3"
+    long, other = blocks_name(range(150)), blocks_name(range(1, 150))
+    assert max(len(long), len(other)) <= 100
+    assert long != other
 
 
 def test_racing_without_recovery_is_refused() -> None:

@@ -21,12 +21,14 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
+from lwc.distillation import Recoverer
 from lwc.errors import ModelError, RecipeError
 from lwc.evaluating_tokens import unigram
 from lwc.importance.registry import SCORERS
 from lwc.losses import IGNORED, answer_distance, distillation_loss, example_accuracy, example_loss
 from lwc.models.batches import Batch, Encoded, batches, slices
 from lwc.models.families import block_list, family_of
+from lwc.models.load import load_tokenizer
 from lwc.models.surgery import remove_blocks
 from lwc.number_metrics import number_quality, number_retention, spearman
 from lwc.pipeline import run
@@ -238,6 +240,10 @@ def test_a_language_model_goes_the_whole_line(tmp_path: Path) -> None:
     served = report["serving"]["http"]["served"]
     assert served["matches_offline"] == 1.0
     assert served["accuracy"] == served["offline_accuracy"]
+    # A race measures in batches that training fits into: the logits of a token are as many as the vocabulary.
+    small = recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": 2})})
+    recoverer = Recoverer(small, folders["data"], model, load_tokenizer(folders["train"] / "model"), quiet)
+    assert max(len(batch) for batch in recoverer.validation) == 2
     page = (tmp_path / "report" / "report.html").read_text()
     assert "perplexity" in page
     assert "served agreement with the uncut model" in page
