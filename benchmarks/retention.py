@@ -63,24 +63,25 @@ BASELINES: dict[str, dict[str, Any]] = {
 }
 
 
-def rate(ratio: float) -> float:
+def rate(ratio: float, fresh: bool) -> float:
     """Learning rate of recovery: a mild cut leaves what is nearly right, which a high one first undoes (decision 6)."""
-    return 5e-5 if ratio < 1.5 else 3e-4
+    return 5e-5 if ratio < 1.5 and not fresh else 3e-4
 
 
 def recipe(options: argparse.Namespace, seed: int, case: str, ratio: float, select: dict[str, Any]) -> Recipe:
     """One case. A model from scratch learns from labels for as many steps as the others are taught."""
     train = round(options.rows * (1 - options.validation - options.test))
+    fresh = select.get("weights") == "random"
     recover: dict[str, Any] = {
-        "epochs": options.epochs, "learning_rate": options.learning_rate or rate(ratio),
+        "epochs": options.epochs, "learning_rate": options.learning_rate or rate(ratio, fresh),
         "batch_size": options.batch_size, "hidden_weight": options.hidden_weight, "precision": options.precision,
         "checkpoint_every": options.checkpoint_every,
     }  # fmt: skip
-    if select.get("weights") == "random":
+    if fresh:
         steps = options.epochs * (train + options.unlabelled)
         recover |= {
             "epochs": steps / train, "logits_weight": 0, "hidden_weight": 0, "label_weight": 1, "embedding_rate": 1,
-            "dropout": True, "patience": 100, "learning_rate": options.learning_rate or 3e-4,
+            "dropout": True, "patience": 100,
         }  # fmt: skip
     elif options.unlabelled:
         recover["unlabelled"] = {"source": SOURCE, "limit": options.unlabelled}

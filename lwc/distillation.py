@@ -33,7 +33,7 @@ from lwc.models.placement import placed
 from lwc.models.surgery import remove_blocks
 from lwc.models.vocabulary import coverage, trim_vocabulary, used_tokens
 from lwc.recipe import Recipe, Recovery
-from lwc.tasks import VALIDATION_BATCH, in_batches, judge_of, rows_of, split_rows
+from lwc.tasks import judge_of, rows_of, split_rows, validation_batches
 from lwc.teacher import (
     BlockOutputs,
     LiveTeacher,
@@ -131,9 +131,7 @@ class Recoverer:
         if recipe.recover.augment:
             self._windows = Windows(tokenizer, texts, self.train, recipe.recover.augment, recipe.seed)
         held_out = split_rows(recipe, tokenizer, data_dir, "validation")
-        # A language model's logits are as many as the vocabulary for each token.
-        size = VALIDATION_BATCH if held_out[1] is not None else recipe.train.batch_size
-        self.validation = in_batches(recipe, held_out, size)
+        self.validation = validation_batches(recipe, held_out)
         with fused_attention(placed(teacher)):  # whole attention maps of long texts would not fit
             self._judge = judge_of(recipe, held_out, teacher if taught_by_teacher(recipe.recover) else None)
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from lwc.environment import cpu_asked_for
 from lwc.errors import INTERRUPTED, LwcError, MissingDependency
 
 if TYPE_CHECKING:
@@ -117,9 +118,8 @@ def _joined() -> Any:
 def on_gpu() -> bool:
     """Whether this process computes on an NVIDIA GPU: one is there, not ruled out by `accelerate launch --cpu`."""
     import torch
-    from accelerate.utils import parse_flag_from_env
 
-    return torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
+    return torch.cuda.is_available() and not cpu_asked_for()
 
 
 def join() -> None:

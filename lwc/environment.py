@@ -74,7 +74,8 @@ def gpu_present() -> bool:
     return shutil.which("nvidia-smi") is not None and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
 
 
-def _cpu_asked_for() -> bool:
+def cpu_asked_for() -> bool:
+    """Whether `accelerate launch --cpu` rules the GPUs out."""
     return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on", "y", "t")
 
 
@@ -97,9 +98,14 @@ def auto_precision() -> Literal["bf16", "fp32"]:
     GPUs do from compute capability 8.0 on. Keys of stages and training itself both ask here, so that a result is never
     kept under another precision than its own; that is why torch is not asked.
     """
-    capability = None if _cpu_asked_for() else _compute_capability()
+    capability = None if cpu_asked_for() else _compute_capability()
     native = bool(cpu_flags() & BF16_FLAGS) if capability is None else capability >= 8.0
     return "bf16" if native else "fp32"
+
+
+def precision_here(setting: str) -> str:
+    """What a recipe's ``precision`` comes to on this machine (``auto`` differs between machines)."""
+    return auto_precision() if setting == "auto" else setting
 
 
 def describe() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lwc.artifacts import digest_paths, key_of
-from lwc.environment import auto_precision, cpu_limit, cpu_model
+from lwc.environment import cpu_limit, cpu_model, precision_here
 from lwc.models.source import resolve_folder, resolve_source
 from lwc.recipe import (
     DataSource,
@@ -63,14 +63,9 @@ def _model_files(recipe: Recipe) -> dict[str, str]:
     return {recipe.model.source: digest_paths([folder])} if folder.is_dir() else {}
 
 
-def _precision(setting: str) -> str:
-    """What a training stage computes in on this machine (``auto`` differs between machines)."""
-    return auto_precision() if setting == "auto" else setting
-
-
 def train_needs(recipe: Recipe) -> dict[str, str]:
     """The checkpoint's content, and the precision that training has here."""
-    return {**_model_files(recipe), "precision": _precision(recipe.train.precision)}
+    return {**_model_files(recipe), "precision": precision_here(recipe.train.precision)}
 
 
 def recover_needs(recipe: Recipe) -> dict[str, str]:
@@ -79,7 +74,7 @@ def recover_needs(recipe: Recipe) -> dict[str, str]:
     texts: dict[str, str] = {}
     if more is not None:
         texts = {**_source_files(more.source), "near_duplicate_threshold": str(recipe.data.near_duplicate_threshold)}
-    return {**texts, "precision": _precision(recipe.recover.precision)}
+    return {**texts, "precision": precision_here(recipe.recover.precision)}
 
 
 def _short_recovery(recipe: Recipe) -> str:

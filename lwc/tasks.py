@@ -62,6 +62,11 @@ def in_batches(recipe: Recipe, rows: tuple[Encoded, Array | None], size: int) ->
     return batches(*rows, size, length_bucketed=True, seed=None)
 
 
+def validation_batches(recipe: Recipe, held_out: tuple[Encoded, Array | None]) -> list[Batch]:
+    """Validation rows in batches that fit: a language model's logits are as many as the vocabulary for each token."""
+    return in_batches(recipe, held_out, recipe.train.batch_size if held_out[1] is None else VALIDATION_BATCH)
+
+
 def judge_of(recipe: Recipe, held_out: tuple[Encoded, Array | None], teacher: Any | None = None) -> Judge:
     """How a model in training is judged on the validation rows.
 
@@ -69,10 +74,9 @@ def judge_of(recipe: Recipe, held_out: tuple[Encoded, Array | None], teacher: An
     answers (KL) and a regressor by its squared distance from them: with a few hundred rows that tells more than the
     labels. A language model is judged by its loss in both cases: every token is a label.
     """
-    labels = held_out[1]
+    labels, groups = held_out[1], validation_batches(recipe, held_out)
     if labels is None:
-        return _language_judge(in_batches(recipe, held_out, recipe.train.batch_size))
-    groups = in_batches(recipe, held_out, VALIDATION_BATCH)
+        return _language_judge(groups)
     target = None if teacher is None else torch.from_numpy(predict(teacher, groups))
 
     def logits_of(model: Any) -> Array:

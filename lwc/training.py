@@ -22,7 +22,7 @@ from lwc import checkpoints, distributed
 from lwc.arrays import Array
 from lwc.artifacts import canonical
 from lwc.checkpoints import Progress
-from lwc.environment import auto_precision
+from lwc.environment import precision_here
 from lwc.errors import Diverged, LwcError
 from lwc.models.attention import fused_attention
 from lwc.models.batches import Batch, Encoded, pad, row_groups
@@ -144,7 +144,7 @@ def fit(
     started = time.monotonic()
     set_seed(seed + distributed.rank())  # dropout draws of their own
     accelerator = _accelerator()
-    mixed = (auto_precision() if settings.precision == "auto" else settings.precision) == "bf16"
+    mixed = precision_here(settings.precision) == "bf16"
     groups = parameter_groups(model, settings.weight_decay, embedding_rate)
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
     model, optimizer = accelerator.prepare(model, optimizer)
