@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +16,23 @@ from sklearn.linear_model import LogisticRegression
 
 from lwc import distributed
 from lwc.arrays import Array
-from lwc.artifacts import write_json
+from lwc.artifacts import key_of, write_json
 from lwc.data.splits import Examples, load_labels, load_split
 from lwc.errors import DataError, ModelError
 from lwc.evaluating_numbers import numbers_result
 from lwc.evaluating_tokens import next_tokens, read_tokens, tokens_result
 from lwc.metrics import classification_quality, retention
-from lwc.models.batches import batches, encode
+from lwc.models.batches import Batch, Encoded, batches, encode
 from lwc.models.load import load_model, load_tokenizer
-from lwc.models.placement import placed
+from lwc.models.placement import device_of, placed
 from lwc.recipe import Recipe
 from lwc.tasks import in_batches, numbers_of, split_rows
+from lwc.teacher import answers_folder, write_whole
 from lwc.tfidf import tfidf_features
 from lwc.token_metrics import TokenSums
 from lwc.training import predict
+
+logger = logging.getLogger(__name__)
 
 MODELS = ("base", "unrecovered", "compressed")
 _SMALLEST = 1e-12  # stands for probability 0 under the logarithm
@@ -55,10 +60,34 @@ def tfidf_logits(train: Examples, texts: list[str], classes: int, seed: int) -> 
     return out
 
 
+def asked_once(model: Any, encoded: Encoded, rows: Sequence[Batch], folder: Path | None) -> Array:
+    """`predict`, or what this very model said of these very batches before, to the bit: it is kept in ``folder``.
+
+    Several processes that share the work ask anew.
+    """
+    if folder is None or distributed.count() > 1:
+        return predict(model, rows)
+    batched = [batch.rows.tolist() for batch in rows]
+    read = {"ids": encoded.ids, "types": encoded.types, "batches": batched, "device": device_of(model).type}
+    path = answers_folder(folder, model) / f"test-{key_of(read)[:32]}.npy"
+    with suppress(OSError, EOFError, ValueError):  # not there, or not whole
+        found: Array = np.load(path)
+        return found
+    answers = predict(model, rows)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, answers)
+    except OSError as error:
+        logger.warning("%s: the uncut model's answers are not kept: %s", folder, error)
+    return answers
+
+
 def model_logits(
-    folder: Path, examples: Examples, batch_size: int, max_length: int
+    folder: Path, examples: Examples, batch_size: int, max_length: int, answers: Path | None = None
 ) -> tuple[NDArray[np.float64], dict[str, int]]:
     """Logits (N, C) of the checkpoint in ``folder``, and what its tokenizer truncated.
+
+    ``answers`` is where they are kept if other runs ask this model the same (`asked_once`).
 
     Raises:
         ModelError: a logit is NaN or infinite.
@@ -66,7 +95,7 @@ def model_logits(
     tokenizer, model = load_tokenizer(folder), placed(load_model(folder))
     encoded = encode(tokenizer, examples.texts, max_length)
     rows = batches(encoded, examples.labels, batch_size, length_bucketed=True, seed=None)
-    logits = np.asarray(predict(model, rows), dtype=np.float64)
+    logits = np.asarray(asked_once(model, encoded, rows, answers), dtype=np.float64)
     bad = int((~np.isfinite(logits)).any(axis=1).sum())
     if bad:
         raise ModelError(
@@ -105,6 +134,7 @@ def evaluate(
     compressed_dir: Path,
     out: Path,
     progress: Callable[[str], None] | None = None,
+    answers: Path | None = None,
 ) -> dict[str, Any]:
     """Measure three models and the floors on the test split; write ``evaluation.json`` and predictions.
 
@@ -116,6 +146,7 @@ def evaluate(
         out: where ``evaluation.json`` and ``predictions.parquet`` (id, label, base, unrecovered, compressed) go. A
             language model's are the tokens after each whole text, by name, and the label is the uncut model's.
         progress: told what is being measured.
+        answers: where the uncut model's logits are kept for other cuts of it (not a language model's).
 
     Returns:
         The content of ``evaluation.json``.
@@ -131,7 +162,7 @@ def evaluate(
         measure = _of_tokens(recipe, data_dir, test, folders, out, say)
         truncated = None
     else:
-        measure, truncated = _of_answers(recipe, names, train, test, folders, out, say)
+        measure, truncated = _of_answers(recipe, names, train, test, folders, out, say, answers)
 
     def written() -> dict[str, Any]:
         out.mkdir(parents=True, exist_ok=True)
@@ -187,12 +218,15 @@ def _of_answers(
     folders: dict[str, Path],
     out: Path,
     say: Callable[[str], None],
+    kept: Path | None,
 ) -> tuple[Measure, dict[str, int]]:
     answers: dict[str, NDArray[np.float64]] = {}
     truncated: dict[str, int] = {}
     for name, folder in folders.items():
         say(f"test split: {name} model on {len(test.texts)} texts")
-        answers[name], truncated = model_logits(folder, test, recipe.evaluate.batch_size, recipe.model.max_length)
+        answers[name], truncated = model_logits(
+            folder, test, recipe.evaluate.batch_size, recipe.model.max_length, kept if name == "base" else None
+        )
     n_boot, seed = recipe.evaluate.bootstrap, recipe.seed
 
     def measure() -> dict[str, Any]:

@@ -69,6 +69,7 @@ def _evaluate(context: StageContext) -> None:
         compressed_dir=context.inputs["recover"],
         out=context.out,
         progress=context.progress,
+        answers=context.answers,
     )
     metric = READINGS[context.recipe.task.kind].metrics[0]
     base, small = (result["quality"][name][metric.key]["value"] for name in ("base", "compressed"))

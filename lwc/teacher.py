@@ -148,15 +148,20 @@ class RememberedTeacher:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             for name, part in parts.items():
-                aside = Path(f"{place}-{name}.{os.getpid()}.part")
-                with aside.open("wb") as file:
-                    np.save(file, part.cpu().numpy())
-                aside.replace(f"{place}-{name}.npy")
+                write_whole(Path(f"{place}-{name}.npy"), part.cpu().numpy())
         except OSError as error:
             logger.warning("%s: the uncut model's answers are kept no longer: %s", self._folder, error)
             self._most = 0
             return
         self._held += size
+
+
+def write_whole(path: Path, values: Array) -> None:
+    """Write an ``.npy`` file that is whole or not there, whoever else writes it."""
+    aside = path.with_suffix(f".{os.getpid()}.part")
+    with aside.open("wb") as file:
+        np.save(file, values)
+    aside.replace(path)
 
 
 def answers_folder(folder: Path, model: Any) -> Path:

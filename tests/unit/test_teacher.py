@@ -17,14 +17,15 @@ from tiny_models import tiny, tokens
 
 from lwc.data.unlabelled import more_texts
 from lwc.distillation import random_weights, recover, recovery_loss
+from lwc.evaluation import asked_once
 from lwc.losses import attention_loss
-from lwc.models.batches import batches
+from lwc.models.batches import Batch, batches
 from lwc.models.families import family_of
 from lwc.models.load import load_classifier, load_tokenizer, save_checkpoint
 from lwc.models.surgery import remove_blocks
 from lwc.recipe import Data, Recipe, Recovery, Unlabelled
 from lwc.teacher import BlockOutputs, LiveTeacher, RememberedTeacher, answers_folder, store_answers, stored_bytes
-from lwc.training import parameter_groups
+from lwc.training import parameter_groups, predict
 
 LABELS = np.array([0, 1, 2, 0, 1, 2, 0])
 
@@ -179,6 +180,37 @@ def test_remembered_answers_stay_within_their_share_of_the_disk(tmp_path: Path) 
 def test_every_teacher_has_answers_of_its_own(tmp_path: Path) -> None:
     one, same, other = (answers_folder(tmp_path, tiny("bert", seed=seed)) for seed in (0, 0, 1))
     assert one == same != other
+
+
+def test_the_test_split_is_asked_once_of_one_base_and_anew_where_anything_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = tokens(7)
+
+    def groups(size: int) -> list[Batch]:
+        return batches(rows, LABELS, size, length_bucketed=True, seed=None)
+
+    wanted = predict(tiny("bert"), groups(3))
+    assert np.array_equal(asked_once(tiny("bert"), rows, groups(3), tmp_path), wanted)
+    assert np.array_equal(asked_once(mute(tiny("bert")), rows, groups(3), tmp_path), wanted), "to the bit"
+    for model, size, folder in (
+        (tiny("bert"), 2, tmp_path),
+        (tiny("bert", seed=1), 3, tmp_path),
+        (tiny("bert"), 3, None),
+    ):
+        with pytest.raises(AssertionError, match="was asked"):
+            asked_once(mute(model), rows, groups(size), folder)
+    (path,) = tmp_path.rglob("*.npy")
+    path.write_bytes(path.read_bytes()[:-5])
+    assert np.array_equal(asked_once(tiny("bert"), rows, groups(3), tmp_path), wanted)
+    assert np.array_equal(np.load(path), wanted), "whole again"
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    assert np.array_equal(asked_once(tiny("bert"), rows, groups(3), tmp_path / "other"), wanted)
+    assert "No space left" in caplog.text
 
 
 def recovered(
