@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
 from lwc.commands.options import AsJson, print_json
 from lwc.errors import GATE_FAILED, OK, RecipeError
+
+if TYPE_CHECKING:
+    from lwc.serving.loadtest.endpoint import Endpoint
+    from lwc.serving.loadtest.samples import Sample
 
 
 def loadtest(
@@ -43,11 +47,19 @@ def loadtest(
     warmup: Annotated[float, typer.Option(min=0.0)] = 2.0,
     max_error_rate: Annotated[float, typer.Option(min=0.0, max=1.0, help="exit 3 above it")] = 0.0,
     max_p95_ms: Annotated[Optional[float], typer.Option(help="exit 3 above it")] = None,  # noqa: UP045
+    min_accuracy: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0.0, max=1.0, help="exit 3 below it; needs the column label"),
+    ] = None,
+    min_agreement: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0.0, max=1.0, help="of answers with the column offline: exit 3 below it"),
+    ] = None,
     min_requests: Annotated[int, typer.Option(min=1)] = 50,
     out: Annotated[Path, typer.Option(help="where HTML, CSV and raw samples go")] = Path("loadtest"),
     as_json: AsJson = False,
 ) -> None:
-    """Load-test a served text model with Locust. Exit 3 past a threshold; agreement with ``offline`` is reported."""
+    """Load-test a served text model with Locust. Exit 3 past a threshold."""
     from lwc import render
 
     if worker is not None:
@@ -73,6 +85,8 @@ def loadtest(
         raise RecipeError("--against compares the rates that --find-rate finds", "add --find-rate")
     endpoint = connect(url, protocol, model, metrics_url, label_output)
     texts = read_samples(samples, labelled=endpoint.text.label is not None)
+    if (min_accuracy, min_agreement) != (None, None):
+        _check_compared(endpoint, texts, find_rate, min_agreement)
     if elsewhere is not None:
         render.note(
             f"waiting for {expect_workers} of: lwc loadtest --worker {master_bind_host}:{master_bind_port}; they must"
@@ -92,13 +106,30 @@ def loadtest(
         render.found_rates(found)
         raise typer.Exit(OK if all(one["rate_rps"] for one in found["models"].values()) else GATE_FAILED)
     result = run_loadtest(endpoint, load, texts, out, min_requests)
-    failures = check_thresholds(result, max_error_rate, max_p95_ms, rate_tolerance)
+    failures = check_thresholds(result, max_error_rate, max_p95_ms, rate_tolerance, min_accuracy, min_agreement)
     if as_json:
         print_json(result)
     render.loadtest(result)
     for failure in failures:
         render.note(f"FAIL {failure}")
     raise typer.Exit(GATE_FAILED if failures else OK)
+
+
+def _check_compared(endpoint: Endpoint, texts: list[Sample], find_rate: bool, min_agreement: float | None) -> None:
+    """Raise `RecipeError` where a threshold of quality could never be judged: before the load, not after it."""
+    if find_rate:
+        raise RecipeError("--min-accuracy and --min-agreement judge one load", "leave out --find-rate")
+    if endpoint.text.label is None:
+        raise RecipeError(
+            f"{endpoint.model} has no output that is a label",
+            "name it with --label-output, or leave out --min-accuracy and --min-agreement",
+        )
+    unknown = sum(sample.offline is None for sample in texts)
+    if min_agreement is not None and unknown:
+        raise RecipeError(
+            f"--min-agreement, but {unknown} of {len(texts)} samples have no offline answer",
+            "a run's verify/samples.parquet has the column offline",
+        )
 
 
 def _work(master: str, context: typer.Context) -> None:

@@ -80,7 +80,9 @@ def test_an_open_loop_reads_the_counters_of_both_models(served: tuple[TritonServ
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_two_workers_find_every_answer_right(served: tuple[TritonServer, Path], protocol: str) -> None:
-    done = loadtest(served, "--workers", "2", "--metrics-url", served[0].metrics_url, protocol=protocol)
+    done = loadtest(
+        served, "--workers", "2", "--min-agreement", "1", "--metrics-url", served[0].metrics_url, protocol=protocol
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["served"]["matches_offline"] == 1.0
@@ -94,6 +96,7 @@ def test_what_cannot_be_tested_is_one_usage_error(served: tuple[TritonServer, Pa
         (("--label-output", "category"), "reviews", "no BYTES output 'category'"),
         (("--metrics-url", served[0].http_url), "reviews", "metrics cannot be read"),
         (("--workers", "9"), "reviews", "cannot share"),
+        (("--find-rate", "--max-p95-ms", "9", "--min-accuracy", "0.5"), "reviews", "judge one load"),
     ):
         done = loadtest(served, *more, model=model)
         assert done.returncode == 2, done.stderr

@@ -118,6 +118,18 @@ def test_failures_wrong_answers_and_nan_are_counted(tmp_path: Path, protocol: st
     assert "not finite" in messages
     assert 0.7 < result["served"]["matches_offline"] < 0.95
     assert result["served"]["inconsistent_texts"] > 0
+    (failure,) = check_thresholds(result, min_agreement=1.0)
+    assert failure.startswith("agreement with the offline answers is 0.")
+    assert failure.endswith("below 1")
+    assert check_thresholds(result, min_agreement=0.5) == []
+
+
+def test_quality_below_its_threshold_fails_and_so_does_quality_that_nobody_measured() -> None:
+    result = {"served": {"accuracy": 0.8, "matches_offline": 1.0}}
+    assert check_thresholds(result, min_accuracy=0.8, min_agreement=1.0) == []
+    assert check_thresholds(result, min_accuracy=0.81) == ["served accuracy is 0.8000, below 0.81"]
+    (failure,) = check_thresholds({}, min_accuracy=0.1)
+    assert failure == "no request was answered, so that there is no served accuracy"
 
 
 def test_one_failure_within_the_budget_passes_and_above_it_fails(tmp_path: Path) -> None:

@@ -165,10 +165,13 @@ def check_thresholds(
     max_error_rate: float | None = None,
     max_p95_ms: float | None = None,
     rate_tolerance: float | None = None,
+    min_accuracy: float | None = None,
+    min_agreement: float | None = None,
 ) -> list[str]:
     """What of a load test is past its threshold, one sentence each; empty when all is well.
 
-    ``rate_tolerance`` is the share of an open loop's requests that may be missing from the answered rate.
+    ``rate_tolerance`` is the share of an open loop's requests that may be missing from the answered rate,
+    ``min_agreement`` the least share of answers that are the offline ones.
     """
     failures = []
     if max_error_rate is not None and result["error_rate"] > max_error_rate:
@@ -183,4 +186,13 @@ def check_thresholds(
             f"{result['throughput_rps']:.4g} requests/s were answered of {result['offered_rps']:.4g} that were due"
             f" ({result['achieved_ratio']:.1%}), a shortfall of more than {rate_tolerance:.1%}"
         )
+    served = result.get("served", {})
+    for name, key, least in (
+        ("served accuracy", "accuracy", min_accuracy),
+        ("agreement with the offline answers", "matches_offline", min_agreement),
+    ):
+        if least is not None and key not in served:
+            failures.append(f"no request was answered, so that there is no {name}")
+        elif least is not None and served[key] < least:
+            failures.append(f"{name} is {served[key]:.4f}, below {least:g}")
     return failures
