@@ -15,6 +15,8 @@ from lwc.models.batches import Batch
 from lwc.models.causal import load_causal, locate_causal
 from lwc.models.families import check_padding, family_of
 from lwc.models.load import build_from_config, check_weights, load_classifier, load_tokenizer, save_checkpoint
+from lwc.models.positions import positions
+from lwc.models.source import resolve_source
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import FromConfig, Pretrained, Recipe
 from lwc.tasks import judge_of, numbers_of, split_rows
@@ -33,7 +35,7 @@ def _start(recipe: Recipe, texts: list[str], label_names: list[str]) -> tuple[An
         tokenizer = train_wordpiece(texts, source.vocab_size, source.max_length)
         return build_from_config(source, tokenizer, label_names, recipe.seed), tokenizer
     if source.sha256 is not None:
-        check_weights(source.source, source.sha256)
+        check_weights(source.source, Path(resolve_source(source.source)), source.sha256)
     # The new head is random: seeded, so that the same recipe gives the same model.
     from transformers import set_seed
 
@@ -49,7 +51,10 @@ def _start(recipe: Recipe, texts: list[str], label_names: list[str]) -> tuple[An
 
 
 def _language_model(source: Pretrained) -> tuple[Any, Any]:
-    model, _, tokenizer = load_causal(locate_causal(source.source))
+    found = locate_causal(source.source)
+    if source.sha256 is not None:
+        check_weights(source.source, Path(found.place), source.sha256)
+    model, _, tokenizer = load_causal(found)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # the mask says what is padding
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -65,15 +70,6 @@ def _cut_at(tokenizer: Any, model: Any, source: Pretrained) -> Any:
         )
     tokenizer.model_max_length = source.max_length
     return tokenizer
-
-
-def positions(config: Any) -> int | None:
-    """How many tokens a model reads; RoBERTa's kin number positions from ``pad_token_id + 1``. None: no limit."""
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit is None or not getattr(config, "position_biased_input", True):
-        return None
-    offset = int(config.pad_token_id) + 1 if config.model_type in ("roberta", "xlm-roberta", "mpnet") else 0
-    return int(limit) - offset
 
 
 def _loss(model: Any, batch: Batch) -> Any:

@@ -34,10 +34,12 @@ def _data(context: StageContext) -> None:
 
 def _train(context: StageContext) -> None:
     from lwc.fine_tuning import train_base
+    from lwc.models.positions import check_shapes
     from lwc.selection.select import check_target
 
     def check(model: Any) -> None:
         check_target(context.recipe, model)
+        check_shapes(model, context.recipe.export.latency_shapes)
 
     train_base(context.recipe, context.inputs["data"], context.out, context.scratch, context.progress, check)
 
@@ -201,7 +203,7 @@ _LINE: tuple[Stage, ...] = (
     ),
     Stage(
         "export",
-        4,
+        5,
         ("data", "train", "recover"),
         ("export",),
         _export,

@@ -29,6 +29,7 @@ from lwc.metrics import macro_f1
 from lwc.models.batches import batches, encode
 from lwc.models.families import check_exportable, family_of
 from lwc.models.load import load_model, load_tokenizer
+from lwc.models.positions import check_shapes
 from lwc.recipe import Export
 
 # Label agreement is checked on this many test texts; logits parity does not depend on the texts' content.
@@ -53,12 +54,14 @@ def export_pair(
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
     """Export both models and write ``export.json``: what `export_both` says of them, and the reduced graphs."""
-    texts = load_split(data_dir, "test").texts[:PARITY_TEXTS]
+    every = load_split(data_dir, "test").texts
+    texts = [every[row] for row in spread(len(every), PARITY_TEXTS)]
 
     def export_one(name: str, folder: Path, path: Path) -> dict[str, Any]:
         progress(f"exporting {name}")
         model, tokenizer = load_model(folder), load_tokenizer(folder)
         check_exportable(family_of(model))
+        check_shapes(model, settings.latency_shapes)
         export_onnx(model, tokenizer, path)
         progress(f"parity of {name}")
         return check_parity(model, tokenizer, path, texts, settings.parity_tolerance, max_length=max_length)
@@ -72,13 +75,20 @@ def export_pair(
 def padded_inputs(
     data_dir: Path, folder: Path, split: str, max_length: int, rows: int | None, batch_size: int = 16
 ) -> tuple[list[dict[str, Array]], Array, Array]:
-    """The first ``rows`` texts of a split (None: all) as batches of inputs (B, T) by name; ids and labels (N,)."""
+    """``rows`` texts all over a split (None: all) as batches of inputs (B, T) by name; ids and labels (N,)."""
     examples = load_split(data_dir, split)
-    encoded = encode(load_tokenizer(folder), examples.texts[:rows], max_length)
-    groups = batches(encoded, examples.labels[:rows], batch_size, length_bucketed=True, seed=None)
+    chosen = spread(len(examples.texts), rows)
+    encoded = encode(load_tokenizer(folder), [examples.texts[row] for row in chosen], max_length)
+    groups = batches(encoded, examples.labels[chosen], batch_size, length_bucketed=True, seed=None)
     inputs = [{name: value.numpy() for name, value in one.inputs.items()} for one in groups]
-    order = np.concatenate([one.rows.numpy() for one in groups])
+    order = chosen[np.concatenate([one.rows.numpy() for one in groups])]
     return inputs, examples.ids[order], examples.labels[order]
+
+
+def spread(count: int, rows: int | None) -> Array:
+    """Positions of ``rows`` rows, evenly spaced: a split is in its file's order, and that may begin with one class."""
+    wanted = count if rows is None else min(rows, count)
+    return np.arange(wanted) * count // max(wanted, 1)
 
 
 def _logits(path: Path, groups: list[dict[str, Array]]) -> Array:
@@ -124,7 +134,7 @@ def _reduced(
         # What is served is this graph: its answers are the offline ones that served answers must equal.
         pq.write_table(pa.table({"id": ids, "compressed": answers["int8"]}), out / INT8_ANSWERS)
         ratios = {"size": whole.stat().st_size / path.stat().st_size, "latency": latency["ratio"]}
-        result["int8"] = {**figures, "path": INT8, "latency": latency, "ratios": ratios}
+        result["int8"] = {**figures, "path": INT8, "answers": INT8_ANSWERS, "latency": latency, "ratios": ratios}
     if settings.openvino:
         progress("latency in OpenVINO")
         graphs = {"fp32": whole, **({"int8": out / INT8} if settings.int8 else {})}

@@ -39,13 +39,17 @@ def _names(label_names: list[str]) -> dict[str, Any]:
     }
 
 
-def check_weights(source: str, sha256: str) -> None:
-    """Compare the weights file of a local checkpoint with a pinned SHA-256.
+def check_weights(source: str, folder: Path, sha256: str) -> None:
+    """Compare the weights file (safetensors or GGUF) in ``folder``, where ``source`` lies, with a pinned SHA-256.
 
     Raises:
-        ModelError: there is no single safetensors file, or it is another one than was pinned.
+        ModelError: it is not local, there is no single weights file, or it is another one than was pinned.
     """
-    files = sorted(Path(resolve_source(source)).glob("*.safetensors"))
+    if not folder.is_dir():
+        raise ModelError(
+            f"{source}: model.sha256 pins the weights file of a folder or a package", "pin a hub id by model.revision"
+        )
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".gguf"))
     if len(files) != 1:
         raise ModelError(f"{source}: model.sha256 pins one weights file, found {len(files)}", "leave sha256 out")
     found = file_digest(files[0])
@@ -75,8 +79,13 @@ def load_classifier(
     try:
         config = AutoConfig.from_pretrained(resolved, revision=revision or "main", trust_remote_code=trust_remote_code)
         own = [str(config.id2label[index]) for index in range(config.num_labels)]
-        for name, value in (_names(label_names) if label_names is not None else {}).items():
-            setattr(config, name, value)
+        if label_names is not None:
+            # What the checkpoint was a model of before: transformers and the repository would believe it.
+            config.problem_type = None
+            if hasattr(config, "numbers"):
+                del config.numbers
+            for name, value in _names(label_names).items():
+                setattr(config, name, value)
         model, info = AutoModelForSequenceClassification.from_pretrained(
             resolved,
             config=config,

@@ -16,10 +16,14 @@ from lwc.models.families import Family, block_list
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Parameters of the whole model and of each block; tied weights count once."""
+    """Parameters of the whole model and of each block; tied weights count once.
+
+    ``tied`` are those of an output matrix that is the embeddings': an exported file holds them twice.
+    """
 
     total: int
     per_block: list[int]
+    tied: int = 0
 
     def without(self, removed: Collection[int]) -> int:
         """Parameters left after these blocks are gone."""
@@ -29,7 +33,10 @@ class ParameterCounts:
 def parameter_counts(model: nn.Module, family: Family) -> ParameterCounts:
     """Count parameters, in all and per block."""
     per_block = [sum(p.numel() for p in block.parameters()) for block in block_list(model, family)]
-    return ParameterCounts(sum(p.numel() for p in model.parameters()), per_block)
+    read, written = (getattr(model, name)() for name in ("get_input_embeddings", "get_output_embeddings"))
+    tied = written is not None and written.weight is read.weight
+    total = sum(p.numel() for p in model.parameters())
+    return ParameterCounts(total, per_block, read.weight.numel() if tied else 0)
 
 
 def _checked(count: int, blocks: Collection[int]) -> set[int]:

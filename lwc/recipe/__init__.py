@@ -150,6 +150,8 @@ class Recipe(Section):
                 "vocabulary.trim": self.vocabulary.trim,
                 "recover.augment": self.recover.augment > 0,
                 "recover.cache_teacher: always": self.recover.cache_teacher == "always",
+                "model.revision": getattr(self.model, "revision", None) is not None,
+                "model.trust_remote_code": getattr(self.model, "trust_remote_code", False),
             }
             _refuse(unfit, kind)
         return self

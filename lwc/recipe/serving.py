@@ -97,7 +97,9 @@ class Export(Section):
         " faster on CPUs; the report says by how much",
     )
     parity_tolerance: Annotated[float, Field(gt=0.0)] = 1e-4
-    latency_shapes: tuple[Shape, ...] = (Shape(batch=1, length=64), Shape(batch=8, length=64))
+    latency_shapes: tuple[Shape, ...] = Field(
+        default=(Shape(batch=1, length=64), Shape(batch=8, length=64)), min_length=1
+    )
     latency_repeats: Annotated[int, Field(ge=3)] = 20
 
 

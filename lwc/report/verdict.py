@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lwc.gates import OPERATORS, lookup
 from lwc.readings import READINGS, Metric
 from lwc.report.formats import (
     NOT_MEASURED,
@@ -49,7 +50,34 @@ def _cost(report: Mapping[str, Any]) -> str:
         left = retention(kept[metric.key])
         parts.append(f"{metric.name} {with_interval(base)} → {with_interval(small)}, retention {left}")
     n = quality["compressed"]["n"]
-    return f"Cost on {n:,} test {reading.counted} (95% intervals): {'; '.join(parts)}."
+    return f"Cost on {n:,} test {reading.counted} (95% intervals): {'; '.join(parts)}.{_as_int8(report)}"
+
+
+def _as_int8(report: Mapping[str, Any]) -> str:
+    int8 = (report["export"] or {}).get("int8", {})
+    kept = int8.get("retention")
+    if kept is None:
+        return ""
+    parts = (
+        f"{metric.name} {significant(int8['test'][metric.key + '_int8'])}, retention {retention(kept[metric.key])}"
+        for metric in READINGS[report["task"]].metrics
+    )
+    return f" As int8, which is what CPUs serve: {'; '.join(parts)}."
+
+
+def _gates_of_fp32(report: Mapping[str, Any]) -> list[str]:
+    """Gates on retention that the checkpoint passes and the int8 graph, which is served, would not."""
+    kept = (report["export"] or {}).get("int8", {}).get("retention", {})
+    found = []
+    for gate in report["gates"]:
+        section, _, path = gate["metric"].partition(".")
+        value, _ = lookup(kept, path) if section == "retention" else (None, "")
+        if gate["passed"] and value is not None and not OPERATORS[gate["op"]](value, gate["threshold"]):
+            found.append(
+                f"The gate on {gate['metric']} is about the fp32 model; the int8 graph that CPUs serve is at"
+                f" {significant(value)}. Gate export.int8.{gate['metric']}."
+            )
+    return found
 
 
 def _gain(report: Mapping[str, Any]) -> str:
@@ -112,6 +140,7 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
                     found.append(f"The {NAMES[key]} does not beat {title} in {' and '.join(short)}.")
     if not report["serving"]:
         found.append("Serving was not run: latency under load and served accuracy are not measured.")
+    found += _gates_of_fp32(report)
     for protocol, measured in (report["serving"] or {}).items():
         if isinstance(measured, Mapping) and measured.get("shortfall"):
             found.append(f"Over {protocol} the server fell behind: {measured['shortfall']}.")

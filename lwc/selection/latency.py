@@ -11,8 +11,13 @@ from lwc.errors import TargetError
 from lwc.export.latency import compare_latency
 from lwc.export.onnx import export_onnx
 from lwc.models.families import Family, block_list
+from lwc.models.positions import check_shapes
 from lwc.models.surgery import remove_blocks
 from lwc.recipe import Export
+
+# Within this of the target one measurement decides nothing: the least of so many must reach it, since the export is
+# timed anew, and judged by that.
+_CLOSE, _AGAIN = 0.05, 3
 
 
 def blocks_for_latency(
@@ -28,12 +33,14 @@ def blocks_for_latency(
     """The most blocks whose exported model reaches ``ratio``, found by bisection over models cut from the top.
 
     Which blocks stay does not matter to latency where all are of one shape; how many does. Each candidate is timed
-    against the uncut model in turns, at the recipe's shapes, after warm-up, by medians.
+    against the uncut model in turns, at the recipe's shapes, after warm-up, by medians; one that is near the target
+    three times, and the slowest counts.
 
     Returns:
         ``keep`` and ``measured``: one row a candidate with its ratio and the spread (interquartile range ÷ median).
 
     Raises:
+        ModelError: a shape is longer than the model reads.
         TargetError: not even the smallest cut model is fast enough.
     """
     total = len(block_list(model, family))
@@ -41,6 +48,7 @@ def blocks_for_latency(
     rows: list[dict[str, Any]] = []
     if ratio <= 1:
         return {"keep": total, "measured": rows}
+    check_shapes(model, settings.latency_shapes)
     base = folder / "base.onnx"
     export_onnx(model, tokenizer, base)
 
@@ -48,7 +56,13 @@ def blocks_for_latency(
         progress(f"latency with {keep} of {total} blocks")
         path = folder / f"{keep}.onnx"
         export_onnx(remove_blocks(model, family, order[keep:]), tokenizer, path)
-        found = compare_latency(base, path, settings.latency_shapes, settings.latency_repeats, cpu_limit())
+
+        def timed() -> dict[str, Any]:
+            return compare_latency(base, path, settings.latency_shapes, settings.latency_repeats, cpu_limit())
+
+        found = timed()
+        if abs(found["ratio"] / ratio - 1) < _CLOSE:
+            found = min(found, *(timed() for _ in range(_AGAIN - 1)), key=lambda one: float(one["ratio"]))
         path.unlink()
         rows.append({"blocks": keep, "ratio": found["ratio"], "shapes": found["shapes"]})
         return bool(found["ratio"] >= ratio)

@@ -14,7 +14,7 @@ from test_quantize import trained_like
 
 from lwc.arrays import Array
 from lwc.export.session import cpu_session, run
-from lwc.export.stage import FP16, INT8, INT8_ANSWERS, WHOLE, export_pair
+from lwc.export.stage import FP16, INT8, INT8_ANSWERS, WHOLE, export_pair, padded_inputs
 from lwc.metrics import macro_f1
 from lwc.models.families import family_of
 from lwc.models.load import load_model, load_tokenizer, save_checkpoint
@@ -92,6 +92,18 @@ def test_all_reduced_graphs_at_once(stages: dict[str, Path], tmp_path: Path) -> 
         assert all(graph["ratio"] > 0 for graph in timed.values())
     steps = ["int8, dynamic", *(["latency in OpenVINO"] if openvino else []), "fp16"]
     assert [line for line in said if line in steps] == steps
+
+
+def test_calibration_sees_every_class_of_a_file_that_is_sorted_by_label(
+    stages: dict[str, Path], tmp_path: Path
+) -> None:
+    rows = {"id": range(40), "text": ["bad"] * 20 + ["good"] * 20, "label": [0] * 20 + [1] * 20}
+    pd.DataFrame(rows).to_parquet(tmp_path / "calibration.parquet")
+    for wanted, found in ((8, 8), (None, 40), (100, 40)):
+        _, ids, labels = padded_inputs(tmp_path, stages["base"] / "model", "calibration", 16, wanted)
+        assert np.bincount(labels).tolist() == [found // 2, found // 2]
+        assert len(set(ids.tolist())) == found
+        assert labels.tolist() == [rows["label"][row] for row in ids], "ids and labels stay together"
 
 
 def test_nothing_is_reduced_unasked(stages: dict[str, Path], tmp_path: Path) -> None:

@@ -21,9 +21,10 @@ from lwc.errors import LwcError, MissingDependency, ModelError
 from lwc.models.batches import batches, encode
 from lwc.models.families import family_of
 from lwc.models.load import build_from_config, check_weights, load_classifier, load_tokenizer, save_checkpoint
+from lwc.models.positions import check_shapes
 from lwc.models.source import resolve_source
 from lwc.models.tokenizer import train_wordpiece
-from lwc.recipe import FromConfig
+from lwc.recipe import FromConfig, Shape
 from lwc.training import predict
 
 TEXTS = ["good thing that works", "bad broken thing", "great product, would buy again", "awful: it never worked"]
@@ -168,9 +169,38 @@ def test_permuted_labels_on_other_heads(model_type: str, tmp_path: Path) -> None
 
 def test_checksum(saved: Path) -> None:
     digest = file_digest(saved / "model.safetensors")
-    check_weights(str(saved), digest)
-    with pytest.raises(ModelError, match="SHA-256"):
-        check_weights(str(saved), "0" * 64)
+    check_weights("mine", saved, digest)
+    with pytest.raises(ModelError, match=r"mine: model\.safetensors has SHA-256"):
+        check_weights("mine", saved, "0" * 64)
+    with pytest.raises(ModelError, match="of a folder or a package") as caught:
+        check_weights("some/hub-id", Path("some/hub-id"), digest)
+    assert "model.revision" in caught.value.hint
+    (saved / "model.safetensors").rename(saved / "model-q8.gguf")
+    check_weights("mine", saved, digest)
+
+
+def test_a_checkpoint_that_was_a_regressor_becomes_a_classifier(tmp_path: Path) -> None:
+    """Triton's repository and transformers' own loss both go by ``problem_type``."""
+    model = tiny("bert")
+    model.config.problem_type, model.config.numbers = "regression", [1.0, 2.0]
+    model.save_pretrained(tmp_path / "before")
+    load_classifier(tmp_path / "before", ["x", "y", "z"]).save_pretrained(tmp_path / "after")
+    config = json.loads((tmp_path / "after" / "config.json").read_text())
+    assert config.get("problem_type") is None
+    assert "numbers" not in config
+
+
+@pytest.mark.parametrize(("model_type", "reads"), [("bert", 40), ("roberta", 38), ("camembert", 38), ("gpt2", 40)])
+def test_shapes_longer_than_the_model_has_positions_for_are_told(model_type: str, reads: int) -> None:
+    model = tiny(model_type, max_position_embeddings=40, pad_token_id=1)
+    shapes = (Shape(batch=1, length=8), Shape(batch=2, length=64))
+    with pytest.raises(ModelError, match=f"has 2×64, the model reads at most {reads} tokens"):
+        check_shapes(model, shapes)
+    check_shapes(model, shapes[:1])
+
+
+def test_positions_that_are_computed_have_no_end() -> None:
+    check_shapes(tiny("modernbert", max_position_embeddings=40), (Shape(batch=1, length=64),))
 
 
 def test_truncated_weights_are_a_clear_error(saved: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +11,14 @@ from planted import data, with_identity
 from safetensors.torch import save_file
 from strategies import chosen
 from tiny_models import tiny
+from transformers import AutoModelForCausalLM
 
 from lwc.errors import TargetError
+from lwc.export.onnx import export_onnx
 from lwc.importance.ablation import loss_and_accuracy
 from lwc.models.families import family_of
 from lwc.models.surgery import ParameterCounts, bypass, parameter_counts, remove_blocks
+from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import Target
 from lwc.selection.select import select_blocks
 from lwc.selection.target import blocks_to_keep, ratios
@@ -197,3 +201,20 @@ def test_worst_case_holds_for_a_real_model() -> None:
     counts = parameter_counts(model, family_of(model))
     keep = blocks_to_keep(Target(ratio=1.5, of="params"), counts, (0,))
     assert ratios(counts, [0, *range(6 - keep + 1, 6)])["params"] >= 1.5
+
+
+def test_a_tied_output_matrix_stands_twice_in_the_exported_file(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"hidden_size": 64, "head_dim": 32, "intermediate_size": 256, "vocab_size": 4000}
+    model = tiny("llama", blocks=6, task=AutoModelForCausalLM, tie_word_embeddings=True, **sizes)
+    family, tokenizer = family_of(model), train_wordpiece(["good thing"] * 4, 60, 16)
+    counts = parameter_counts(model, family)
+    assert counts.tied == 4000 * 64
+    found = []
+    for name, removed in (("whole", []), ("cut", [1, 2, 3, 4, 5])):
+        export_onnx(remove_blocks(model, family, removed), tokenizer, tmp_path / f"{name}.onnx")
+        found.append((tmp_path / f"{name}.onnx").stat().st_size)
+    planned = ratios(counts, [0])
+    assert found[0] / found[1] == pytest.approx(planned["size"], rel=0.06)
+    assert planned["params"] > 1.2 * planned["size"]
+    for other in (tiny("llama", task=AutoModelForCausalLM, tie_word_embeddings=False), tiny("bert")):
+        assert parameter_counts(other, family_of(other)).tied == 0

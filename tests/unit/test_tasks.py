@@ -315,6 +315,8 @@ def test_what_a_language_model_cannot_do_is_refused() -> None:
         ({"vocabulary": {"trim": True}}, "vocabulary.trim"),
         ({"export": {"int8": {}}}, "int8"),
         ({"model": {"kind": "config"}}, "pretrained"),
+        ({"model": {"kind": "pretrained", "source": "x", "revision": "v2"}}, "model.revision"),
+        ({"model": {"kind": "pretrained", "source": "x", "trust_remote_code": True}}, "model.trust_remote_code"),
     ):
         with pytest.raises(ValueError, match=said):
             Recipe.model_validate({**base, **change})
