@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lwc.artifacts import read_json
-from lwc.errors import LwcError, RecipeError
+from lwc.errors import LwcError, RecipeError, TargetError
 from lwc.pipeline import STORE_FOLDER, Event, StageResult
 from lwc.pipeline import run as run_line
 from lwc.recipe import Recipe, Select, Sweep
@@ -23,6 +23,8 @@ Run = Callable[[Recipe, Path, Event, str | None], Mapping[str, StageResult]]
 
 _MODELS = ("base", "unrecovered", "compressed", "majority")
 _METRICS = ("accuracy", "macro_f1")
+# Before a variant's own stages; None: before any. A target out of its reach is told in them too, and is its own.
+_SHARED = (None, "data", "train")
 
 
 def _strategies(recipe: Recipe, sweep: Sweep) -> Iterator[tuple[str, Select]]:
@@ -148,10 +150,12 @@ def sweep(
         A row for each variant: ``recipe``, ``name``, ``ratio`` asked, ``of``, ``strategy``, ``select``, ``kept``
         block ids, ``ratios`` reached, ``base`` / ``unrecovered`` / ``compressed`` / ``majority`` (accuracy and
         macro-F1 with intervals), ``retention``, ``seconds`` (all its stages, when they were made), ``fresh_seconds``
-        (those made now) and ``error`` (None, or ``{"stage", "message", "hint"}``). What was not measured is None.
+        (those made now) and ``error`` (None, or ``{"stage", "message", "hint", "exit_code"}``). What was not measured
+        is None.
 
     Raises:
         RecipeError: see `variants`; or ``until`` is no stage.
+        LwcError: of what all variants share, the data and the base.
     """
     check_stage(until)
     answers = runs / STORE_FOLDER / "teacher"
@@ -168,7 +172,10 @@ def sweep(
         try:
             row |= _measured(run(variant, runs, told, until))
         except LwcError as problem:
-            row["error"] = {"stage": reached[0], "message": problem.message, "hint": problem.hint}
+            if reached[0] in _SHARED and not isinstance(problem, TargetError):
+                raise  # the next variant would come to the same, after the same hours
+            said = {"message": problem.message, "hint": problem.hint, "exit_code": problem.exit_code}
+            row["error"] = {"stage": reached[0], **said}
         rows.append(row)
     shutil.rmtree(answers, ignore_errors=True)
     return rows

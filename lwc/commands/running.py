@@ -134,7 +134,10 @@ def report(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("r
 
 
 def sweep(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
-    """Run a recipe at each ratio of its sweep section, up to export, and draw the frontier. Exit 2 if none succeeds."""
+    """Run a recipe at each ratio of its sweep section, up to export, and draw the frontier.
+
+    If none succeeds, an earlier frontier stays, and the exit code is that of the first failure.
+    """
     from lwc import distributed, render
     from lwc.doctor import require_openvino
     from lwc.pipeline import run_folder
@@ -148,6 +151,10 @@ def sweep(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("ru
         require_openvino()
     with render.RunView() as view:
         rows = sweep_recipe(loaded, runs, view.event)
+    failed = [row["error"]["exit_code"] for row in rows if row["error"]]
+    if len(failed) == len(rows):
+        print_json(rows) if as_json else typer.echo(frontier_markdown(rows))
+        raise typer.Exit(failed[0])
     folder = run_folder(runs, loaded)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "frontier.md").write_text(frontier_markdown(rows), encoding="utf-8")
@@ -157,7 +164,7 @@ def sweep(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("ru
     else:
         typer.echo(frontier_markdown(rows))
     render.note(f"frontier: {folder / 'frontier.html'}")
-    raise typer.Exit(USAGE if all(row["error"] for row in rows) else OK)
+    raise typer.Exit(OK)
 
 
 def compare(

@@ -97,6 +97,8 @@ class _Reader:
         self.read = 0
         self.bad: Counter[str] = Counter()
         self.left_out = 0
+        self._taken = 0
+        self._filled: Counter[str] = Counter()  # rows in which a text field is not empty
         self._quarantine = out / "quarantine.jsonl"
 
     def run(self) -> None:
@@ -110,9 +112,16 @@ class _Reader:
                 if bad is not None:
                     self.bad[bad.reason.split(":")[0].split("(")[0].strip()] += 1
                     file.write(json.dumps(bad.__dict__, ensure_ascii=True) + "\n")
+        for field in self.data.text_fields:
+            if self._taken and not self._filled[field]:
+                raise DataError(
+                    f"data.text_fields names {field}, which is empty in every row", f"leave {field} out, or map it"
+                )
         check_bad(self.bad, self.read, self.data.max_bad_rows)
 
     def _take(self, row: Row) -> Bad | None:
+        self._taken += 1
+        self._filled.update(field for field in self.data.text_fields if getattr(row, field))
         text = _text(row, self.data.text_fields)
         if not fold(text):
             return Bad(row.file, row.line, "no letters or digits" if text else "empty text", text[:120])

@@ -107,3 +107,13 @@ class Data(Section):
     limit: Positive | None = Field(default=None, description="random subsample of rows, after cleaning")
     calibration: Positive = Field(default=256, description="rows of train that scores are computed on")
     ingest: Ingest | None = Field(default=None, description="read as a stream, through shards on disk")
+
+    @model_validator(mode="after")
+    def _titles_exist(self) -> Data:
+        untitled = isinstance(self.source, AmazonSample) or (
+            isinstance(self.source, TableFile | HubDataset) and self.source.columns.title is None
+        )
+        if "title" in self.text_fields and untitled:
+            mapped = "" if isinstance(self.source, AmazonSample) else "map data.source.columns.title, or "
+            raise ValueError(f"text_fields names title, which the source does not have: {mapped}leave it out")
+        return self

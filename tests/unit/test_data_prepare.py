@@ -230,6 +230,25 @@ def test_text_fields_are_joined_in_order_and_named(corpus: Path, tmp_path: Path)
         prepare(settings(corpus, text_fields=["title"]), 1, tmp_path)
 
 
+@pytest.mark.parametrize("fields", [["title", "body"], ["title"]])
+def test_a_text_field_that_no_row_has_is_told(corpus: Path, tmp_path: Path, fields: list[str]) -> None:
+    with pytest.raises(DataError, match="names title, which is empty in every row"):
+        prepare(settings(corpus, text_fields=fields), 1, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ({"kind": "amazon-sample"}, "does not have: leave it out"),
+        ({"kind": "table", "paths": ["r.csv"]}, r"map data\.source\.columns\.title, or leave it out"),
+        ({"kind": "hub", "id": "a/b"}, r"map data\.source\.columns\.title"),
+    ],
+)
+def test_a_title_that_is_not_mapped_is_told_before_anything_is_read(source: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Data.model_validate({"source": source, "text_fields": ["title", "body"]})
+
+
 def test_reasons_are_grouped_and_storable(corpus: Path, tmp_path: Path) -> None:
     odd = [review(500 + n, overall=6 + n) for n in range(4)] + [review(600, unixReviewTime=1e300)]
     odd += [review(601, reviewerID="\ud800", asin="\udc00", reviewText="lone \ud800 surrogate", overall=5)]

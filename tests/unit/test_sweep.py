@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from lwc import sweeping
 from lwc.artifacts import write_json
-from lwc.errors import RecipeError, TargetError
+from lwc.cli import app
+from lwc.errors import LwcError, MissingDependency, RecipeError, TargetError
 from lwc.pipeline import Event, StageResult
 from lwc.recipe import Recipe
 from lwc.report.frontier import frontier_document, frontier_html, frontier_markdown, pareto
@@ -161,7 +163,8 @@ def test_stages_that_did_not_run_are_none(tmp_path: Path) -> None:
 def test_a_variant_that_fails_does_not_stop_the_rest(tmp_path: Path) -> None:
     rows = swept(tmp_path, make_recipe({"ratios": [2, 3, 4]}), fails="tiny-3x")
     assert [row["name"] for row in rows if row["error"] is None] == ["tiny-2x", "tiny-4x"]
-    assert rows[1]["error"] == {"stage": "select", "message": "out of reach", "hint": "ask for less"}
+    said = {"message": "out of reach", "hint": "ask for less", "exit_code": 2}
+    assert rows[1]["error"] == {"stage": "select", **said}
     assert rows[1]["compressed"] is None
     assert "floor: majority class" in frontier_markdown(rows)
     f = frontier_document(rows)
@@ -170,6 +173,46 @@ def test_a_variant_that_fails_does_not_stop_the_rest(tmp_path: Path) -> None:
     assert "tiny-3x failed in select: out of reach (ask for less)" in frontier_markdown(rows)
     assert "2 of 3 finished" in frontier_html(rows)
     json.dumps(f, allow_nan=False)
+
+
+@pytest.mark.parametrize("stage", [None, "data", "train"])
+def test_what_all_variants_share_fails_once_and_a_target_out_of_reach_is_one_variants_own(
+    tmp_path: Path, stage: str | None
+) -> None:
+    asked: list[str] = []
+
+    def run(variant: Recipe, runs: Path, event: Event, until: str | None) -> dict[str, StageResult]:
+        asked.append(variant.name)
+        if stage is not None:
+            event("start", stage, "never run")
+        raise problem
+
+    problem: LwcError = MissingDependency("no such model", "install it")
+    with pytest.raises(MissingDependency):
+        sweep(make_recipe({"ratios": [2, 3, 4]}), tmp_path, silent, run)
+    assert asked == ["tiny-2x"]
+    problem = TargetError("out of reach", "ask for less")
+    assert len(sweep(make_recipe({"ratios": [2, 3, 4]}), tmp_path, silent, run)) == 3
+
+
+def test_a_sweep_of_failures_leaves_the_earlier_frontier_and_ends_with_their_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = {"stage": "recover", "message": "diverged", "hint": "", "exit_code": 1}
+    rows = [{**row, "error": error} for row in swept(tmp_path, make_recipe({"ratios": [2, 3]}))]
+    monkeypatch.setattr(sweeping, "sweep", lambda *_: rows)
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(json.dumps(make_recipe({"ratios": [2, 3]}).model_dump(mode="json", exclude_none=True)))
+    page = tmp_path / "runs" / "tiny" / "frontier.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("an earlier one")
+    done = CliRunner().invoke(app, ["sweep", str(recipe), "--runs", str(tmp_path / "runs")])
+    assert done.exit_code == 1, done.output
+    assert "diverged" in done.output
+    assert page.read_text() == "an earlier one"
+    rows[0]["error"] = None
+    assert CliRunner().invoke(app, ["sweep", str(recipe), "--runs", str(tmp_path / "runs")]).exit_code == 0
+    assert page.read_text() != "an earlier one"
 
 
 def test_a_bug_is_not_taken_for_a_failed_variant(tmp_path: Path) -> None:
