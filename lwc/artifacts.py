@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +86,7 @@ def publish_folder(source: Path, destination: Path) -> None:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished stage result. ``digest`` covers the content of its files, not their times or place."""
+    """A finished stage result. ``digest`` covers the content of what later stages read of it, not times or place."""
 
     path: Path
     digest: str
@@ -153,8 +153,14 @@ class Store:
             scratch.mkdir(exist_ok=True)
             yield out, scratch
 
-    def commit(self, stage: str, key: str, ingredients: Mapping[str, Any], seconds: float) -> Artifact:
-        """Seal what `build` handed out: hash the files, write the manifest, rename into place."""
+    def commit(
+        self, stage: str, key: str, ingredients: Mapping[str, Any], seconds: float, account: Collection[str] = ()
+    ) -> Artifact:
+        """Seal what `build` handed out: hash the files, write the manifest, rename into place.
+
+        ``account`` names files that tell of the making, and are read by people alone: they are sealed too, but a
+        result that differs in nothing else has the same ``digest``.
+        """
         work = self.root / "work" / f"{stage}-{key[:24]}"
         out = work / "out"
         files = {
@@ -162,7 +168,7 @@ class Store:
             for path in sorted(out.rglob("*"))
             if path.is_file()
         }
-        digest = key_of({name: entry["sha256"] for name, entry in files.items()})
+        digest = key_of({name: entry["sha256"] for name, entry in files.items() if name not in account})
         write_json(
             out / MANIFEST,
             {

@@ -246,4 +246,5 @@ def _build(
                 with distributed.alone():
                     stage.function(context)
         seconds = time.monotonic() - started
-        return distributed.broadcast(store.commit(stage.name, planned.key, planned.ingredients, seconds))
+        made = store.commit(stage.name, planned.key, planned.ingredients, seconds, stage.account)
+        return distributed.broadcast(made)

@@ -42,7 +42,8 @@ class Stage:
     """One row of the line. ``sections`` are the recipe sections its result depends on.
 
     Where several processes run the line (`lwc.distributed`), all of them make a ``shared`` stage, and the main one's
-    ``out`` is kept; any other stage is made by the main process alone.
+    ``out`` is kept; any other stage is made by the main process alone. No stage reads the ``account`` of another:
+    where rows came from, how long it took.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Stage:
     external: Callable[[Recipe], dict[str, str]] = lambda recipe: {}
     cached: bool = True
     shared: bool = False
+    account: tuple[str, ...] = ()
 
     def config(self, recipe: Recipe) -> dict[str, Any]:
         """The resolved settings that this stage's result depends on."""

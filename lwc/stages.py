@@ -156,10 +156,25 @@ _TRAINING = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 
 _LINE: tuple[Stage, ...] = (
     Stage(
-        "data", 2, (), ("data",), _data, ("rdata", "pandas", "pyarrow", "datasets", "numpy"), external=needs.data_files
+        "data",
+        2,
+        (),
+        ("data",),
+        _data,
+        ("rdata", "pandas", "pyarrow", "datasets", "numpy"),
+        external=needs.data_files,
+        account=("source.json", "quality.json", "quarantine.jsonl"),
     ),
     Stage(
-        "train", 3, ("data",), ("model", "train", "task"), _train, _TRAINING, external=needs.train_needs, shared=True
+        "train",
+        3,
+        ("data",),
+        ("model", "train", "task"),
+        _train,
+        _TRAINING,
+        external=needs.train_needs,
+        shared=True,
+        account=("metrics.json",),
     ),
     Stage(
         "score",
@@ -191,6 +206,7 @@ _LINE: tuple[Stage, ...] = (
         _TRAINING,
         external=needs.recover_needs,
         shared=True,
+        account=("metrics.json",),
     ),
     Stage(
         "evaluate",

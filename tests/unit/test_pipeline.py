@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lwc import pipeline
+from lwc.artifacts import MANIFEST, read_json
 from lwc.errors import LwcError, ModelError, RecipeError
 from lwc.finish import check_destination
 from lwc.recipe import Recipe
@@ -83,6 +84,23 @@ def test_a_change_reruns_from_there_and_says_why(tmp_path: Path, line: list[str]
     del line[:]
     pipeline.run(recipe(), tmp_path, silent)
     assert line == ["verify"], "going back to the old settings finds the old results"
+
+
+def test_data_that_moved_and_are_the_same_retrain_nothing(tmp_path: Path) -> None:
+    lines = [f"review {n} says {'good' if n % 2 else 'bad'} things {n * 7919},{n % 2}" for n in range(60)]
+    keys, digests = [], []
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "r.csv").write_text("\n".join(["text,kind", *lines]))
+        table = f"{{kind: table, paths: [{tmp_path / folder / 'r.csv'}], columns: {{label: kind}}}}"
+        asked = recipe(f"data.source={table}", "data.labels.scheme=column", "data.near_duplicate_threshold=1")
+        data = pipeline.run(asked, tmp_path / "runs", silent, "data")["data"]
+        assert not data.hit
+        assert str(tmp_path / folder) in (data.path / "source.json").read_text(), "the account says where they were"
+        digests.append(read_json(data.path / MANIFEST)["digest"])
+        keys.append(next(plan.key for plan in pipeline.plan(asked, tmp_path / "runs") if plan.stage.name == "train"))
+    assert digests[0] == digests[1]
+    assert keys[0] == keys[1] is not None
 
 
 def test_a_failure_is_not_cached(tmp_path: Path, line: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

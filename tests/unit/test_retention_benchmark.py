@@ -51,8 +51,9 @@ def test_the_table_says_what_was_planted(benchmark: Any, tmp_path: Path) -> None
     assert lwc[0] == "| lwc"
     assert f"{kept.mean():.2%} ± {half:.2%}" in lwc
     assert f"{1 - (20 + 26) / ROWS:.2%}" in lwc, "where neither is wrong, both give the base's label"
-    assert random[-2].startswith("+12.0 ("), "(40 + 60 − 24 − 28) of 400 rows"
-    assert random[-1].startswith("+12.0 (")
+    assert random[-2].startswith("+12.00 ("), "(40 + 60 − 24 − 28) of 400 rows"
+    assert random[-1].startswith("+12.00 (")
+    assert "; +8.0, +16.0)" in random[-2], "(40 − 24) and (60 − 28) of 200 rows: one seed alone"
     assert float(random[-2].split("(")[1].split(" ")[0]) > 0, "the lead is beyond its interval"
     assert lwc[-2] == "", "nobody leads itself"
 
