@@ -48,6 +48,10 @@ class NextItemView(nn.Module):
         """The table of item vectors, which also answers."""
         return self.model.get_input_embeddings()
 
+    def get_output_embeddings(self) -> Any:
+        """The layer that answers with them."""
+        return self.model.get_output_embeddings()
+
     def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Last hidden states (B, T, D) of rows that are padded on the right, after the final norm."""
         output = self.model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)

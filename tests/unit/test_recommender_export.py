@@ -11,6 +11,8 @@ import torch
 
 from lwc.errors import ModelError
 from lwc.export.session import cpu_session
+from lwc.models.families import family_of
+from lwc.models.surgery import parameter_counts
 from lwc.recipe import FromConfig, Package
 from lwc.recommender import asking, ranking
 from lwc.recommender.export import check_parity, export_top_items, graph_inputs
@@ -41,6 +43,14 @@ def graph(view: NextItemView, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("graph") / "model.onnx"
     export_top_items(view, K, path)
     return path
+
+
+def test_the_item_vectors_stand_twice_in_the_file_and_are_counted_so(tmp_path: Path) -> None:
+    many = build(SHAPE, 20_000, seed=2)
+    export_top_items(many, K, tmp_path / "model.onnx")
+    counts = parameter_counts(many, family_of(many))
+    size = (tmp_path / "model.onnx").stat().st_size
+    assert size == pytest.approx(4 * (counts.total + counts.tied), rel=0.05)
 
 
 def test_the_graph_ranks_as_offline_and_never_names_what_was_seen(view: NextItemView, graph: Path) -> None:

@@ -34,7 +34,7 @@ def make_recipe(gates: list[dict[str, Any]] | None = None, fields: tuple[str, ..
             "schema_version": 1,
             "name": "amazon",
             "description": "reviews <b>bold</b>",
-            "data": {"text_fields": fields},
+            "data": {"source": {"kind": "mcauley", "paths": ["r.json"]}, "text_fields": fields},
             "model": {"kind": "config"},
             "target": {"ratio": 2.0, "of": "blocks"},
             "gates": GATES if gates is None else gates,

@@ -164,7 +164,9 @@ def test_same_logits_on_covered_texts_also_after_a_round_trip(model_type: str, n
 
     smaller.save_pretrained(tmp_path)
     trimmed.save_pretrained(tmp_path)
-    read = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    # In the attention of the model before: fused attention is not the same to 1e-6 on every processor.
+    how = model.config._attn_implementation
+    read = AutoModelForSequenceClassification.from_pretrained(tmp_path, attn_implementation=how)
     again = AutoTokenizer.from_pretrained(tmp_path)
     texts = [*SMALL, *CORPUS[-40:], "Ünseen 漢字 text\n"]
     assert again(texts)["input_ids"] == trimmed(texts)["input_ids"]
