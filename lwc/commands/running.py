@@ -152,17 +152,18 @@ def sweep(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("ru
     with render.RunView() as view:
         rows = sweep_recipe(loaded, runs, view.event)
     failed = [row["error"]["exit_code"] for row in rows if row["error"]]
-    if len(failed) == len(rows):
-        print_json(rows) if as_json else typer.echo(frontier_markdown(rows))
-        raise typer.Exit(failed[0])
-    folder = run_folder(runs, loaded)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "frontier.md").write_text(frontier_markdown(rows), encoding="utf-8")
-    (folder / "frontier.html").write_text(frontier_html(rows), encoding="utf-8")
+    succeeded = len(failed) < len(rows)
+    folder, markdown = run_folder(runs, loaded), frontier_markdown(rows)
+    if succeeded:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "frontier.md").write_text(markdown, encoding="utf-8")
+        (folder / "frontier.html").write_text(frontier_html(rows), encoding="utf-8")
     if as_json:
         print_json(rows)
     else:
-        typer.echo(frontier_markdown(rows))
+        typer.echo(markdown)
+    if not succeeded:
+        raise typer.Exit(failed[0])
     render.note(f"frontier: {folder / 'frontier.html'}")
     raise typer.Exit(OK)
 

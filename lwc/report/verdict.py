@@ -67,15 +67,14 @@ def _as_int8(report: Mapping[str, Any]) -> str:
 
 def _gates_of_fp32(report: Mapping[str, Any]) -> list[str]:
     """Gates on retention that the checkpoint passes and the int8 graph, which is served, would not."""
-    kept = (report["export"] or {}).get("int8", {}).get("retention", {})
     found = []
     for gate in report["gates"]:
-        section, _, path = gate["metric"].partition(".")
-        value, _ = lookup(kept, path) if section == "retention" else (None, "")
+        served = f"export.int8.{gate['metric']}"
+        value, _ = lookup(report, served) if gate["metric"].startswith("retention.") else (None, "")
         if gate["passed"] and value is not None and not OPERATORS[gate["op"]](value, gate["threshold"]):
             found.append(
                 f"The gate on {gate['metric']} is about the fp32 model; the int8 graph that CPUs serve is at"
-                f" {significant(value)}. Gate export.int8.{gate['metric']}."
+                f" {significant(value)}. Gate {served}."
             )
     return found
 
