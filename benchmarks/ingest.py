@@ -252,10 +252,10 @@ def damaged(count: int) -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "unit"))
     from damage import damage, packed, present, review_file
 
+    from lwc.core.errors import DataError
     from lwc.data.ingest.blocks import blocks, inputs
     from lwc.data.ingest.parse import pieces
     from lwc.data.stream import Cut, chunks
-    from lwc.errors import DataError
     from lwc.recipe import McAuleyFile
 
     rows = bad = refused = 0

@@ -29,9 +29,9 @@ import psutil
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from lwc.arrays import Array
-from lwc.environment import cpu_limit, cpu_model, describe
-from lwc.errors import GATE_FAILED, OK, LwcError, ModelError
+from lwc.core.arrays import Array
+from lwc.core.errors import GATE_FAILED, OK, LwcError, ModelError
+from lwc.core.machine import cpu_limit, cpu_model, describe
 from lwc.export.latency import Call, in_onnxruntime, in_openvino
 from lwc.export.onnx import export_onnx
 from lwc.export.quantize import quantize

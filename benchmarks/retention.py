@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from scipy import stats
 
-from lwc.environment import cpu_limit, cpu_model
+from lwc.core.machine import cpu_limit, cpu_model
 from lwc.importance.registry import SCORERS
-from lwc.pipeline import run
+from lwc.pipeline.run import run
 from lwc.recipe import Recipe
 from lwc.report.compare import Predictions, paired, read_predictions
 

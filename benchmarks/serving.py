@@ -28,18 +28,18 @@ from serving_faults import kill, soak
 from serving_table import row, table
 from tokenizers import Tokenizer
 
-from lwc.errors import GATE_FAILED, OK, LwcError, RecipeError
+from lwc.core.errors import GATE_FAILED, OK, LwcError, RecipeError
 from lwc.export.session import cpu_session, run
-from lwc.pipeline import plan
+from lwc.pipeline.run import plan
 from lwc.recipe import Recipe
 from lwc.serving.loadtest.endpoint import Protocol, connect
 from lwc.serving.loadtest.find_rate import Objective, find_rates
 from lwc.serving.loadtest.run import CONNECTIONS, Load, run_loadtest
 from lwc.serving.loadtest.samples import Sample, read_samples
 from lwc.serving.loadtest.search import Search
-from lwc.serving.repository import build_repository
-from lwc.serving.server import TritonServer
-from lwc.serving.triton_config import parse
+from lwc.serving.triton.config import parse
+from lwc.serving.triton.repository import build_repository
+from lwc.serving.triton.server import TritonServer
 
 SERVED_SHARE, P95_TO_P50, SPEED_UP_SHARE = 0.85, 2.0, 0.9
 

@@ -21,12 +21,12 @@ from typing import Any
 import psutil
 from serving_table import row
 
-from lwc.errors import ServingError
-from lwc.serving.client import infer_text
+from lwc.core.errors import ServingError
 from lwc.serving.loadtest.endpoint import Protocol, connect
 from lwc.serving.loadtest.run import Load, run_loadtest
 from lwc.serving.loadtest.samples import Sample
-from lwc.serving.server import TritonServer
+from lwc.serving.triton.client import infer_text
+from lwc.serving.triton.server import TritonServer
 
 SOAK_WINDOW_S = 300.0
 USERS = 4  # of each protocol
@@ -79,7 +79,7 @@ class Serve:
 
     def __init__(self, repository: Path, *options: str, environment: Mapping[str, str] | None = None) -> None:
         ports = ("--http-port=0", "--grpc-port=0", "--metrics-port=0")
-        command = [sys.executable, "-m", "lwc.cli", "serve", str(repository), *ports, *options]
+        command = [sys.executable, "-m", "lwc.cli.main", "serve", str(repository), *ports, *options]
         self.process = subprocess.Popen(
             command,
             env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **(environment or {})},

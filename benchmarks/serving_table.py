@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from lwc.environment import cpu_limit, cpu_model
+from lwc.core.machine import cpu_limit, cpu_model
 
 
 def row(

@@ -3,9 +3,10 @@
     python benchmarks/train.py [--workers N] [--cpu] [--quick] [--blocks 12] [--hidden 768] [--batch 64] [--longest 256]
 
 It needs an NVIDIA GPU, and otherwise says so and ends; ``--cpu`` measures the processor instead. The model is a random
-BERT and the texts are random tokens of ragged lengths: times do not depend on either. What runs is `lwc.training.fit`
-itself, by several processes where ``--workers`` (or torchrun) asks for them. The peak is a square matrix product in the
-precision of training, measured in the same run. Work is that of real tokens: padding lowers the share.
+BERT and the texts are random tokens of ragged lengths: times do not depend on either. What runs is
+`lwc.training.loop.fit` itself, by several processes where ``--workers`` (or torchrun) asks for them. The peak is a
+square matrix product in the precision of training, measured in the same run. Work is that of real tokens: padding
+lowers the share.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from lwc import distributed
-from lwc.losses import label_loss
+from lwc.core import distributed
+from lwc.core.launcher import launch
 from lwc.models.batches import Batch, Encoded
 from lwc.models.families import block_list, family_of
+from lwc.models.losses import label_loss
 from lwc.recipe import Optimization
-from lwc.training import fit
-from lwc.workers import launch
+from lwc.training.loop import fit
 
 VOCAB = 30522
 WARM = 3

@@ -9,9 +9,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from lwc.artifacts import file_digest, write_json
+from lwc.core.errors import DataError, MissingDependency
+from lwc.core.store import file_digest, write_json
 from lwc.data.rows import Progress
-from lwc.errors import DataError, MissingDependency
 
 TIMEOUT_SECONDS = 60.0
 _CHUNK = 1 << 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from lwc.errors import DataError
+from lwc.core.errors import DataError
 
 
 def locate(name: str) -> Path:

@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lwc.arrays import Array
-from lwc.artifacts import file_digest, write_json
+from lwc.core.arrays import Array
+from lwc.core.errors import DataError
+from lwc.core.store import file_digest, write_json
 from lwc.data.cleaning import clean, exact_duplicates, fold, near_duplicates
 from lwc.data.quality import describe_splits
 from lwc.data.rows import Bad, Row
 from lwc.data.sources.registry import SOURCES
 from lwc.data.splits import NAMES, assign, choose, owner
-from lwc.errors import DataError
 from lwc.recipe import Data, Labels
 
 STAR_NAMES = {

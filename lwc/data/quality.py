@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lwc.arrays import Array
+from lwc.core.arrays import Array
 from lwc.data.cleaning import fold
 
 # The most frequent English function words; in English prose they are over a third of all words.

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from lwc.arrays import Array
-from lwc.artifacts import read_json
-from lwc.errors import DataError
+from lwc.core.arrays import Array
+from lwc.core.errors import DataError
+from lwc.core.store import read_json
 from lwc.recipe import Split
 
 NAMES = ("train", "validation", "test")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from lwc.core.errors import DataError
 from lwc.data.rows import Bad, excerpt
-from lwc.errors import DataError
 
 CHUNK = 1 << 16
 MAX_LINE = 1 << 24

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from lwc.core.errors import DataError
 from lwc.data.cleaning import clean, fold, near_duplicates
 from lwc.data.rows import Bad
 from lwc.data.sources.registry import SOURCES
-from lwc.errors import DataError
 from lwc.recipe import Data, Unlabelled
 
 

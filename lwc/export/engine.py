@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lwc.arrays import Array
-from lwc.environment import cpu_limit
-from lwc.errors import MissingDependency, ModelError
+from lwc.core.arrays import Array
+from lwc.core.errors import MissingDependency, ModelError
+from lwc.core.machine import cpu_limit
 from lwc.export.session import cpu_session, run
 from lwc.export.stamp import misfits, read_stamp, this_gpu
 from lwc.export.tensorrt import Shapes, load_library, version_of

@@ -23,9 +23,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
-from lwc.arrays import Array
-from lwc.environment import cpu_limit
-from lwc.errors import ModelError
+from lwc.core.arrays import Array
+from lwc.core.errors import ModelError
+from lwc.core.machine import cpu_limit
 from lwc.export.quantize import difference
 from lwc.export.session import cpu_session
 

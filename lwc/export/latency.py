@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lwc.arrays import Array
+from lwc.core.arrays import Array
 from lwc.export.onnx import read_io
 from lwc.export.session import cpu_session, run
 from lwc.recipe import Shape

@@ -13,7 +13,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from lwc.errors import ModelError
+from lwc.core.errors import ModelError
 
 OPSET = 18
 OUTPUT = "logits"

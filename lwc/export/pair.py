@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lwc.environment import cpu_limit
+from lwc.core.machine import cpu_limit
 from lwc.export.latency import compare_latency
 from lwc.recipe import Export
 

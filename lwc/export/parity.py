@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lwc.arrays import Array
-from lwc.environment import cpu_limit
+from lwc.core.arrays import Array
+from lwc.core.machine import cpu_limit
 from lwc.export.onnx import Answer
 from lwc.export.session import cpu_session, run
 from lwc.models.batches import batches, encode

@@ -27,9 +27,9 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 
-from lwc.arrays import Array
-from lwc.environment import cpu_limit
-from lwc.errors import ModelError
+from lwc.core.arrays import Array
+from lwc.core.errors import ModelError
+from lwc.core.machine import cpu_limit
 from lwc.export.session import cpu_session, run
 from lwc.recipe import Int8
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from lwc.arrays import Array
+from lwc.core.arrays import Array
 
 
 def cpu_session(path: Path, threads: int) -> Any:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lwc.artifacts import file_digest, read_json
-from lwc.errors import LwcError, MissingDependency, ModelError
+from lwc.core.errors import LwcError, MissingDependency, ModelError
+from lwc.core.store import file_digest, read_json
 from lwc.export.tensorrt import Library, Shapes
 
 STAMP = "plan.json"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lwc.errors import MissingDependency, ModelError
+from lwc.core.errors import MissingDependency, ModelError
 from lwc.recipe import Profile
 
 Library = Literal["tensorrt", "tensorrt-rtx"]

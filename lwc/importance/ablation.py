@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from lwc import distributed
-from lwc.importance.pieces import part_of, pieces_of
-from lwc.importance.prefix import outcome, outcomes
+from lwc.core import distributed
 from lwc.importance.types import LayerImportance
-from lwc.importance.undisturbed import scorer
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list
+from lwc.models.forward.pieces import part_of, pieces_of
+from lwc.models.forward.prefix import outcome, outcomes
+from lwc.models.forward.undisturbed import scorer
 from lwc.models.placement import device_of
 
 

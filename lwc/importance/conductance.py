@@ -11,12 +11,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lwc import distributed
+from lwc.core import distributed
 from lwc.importance.types import LayerImportance
-from lwc.importance.undisturbed import scorer
-from lwc.losses import example_loss
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list, hidden_states
+from lwc.models.forward.undisturbed import scorer
+from lwc.models.losses import example_loss
 from lwc.recipe import Conductance
 
 Of = Literal["update", "output"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import beta, kendalltau, rankdata
 
-from lwc.arrays import Array
+from lwc.core.arrays import Array
 from lwc.importance.learned import cross_validated, fit, removed_sums
 
 # Scores closer than this, relative to the largest, differ by rounding only.

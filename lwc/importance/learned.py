@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from lwc.arrays import Array
+from lwc.core.arrays import Array
 
 _FOLDS = 5
 # Of the mean squared column: from next to none to one that leaves little but equal weights.

@@ -15,16 +15,16 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from lwc import distributed
-from lwc.artifacts import key_of, read_json, write_json
-from lwc.environment import cache_dir
-from lwc.errors import DataError, ModelError
+from lwc.core import distributed
+from lwc.core.errors import DataError, ModelError
+from lwc.core.machine import cache_dir
+from lwc.core.store import key_of, read_json, write_json
 from lwc.importance.block_influence import block_influence
 from lwc.importance.types import LayerImportance
-from lwc.importance.undisturbed import scorer
 from lwc.models.batches import Batch
 from lwc.models.causal import LLAMA_FAMILY, CausalSource, load_causal, locate_causal
 from lwc.models.families import Family, block_list, hidden_states
+from lwc.models.forward.undisturbed import scorer
 from lwc.models.placement import device_of, placed
 from lwc.recipe import LlamaProfile
 

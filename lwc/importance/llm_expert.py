@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
-from lwc.artifacts import key_of, write_json
-from lwc.errors import MissingDependency
+from lwc.core.errors import MissingDependency
+from lwc.core.store import key_of, write_json
 from lwc.importance.chat_client import ChatError, Reply, post_chat
 from lwc.importance.fusion import usable
 from lwc.importance.types import LayerImportance

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lwc import distributed
-from lwc.environment import cache_dir
+from lwc.core import distributed
+from lwc.core.machine import cache_dir
 from lwc.importance.fisher import fisher, fisher_from
 from lwc.importance.llm_expert import Refusal, rank_with_expert
 from lwc.importance.per_example import ExampleGradients, collect

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lwc import distributed
-from lwc.arrays import Array
+from lwc.core import distributed
+from lwc.core.arrays import Array
 from lwc.importance.types import LayerImportance
-from lwc.importance.undisturbed import scorer
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list, hidden_states
+from lwc.models.forward.undisturbed import scorer
 from lwc.recipe import MutualInformation
 
 FOLDS = 5

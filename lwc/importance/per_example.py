@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from lwc import distributed
-from lwc.importance.pieces import labels_of, part_of, pieces_of
-from lwc.importance.undisturbed import undisturbed
-from lwc.losses import example_loss
+from lwc.core import distributed
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list
+from lwc.models.forward.pieces import labels_of, part_of, pieces_of
+from lwc.models.forward.undisturbed import undisturbed
+from lwc.models.losses import example_loss
 
 logger = logging.getLogger(__name__)
 # Exact types: a subclass may compute something else with the same parameters.

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 
-from lwc.arrays import Array
-from lwc.importance.pieces import labels_of
-from lwc.losses import IGNORED
+from lwc.core.arrays import Array
 from lwc.models.batches import Batch
+from lwc.models.forward.pieces import labels_of
+from lwc.models.losses import IGNORED
 
 
 class Rows:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lwc.errors import DataError, RecipeError
+from lwc.core.errors import DataError, RecipeError
 from lwc.importance.fusion import Fusion, fuse, kendall_tau
 from lwc.importance.methods import run_methods, with_expert
 from lwc.importance.subsets import CutModel, Recover, measure, random_subsets

@@ -10,9 +10,9 @@ import numpy as np
 from scipy.stats import rankdata
 from scipy.stats import t as student
 
-from lwc.arrays import Array
+from lwc.core.arrays import Array
 from lwc.importance.fusion import tau
-from lwc.metrics import LEVEL, interval
+from lwc.metrics.classification import LEVEL, interval
 
 # Fewer points than this have no rank correlation worth the name.
 _LEAST = 3

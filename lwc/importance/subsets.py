@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from lwc.errors import DataError
-from lwc.importance.prefix import outcomes
-from lwc.importance.undisturbed import undisturbed
+from lwc.core.errors import DataError
 from lwc.models.batches import Batch
 from lwc.models.families import Family
+from lwc.models.forward.prefix import outcomes
+from lwc.models.forward.undisturbed import undisturbed
 
 Recover = Callable[[set[int]], float]
 """Removed blocks → loss in nats, on the split the cut models are measured on, after some steps of recovery."""

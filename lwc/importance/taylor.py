@@ -8,9 +8,9 @@ from typing import Any
 
 from lwc.importance.per_example import ExampleGradients, collect
 from lwc.importance.types import LayerImportance
-from lwc.importance.undisturbed import scorer
 from lwc.models.batches import Batch
 from lwc.models.families import Family
+from lwc.models.forward.undisturbed import scorer
 
 
 @scorer

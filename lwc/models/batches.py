@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lwc.arrays import Array
-from lwc.errors import ModelError
-from lwc.losses import IGNORED
+from lwc.core.arrays import Array
+from lwc.core.errors import ModelError
+from lwc.models.losses import IGNORED
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Encoded:
 class Batch:
     """Model inputs (B, T), labels, and the positions (B,) of the rows in the data they came from.
 
-    Labels are class ids (B,), numbers (B,) floating, or the tokens themselves (B, T): see `lwc.losses.example_loss`.
+    Labels are class ids (B,), numbers (B,) floating, or the tokens (B, T): see `lwc.models.losses.example_loss`.
 
     ``texts`` are the B raw texts, for whoever reads them with another tokenizer; None where they are not known.
     """

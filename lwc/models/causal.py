@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from lwc.artifacts import digest_paths
-from lwc.errors import MissingDependency, ModelError
+from lwc.core.errors import MissingDependency, ModelError
+from lwc.core.store import digest_paths
 from lwc.models.families import Family, family_of
 from lwc.models.source import PACKAGE, package_root
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lwc.errors import ModelError
+from lwc.core.errors import ModelError
 
 
 def _tensor(hidden: Tensor) -> Any:

@@ -20,8 +20,8 @@ from transformers import (
     set_seed,
 )
 
-from lwc.artifacts import file_digest
-from lwc.errors import MissingDependency, ModelError
+from lwc.core.errors import MissingDependency, ModelError
+from lwc.core.store import file_digest
 from lwc.models.causal import load_causal, locate_causal
 from lwc.models.source import is_language_model, resolve_source
 from lwc.recipe import FromConfig

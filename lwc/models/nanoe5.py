@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from lwc.arrays import Array
-from lwc.artifacts import file_digest
-from lwc.errors import ModelError
+from lwc.core.arrays import Array
+from lwc.core.errors import ModelError
+from lwc.core.store import file_digest
 
 FILE = "e5-small-enpt-q4.bin"
 SHA256 = "d06eb0b0ae4e8a46813ece6d2dd9a9f3880ea3a44c8968d72d0a6fd670ec5234"

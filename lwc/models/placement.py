@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lwc import distributed
+from lwc.core import distributed
 from lwc.models.batches import Batch
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from lwc.errors import ModelError
+from lwc.core.errors import ModelError
 from lwc.recipe import Shape
 
 # These number positions from ``pad_token_id + 1``.

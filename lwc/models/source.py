@@ -6,8 +6,8 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from lwc.environment import cache_dir
-from lwc.errors import MissingDependency, ModelError
+from lwc.core.errors import MissingDependency, ModelError
+from lwc.core.machine import cache_dir
 
 PACKAGE = "package:"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from lwc.errors import ModelError
+from lwc.core.errors import ModelError
 from lwc.models.families import Family, block_list
 
 

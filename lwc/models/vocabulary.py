@@ -27,7 +27,7 @@ import torch
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
 
-from lwc.errors import ModelError
+from lwc.core.errors import ModelError
 from lwc.models.load import load_tokenizer
 
 KINDS = ("WordPiece", "BPE", "Unigram", "WordLevel")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from lwc.recipe.base import NAME_PATTERN, Fraction, Positive, Ratio, RatioBase, Section
-from lwc.recipe.choosing import (
+from lwc.recipe.blocks import (
     Ablation,
     AngularDistance,
     Beam,

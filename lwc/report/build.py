@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lwc.artifacts import read_json, write_json
-from lwc.gates import decide
+from lwc.core.store import read_json, write_json
 from lwc.recipe import Recipe
 from lwc.report.collect import collect
 from lwc.report.content import compose
 from lwc.report.document import Figure
+from lwc.report.gates import decide
 from lwc.report.html import render_html
 from lwc.report.importance_plots import importance_figures
 from lwc.report.markdown import render_markdown

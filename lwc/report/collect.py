@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lwc.artifacts import read_json
+from lwc.core.store import read_json
 from lwc.recipe import Recipe
 
 SCHEMA_VERSION = 1
@@ -76,7 +76,7 @@ def _with_int8_retention(
     """``export.int8.retention``: what the graph that CPUs serve keeps of the uncut model, on the same test rows."""
     import pyarrow.parquet as pq
 
-    from lwc.metrics import retention
+    from lwc.metrics.classification import retention
 
     offline, reduced = (
         pq.read_table(path).sort_by("id")

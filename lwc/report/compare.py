@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lwc.artifacts import Store, key_of, read_json
-from lwc.errors import RecipeError
-from lwc.metrics import accuracy, bootstrap, interval, macro_f1
+from lwc.core.errors import RecipeError
+from lwc.core.store import Store, key_of, read_json
+from lwc.metrics.classification import accuracy, bootstrap, interval, macro_f1
 from lwc.report.collect import SCHEMA_VERSION
 
-# Where `lwc.pipeline`, which stands above this module, keeps results and what they were made from.
+# Where `lwc.pipeline.run`, which stands above this module, keeps results and what they were made from.
 STORE_FOLDER = ".store"
 RECORD = "stages.json"
 # They name a run, or plan others: no number depends on them.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lwc.readings import READINGS
+from lwc.metrics.headline import READINGS
 from lwc.report.document import Document, Figure, Paragraph, Section, Table
 from lwc.report.formats import (
     NOT_MEASURED,

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lwc.errors import RecipeError
+from lwc.core.errors import RecipeError
 from lwc.report.document import Document, Figure, Paragraph, Section, Table
 from lwc.report.formats import NOT_MEASURED, duration, number, ratio, retention, with_interval
 from lwc.report.html import render_html
@@ -33,7 +33,7 @@ def _point(row: Mapping[str, Any], axis: str) -> tuple[float, float] | None:
 
 
 def frontier_document(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mark the Pareto-optimal variants of a sweep (`lwc.sweeping.sweep`).
+    """Mark the Pareto-optimal variants of a sweep (`lwc.pipeline.sweep.sweep`).
 
     The uncut model takes part as the point (1, its accuracy): a variant that is no smaller and no better is not
     optimal. Points are compared by their values; their intervals may overlap.

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 
-from lwc.readings import READINGS
+from lwc.metrics.headline import READINGS
 
 INK, SOFT, BLUE, ORANGE, RED, GREY = "#1c2430", "#5b6675", "#2166ac", "#d9822b", "#a3231f", "#c3cbd5"
 STYLE = {

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lwc.gates import OPERATORS, lookup
-from lwc.readings import READINGS, Metric
+from lwc.metrics.headline import READINGS, Metric
 from lwc.report.formats import (
     NOT_MEASURED,
     percent,
@@ -15,6 +14,7 @@ from lwc.report.formats import (
     significant,
     with_interval,
 )
+from lwc.report.gates import OPERATORS, lookup
 
 _NEARLY_ALWAYS = 0.99
 NAMES = {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lwc.errors import TargetError
+from lwc.core.errors import TargetError
 
 Subset = frozenset[int]
 """Blocks that are removed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lwc.errors import Diverged, TargetError
+from lwc.core.errors import Diverged, TargetError
 from lwc.recipe import Racing
 from lwc.selection.choice import Choice, Subset
 from lwc.selection.search import best_subsets

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lwc.errors import TargetError
-from lwc.importance.pieces import part_of, pieces_of
-from lwc.importance.prefix import outcomes
+from lwc.core.errors import TargetError
 from lwc.importance.resampling import Rows
-from lwc.importance.undisturbed import undisturbed
 from lwc.models.batches import Batch
 from lwc.models.families import Family, family_of
+from lwc.models.forward.pieces import part_of, pieces_of
+from lwc.models.forward.prefix import outcomes
+from lwc.models.forward.undisturbed import undisturbed
 from lwc.models.surgery import ParameterCounts, parameter_counts
 from lwc.recipe import Recipe, Select, Target
 from lwc.selection.choice import AfterRecovery, Choice, Subset

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lwc.errors import RecipeError
+from lwc.core.errors import RecipeError
 from lwc.recipe import Beam, Drawn, DropBottom, DropEven, DropTop, Fused, Greedy, Iterated, Racing, Single
 from lwc.selection.choice import Choice, Subset, lowest
 from lwc.selection.racing import racing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-from lwc.errors import TargetError
+from lwc.core.errors import TargetError
 from lwc.models.surgery import ParameterCounts
 from lwc.recipe import Target
 

@@ -15,16 +15,16 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from tiny_models import tiny
 
-from lwc.errors import ServingError
+from lwc.core.errors import ServingError
 from lwc.export.onnx import export_onnx
 from lwc.export.session import cpu_session, run
 from lwc.models.load import save_checkpoint
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import Package
-from lwc.serving.check import check_repository
-from lwc.serving.client import infer_text
-from lwc.serving.repository import build_repository
-from lwc.serving.server import TritonServer
+from lwc.serving.checks.run import check_repository
+from lwc.serving.triton.client import infer_text
+from lwc.serving.triton.repository import build_repository
+from lwc.serving.triton.server import TritonServer
 
 pytestmark = pytest.mark.serving
 

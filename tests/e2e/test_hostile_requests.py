@@ -29,7 +29,7 @@ from tritonclient.utils import InferenceServerException
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from tiny_repository import LIMIT, WORDS, tiny_repository
 
-from lwc.serving.server import TritonServer
+from lwc.serving.triton.server import TritonServer
 
 pytestmark = pytest.mark.serving
 

@@ -17,10 +17,10 @@ from lwc.export.onnx import export_onnx
 from lwc.models.load import save_checkpoint
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import Package
-from lwc.serving.client import infer_text
 from lwc.serving.loadtest.samples import Sample, write_samples
-from lwc.serving.repository import build_repository
-from lwc.serving.server import TritonServer
+from lwc.serving.triton.client import infer_text
+from lwc.serving.triton.repository import build_repository
+from lwc.serving.triton.server import TritonServer
 
 pytestmark = pytest.mark.serving
 
@@ -56,7 +56,7 @@ def loadtest(
 ) -> subprocess.CompletedProcess[str]:
     server, folder = served
     url = server.http_url if protocol == "http" else server.grpc_url
-    command = [sys.executable, "-m", "lwc.cli", "loadtest", str(folder / "samples.parquet"), "--model", model]
+    command = [sys.executable, "-m", "lwc.cli.main", "loadtest", str(folder / "samples.parquet"), "--model", model]
     command += ["--url", url, "--protocol", protocol, *SHORT, *more]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
 

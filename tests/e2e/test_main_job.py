@@ -16,15 +16,15 @@ import jsonschema
 import pytest
 from measured_figures import differences
 
-from lwc.recipe_file import load_recipe
-from lwc.serving.server import TritonServer
+from lwc.recipe.file import load_recipe
+from lwc.serving.triton.server import TritonServer
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "recipes" / "tiny.yaml"
 
 
 def lwc(*arguments: str | Path, cwd: Path, timeout: float = 500) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lwc.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "lwc.cli.main", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
 
 
@@ -170,7 +170,7 @@ def test_killed_at_any_stage_it_resumes_to_the_same_result(
 ) -> None:
     folder, whole = finished
     assert whole.returncode == 0, whole.stderr
-    command = [sys.executable, "-m", "lwc.cli", "run", str(TINY), "--until", "export"]
+    command = [sys.executable, "-m", "lwc.cli.main", "run", str(TINY), "--until", "export"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     store = tmp_path / "runs" / ".store"
     # In training: after the first checkpoint, so that a resume in the middle is what happens.
@@ -191,7 +191,7 @@ def test_killed_at_any_stage_it_resumes_to_the_same_result(
 
 @pytest.mark.slow
 def test_interrupted_it_exits_130(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lwc.cli", "run", str(TINY), "--until", "train"]
+    command = [sys.executable, "-m", "lwc.cli.main", "run", str(TINY), "--until", "train"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "runs").glob(".store/work/train-*")) and time.monotonic() < deadline:
@@ -221,7 +221,7 @@ def test_help_validate_and_plan_load_nothing_heavy(tmp_path: Path) -> None:
         code = (
             "import sys\n"
             f"sys.argv = ['lwc', *{arguments!r}]\n"
-            "from lwc.cli import main\n"
+            "from lwc.cli.main import main\n"
             "try:\n    main()\nexcept SystemExit as done:\n    assert not done.code, done.code\n"
             f"loaded = set({heavy!r}) & set(sys.modules)\n"
             "assert not loaded, loaded"

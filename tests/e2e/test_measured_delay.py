@@ -10,11 +10,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from small_repository import configs, small_checkpoint
 
-from lwc.errors import ServingError
+from lwc.core.errors import ServingError
 from lwc.recipe import Package
-from lwc.serving import delay
-from lwc.serving.delay import measure
-from lwc.serving.repository import build_repository
+from lwc.serving.triton.repository import build_repository
+from lwc.serving.tune import delay
+from lwc.serving.tune.delay import measure
 
 pytestmark = pytest.mark.serving
 

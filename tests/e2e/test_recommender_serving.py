@@ -19,17 +19,17 @@ from tritonclient.grpc import service_pb2_grpc
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from histories import recipe, write_chain
 
-from lwc.pipeline import run
+from lwc.pipeline.run import run
 from lwc.recipe import FromConfig, Package
-from lwc.recommender import asking, ranking
-from lwc.recommender.export import export_top_items
-from lwc.recommender.histories import Catalogue
-from lwc.recommender.model import NextItemView, build, save
-from lwc.recommender.repository import build_repository
-from lwc.recommender.training import answers
-from lwc.serving.check import check_repository
+from lwc.serving.checks.run import check_repository
 from lwc.serving.loadtest import wire
-from lwc.serving.server import TritonServer
+from lwc.serving.triton.server import TritonServer
+from lwc.tasks.next_item import asking, ranking
+from lwc.tasks.next_item.export import export_top_items
+from lwc.tasks.next_item.histories import Catalogue
+from lwc.tasks.next_item.model import NextItemView, build, save
+from lwc.tasks.next_item.repository import build_repository
+from lwc.tasks.next_item.training import answers
 
 pytestmark = pytest.mark.serving
 
@@ -174,7 +174,7 @@ def test_plain_json_without_k_gives_ten(server: TritonServer, view: NextItemView
 def test_a_catalogue_of_another_model_does_not_load(repository: Path, tmp_path: Path) -> None:
     import shutil
 
-    from lwc.errors import ServingError
+    from lwc.core.errors import ServingError
 
     shutil.copytree(repository, tmp_path / "repository")
     Catalogue(NAMES[::-1], CATALOGUE.counts).write(tmp_path / "repository" / "shop" / "1" / "catalogue.json")

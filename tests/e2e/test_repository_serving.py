@@ -28,8 +28,8 @@ from lwc.export.session import cpu_session, run
 from lwc.models.load import load_classifier, load_tokenizer, save_checkpoint
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import Package
-from lwc.serving.repository import build_repository
-from lwc.serving.server import TritonServer
+from lwc.serving.triton.repository import build_repository
+from lwc.serving.triton.server import TritonServer
 
 pytestmark = pytest.mark.serving
 

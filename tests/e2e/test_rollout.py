@@ -24,12 +24,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from tiny_repository import tiny_repository
 
-from lwc.errors import GATE_FAILED, USAGE, ServingError
-from lwc.serving import server as server_module
-from lwc.serving.canary import Limits
-from lwc.serving.embedded import RESTRICTED_HEADER
-from lwc.serving.rollout import Target, deploy, rollback
-from lwc.serving.server import TritonServer
+from lwc.core.errors import GATE_FAILED, USAGE, ServingError
+from lwc.serving.rollout.canary import Limits
+from lwc.serving.rollout.run import Target, deploy, rollback
+from lwc.serving.triton import server as server_module
+from lwc.serving.triton.embedded import RESTRICTED_HEADER
+from lwc.serving.triton.server import TritonServer
 
 pytestmark = pytest.mark.serving
 
@@ -220,7 +220,7 @@ def test_a_failed_check_or_load_leaves_everything_as_it_was(
 
 def lwc(*arguments: str | Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "LWC_ADMIN_KEY": KEY, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "lwc.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "lwc.cli.main", *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from serving_faults import SPEAK_S, Serve, killed
 from tiny_repository import tiny_repository
 
-from lwc.serving import foreground
 from lwc.serving.loadtest.samples import Sample
-from lwc.serving.rollout import Target, deploy, rollback
+from lwc.serving.rollout.run import Target, deploy, rollback
+from lwc.serving.triton import foreground
 
 pytestmark = pytest.mark.serving
 

@@ -25,10 +25,10 @@ import tritonclient.http
 from onnx import TensorProto, helper, numpy_helper
 from tritonclient.utils import InferenceServerException
 
-from lwc.errors import MissingDependency, ServingError
-from lwc.serving import server as server_module
-from lwc.serving.embedded import RESTRICTED_HEADER
-from lwc.serving.server import TritonServer, docker_command
+from lwc.core.errors import MissingDependency, ServingError
+from lwc.serving.triton import server as server_module
+from lwc.serving.triton.embedded import RESTRICTED_HEADER
+from lwc.serving.triton.server import TritonServer, docker_command
 
 pytestmark = pytest.mark.serving
 
@@ -262,7 +262,7 @@ def test_nothing_is_left_after_exit(
 
 STARTED = """
 import sys, time
-from lwc.serving.server import TritonServer
+from lwc.serving.triton.server import TritonServer
 with TritonServer(sys.argv[1]) as server:
     print(server.pid, server._id, server._folder, flush=True)
     time.sleep(600)

@@ -15,7 +15,7 @@ from onnx import helper
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from tiny_models import tiny
 
-from lwc.errors import ModelError
+from lwc.core.errors import ModelError
 from lwc.export.latency import compare_latency, compare_runtimes
 from lwc.export.onnx import OnnxInfo, export_onnx, read_io
 from lwc.export.parity import check_parity

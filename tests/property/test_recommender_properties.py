@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lwc.recommender import ranking
+from lwc.tasks.next_item import ranking
 
 SCORES = arrays(np.float64, (5, 12), elements=st.integers(-3, 3).map(float))
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from lwc.arrays import Array
-from lwc.metrics import macro_f1
+from lwc.core.arrays import Array
+from lwc.metrics.classification import macro_f1
 from lwc.models.batches import Encoded, batches
-from lwc.training import Judge, predict
+from lwc.training.loop import Judge, predict
 
 
 def judged(validation: Encoded, labels: Array) -> Judge:

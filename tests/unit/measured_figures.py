@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lwc.gates import lookup
-from lwc.measured import metrics, unmeasured
 from lwc.recipe import Gate, Recipe
+from lwc.recipe.gate_names import metrics, unmeasured
+from lwc.report.gates import lookup
 
 # What was asked and decided, not measured.
 _ASKED = ("schema_version", "recipe", "gates", "verdict", "task")

@@ -14,7 +14,7 @@ from lwc.models.batches import Batch, Encoded, batches
 from lwc.models.families import block_list, family_of
 from lwc.models.load import build_from_config
 from lwc.recipe import FromConfig, Score
-from lwc.training import predict
+from lwc.training.loop import predict
 
 BLOCKS = 4
 # A depth profile is measured on another model and needs one: test_llama_profile.py.

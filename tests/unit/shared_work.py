@@ -14,17 +14,17 @@ import torch
 from judged import judged
 from tiny_models import learnable, tiny, tokens
 
-from lwc import distributed
-from lwc.distillation import matched_blocks, recovery_loss
+from lwc.core import distributed
 from lwc.importance.registry import SCORERS
 from lwc.importance.score import score_blocks
-from lwc.losses import label_loss
 from lwc.models.batches import Batch, batches
 from lwc.models.families import family_of
+from lwc.models.losses import label_loss
 from lwc.models.surgery import remove_blocks
 from lwc.recipe import Optimization, Recovery, Score
-from lwc.teacher import BlockOutputs, LiveTeacher
-from lwc.training import fit
+from lwc.training.distillation import matched_blocks, recovery_loss
+from lwc.training.loop import fit
+from lwc.training.teacher import BlockOutputs, LiveTeacher
 
 STEPS = 50
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

@@ -10,7 +10,7 @@ from tiny_models import tiny
 from lwc.export.onnx import export_onnx
 from lwc.models.load import save_checkpoint
 from lwc.models.tokenizer import train_wordpiece
-from lwc.serving.triton_config import parse
+from lwc.serving.triton.config import parse
 
 TEXTS = ["the product arrived on time", "a good thing that works", "a bad broken thing"] * 4
 MAX_LENGTH = 40

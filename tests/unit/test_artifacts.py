@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lwc.artifacts import MANIFEST, Store, digest_paths, key_of, publish_folder, read_json, write_json
-from lwc.errors import LwcError
+from lwc.core.errors import LwcError
+from lwc.core.store import MANIFEST, Store, digest_paths, key_of, publish_folder, read_json, write_json
 
 KEY = key_of({"stage": "train", "config": {"epochs": 1}})
 
@@ -113,7 +113,7 @@ def test_two_processes_take_turns(tmp_path: Path) -> None:
     """The second waits for the first, finds its folder gone after the commit, and builds all the same."""
     store = Store(tmp_path)
     code = (
-        "import sys\nfrom pathlib import Path\nfrom lwc.artifacts import Store\n"
+        "import sys\nfrom pathlib import Path\nfrom lwc.core.store import Store\n"
         "store = Store(Path(sys.argv[1]))\n"
         "with store.build('train', sys.argv[2]) as (out, _):\n"
         "    (out / 'weights').write_text('two')\n"

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from typer.testing import CliRunner
 
-from lwc import cli
-from lwc.errors import BUG, USAGE, MissingDependency
+from lwc.cli import main as cli
+from lwc.core.errors import BUG, USAGE, MissingDependency
 
 
 def _weights(target: str) -> None:
@@ -68,7 +68,7 @@ def test_what_the_server_lacks_is_told_before_the_training(tmp_path: Path, monke
     def lacks() -> None:
         raise MissingDependency("libpython3.11.so.1.0 is missing", "apt install libpython3.11")
 
-    monkeypatch.setattr("lwc.serving.embedded.installed", lacks)
+    monkeypatch.setattr("lwc.serving.triton.embedded.installed", lacks)
     recipe = str(Path(__file__).resolve().parents[2] / "recipes" / "tiny.yaml")
     done = CliRunner().invoke(cli.app, ["run", recipe, "--runs", str(tmp_path / "runs")])
     assert isinstance(done.exception, MissingDependency)

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lwc import pipeline
-from lwc.artifacts import Store, key_of, write_json
-from lwc.errors import USAGE, RecipeError
-from lwc.metrics import classification_quality, retention
+from lwc.core.errors import USAGE, RecipeError
+from lwc.core.store import Store, key_of, write_json
+from lwc.metrics.classification import classification_quality, retention
+from lwc.pipeline import run as pipeline
 from lwc.recipe import Recipe
 from lwc.report import compare as module
 from lwc.report.build import build_report

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from lwc.core.errors import DataError, MissingDependency
 from lwc.data.download import download
-from lwc.errors import DataError, MissingDependency
 
 CONTENT = bytes(range(256)) * 8000
 

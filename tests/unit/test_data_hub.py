@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from lwc.core.errors import DataError, MissingDependency
 from lwc.data.rows import Row
 from lwc.data.sources import hub
-from lwc.errors import DataError, MissingDependency
 from lwc.recipe import Columns, HubDataset
 
 

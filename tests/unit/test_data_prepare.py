@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from lwc.artifacts import read_json
+from lwc.core.errors import DataError
+from lwc.core.store import read_json
 from lwc.data.cleaning import clean, exact_duplicates, near_duplicates
 from lwc.data.inspect import inspect
 from lwc.data.prepare import prepare
 from lwc.data.splits import load_labels, load_split
-from lwc.errors import DataError
 from lwc.recipe import Data
 from lwc.report.setting import split_by
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from lwc.core.errors import DataError
 from lwc.data.rows import Bad, Row
 from lwc.data.sources import mcauley, table
-from lwc.errors import DataError
 from lwc.recipe import Columns
 
 COLUMNS = Columns(body="text", rating="stars")

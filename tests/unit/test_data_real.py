@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from lwc.core.errors import DataError, MissingDependency
 from lwc.data.prepare import prepare
 from lwc.data.rows import Bad
 from lwc.data.sources import amazon_sample, mcauley, table
-from lwc.errors import DataError, MissingDependency
 from lwc.recipe import Columns, Data
 
 

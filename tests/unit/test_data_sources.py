@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lwc.core.errors import DataError, MissingDependency
 from lwc.data.prepare import prepare
 from lwc.data.rows import Bad, Row, seconds_of
 from lwc.data.sources import amazon_2023, mcauley, table
 from lwc.data.sources.registry import SOURCES
-from lwc.errors import DataError, MissingDependency
 from lwc.recipe import Amazon2023, Columns, Data, HubDataset
 
 COLUMNS = Columns(body="text", rating="stars")

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from small_repository import configs, small_checkpoint
 
+from lwc.pipeline.stages import STAGES
 from lwc.recipe import Package
-from lwc.recipe_file import parse_recipe
-from lwc.serving.delay import Window, choose, compare, set_delay
-from lwc.serving.repository import build_repository
-from lwc.stages import STAGES
+from lwc.recipe.file import parse_recipe
+from lwc.serving.triton.repository import build_repository
+from lwc.serving.tune.delay import Window, choose, compare, set_delay
 
 RECIPE = """\
 schema_version: 1

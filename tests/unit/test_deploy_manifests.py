@@ -15,7 +15,7 @@ import pytest
 import yaml
 from deploy_files import CHART, DEPLOY, GPU_METRICS, METRICS, MODEL, ROOT, adapter_rule, compose, dashboard, load
 
-from lwc.serving.foreground import IMAGE
+from lwc.serving.triton.foreground import IMAGE
 
 SERVICES = ["triton", "prometheus", "grafana"]
 LABELS = {"model", "version", "reason", "quantile", "gpu_uuid", "instance", "job", "namespace", "pod"}

@@ -20,10 +20,10 @@ from deploy_files import DEPLOY, GPU_METRICS, METRICS, ROOT
 from packaging.requirements import Requirement
 from ports import free_ports
 
-from lwc.errors import MissingDependency
+from lwc.core.errors import MissingDependency
 from lwc.recipe import Package
-from lwc.serving.embedded import assemble_backends, environment, installed
-from lwc.serving.triton_config import as_text, text_model
+from lwc.serving.triton.config import as_text, text_model
+from lwc.serving.triton.embedded import assemble_backends, environment, installed
 
 
 def instructions() -> list[tuple[str, str]]:

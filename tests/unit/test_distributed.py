@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import shared_work
 
-from lwc import distributed
-from lwc.errors import BUG, INTERRUPTED, LwcError
-from lwc.workers import launch
+from lwc.core import distributed
+from lwc.core.errors import BUG, INTERRUPTED, LwcError
+from lwc.core.launcher import launch
 
 SCRIPT = Path(__file__).with_name("shared_work.py")
 
@@ -135,7 +135,7 @@ def test_processes_share_the_cores_and_meet_on_this_machine_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("lwc.workers.cpu_limit", lambda: 8)
+    monkeypatch.setattr("lwc.core.launcher.cpu_limit", lambda: 8)
     told = "open({!r} + os.environ['RANK'], 'w').write(repr(dict(os.environ)))".format(str(tmp_path / "env"))
     assert launch(end(told, told), 2) == 0
     one, two = (ast.literal_eval((tmp_path / f"env{rank}").read_text()) for rank in (0, 1))

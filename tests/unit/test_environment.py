@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lwc import environment
-from lwc.environment import auto_precision
+from lwc.core import machine as environment
+from lwc.core.machine import auto_precision
 
 
 @pytest.fixture(autouse=True)

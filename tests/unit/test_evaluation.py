@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lwc import evaluation
+from lwc.core.errors import DataError, ModelError
 from lwc.data.splits import Examples
-from lwc.errors import DataError, ModelError
+from lwc.evaluation import run as evaluation
 from lwc.models.load import build_from_config, save_checkpoint
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import FromConfig, Recipe

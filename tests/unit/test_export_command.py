@@ -18,24 +18,24 @@ from onnx import TensorProto
 from tiny_models import tiny
 from typer.testing import CliRunner
 
-from lwc import exporting
-from lwc.artifacts import Store, file_digest, key_of, write_json
-from lwc.cli import app
-from lwc.errors import MissingDependency, ModelError, RecipeError
+from lwc.cli.main import app
+from lwc.core.errors import MissingDependency, ModelError, RecipeError
+from lwc.core.store import Store, file_digest, key_of, write_json
 from lwc.export import engine
 from lwc.export.engine import Classifier
 from lwc.export.onnx import export_onnx
 from lwc.export.session import cpu_session
 from lwc.export.session import run as run_session
 from lwc.export.stamp import Gpu, read_stamp
-from lwc.exporting import FinishedRun, export_plan, find_run, profiles_of
 from lwc.models.load import save_checkpoint
 from lwc.models.tokenizer import train_wordpiece
+from lwc.pipeline import export_plan as exporting
+from lwc.pipeline.export_plan import FinishedRun, export_plan, find_run, profiles_of
+from lwc.pipeline.stages import STAGES
 from lwc.recipe import Recipe
-from lwc.recipe_file import parse_recipe
-from lwc.serving.check import Machine, inspect_repository
-from lwc.serving.triton_config import parse
-from lwc.stages import STAGES
+from lwc.recipe.file import parse_recipe
+from lwc.serving.checks.run import Machine, inspect_repository
+from lwc.serving.triton.config import parse
 
 rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed (lwc[tensorrt-rtx])"

@@ -12,10 +12,10 @@ import pytest
 import torch
 from test_quantize import trained_like
 
-from lwc.arrays import Array
+from lwc.core.arrays import Array
+from lwc.export.run import FP16, INT8, INT8_ANSWERS, WHOLE, export_pair, padded_inputs
 from lwc.export.session import cpu_session, run
-from lwc.export.stage import FP16, INT8, INT8_ANSWERS, WHOLE, export_pair, padded_inputs
-from lwc.metrics import macro_f1
+from lwc.metrics.classification import macro_f1
 from lwc.models.families import family_of
 from lwc.models.load import load_model, load_tokenizer, save_checkpoint
 from lwc.models.surgery import remove_blocks

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from lwc.errors import ModelError
+from lwc.core.errors import ModelError
 from lwc.export.onnx import export_onnx
 from lwc.export.session import cpu_session, run
 from lwc.importance.registry import SCORERS
@@ -40,7 +40,7 @@ from lwc.models.families import (
     family_of,
 )
 from lwc.models.surgery import bypass, remove_blocks
-from lwc.training import predict
+from lwc.training.loop import predict
 
 TYPES = sorted(FAMILIES)
 DECODERS = [name for name in TYPES if FAMILIES[name].decoder]

@@ -21,8 +21,8 @@ pytest.importorskip("prometheus_client")
 
 from test_loadtest import NAMES, SAMPLES, fake_server
 
-from lwc.cli import app
-from lwc.errors import RecipeError, ServingError
+from lwc.cli.main import app
+from lwc.core.errors import RecipeError, ServingError
 from lwc.serving.loadtest import find_rate as module
 from lwc.serving.loadtest.endpoint import Endpoint, connect
 from lwc.serving.loadtest.find_rate import Objective, find_rates, spread

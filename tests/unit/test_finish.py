@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lwc.finish import finish
-from lwc.pipeline import StageResult
+from lwc.pipeline.publish import finish
+from lwc.pipeline.run import StageResult
 from lwc.recipe import Recipe
 
 

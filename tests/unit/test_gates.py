@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from lwc.gates import decide
 from lwc.recipe import Gate
+from lwc.report.gates import decide
 
 REPORT: dict[str, Any] = {
     "retention": {"macro_f1": {"value": 0.99, "low": 0.97, "high": 1.01}},

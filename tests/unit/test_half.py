@@ -16,8 +16,8 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 from test_quantize import MODELS, Case, exported, inputs, trained_like
 
-from lwc.arrays import Array
-from lwc.errors import ModelError
+from lwc.core.arrays import Array
+from lwc.core.errors import ModelError
 from lwc.export.half import FP16_MAX, before_weights, convert, largest_values, to_fp16
 from lwc.export.onnx import read_io
 from lwc.export.quantize import difference

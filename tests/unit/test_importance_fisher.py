@@ -12,12 +12,12 @@ from planted import data, with_identity
 from tiny_models import tiny, tokens
 from torch import nn
 
-from lwc.importance import pieces
 from lwc.importance.fisher import fisher, fisher_from
 from lwc.importance.per_example import collect, example_gradients, fast_gradients, is_norm, slow_gradients, uncovered
 from lwc.importance.taylor import taylor, taylor_from
 from lwc.models.batches import Batch, Encoded, batches
 from lwc.models.families import block_list, family_of
+from lwc.models.forward import pieces
 
 DATA = batches(tokens(9), np.arange(9) % 3, 4, length_bucketed=False, seed=None)
 

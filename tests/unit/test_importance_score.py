@@ -12,7 +12,7 @@ import torch
 from planted import data, pre_norm, scale, with_identity
 from tiny_models import tiny, tokens
 
-from lwc.errors import DataError, MissingDependency
+from lwc.core.errors import DataError, MissingDependency
 from lwc.importance import methods
 from lwc.importance.llm_expert import ExpertImportance, Refusal
 from lwc.importance.registry import SCORERS

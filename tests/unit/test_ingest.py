@@ -21,14 +21,14 @@ import pytest
 from damage import record_2014, record_2018, record_2023
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from lwc.artifacts import file_digest, read_json
+from lwc.core.errors import DataError
+from lwc.core.store import file_digest, read_json
 from lwc.data.ingest import dedupe, shards
 from lwc.data.ingest.run import ingest
 from lwc.data.ingest.stage import prepare_large
 from lwc.data.ingest.tokens import load_tokens, tokenize
 from lwc.data.prepare import prepare
 from lwc.data.splits import NAMES, load_labels, load_split
-from lwc.errors import DataError
 from lwc.recipe import Columns, Data, Ingest, Labels, McAuleyFile, Split, TableFile
 
 WORDS = [f"word{number}" for number in range(400)]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from damage import damage, packed, present, record_2023, review_file
 
+from lwc.core.errors import DataError
 from lwc.data.ingest import parse
 from lwc.data.ingest.blocks import blocks, inputs
 from lwc.data.ingest.inflate import fast_chunks
@@ -20,7 +21,6 @@ from lwc.data.ingest.parse import Piece, pieces
 from lwc.data.rows import Bad, Row
 from lwc.data.sources import mcauley, table
 from lwc.data.stream import Cut, chunks
-from lwc.errors import DataError
 from lwc.recipe import Columns, DataSource, McAuleyFile, TableFile
 
 LONE = re.compile("[\ud800-\udfff]")

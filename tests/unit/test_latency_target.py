@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from tiny_models import tiny
 
-from lwc.errors import TargetError
+from lwc.core.errors import TargetError
 from lwc.models.families import block_list, family_of
+from lwc.pipeline import blocks_for_latency as latency
 from lwc.recipe import Export
-from lwc.selection import latency
 
 
 @pytest.fixture

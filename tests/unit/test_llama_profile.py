@@ -15,7 +15,7 @@ from planted import with_identity
 from tiny_llama import BLOCKS, periodic_texts, random_llama, save, trained_folder
 from tiny_models import tiny
 
-from lwc.errors import DataError, MissingDependency, ModelError
+from lwc.core.errors import DataError, MissingDependency, ModelError
 from lwc.importance import llama_profile as module
 from lwc.importance.llama_profile import chosen_texts, interpolate, llama_profile, measure, profile, reordered
 from lwc.models.batches import Batch, Encoded, batches, encode

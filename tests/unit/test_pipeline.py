@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from lwc import pipeline
-from lwc.artifacts import MANIFEST, read_json
-from lwc.errors import LwcError, ModelError, RecipeError
-from lwc.finish import check_destination
+from lwc.core.errors import LwcError, ModelError, RecipeError
+from lwc.core.store import MANIFEST, read_json
+from lwc.pipeline import run as pipeline
+from lwc.pipeline.publish import check_destination
+from lwc.pipeline.stages import STAGES, Stage, StageContext, check_stage
 from lwc.recipe import Recipe
-from lwc.recipe_file import parse_recipe
-from lwc.stages import STAGES, Stage, StageContext, check_stage
+from lwc.recipe.file import parse_recipe
 
 TEXT = """\
 schema_version: 1
@@ -170,9 +170,9 @@ def test_what_a_result_depends_on_is_in_its_key(tmp_path: Path, monkeypatch: pyt
     near = "data.near_duplicate_threshold=0.5"
     assert needs("select", race) != needs("select", race, "recover.learning_rate=1e-5")
     assert needs("recover", more) != needs("recover", more, near), "near duplicates are left out of further texts too"
-    monkeypatch.setattr("lwc.needs.cpu_limit", lambda: 64)
+    monkeypatch.setattr("lwc.pipeline.keys.cpu_limit", lambda: 64)
     before = needs("export")
-    monkeypatch.setattr("lwc.needs.cpu_limit", lambda: 1)
+    monkeypatch.setattr("lwc.pipeline.keys.cpu_limit", lambda: 1)
     assert needs("export") != before, "latency is of a machine"
     assert needs("train", "train.precision=fp32") != needs("train", "train.precision=bf16")
     monkeypatch.setenv("LWC_DATA_DIR", str(tmp_path))

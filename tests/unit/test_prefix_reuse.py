@@ -11,11 +11,11 @@ import pytest
 import torch
 from tiny_models import tiny, tokens
 
-from lwc.errors import ModelError
+from lwc.core.errors import ModelError
 from lwc.importance.ablation import ablation, loss_and_accuracy
-from lwc.importance.prefix import outcomes, visiting_order
 from lwc.models.batches import batches
 from lwc.models.families import FAMILIES, block_list, family_of
+from lwc.models.forward.prefix import outcomes, visiting_order
 from lwc.models.surgery import bypass
 
 DATA = batches(tokens(9, seed=4), np.arange(9) % 3, 4, length_bucketed=False, seed=None)

@@ -15,8 +15,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from tiny_models import VOCAB, tiny
 
-from lwc.arrays import Array
-from lwc.errors import ModelError
+from lwc.core.arrays import Array
+from lwc.core.errors import ModelError
 from lwc.export.onnx import export_onnx, read_io
 from lwc.export.quantize import difference, operator_groups, quantize, quantized_operators
 from lwc.export.session import cpu_session, run

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lwc.cli import app
-from lwc.recipe_file import parse_recipe
+from lwc.cli.main import app
+from lwc.recipe.file import parse_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

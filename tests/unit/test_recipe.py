@@ -8,9 +8,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from lwc.errors import RecipeError
+from lwc.core.errors import RecipeError
 from lwc.recipe import Recipe
-from lwc.recipe_file import load_recipe, parse_recipe
+from lwc.recipe.file import load_recipe, parse_recipe
 
 MINIMAL = """\
 schema_version: 1

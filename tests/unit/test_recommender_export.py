@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from lwc.errors import ModelError
+from lwc.core.errors import ModelError
 from lwc.export.session import cpu_session
 from lwc.models.families import family_of
 from lwc.models.surgery import parameter_counts
 from lwc.recipe import FromConfig, Package
-from lwc.recommender import asking, ranking
-from lwc.recommender.export import check_parity, export_top_items, graph_inputs
-from lwc.recommender.histories import Catalogue
-from lwc.recommender.model import NextItemView, build, save
-from lwc.recommender.replay import HeldOut, ndcg, summarise
-from lwc.recommender.repository import build_repository
-from lwc.recommender.training import answers
 from lwc.serving.loadtest.wire import RawTensor, WireError, encode_strings
-from lwc.serving.triton_config import parse
+from lwc.serving.triton.config import parse
+from lwc.tasks.next_item import asking, ranking
+from lwc.tasks.next_item.export import check_parity, export_top_items, graph_inputs
+from lwc.tasks.next_item.histories import Catalogue
+from lwc.tasks.next_item.model import NextItemView, build, save
+from lwc.tasks.next_item.replay import HeldOut, ndcg, summarise
+from lwc.tasks.next_item.repository import build_repository
+from lwc.tasks.next_item.training import answers
 
 SHAPE = FromConfig(kind="config", blocks=2, hidden=16, heads=2, dropout=0.3, max_length=8)
 ITEMS, K = 15, 12

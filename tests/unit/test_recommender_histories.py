@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from histories import ITEMS, recipe, write_chain
 
-from lwc.errors import DataError
+from lwc.core.errors import DataError
 from lwc.recipe import NextItem, Split
-from lwc.recommender.histories import Catalogue, Event, catalogue_of, histories
-from lwc.recommender.prepare import inspect, prepare
-from lwc.recommender.splits import by_time, divide, leave_last_out, load_questions, load_train
+from lwc.tasks.next_item.histories import Catalogue, Event, catalogue_of, histories
+from lwc.tasks.next_item.prepare import inspect, prepare
+from lwc.tasks.next_item.splits import by_time, divide, leave_last_out, load_questions, load_train
 
 
 def events(user: str, *pairs: tuple[str, int]) -> list[Event]:

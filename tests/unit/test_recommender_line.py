@@ -8,13 +8,13 @@ import pytest
 from histories import recipe, write_chain
 from measured_figures import differences
 
-from lwc import distributed
-from lwc.artifacts import read_json
-from lwc.errors import LwcError, TargetError
-from lwc.gates import decide
-from lwc.pipeline import plan, run
+from lwc.core import distributed
+from lwc.core.errors import LwcError, TargetError
+from lwc.core.store import read_json
+from lwc.pipeline.run import plan, run
 from lwc.recipe import Gate
 from lwc.report.collect import collect
+from lwc.report.gates import decide
 
 pytest.importorskip("implicit")
 

@@ -28,8 +28,8 @@ from lwc.recipe import (
     Shap,
     Taylor,
 )
-from lwc.recommender.model import NextItemView, build, encoded, load, save
-from lwc.recommender.training import answers, full_softmax, sampled_softmax, shifted, train_rows, training_loss
+from lwc.tasks.next_item.model import NextItemView, build, encoded, load, save
+from lwc.tasks.next_item.training import answers, full_softmax, sampled_softmax, shifted, train_rows, training_loss
 
 SHAPE = FromConfig(kind="config", blocks=4, hidden=16, heads=2, dropout=0.0, max_length=12)
 ITEMS = 30

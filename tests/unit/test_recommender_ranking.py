@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from lwc.recommender import floors, ranking
-from lwc.recommender.histories import UNKNOWN
-from lwc.recommender.splits import Train
+from lwc.tasks.next_item import floors, ranking
+from lwc.tasks.next_item.histories import UNKNOWN
+from lwc.tasks.next_item.splits import Train
 
 
 def place_by_hand(scores: list[float], target: int, seen: list[int]) -> float:

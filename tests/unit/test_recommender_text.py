@@ -11,13 +11,13 @@ import pytest
 from histories import recipe
 from transformers import AutoModelForCausalLM
 
-from lwc.artifacts import read_json
-from lwc.errors import DataError
-from lwc.pipeline import run
+from lwc.core.errors import DataError
+from lwc.core.store import read_json
+from lwc.pipeline.run import run
 from lwc.recipe import ItemText, TableFile
-from lwc.recommender.histories import Catalogue, Event
-from lwc.recommender.item_text import START_STD, cold_vectors, item_texts, text_vectors
-from lwc.recommender.splits import load_questions
+from lwc.tasks.next_item.histories import Catalogue, Event
+from lwc.tasks.next_item.item_text import START_STD, cold_vectors, item_texts, text_vectors
+from lwc.tasks.next_item.splits import load_questions
 
 WORDS = {
     "tea": "leaf kettle cup brew green steep pot",

@@ -14,15 +14,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tiny_models import tiny
 
-from lwc.errors import RecipeError
+from lwc.core.errors import RecipeError
 from lwc.export.onnx import export_onnx
 from lwc.models.load import save_checkpoint
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import Package
-from lwc.serving.check import Finding, Machine, check_repository, inspect_repository
 from lwc.serving.checks.model import version_number
-from lwc.serving.repository import build_repository
-from lwc.serving.triton_config import as_text, parse
+from lwc.serving.checks.run import Finding, Machine, check_repository, inspect_repository
+from lwc.serving.triton.config import as_text, parse
+from lwc.serving.triton.repository import build_repository
 
 CONFIG = """\
 backend: "onnxruntime"

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lwc import render
-from lwc.metrics import classification_quality, retention
+from lwc.cli import terminal as render
+from lwc.metrics.classification import classification_quality, retention
 from lwc.recipe import Recipe
 from lwc.report.build import build_report, report_schema
 

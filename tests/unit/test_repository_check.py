@@ -9,11 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from lwc.errors import ModelError
+from lwc.core.errors import ModelError
 from lwc.export.onnx import OnnxInfo, TensorInfo, read_io
 from lwc.recipe import Package
-from lwc.serving.check import check_repository
-from lwc.serving.triton_config import as_text, parse, text_model, token_model
+from lwc.serving.checks.run import check_repository
+from lwc.serving.triton.config import as_text, parse, text_model, token_model
 
 
 def write_graph(

@@ -11,15 +11,15 @@ from pydantic import ValidationError
 from small_repository import configs, small_checkpoint
 from tokenizers import Tokenizer
 
-from lwc.errors import ModelError
+from lwc.core.errors import ModelError
 from lwc.export.onnx import read_io
 from lwc.export.stamp import Gpu, make_stamp
 from lwc.export.tensorrt import shapes_of
 from lwc.recipe import Package, Profile, Shape
-from lwc.serving.check import Machine, inspect_repository
-from lwc.serving.foreground import serve_docker, serve_embedded
-from lwc.serving.repository import build_repository
-from lwc.serving.triton_config import pb
+from lwc.serving.checks.run import Machine, inspect_repository
+from lwc.serving.triton.config import pb
+from lwc.serving.triton.foreground import serve_docker, serve_embedded
+from lwc.serving.triton.repository import build_repository
 
 PACKAGE = Package(max_batch_size=16, queue_delay_microseconds=500, instances=2, intra_op_threads=3)
 KINDS = pb.ModelInstanceGroup

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from tiny_repository import tiny_repository
 
-from lwc.errors import LwcError, ModelError, RecipeError
-from lwc.serving.canary import Limits, faults
-from lwc.serving.check import inspect_repository
-from lwc.serving.rollout import Target, deploy, rollback
-from lwc.serving.versions import Place, calls, live_number, locked, read_configs
+from lwc.core.errors import LwcError, ModelError, RecipeError
+from lwc.serving.checks.run import inspect_repository
+from lwc.serving.rollout.canary import Limits, faults
+from lwc.serving.rollout.run import Target, deploy, rollback
+from lwc.serving.rollout.versions import Place, calls, live_number, locked, read_configs
 
 
 @pytest.fixture(scope="module")

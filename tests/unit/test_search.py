@@ -12,12 +12,11 @@ from pydantic import ValidationError
 from strategies import chosen
 from tiny_models import VOCAB, tiny, tokens
 
-from lwc.distillation import blocks_name
-from lwc.errors import Diverged, TargetError
+from lwc.core.errors import Diverged, TargetError
 from lwc.importance.ablation import loss_and_accuracy
-from lwc.importance.prefix import outcomes
 from lwc.models.batches import Encoded, batches
 from lwc.models.families import family_of
+from lwc.models.forward.prefix import outcomes
 from lwc.models.surgery import remove_blocks
 from lwc.recipe import Recipe, Target
 from lwc.selection import select
@@ -27,6 +26,7 @@ from lwc.selection.racing import candidates, racing
 from lwc.selection.search import beam, best_subsets, greedy
 from lwc.selection.select import measured
 from lwc.selection.strategies import drawn, drop_bottom, drop_even, drop_top, fused, single
+from lwc.training.distillation import blocks_name
 
 ROWS = batches(tokens(8), np.array([0, 1, 2, 0, 1, 2, 0, 1]), 4, length_bucketed=False, seed=None)
 

@@ -11,7 +11,7 @@ from strategies import NAMES, chosen
 from tiny_models import tiny, tokens
 from transformers import BertConfig, BertForSequenceClassification
 
-from lwc.errors import TargetError
+from lwc.core.errors import TargetError
 from lwc.importance.ablation import loss_and_accuracy
 from lwc.models.batches import batches
 from lwc.models.families import block_list, family_of

@@ -13,7 +13,7 @@ from strategies import chosen
 from tiny_models import tiny
 from transformers import AutoModelForCausalLM
 
-from lwc.errors import TargetError
+from lwc.core.errors import TargetError
 from lwc.export.onnx import export_onnx
 from lwc.importance.ablation import loss_and_accuracy
 from lwc.models.families import family_of

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from serving_faults import Heard, back_after
 from serving_table import row, table
 
-from lwc.errors import ServingError
+from lwc.core.errors import ServingError
 
 
 def request(sent: float, ended: float, answered: bool = True) -> Heard:

@@ -9,11 +9,11 @@ import pytest
 
 pytest.importorskip("prometheus_client")
 
-from lwc.errors import MissingDependency, ServingError
+from lwc.core.errors import MissingDependency, ServingError
 from lwc.report.document import Paragraph, Table
 from lwc.report.serving import limit_blocks, load_words, server_table
 from lwc.serving.loadtest.explain import explain
-from lwc.serving.metrics import breakdown, parse_counts, read_page, server_times
+from lwc.serving.triton.counters import breakdown, parse_counts, read_page, server_times
 
 # As Triton 2.51 writes it, cut: two versions of a model, a failure by reason, a gauge.
 PAGE = """\

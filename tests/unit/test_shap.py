@@ -9,7 +9,7 @@ import pytest
 from planted import data
 from tiny_models import tiny
 
-from lwc.errors import ModelError
+from lwc.core.errors import ModelError
 from lwc.importance.ablation import ablation, loss_and_accuracy
 from lwc.importance.shap import all_coalitions, antithetic, check_efficiency, exact, growing, sampled, shap
 from lwc.models.families import family_of

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from lwc import sweeping
-from lwc.artifacts import write_json
-from lwc.cli import app
-from lwc.errors import LwcError, MissingDependency, RecipeError, TargetError
-from lwc.pipeline import Event, StageResult
+from lwc.cli.main import app
+from lwc.core.errors import LwcError, MissingDependency, RecipeError, TargetError
+from lwc.core.store import write_json
+from lwc.pipeline import sweep as sweeping
+from lwc.pipeline.run import Event, StageResult
+from lwc.pipeline.sweep import sweep, variants
 from lwc.recipe import Recipe
 from lwc.report.frontier import frontier_document, frontier_html, frontier_markdown, pareto
-from lwc.sweeping import sweep, variants
 
 
 def make_recipe(sweep: dict[str, Any] | None, **changes: Any) -> Recipe:

@@ -21,21 +21,21 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from lwc.distillation import Recoverer
-from lwc.errors import ModelError, RecipeError
-from lwc.evaluating_tokens import unigram
+from lwc.core.errors import ModelError, RecipeError
+from lwc.evaluation.causal_lm import unigram
 from lwc.importance.registry import SCORERS
-from lwc.losses import IGNORED, answer_distance, distillation_loss, example_accuracy, example_loss
+from lwc.metrics.causal_lm import TokenSums, token_quality, token_retention
+from lwc.metrics.regression import number_quality, number_retention, spearman
 from lwc.models.batches import Batch, Encoded, batches, slices
 from lwc.models.families import block_list, family_of
 from lwc.models.load import load_tokenizer
+from lwc.models.losses import IGNORED, answer_distance, distillation_loss, example_accuracy, example_loss
 from lwc.models.surgery import remove_blocks
-from lwc.number_metrics import number_quality, number_retention, spearman
-from lwc.pipeline import run
+from lwc.pipeline.run import run
 from lwc.recipe import Recipe
-from lwc.recipe_file import load_recipe
+from lwc.recipe.file import load_recipe
 from lwc.report.build import build_report
-from lwc.token_metrics import TokenSums, token_quality, token_retention
+from lwc.training.distillation import Recoverer
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 OF_TOKENS = sorted(set(SCORERS) - {"llama_profile", "mutual_information"})

@@ -16,16 +16,23 @@ from test_train_and_recover import base, quiet, recipe_of  # noqa: F401 - base i
 from tiny_models import tiny, tokens
 
 from lwc.data.unlabelled import more_texts
-from lwc.distillation import random_weights, recover, recovery_loss
-from lwc.evaluation import asked_once
-from lwc.losses import attention_loss
+from lwc.evaluation.run import asked_once
 from lwc.models.batches import Batch, batches
 from lwc.models.families import family_of
 from lwc.models.load import load_classifier, load_tokenizer, save_checkpoint
+from lwc.models.losses import attention_loss
 from lwc.models.surgery import remove_blocks
 from lwc.recipe import Data, Recipe, Recovery, Unlabelled
-from lwc.teacher import BlockOutputs, LiveTeacher, RememberedTeacher, answers_folder, store_answers, stored_bytes
-from lwc.training import parameter_groups, predict
+from lwc.training.distillation import random_weights, recover, recovery_loss
+from lwc.training.loop import parameter_groups, predict
+from lwc.training.teacher import (
+    BlockOutputs,
+    LiveTeacher,
+    RememberedTeacher,
+    answers_folder,
+    store_answers,
+    stored_bytes,
+)
 
 LABELS = np.array([0, 1, 2, 0, 1, 2, 0])
 

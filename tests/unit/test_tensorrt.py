@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from test_quantize import MODELS, Case, exported, inputs, trained_like
 
-from lwc.errors import MissingDependency, ModelError
+from lwc.core.errors import MissingDependency, ModelError
 from lwc.export.engine import Classifier, Engine, compare_answers, fitting, open_classifier
 from lwc.export.half import to_fp16
 from lwc.export.quantize import quantize
@@ -25,7 +25,7 @@ from lwc.export.session import cpu_session, run
 from lwc.export.stamp import STAMP, Gpu, make_stamp, misfits, read_stamp, read_trtexec_log, this_gpu
 from lwc.export.tensorrt import build_plan, load_library, shapes_of
 from lwc.recipe import Int8, Profile, Shape, TensorRT, gap
-from lwc.serving.check import Machine, this_machine
+from lwc.serving.checks.run import Machine, this_machine
 
 rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed (lwc[tensorrt-rtx])"

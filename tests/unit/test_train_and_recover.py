@@ -18,17 +18,17 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from lwc.distillation import Recoverer, recover
-from lwc.errors import ModelError, TargetError
-from lwc.fine_tuning import train_base
+from lwc.core.errors import ModelError, TargetError
 from lwc.importance.ablation import loss_and_accuracy
 from lwc.models.attention import fused_attention
 from lwc.models.families import family_of
 from lwc.models.load import load_classifier, load_tokenizer, save_checkpoint
 from lwc.models.surgery import remove_blocks
+from lwc.pipeline.stage import StageContext
+from lwc.pipeline.stages import STAGES
 from lwc.recipe import Recipe, Target
-from lwc.stage import StageContext
-from lwc.stages import STAGES
+from lwc.training.distillation import Recoverer, recover
+from lwc.training.fine_tuning import train_base
 
 NAMES = ["other", "great"]
 WORDS = (["bad", "broken", "awful", "refund", "never"], ["good", "love", "great", "works", "again"])
@@ -169,10 +169,10 @@ def test_fine_tuning_from_a_checkpoint_is_seeded(base: tuple[Path, Path], tmp_pa
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from lwc.fine_tuning import train_base
+from lwc.training.fine_tuning import train_base
 from lwc.recipe import Recipe, Target
-from lwc.stage import StageContext
-from lwc.stages import STAGES
+from lwc.pipeline.stage import StageContext
+from lwc.pipeline.stages import STAGES
 
 def progress(line):
     if line.startswith(sys.argv[3]):

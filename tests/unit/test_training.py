@@ -15,17 +15,18 @@ from judged import judged
 from tiny_models import learnable, tiny
 from torch.backends import cuda
 
-from lwc import distributed, training
-from lwc.distillation import matched_blocks, recovery_loss
-from lwc.errors import Diverged, LwcError
-from lwc.losses import distillation_loss, hidden_loss, label_loss
+from lwc.core import distributed
+from lwc.core.errors import Diverged, LwcError
 from lwc.models.attention import fused_attention
 from lwc.models.batches import Batch, batches
 from lwc.models.families import family_of
+from lwc.models.losses import distillation_loss, hidden_loss, label_loss
 from lwc.models.surgery import remove_blocks
 from lwc.recipe import Optimization, Recovery
-from lwc.teacher import BlockOutputs, LiveTeacher
-from lwc.training import TrainingResult, fit, learning_rate, predict
+from lwc.training import loop as training
+from lwc.training.distillation import matched_blocks, recovery_loss
+from lwc.training.loop import TrainingResult, fit, learning_rate, predict
+from lwc.training.teacher import BlockOutputs, LiveTeacher
 
 SETTINGS = Optimization(
     epochs=3, batch_size=8, learning_rate=5e-3, checkpoint_every=3,

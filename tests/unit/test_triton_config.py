@@ -14,14 +14,14 @@ from google.protobuf import text_format
 from onnx import TensorProto, helper
 from tiny_models import tiny
 
-from lwc.errors import ModelError, RecipeError
+from lwc.core.errors import ModelError, RecipeError
 from lwc.export.onnx import OnnxInfo, TensorInfo, export_onnx, read_io
 from lwc.models.load import save_checkpoint
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import Package
-from lwc.serving import foreground, triton_config
-from lwc.serving.repository import build_repository
-from lwc.serving.triton_config import (
+from lwc.serving.triton import config as triton_config
+from lwc.serving.triton import foreground
+from lwc.serving.triton.config import (
     WarmUp,
     as_text,
     intra_op_threads,
@@ -30,6 +30,7 @@ from lwc.serving.triton_config import (
     text_model,
     token_model,
 )
+from lwc.serving.triton.repository import build_repository
 
 TEXTS = ["a good thing that works", "a bad broken thing"] * 4
 PACKAGE = Package(max_batch_size=16, queue_delay_microseconds=500, instances=2, intra_op_threads=3)

@@ -14,8 +14,8 @@ from planted import data, scale_output, with_identity
 from scipy.stats import spearmanr
 from tiny_models import tiny, tokens
 
-from lwc import render
-from lwc.errors import DataError, RecipeError
+from lwc.cli import terminal as render
+from lwc.core.errors import DataError, RecipeError
 from lwc.importance.ablation import loss_and_accuracy
 from lwc.importance.resampling import Rows
 from lwc.importance.score import score_blocks

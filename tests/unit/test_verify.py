@@ -17,10 +17,10 @@ if importlib.util.find_spec("locust") is None:  # not imported: it would patch t
     pytest.skip("locust is not installed", allow_module_level=True)
 pytest.importorskip("tritonclient.grpc")
 
-from lwc.errors import DataError
+from lwc.core.errors import DataError
 from lwc.recipe import FromConfig, Recipe, Target, Verify
-from lwc.serving import limit
-from lwc.serving import verify as module
+from lwc.serving.verify import limit
+from lwc.serving.verify import run as module
 
 NAMES = ["other", "great"]
 ROWS = 24

@@ -24,7 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from lwc.errors import ModelError
+from lwc.core.errors import ModelError
 from lwc.models.load import load_classifier, load_tokenizer
 from lwc.models.tokenizer import train_wordpiece
 from lwc.models.vocabulary import coverage, trim_vocabulary, used_tokens, vocabulary_size

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lwc.recipe import Package
-from lwc.serving.repository import build_repository
+from lwc.serving.triton.repository import build_repository
 
 LIMIT = 8
 PACKAGE = Package(max_batch_size=LIMIT, queue_delay_microseconds=500, intra_op_threads=1)

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 
-from lwc.arrays import Array
+from lwc.core.arrays import Array
 from lwc.data.ingest.fingerprints import bands_of, shingles
 from lwc.data.ingest.folding import fold_many
 from lwc.data.ingest.part import read_part

@@ -10,7 +10,7 @@ import itertools
 
 import numpy as np
 
-from lwc.arrays import Array
+from lwc.core.arrays import Array
 from lwc.data.ingest.folding import mix
 
 SLOTS = 64

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from lwc.arrays import Array
+from lwc.core.arrays import Array
 from lwc.data.cleaning import fold
 from lwc.data.ingest.strings import contents, rows_with, with_texts
 

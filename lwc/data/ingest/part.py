@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from lwc.arrays import Array
-from lwc.artifacts import file_digest, write_json
+from lwc.core.arrays import Array
+from lwc.core.store import file_digest, write_json
 from lwc.data.ingest.blocks import Block
 from lwc.data.ingest.fingerprints import band_keys, bands_of, signatures
 from lwc.data.ingest.folding import fold_many, hash_names

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lwc.arrays import Array
+from lwc.core.arrays import Array
 from lwc.data.ingest.dedupe import CONFLICT, KEPT, NEAR, REPEAT
 from lwc.data.ingest.fingerprints import bands_of, missed
 from lwc.data.ingest.part import state_bytes

@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from lwc.arrays import Array
-from lwc.artifacts import MANIFEST, exclusive, file_digest, key_of, read_json, write_json
+from lwc.core.arrays import Array
+from lwc.core.errors import DataError, LwcError
+from lwc.core.machine import cpu_limit
+from lwc.core.store import MANIFEST, exclusive, file_digest, key_of, read_json, write_json
 from lwc.data.ingest import metadata, shards
 from lwc.data.ingest import part as part_file
 from lwc.data.ingest.blocks import Input, inputs
@@ -29,8 +31,6 @@ from lwc.data.ingest.reading import read_all
 from lwc.data.paths import locate
 from lwc.data.prepare import check_bad, label_names
 from lwc.data.splits import NAMES, kind_of
-from lwc.environment import cpu_limit
-from lwc.errors import DataError, LwcError
 from lwc.recipe import Data, Ingest
 
 VERSION = 2

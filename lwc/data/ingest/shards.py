@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lwc.arrays import Array
-from lwc.artifacts import file_digest, write_json
+from lwc.core.arrays import Array
+from lwc.core.store import file_digest, write_json
 from lwc.data.ingest.dedupe import KEPT, Parts
 from lwc.data.ingest.folding import mix
 from lwc.data.ingest.metadata import FIELDS, look_up

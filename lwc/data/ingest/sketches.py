@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lwc.arrays import Array
+from lwc.core.arrays import Array
 from lwc.data.ingest.folding import fold_many
 from lwc.data.quality import ENGLISH
 

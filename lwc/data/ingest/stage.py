@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lwc.arrays import Array
-from lwc.artifacts import read_json, write_json
+from lwc.core.arrays import Array
+from lwc.core.store import read_json, write_json
 from lwc.data.ingest.run import ingest
 from lwc.data.prepare import check_splits, stratified
 from lwc.data.splits import NAMES

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lwc.arrays import Array
+from lwc.core.arrays import Array
 from lwc.data.cleaning import clean
 
 LONE = re.compile("[\ud800-\udfff]")

@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lwc.arrays import Array
-from lwc.artifacts import file_digest, read_json, write_json
+from lwc.core.arrays import Array
+from lwc.core.errors import DataError
+from lwc.core.store import file_digest, read_json, write_json
 from lwc.data.ingest.progress import Meter
 from lwc.data.splits import NAMES
-from lwc.errors import DataError
 
 FOLDER = "tokens"
 _AT_ONCE = 1000

@@ -6,12 +6,12 @@ import difflib
 import os
 from pathlib import Path
 
-from lwc.artifacts import file_digest, read_json, write_json
+from lwc.core.errors import DataError
+from lwc.core.machine import cache_dir
+from lwc.core.store import file_digest, read_json, write_json
 from lwc.data.download import download
 from lwc.data.rows import Progress, Rows
 from lwc.data.sources import mcauley
-from lwc.environment import cache_dir
-from lwc.errors import DataError
 from lwc.recipe import Amazon2023
 
 BASE = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw/review_categories/"

@@ -18,11 +18,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from lwc.artifacts import file_digest
+from lwc.core.errors import DataError, MissingDependency
+from lwc.core.machine import cache_dir
+from lwc.core.store import file_digest
 from lwc.data.download import download
 from lwc.data.rows import Progress, Row, Rows
-from lwc.environment import cache_dir
-from lwc.errors import DataError, MissingDependency
 from lwc.recipe import AmazonSample
 
 PACKAGE = "r-cran-modeldata"

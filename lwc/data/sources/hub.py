@@ -6,10 +6,10 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from lwc.core.errors import DataError, MissingDependency
 from lwc.data.paths import local_dataset
 from lwc.data.rows import Progress, Rows
 from lwc.data.sources.table import check_columns, mapped
-from lwc.errors import DataError, MissingDependency
 from lwc.recipe import HubDataset
 
 

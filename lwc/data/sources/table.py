@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lwc.core.errors import DataError
 from lwc.data.paths import locate
 from lwc.data.rows import Bad, Progress, Row, Rows, excerpt, name_of, rating_of, seconds_of, text_of
 from lwc.data.sources.mcauley import check_object
 from lwc.data.sources.mcauley import read_file as read_json_file
 from lwc.data.stream import line_end, lines
-from lwc.errors import DataError
 from lwc.recipe import Columns, TableFile
 
 # A quote that never closes is noticed after this many characters; no review is near it.

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from lwc.errors import ModelError
+from lwc.core.errors import ModelError
 from lwc.export.onnx import OnnxInfo, TensorInfo, read_io
 from lwc.serving.checks.layout import escapes, model_file_name
 from lwc.serving.checks.model import Finding, Model, graph_type, type_name

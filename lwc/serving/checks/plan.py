@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lwc.artifacts import file_digest
+from lwc.core.store import file_digest
 from lwc.export.stamp import STAMP, misfits, stamp_fault
 from lwc.export.tensorrt import Shapes
 from lwc.serving.checks.layout import model_file_name

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 from urllib.parse import urlsplit
 
-from lwc.errors import USAGE, RecipeError, ServingError
+from lwc.core.errors import USAGE, RecipeError, ServingError
 from lwc.serving.loadtest.process import check_installed
 from lwc.serving.loadtest.text_model import TextModel, describe_grpc, describe_http, text_model
-from lwc.serving.metrics import parse_counts, read_page
+from lwc.serving.triton.counters import parse_counts, read_page
 
 Protocol = Literal["http", "grpc"]
 CONNECT_SECONDS = 5.0

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lwc.artifacts import write_json
-from lwc.errors import GATE_FAILED, RecipeError, ServingError
+from lwc.core.errors import GATE_FAILED, RecipeError, ServingError
+from lwc.core.store import write_json
 from lwc.serving.loadtest.endpoint import Endpoint
 from lwc.serving.loadtest.run import RATE_TOLERANCE, Load, check_thresholds, error_causes, measure
 from lwc.serving.loadtest.samples import Sample

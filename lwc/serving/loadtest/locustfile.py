@@ -27,7 +27,7 @@ import lwc
 from lwc.serving.loadtest import wire
 from lwc.serving.loadtest.arrivals import arrival_times
 from lwc.serving.loadtest.recorder import Recorder, Ticket, merge_records, write_records
-from lwc.serving.metrics import read_page
+from lwc.serving.triton.counters import read_page
 
 SETTINGS: dict[str, Any] = json.loads(Path(os.environ["LWC_LOADTEST"]).read_text(encoding="utf-8"))
 TEXTS: list[str] = SETTINGS["texts"]

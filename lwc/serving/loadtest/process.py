@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import lwc
-from lwc.errors import USAGE, MissingDependency, RecipeError, ServingError
+from lwc.core.errors import USAGE, MissingDependency, RecipeError, ServingError
 from lwc.serving.loadtest.recorder import RECORDS_VERSION
 
 START_ALLOWANCE_S = 60.0

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from lwc.errors import GATE_FAILED, RecipeError, ServingError
+from lwc.core.errors import GATE_FAILED, RecipeError, ServingError
 from lwc.serving.loadtest.arrivals import Arrivals
 from lwc.serving.loadtest.endpoint import Endpoint
 from lwc.serving.loadtest.explain import explain
 from lwc.serving.loadtest.process import Elsewhere, check_installed, run_locust
 from lwc.serving.loadtest.samples import Sample
 from lwc.serving.loadtest.summary import latencies_ms, summarise
-from lwc.serving.metrics import breakdown, parse_counts, server_times
+from lwc.serving.triton.counters import breakdown, parse_counts, server_times
 
 # Of an open loop: enough that a busy server, not a lack of connections, makes requests wait.
 CONNECTIONS = 64

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from lwc.errors import DataError
+from lwc.core.errors import DataError
 
 
 @dataclass(frozen=True)

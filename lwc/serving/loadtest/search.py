@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from lwc.errors import RecipeError
+from lwc.core.errors import RecipeError
 
 LOWEST, HIGHEST = 0.5, 1e6
 T = TypeVar("T")

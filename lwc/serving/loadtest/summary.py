@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lwc.metrics import accuracy, confusion_matrix, macro_f1
+from lwc.metrics.classification import accuracy, confusion_matrix, macro_f1
 from lwc.serving.loadtest.samples import Sample
 
 TOP_ERRORS = 5

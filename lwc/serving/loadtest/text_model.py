@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lwc.errors import USAGE, RecipeError, ServingError
+from lwc.core.errors import USAGE, RecipeError, ServingError
 
 SECONDS = 10.0
 LABEL, SCORES = "label", "scores"

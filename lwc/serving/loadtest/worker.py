@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from lwc import __version__
-from lwc.errors import USAGE, RecipeError, ServingError
+from lwc.core.errors import USAGE, RecipeError, ServingError
 from lwc.serving.loadtest.endpoint import Protocol, parse_address
 from lwc.serving.loadtest.process import check_installed, longest_s, run_processes, tail, worker_command
 

@@ -1,0 +1,162 @@
+"""What this machine can do, with the fix for each lack. Starts nothing, downloads nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from lwc.core.errors import MissingDependency
+from lwc.core.machine import cpu_flags, cpu_limit, cpu_model, gpu_present, versions
+from lwc.serving.triton import embedded
+
+_SERVING = {
+    "nvidia-pytriton": "pytriton",
+    "tritonclient": "tritonclient",
+    "locust": "locust",
+    "prometheus-client": "prometheus_client",
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: ``ok`` True, False (a lack, with its fix) or None (fine without it)."""
+
+    name: str
+    ok: bool | None
+    found: str
+    fix: str = ""
+
+
+def examine() -> list[Check]:
+    """Every check, in the order a newcomer meets them."""
+    return [_python(), _cpu(), _packages(), _numpy(), *_triton(), _data(), _gpu(), _tensorrt(), _docker()]
+
+
+def require_serving(server: bool) -> None:
+    """Raise where what packaging needs is not installed, or, with ``server``, what starts the embedded server.
+
+    Raises:
+        MissingDependency: names what to install.
+    """
+    missing = [name for name, module in _SERVING.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise MissingDependency(
+            f"not installed, but needed to package and verify: {', '.join(missing)}",
+            "pip install 'lwc[serve]', or stop before with --until export",
+        )
+    if server:
+        embedded.installed()  # its shared library comes from the system, not from pip
+
+
+def require_openvino() -> None:
+    """Raise where ``export.openvino`` cannot be had.
+
+    Raises:
+        MissingDependency: says what to install.
+    """
+    if importlib.util.find_spec("openvino") is None:
+        raise MissingDependency("export.openvino: OpenVINO is not installed", "pip install 'lwc[openvino]'")
+
+
+def _python() -> Check:
+    version = ".".join(map(str, sys.version_info[:3]))
+    good = (3, 11) <= sys.version_info[:2] <= (3, 12)
+    return Check("Python", good, version, "" if good else "use Python 3.11 or 3.12 (the embedded server has no other)")
+
+
+def _cpu() -> Check:
+    flags = cpu_flags()
+    features = [
+        name
+        for name, flag in (
+            ("AVX2", "avx2"),
+            ("AVX-512", "avx512f"),
+            ("VNNI (int8)", "avx512_vnni"),
+            ("BF16", "avx512_bf16"),
+            ("AMX", "amx_tile"),
+        )
+        if flag in flags
+    ]
+    return Check("CPU", True, f"{cpu_model()}, {cpu_limit()} cores, {', '.join(features) or 'features unknown'}")
+
+
+def _packages() -> Check:
+    found = versions()
+    needed = ("torch", "transformers", "accelerate", "onnx", "onnxruntime")
+    missing = [name for name in needed if found[name] is None]
+    told = ", ".join(f"{name} {found[name]}" for name in needed if found[name])
+    return Check("packages", not missing, told, f"pip install {' '.join(missing)}" if missing else "")
+
+
+def _numpy() -> Check:
+    version = versions(("numpy",))["numpy"] or "not installed"
+    good = version.startswith("1.")
+    return Check(
+        "NumPy < 2",
+        good,
+        version,
+        "" if good else "pip install 'numpy<2': with 2 the embedded server corrupts inputs",
+    )
+
+
+def _triton() -> list[Check]:
+    found = versions(tuple(_SERVING))
+    missing = [name for name, version in found.items() if version is None]
+    told = ", ".join(f"{name} {version}" for name, version in found.items() if version)
+    checks = [Check("Triton and Locust", not missing, told or "none", "pip install 'lwc[serve]'" if missing else "")]
+    library = sysconfig.get_config_var("INSTSONAME") or ""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
+    folders = [Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib"), Path("/usr/lib") / multiarch]
+    names = {library, f"libpython{version}.so.1.0"}
+    shared = [folder / name for folder in folders for name in names if ".so" in name and (folder / name).is_file()]
+    checks.append(
+        Check(
+            "shared libpython",
+            bool(shared),
+            str(shared[0]) if shared else "not found",
+            "" if shared else f"apt-get install libpython{version}: the embedded server links against it",
+        )
+    )
+    return checks
+
+
+def _data() -> Check:
+    import os
+
+    folder = os.environ.get("LWC_DATA_DIR")
+    if not folder:
+        return Check("LWC_DATA_DIR", None, "not set: recipes use the embedded sample or what they name")
+    good = Path(folder).is_dir()
+    return Check("LWC_DATA_DIR", good, folder, "" if good else "the folder does not exist")
+
+
+def _gpu() -> Check:
+    if not gpu_present():
+        return Check("GPU", None, "none: training and serving run on the CPU")
+    done = subprocess.run(
+        ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
+        capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    good = done.returncode == 0
+    return Check(
+        "GPU",
+        good,
+        (done.stdout or done.stderr).strip(),
+        "" if good else "nvidia-smi fails: check the driver",
+    )
+
+
+def _tensorrt() -> Check:
+    found = versions(("tensorrt", "tensorrt-rtx-cu12"))
+    told = ", ".join(f"{name} {version}" for name, version in found.items() if version)
+    return Check("TensorRT", None, told or "not installed: only needed to build plans (`lwc export`)")
+
+
+def _docker() -> Check:
+    return Check("Docker", None, shutil.which("docker") or "none: `lwc serve` uses the embedded server")

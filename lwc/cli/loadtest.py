@@ -1,0 +1,146 @@
+"""``lwc loadtest``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
+
+import typer
+
+from lwc.cli.options import AsJson, print_json
+from lwc.core.errors import GATE_FAILED, OK, RecipeError
+
+if TYPE_CHECKING:
+    from lwc.serving.loadtest.endpoint import Endpoint
+    from lwc.serving.loadtest.samples import Sample
+
+
+def loadtest(
+    context: typer.Context,
+    samples: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="texts, with labels if the model gives any: a run's verify/samples.parquet, CSV, JSONL"),
+    ] = None,
+    model: Annotated[Optional[str], typer.Option(help="served model that takes text")] = None,  # noqa: UP045
+    url: Annotated[str, typer.Option(help="host:port of the server")] = "127.0.0.1:8000",
+    metrics_url: Annotated[Optional[str], typer.Option(help="host:port of its metrics")] = None,  # noqa: UP045
+    label_output: Annotated[Optional[str], typer.Option(help="output with the label")] = None,  # noqa: UP045
+    protocol: Annotated[Literal["http", "grpc"], typer.Option(help="wire protocol")] = "http",
+    users: Annotated[int, typer.Option(min=1, help="each waits for its answer (closed loop)")] = 4,
+    connections: Annotated[int, typer.Option(min=1, help="in place of users with --rate, --find-rate")] = 64,
+    rate: Annotated[Optional[float], typer.Option(help="requests/s, answered or not (open loop)")] = None,  # noqa: UP045
+    arrivals: Annotated[Literal["poisson", "constant"], typer.Option(help="of --rate")] = "poisson",
+    rate_tolerance: Annotated[float, typer.Option(min=0.0, max=1.0, help="exit 3 past this shortfall")] = 0.05,
+    seed: Annotated[int, typer.Option(help="of the arrivals")] = 17,
+    find_rate: Annotated[bool, typer.Option("--find-rate", help="the highest rate within --max-p95-ms")] = False,
+    against: Annotated[Optional[str], typer.Option(help="--find-rate of this model too, in turns")] = None,  # noqa: UP045
+    workers: Annotated[int, typer.Option(min=1, help="processes that send; one uses one core")] = 1,
+    expect_workers: Annotated[Optional[int], typer.Option(help="senders to wait for, instead: --worker")] = None,  # noqa: UP045
+    master_bind_host: Annotated[str, typer.Option(help="where this one listens for them")] = "127.0.0.1",
+    master_bind_port: Annotated[int, typer.Option(min=1, max=65535)] = 5557,
+    expect_workers_max_wait: Annotated[float, typer.Option(min=1.0, help="seconds")] = 60.0,
+    worker: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="HOST:PORT", help="be a sender of the load test there, which tells it everything else"),
+    ] = None,
+    seconds: Annotated[Optional[float], typer.Option(min=1.0, help="15; with --find-rate 5")] = None,  # noqa: UP045
+    warmup: Annotated[float, typer.Option(min=0.0)] = 2.0,
+    max_error_rate: Annotated[float, typer.Option(min=0.0, max=1.0, help="exit 3 above it")] = 0.0,
+    max_p95_ms: Annotated[Optional[float], typer.Option(help="exit 3 above it")] = None,  # noqa: UP045
+    min_accuracy: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0.0, max=1.0, help="exit 3 below it; needs the column label"),
+    ] = None,
+    min_agreement: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0.0, max=1.0, help="of answers with the column offline: exit 3 below it"),
+    ] = None,
+    min_requests: Annotated[int, typer.Option(min=1)] = 50,
+    out: Annotated[Path, typer.Option(help="where HTML, CSV and raw samples go")] = Path("loadtest"),
+    as_json: AsJson = False,
+) -> None:
+    """Load-test a served text model with Locust. Exit 3 past a threshold."""
+    from lwc.cli import terminal as render
+
+    if worker is not None:
+        _work(worker, context)
+    if samples is None or model is None:
+        raise RecipeError("a load test needs SAMPLES and --model", "or --worker, to send for another load test")
+    from lwc.serving.loadtest.endpoint import connect
+    from lwc.serving.loadtest.find_rate import Objective, find_rates
+    from lwc.serving.loadtest.process import Elsewhere
+    from lwc.serving.loadtest.run import Load, check_thresholds, run_loadtest
+    from lwc.serving.loadtest.samples import read_samples
+    from lwc.serving.loadtest.search import Search
+
+    elsewhere = None
+    if expect_workers is not None:
+        elsewhere = Elsewhere(expect_workers, master_bind_host, master_bind_port, expect_workers_max_wait, find_rate)
+    load = Load(
+        users=connections if find_rate or rate is not None else users,
+        seconds=seconds or (5.0 if find_rate else 15.0),
+        warmup_seconds=warmup, rate=rate, arrivals=arrivals, seed=seed, workers=workers, elsewhere=elsewhere,
+    )  # fmt: skip
+    if against is not None and not find_rate:
+        raise RecipeError("--against compares the rates that --find-rate finds", "add --find-rate")
+    endpoint = connect(url, protocol, model, metrics_url, label_output)
+    texts = read_samples(samples, labelled=endpoint.text.label is not None)
+    if (min_accuracy, min_agreement) != (None, None):
+        _check_compared(endpoint, texts, find_rate, min_agreement)
+    if elsewhere is not None:
+        render.note(
+            f"waiting for {expect_workers} of: lwc loadtest --worker {master_bind_host}:{master_bind_port}; they must"
+            f" reach {endpoint.address} too"
+        )
+    if find_rate:
+        if max_p95_ms is None:
+            raise RecipeError("--find-rate needs the objective it must meet", "add --max-p95-ms")
+        found = find_rates(
+            [endpoint, *([connect(url, protocol, against, metrics_url, label_output)] if against else [])],
+            Objective(max_p95_ms, max_error_rate, rate_tolerance),
+            Search() if rate is None else Search(start=rate),
+            load, texts, out, progress=render.note,
+        )  # fmt: skip
+        if as_json:
+            print_json(found)
+        render.found_rates(found)
+        raise typer.Exit(OK if all(one["rate_rps"] for one in found["models"].values()) else GATE_FAILED)
+    result = run_loadtest(endpoint, load, texts, out, min_requests)
+    failures = check_thresholds(result, max_error_rate, max_p95_ms, rate_tolerance, min_accuracy, min_agreement)
+    if as_json:
+        print_json(result)
+    render.loadtest(result)
+    for failure in failures:
+        render.note(f"FAIL {failure}")
+    raise typer.Exit(GATE_FAILED if failures else OK)
+
+
+def _check_compared(endpoint: Endpoint, texts: list[Sample], find_rate: bool, min_agreement: float | None) -> None:
+    """Raise `RecipeError` where a threshold of quality could never be judged: before the load, not after it."""
+    if find_rate:
+        raise RecipeError("--min-accuracy and --min-agreement judge one load", "leave out --find-rate")
+    if endpoint.text.label is None:
+        raise RecipeError(
+            f"{endpoint.model} has no output that is a label",
+            "name it with --label-output, or leave out --min-accuracy and --min-agreement",
+        )
+    unknown = sum(sample.offline is None for sample in texts)
+    if min_agreement is not None and unknown:
+        raise RecipeError(
+            f"--min-agreement, but {unknown} of {len(texts)} samples have no offline answer",
+            "a run's verify/samples.parquet has the column offline",
+        )
+
+
+def _work(master: str, context: typer.Context) -> None:
+    """Send for a master elsewhere, and end."""
+    from lwc.cli import terminal as render
+    from lwc.serving.loadtest.worker import work
+
+    sources = {name: context.get_parameter_source(name) for name in context.params if name != "worker"}
+    given = sorted(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
+    if given:
+        raise RecipeError(f"--worker with {', '.join(given)}: all of that comes from the master", "give it there")
+    done = work(master, render.note)
+    render.note(f"sent for {done} load test{'s' if done > 1 else ''}")
+    raise typer.Exit(OK)

@@ -1,0 +1,95 @@
+"""Commands that look at data, models and this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from lwc.cli.options import AsJson, Overrides, RecipePath, load, print_json
+
+
+def data_inspect(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Read, clean and split a recipe's data and show its quality report; nothing is kept."""
+    from lwc.cli import terminal as render
+    from lwc.data.inspect import inspect
+    from lwc.recipe import NextItem
+
+    loaded = load(recipe, overrides)
+    if isinstance(loaded.task, NextItem):
+        from lwc.tasks.next_item.prepare import inspect as inspect_histories
+
+        quality = inspect_histories(loaded, loaded.task)
+    else:
+        quality = inspect(loaded.data, loaded.seed)
+    if as_json:
+        print_json(quality)
+    else:
+        render.tree(quality)
+
+
+def data_ingest(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    out: Annotated[Optional[Path], typer.Option(help="default: ingested/<recipe name>")] = None,  # noqa: UP045
+    workers: Annotated[Optional[int], typer.Option(min=1, help="default: the CPUs of this machine")] = None,  # noqa: UP045
+    tokenizer: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="tokenizer.json, or a model's folder: token ids are written too"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read a source of any size into cleaned, de-duplicated, split shards, with a quality report; resumable."""
+    from lwc.cli import terminal as render
+    from lwc.core.machine import cpu_limit
+    from lwc.data.ingest.run import ingest, workers_pool
+    from lwc.data.ingest.tokens import tokenize, tokenizer_file
+    from lwc.report.data_page import data_page
+
+    loaded = load(recipe, overrides)
+    folder = out or Path("ingested") / loaded.name
+    with render.RunView() as view:
+
+        def say(text: str) -> None:
+            view.event("progress", "ingest", text)
+
+        if tokenizer is not None:
+            tokenizer_file(tokenizer)  # told before the reading, not after
+        quality = ingest(loaded.data, loaded.seed, folder, workers, say)
+        if tokenizer is not None:
+            with workers_pool(workers or cpu_limit()) as pool:
+                tokenize(folder, tokenizer, loaded.model.max_length, pool, say)
+    page = folder / "quality.html"
+    page.write_text(data_page(quality, loaded.name), encoding="utf-8")
+    if as_json:
+        print_json(quality)
+    used, read = quality["rows_used"], quality["rows_read"]
+    render.note(
+        f"{read:,} rows read, {used:,} kept, {sum(quality['rows_bad'].values()):,} in {folder / 'quarantine.jsonl'}"
+    )
+    render.note(f"report: {page}")
+
+
+def families(as_json: AsJson = False) -> None:
+    """Model types whose blocks can be removed, and those that are refused, with the reason."""
+    from lwc.cli import terminal as render
+    from lwc.models.families import families_table
+
+    rows = families_table()
+    if as_json:
+        print_json(rows)
+    else:
+        render.families(rows)
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Tell what this machine can do, with the fix for each lack."""
+    from lwc.cli import terminal as render
+    from lwc.cli.doctor import examine
+
+    checks = examine()
+    if as_json:
+        print_json([check.__dict__ for check in checks])
+    else:
+        render.doctor_table(checks)

@@ -1,0 +1,136 @@
+"""The command line: puts the commands together, turns errors into one message and an exit code."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import traceback
+from typing import Annotated, NoReturn
+
+import typer
+
+from lwc import __version__
+from lwc.cli import loadtest
+from lwc.cli import look as looking
+from lwc.cli import run as running
+from lwc.cli import serve as serving
+from lwc.core.errors import BUG, INTERRUPTED, MISSING, OK, USAGE, LwcError
+
+# How libraries written in Rust (safetensors, tokenizers) tell of a full disk: in an exception that is no OSError.
+_OS_ERROR = re.compile(r"\(os error \d+\)")
+
+app = typer.Typer(
+    name="lwc",
+    help="Layerwise compression made for deployment: labelled reviews in, a verified Triton endpoint out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Look at data before using it.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+repo_app = typer.Typer(help="Look at a Triton repository before serving it.", no_args_is_help=True)
+app.add_typer(repo_app, name="repo")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"lwc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
+) -> None:
+    del version, debug  # --debug is read from argv by main(), which must know it before parsing fails
+
+
+for command in (
+    running.run, running.plan, running.validate, running.schema, running.score, running.sweep, running.compare,
+    running.report, serving.export, serving.serve, serving.deploy, serving.rollback, loadtest.loadtest,
+    looking.families, looking.doctor,
+):  # fmt: skip
+    app.command()(command)
+data_app.command("inspect")(looking.data_inspect)
+data_app.command("ingest")(looking.data_ingest)
+repo_app.command("check")(serving.repo_check)
+
+
+def _quiet() -> None:
+    """Libraries' own progress bars and load reports would cut through ours; a user's setting wins."""
+    for name, value in (
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("TOKENIZERS_PARALLELISM", "false"),
+        ("TQDM_DISABLE", "1"),
+    ):
+        os.environ.setdefault(name, value)
+
+
+def _stop_on_signals() -> None:
+    """End as on Ctrl-C when told to stop or when the terminal closes: servers that we started must not stay behind."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(name) is not signal.SIG_IGN:  # nohup means it
+            signal.signal(name, stop)
+
+
+def _cannot_write(problem: Exception, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exc()
+    typer.echo(f"error: {problem}\n  do: check that the path exists, can be written, and has room", err=True)
+    sys.exit(USAGE)
+
+
+def main() -> None:
+    """Entry point: turns exceptions into one message and the documented exit code."""
+    debug = "--debug" in sys.argv
+    if not debug:
+        _quiet()
+    _stop_on_signals()
+    try:
+        code = app(standalone_mode=False)
+    except LwcError as problem:
+        if debug:
+            traceback.print_exc()
+        from lwc.cli import terminal as render
+        from lwc.core import distributed
+
+        if not (isinstance(problem, distributed.PeerLost) and distributed.launched()):
+            render.error(problem)
+        sys.exit(problem.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except ModuleNotFoundError as problem:
+        if debug:
+            traceback.print_exc()
+        typer.echo(f"error: {problem}\n  do: pip install 'lwc[serve]'; `lwc doctor` tells what is missing", err=True)
+        sys.exit(MISSING)
+    except OSError as problem:
+        _cannot_write(problem, debug)
+    except Exception as problem:
+        shown = getattr(problem, "show", None)
+        if shown is not None:  # a usage error of the command-line parser
+            shown()
+            sys.exit(2)
+        if _OS_ERROR.search(str(problem)):
+            _cannot_write(problem, debug)
+        if debug:
+            raise
+        typer.echo(f"bug: {type(problem).__name__}: {problem}\n  do: run again with --debug and report it", err=True)
+        sys.exit(BUG)
+    from lwc.core.distributed import launched
+
+    if code == INTERRUPTED and not launched():  # the parser turns Ctrl-C into this code, or lets the exception through
+        typer.echo("interrupted; run the same command again to go on from here", err=True)
+    sys.exit(code if isinstance(code, int) else OK)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Options that commands share, and how they load a recipe, run the line and print JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from lwc.core.errors import OK
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="recipe file, e.g. recipes/amazon_2.5x.yaml")]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer reads the annotation at run time
+    typer.Option("--set", help="override one key: --set train.epochs=1 (repeatable)", metavar="KEY=VALUE"),
+]
+Runs = Annotated[Path, typer.Option("--runs", help="where runs and the stage store live")]
+AsJson = Annotated[bool, typer.Option("--json", help="machine-readable result on stdout")]
+
+
+def load(path: Path, overrides: list[str] | None) -> Any:
+    """The recipe of a file, with ``--set`` applied."""
+    from lwc.recipe.file import load_recipe
+
+    return load_recipe(path, overrides or ())
+
+
+def print_json(value: Any) -> None:
+    """``value`` on stdout."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def run_line(recipe: Any, runs: Path, until: str | None) -> Any:
+    """Run the stages. Of several processes, all but the main one end here, in silence."""
+    from lwc.cli import terminal as render
+    from lwc.core import distributed
+    from lwc.pipeline.run import run as run_stages
+
+    if not distributed.is_main():
+        run_stages(recipe, runs, lambda kind, stage, text: None, until)
+        raise typer.Exit(OK)
+    with render.RunView() as view:
+        return run_stages(recipe, runs, view.event, until)

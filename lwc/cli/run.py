@@ -1,0 +1,192 @@
+"""Commands that run a recipe, or read what a run left."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from lwc.cli.options import AsJson, Overrides, RecipePath, Runs, load, print_json, run_line
+from lwc.core.errors import GATE_FAILED, OK, USAGE, LwcError
+
+
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    models: Annotated[Path, typer.Option("--triton-models", help="where the repository goes if the run passes")] = Path(
+        "triton_models"
+    ),
+    until: Annotated[Optional[str], typer.Option("--until", help="stop after this stage")] = None,  # noqa: UP045
+    workers: Annotated[int, typer.Option(min=1, help="processes of this machine that share the work")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe end to end. Exit 3 when a gate fails or the target is missed: then nothing is published."""
+    from lwc.cli import terminal as render
+    from lwc.cli.doctor import require_openvino, require_serving
+    from lwc.core import distributed
+    from lwc.pipeline.publish import check_destination, destinations
+    from lwc.pipeline.run import run_folder
+    from lwc.pipeline.stages import check_stage
+
+    loaded = load(recipe, overrides)
+    check_stage(until)
+    # Told before the training, not after.
+    if loaded.export.openvino and until in (None, "export", "package", "verify"):
+        require_openvino()
+    if until in (None, "package", "verify"):
+        require_serving(server=until != "package" or loaded.package.measure_queue_delay)
+        for place in destinations(loaded, models).values():
+            check_destination(place)
+    if loaded.task.kind == "next_item" and workers > 1:  # started otherwise, the line refuses it
+        raise LwcError("task next_item runs in one process", "leave --workers out", exit_code=USAGE)
+    if workers > 1 and distributed.count() == 1:
+        from lwc.core.launcher import launch
+
+        raise typer.Exit(launch([sys.executable, "-m", "lwc", *sys.argv[1:]], workers))
+    folder = run_folder(runs, loaded)
+    if distributed.is_main():
+        render.note(f"{loaded.name}: {loaded.description or recipe}")
+    results = run_line(loaded, runs, until)
+    if "verify" not in results:
+        render.note(f"stopped after {until}; `lwc run {recipe}` goes on from there")
+        raise typer.Exit(OK)
+    from lwc.pipeline.publish import finish
+
+    report, places = finish(loaded, results, folder, models)
+    if as_json:
+        print_json(report)
+    render.quality_table(report)
+    render.gates_table(report["gates"])
+    render.note(f"report: {folder / 'report.html'}   repository: {', '.join(map(str, places))}")
+    if not report["verdict"]["passed"]:
+        kept = [str(place) for place in destinations(loaded, models).values() if place.exists()]
+        left = f", which still holds that of an earlier run: {', '.join(kept)}" if kept else ""
+        render.note(f"not published to {models}{left}")
+    if "tensorrt" in loaded.package.targets:
+        render.note(f"for the repository of a plan, where the GPU is: lwc export {folder} --to tensorrt")
+    render.verdict(report["verdict"])
+    raise typer.Exit(OK if report["verdict"]["passed"] else GATE_FAILED)
+
+
+def plan(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
+    """Show which stages would run and why, without running any."""
+    from lwc.cli import terminal as render
+    from lwc.pipeline.run import plan as plan_line
+
+    plans = plan_line(load(recipe, overrides), runs)
+    if as_json:
+        print_json([{"stage": p.stage.name, "hit": p.hit, "why": p.reason, "key": p.key} for p in plans])
+    else:
+        render.plan_table(plans)
+
+
+def validate(recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...")], overrides: Overrides = None) -> None:
+    """Check recipes; every problem of a file is reported in one go."""
+    from lwc.cli import terminal as render
+
+    failed: LwcError | None = None
+    for path in recipes:
+        try:
+            loaded = load(path, overrides)
+        except LwcError as problem:
+            render.error(problem)
+            failed = problem
+        else:
+            render.note(f"{path}: ok ({loaded.name}, {loaded.target.ratio:g}x of {loaded.target.of})")
+    if failed is not None:
+        raise typer.Exit(failed.exit_code)
+
+
+def schema() -> None:
+    """Print the JSON Schema of a recipe, for editors."""
+    from lwc.recipe import Recipe
+
+    print_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()})
+
+
+def score(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
+    """Train (or reuse) the model and rank its blocks."""
+    from lwc.cli import terminal as render
+    from lwc.core.store import read_json
+
+    results = run_line(load(recipe, overrides), runs, "score")
+    importance = read_json(results["score"].path / "importance.json")
+    if as_json:
+        print_json(importance)
+    else:
+        render.importance_table(importance)
+
+
+def report(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
+    """Decide the gates and write the report again from finished stages; publishes nothing. Exit 3 as `lwc run`."""
+    from lwc.cli import terminal as render
+    from lwc.pipeline.publish import refresh
+
+    loaded = load(recipe, overrides)
+    written = refresh(loaded, runs)
+    if as_json:
+        print_json(written)
+    render.quality_table(written)
+    render.gates_table(written["gates"])
+    raise typer.Exit(OK if written["verdict"]["passed"] else GATE_FAILED)
+
+
+def sweep(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
+    """Run a recipe at each ratio of its sweep section, up to export, and draw the frontier.
+
+    If none succeeds, an earlier frontier stays, and the exit code is that of the first failure.
+    """
+    from lwc.cli import terminal as render
+    from lwc.cli.doctor import require_openvino
+    from lwc.core import distributed
+    from lwc.pipeline.run import run_folder
+    from lwc.pipeline.sweep import sweep as sweep_recipe
+    from lwc.report.frontier import frontier_html, frontier_markdown
+
+    if distributed.count() > 1:
+        raise LwcError("lwc sweep runs in one process", "start it without a launcher", exit_code=USAGE)
+    loaded = load(recipe, overrides)
+    if loaded.export.openvino:
+        require_openvino()
+    with render.RunView() as view:
+        rows = sweep_recipe(loaded, runs, view.event)
+    failed = [row["error"]["exit_code"] for row in rows if row["error"]]
+    succeeded = len(failed) < len(rows)
+    folder, markdown = run_folder(runs, loaded), frontier_markdown(rows)
+    if succeeded:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "frontier.md").write_text(markdown, encoding="utf-8")
+        (folder / "frontier.html").write_text(frontier_html(rows), encoding="utf-8")
+    if as_json:
+        print_json(rows)
+    else:
+        typer.echo(markdown)
+    if not succeeded:
+        raise typer.Exit(failed[0])
+    render.note(f"frontier: {folder / 'frontier.html'}")
+    raise typer.Exit(OK)
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders; the first is the reference")],
+    out: Annotated[Optional[Path], typer.Option(help="folder for compare.md and compare.html")] = None,  # noqa: UP045
+    as_json: AsJson = False,
+) -> None:
+    """Set runs side by side: recipes, quality with a paired test, ratios, latency, cost."""
+    from lwc.cli import terminal as render
+    from lwc.report.compare import compare as compare_runs
+    from lwc.report.compare_html import to_html, to_markdown
+
+    found = compare_runs(runs)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "compare.md").write_text(to_markdown(found), encoding="utf-8")
+        (out / "compare.html").write_text(to_html(found), encoding="utf-8")
+        render.note(f"written: {out / 'compare.html'}, {out / 'compare.md'}")
+    if as_json:
+        print_json(found)
+    elif out is None:
+        typer.echo(to_markdown(found))

@@ -1,0 +1,303 @@
+"""What a person sees on the terminal (stderr). ``--json`` output goes to stdout instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from lwc.core.errors import LwcError
+from lwc.metrics.headline import READINGS
+from lwc.pipeline.run import StagePlan
+
+console = Console(stderr=True, highlight=False)
+# As many as fit on a terminal of 80 columns.
+_METHODS_ABREAST = 4
+
+
+def error(problem: LwcError) -> None:
+    """One error: what is wrong, then what to do."""
+    console.print(Text("error: ", style="bold red") + Text(problem.message), soft_wrap=True)
+    if problem.hint:
+        console.print(Text("  do: ", style="bold") + Text(problem.hint), soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """One plain line."""
+    line(escape(text))
+
+
+def line(markup: str) -> None:
+    """One line, however long: a terminal breaks it, a log must not."""
+    console.print(markup, soft_wrap=True)
+
+
+class RunView:
+    """Live line of the running stage; a finished stage leaves one line behind."""
+
+    def __init__(self) -> None:
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+        self._interactive = console.is_terminal
+        self._last = ""
+
+    def __enter__(self) -> RunView:
+        if self._interactive:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._interactive:
+            self._live.stop()
+
+    def event(self, kind: str, stage: str, text: str) -> None:
+        """A pipeline event (`lwc.pipeline.run.Event`)."""
+        if kind == "progress":
+            self._last = text
+            if self._interactive:
+                self._live.update(Text(f"  {stage:<9} {text}", style="cyan"))
+            return
+        if kind == "start":
+            self._last = ""
+            if self._interactive:
+                self._live.update(Text(f"  {stage:<9} …", style="cyan"))
+            else:
+                line(f"… {stage:<9} {escape(text)}")
+            return
+        mark = "[dim]=[/dim]" if kind == "hit" else "[green]✓[/green]"
+        # The last word of a stage (loss reached, blocks kept) is worth keeping; a hit has none.
+        said = f"{text} · {self._last}" if kind == "done" and self._last else text
+        line(f"{mark} {stage:<9} {escape(said)}")
+        if self._interactive:
+            self._live.update("")
+
+
+def plan_table(plans: Sequence[StagePlan]) -> None:
+    """Stages with hit or miss and the reason."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("stage", "", "why"):
+        table.add_column(column)
+    for planned in plans:
+        state = "[green]hit[/green]" if planned.hit else "[yellow]run[/yellow]"
+        table.add_row(planned.stage.name, state, escape(planned.reason))
+    console.print(table)
+
+
+def _number(value: Any, digits: int = 3) -> str:
+    if isinstance(value, Mapping):
+        middle = _number(value.get("value"), digits)
+        if value.get("low") is None:
+            return middle
+        return f"{middle} [dim]({value['low']:.{digits}f}–{value['high']:.{digits}f})[/dim]"
+    if isinstance(value, bool) or value is None:
+        return "not measured" if value is None else str(value)
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+
+
+def quality_table(report: Mapping[str, Any]) -> None:
+    """The headline metrics of base, compressed and floors, then the ratios and what is left of the base's quality."""
+    quality, reading = report["quality"], READINGS[report["task"]]
+    title = f"test split, n = {quality['base']['n']} {reading.counted}, 95% intervals"
+    table = Table(title=title, title_justify="left", box=None)
+    for column in ("model", *(metric.name for metric in reading.metrics)):
+        table.add_column(column)
+    rows = [
+        ("base", quality["base"]),
+        ("cut, not recovered", quality["unrecovered"]),
+        ("cut and recovered", quality["compressed"]),
+        *((f"floor: {name}", value) for name, value in quality["floors"].items()),
+    ]
+    for name, metrics in rows:
+        table.add_row(name, *(_number(metrics[metric.key]) for metric in reading.metrics))
+    console.print(table)
+    ratios = ", ".join(
+        f"{name} {value:.2f}×" for name, value in report["ratios"].items() if isinstance(value, int | float)
+    )
+    line(f"[bold]smaller by[/bold] {ratios}")
+    kept = (f"{metric.name} {_number(report['retention'][metric.key], 4)}" for metric in reading.metrics)
+    line(f"[bold]retention[/bold] {', '.join(kept)}")
+    for protocol, measured in (report.get("serving") or {}).items():
+        if not isinstance(measured, Mapping):
+            continue
+        latency = measured["latency_ms"]
+        line(
+            f"[bold]{protocol}[/bold] {measured['throughput_rps']:.0f} requests/s, p50 {latency['p50']:.1f} ms,"
+            f" p95 {latency['p95']:.1f} ms, p99 {latency['p99']:.1f} ms, errors {measured['errors']},"
+            f" {_served(measured['served'])}"
+        )
+        if measured.get("limit"):
+            models = {name: measured["limit"][name] for name in ("compressed", "base") if measured["limit"][name]}
+            found_rates({**measured["limit"], "models": models})
+
+
+def _served(served: Mapping[str, Any]) -> str:
+    """Quality of what was served: NDCG@10 of a recommender, accuracy of a classifier."""
+    if "ndcg_at_10" in served:
+        return f"served NDCG@10 {served['ndcg_at_10']:.4f}"
+    return f"served accuracy {served['accuracy']:.3f}"
+
+
+def gates_table(gates: Sequence[Mapping[str, Any]]) -> None:
+    """Every gate with its value."""
+    for gate in gates:
+        mark = "[green]pass[/green]" if gate["passed"] else "[bold red]FAIL[/bold red]"
+        value, limit = gate["value"], gate["threshold"]
+        shown = f"{value:.5g}" if isinstance(value, int | float) else "not measured"
+        bound = f"{limit:.5g}" if isinstance(limit, int | float) else "a limit that was not measured"
+        reason = f" — {gate['reason']}" if gate.get("reason") and not gate["passed"] else ""
+        line(f"{mark} {gate['metric']} = {shown} ({gate['op']} {bound}){escape(reason)}")
+
+
+def verdict(found: Mapping[str, Any]) -> None:
+    """What was removed, what it cost and gained, what must not be missed, and the gates last: a line each."""
+    note(found["removed"])
+    note(found["cost"])
+    note(found["gained"])
+    for warning in found["warnings"]:
+        line(f"[yellow]{escape(warning)}[/yellow]")
+    line(f"[bold]{escape(found['gates'])}[/bold]")
+
+
+def importance_table(importance: Mapping[str, Any]) -> None:
+    """Blocks by methods, raw scores, then the fused ranking and the agreement of the methods."""
+    methods = list(importance["methods"].items())
+    title: str | None = f"importance on {importance['examples']} calibration examples (higher = keep)"
+    for start in range(0, len(methods), _METHODS_ABREAST):
+        abreast = methods[start : start + _METHODS_ABREAST]
+        table = Table(title=title, title_justify="left", box=None)
+        table.add_column("block", justify="right")
+        for name, method in abreast:
+            table.add_column(f"{name}\n[dim]{escape(method['unit'])}[/dim]", justify="right", overflow="fold")
+        table.add_column("fused", justify="right", style="bold")
+        for block in range(importance["blocks"]):
+            scores = [method["scores"][block] for _, method in abreast]
+            cells = ["not finite" if score is None else f"{score:.4g}" for score in scores]
+            table.add_row(str(block), *cells, f"{importance['fused']['scores'][block]:.3f}")
+        console.print(table)
+        title = None
+    line(f"most important first: {importance['fused']['ranking']}")
+    for name, reason in importance["excluded"].items():
+        line(f"left out of the fusion: {name}: {escape(reason)}")
+    taus = importance["kendall_tau"]
+    for row, name in enumerate(taus["names"]):
+        agreement = ", ".join(
+            f"{other} {value:+.2f}"
+            for other, value in zip(taus["names"], taus["matrix"][row], strict=True)
+            if other != name
+        )
+        line(f"[dim]Kendall τ of {name} with {agreement}[/dim]")
+    if importance.get("trust"):
+        trust_table(importance["trust"])
+
+
+def trust_table(trust: Mapping[str, Any]) -> None:
+    """Stability of each ranking, its correlation with the loss of cut models, and whether fusing was worth it."""
+    cut, stability, correlation = trust["cut_models"], trust["stability"], trust["correlation"]
+    table = Table(
+        title=f"trust: τ between resamples, ρ with the loss of {len(cut['removed'])} cut models",
+        title_justify="left",
+        box=None,
+    )
+    for column in ("method", "τ resamples", "τ halves", "ρ before recovery", "ρ after recovery"):
+        table.add_column(column)
+    for name in [*dict.fromkeys([*stability["methods"], *trust["predicted"]["methods"]]), None]:
+        stable = stability["fused"] if name is None else stability["methods"].get(name, {})
+        found = [correlation[when] for when in ("before_recovery", "after_recovery")]
+        cells = [(one["fused"] if name is None else one["methods"].get(name)) if one else None for one in found]
+        shown = [_number(value, 2) for value in (stable.get("resamples"), stable.get("halves"), *cells)]
+        table.add_row(name or "fused", *shown, style="bold" if name is None else "")
+    console.print(table)
+    style = "yellow" if trust["fusion_beats_best_single"] is False else ""
+    console.print(Text(trust["verdict"], style=style), soft_wrap=True)
+
+
+def loadtest(result: Mapping[str, Any]) -> None:
+    """One load test's figures."""
+    latency, served = result["latency_ms"], result.get("served")
+    shown = ", ".join(f"{name} {_number(latency[name], 1)} ms" for name in ("p50", "p95", "p99"))
+    answers = "no labels to check"
+    if served:
+        answers = f"served accuracy {_number(served['accuracy'])} on {served['n']} texts"
+    line(
+        f"{result['protocol']}: {result['requests']} requests, {result['throughput_rps']:.1f}/s,"
+        f" errors {result['errors']} ({result['error_rate']:.2%}); {shown};"
+        f" {answers}"
+    )
+    for sentence in result["why"]:
+        note(f"  {sentence}")
+
+
+def found_rates(found: Mapping[str, Any]) -> None:
+    """The highest rates that met an objective, and why there is no more."""
+    objective = f"p95 ≤ {found['objective']['max_p95_ms']:g} ms"
+    for name, one in found["models"].items():
+        if one["rate_rps"] is None:
+            alone = f"one user alone has p50 {one['unloaded_ms']['p50']:.1f} ms, p95 {one['unloaded_ms']['p95']:.1f} ms"
+            note(f"FAIL {name}: no rate met {objective}; {alone}")
+            continue
+        p95, missed = one["p95_ms"], one["missed_rps"]
+        note(
+            f"{name}: {one['rate_rps']:.4g} requests/s meet {objective}"
+            f" (p95 {p95['low']:.1f}–{p95['high']:.1f} ms in {p95['n']} windows;"
+            f" {'no higher rate was tried' if missed is None else f'{missed:.4g}/s miss it'};"
+            f" windows disagreed at {one['rates_in_doubt']} of {one['rates_tried']} rates)"
+        )
+        for sentence in one["why"]:
+            note(f"  {sentence}")
+    if found["ratio"] is not None:
+        ratio = {key: "?" if value is None else f"{value:.2f}" for key, value in found["ratio"].items()}
+        first, second = found["models"]
+        note(f"{first} ÷ {second}: {ratio['value']}× the rate ({ratio['low']}–{ratio['high']})")
+
+
+def doctor_table(checks: Sequence[Any]) -> None:
+    """Findings with the fix for each lack."""
+    for check in checks:
+        mark = {True: "[green]✓[/green]", False: "[red]✗[/red]", None: "[dim]·[/dim]"}[check.ok]
+        line(f"{mark} {check.name:<18} {escape(check.found)}")
+        if check.fix:
+            line(f"  [bold]do:[/bold] {escape(check.fix)}")
+
+
+def families(rows: Sequence[Mapping[str, str]]) -> None:
+    """Supported model types, then the refused ones with the reason."""
+    table = Table(title="model families")
+    for column in ("model type", "blocks", "must stay", "tasks"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        if not row["refused"]:
+            table.add_row(row["model_type"], row["blocks"], row["protected"] or "–", row["tasks"])
+    console.print(table)
+    for row in rows:
+        if row["refused"]:
+            note(f"refused: {row['model_type']}: {row['refused']}")
+
+
+def findings(found: Sequence[Any]) -> None:
+    """What a repository check found: a line each with what to do below it."""
+    colours = {"error": "bold red", "warning": "yellow", "note": "dim"}
+    for one in found:
+        console.print(Text(f"{one.severity}: ", style=colours[one.severity]) + Text(str(one)), soft_wrap=True)
+        if one.hint:
+            console.print(Text("  do: ", style="bold") + Text(one.hint), soft_wrap=True)
+    if not found:
+        note("nothing found: Triton would load every model of this repository")
+
+
+def tree(value: Any, indent: int = 0) -> None:
+    """Nested figures, one a line."""
+    pad = "  " * indent
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            line(f"{pad}[bold]{escape(str(key))}[/bold]")
+            tree(item, indent + 1)
+        else:
+            shown = f"{item:.4g}" if isinstance(item, float) else str(item)
+            line(f"{pad}{escape(str(key))}: {escape(shown)}")

@@ -1,0 +1,149 @@
+"""The export stage: base and compressed model to ONNX the same way, parity, size and latency side by side.
+
+With ``export.int8`` or ``export.fp16`` the compressed model is also written in that precision, with what it costs in
+answers and what it gives in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lwc.core.arrays import Array
+from lwc.core.machine import cpu_limit
+from lwc.core.store import write_json
+from lwc.data.splits import load_split
+from lwc.export.half import to_fp16
+from lwc.export.latency import compare_latency, compare_runtimes
+from lwc.export.onnx import export_onnx
+from lwc.export.pair import export_both
+from lwc.export.parity import check_parity
+from lwc.export.quantize import quantize
+from lwc.export.session import cpu_session, run
+from lwc.metrics.classification import macro_f1
+from lwc.models.batches import batches, encode
+from lwc.models.families import check_exportable, family_of
+from lwc.models.load import load_model, load_tokenizer
+from lwc.models.positions import check_shapes
+from lwc.recipe import Export
+
+# Label agreement is checked on this many test texts; logits parity does not depend on the texts' content.
+PARITY_TEXTS = 200
+# Largest |Δ logit| of the fp16 graph: half precision keeps 11 bits, and logits are of the order of 10.
+HALF_TOLERANCE = 0.1
+WHOLE = "compressed/model.onnx"
+# The reduced graphs, where there are any: this one is served on CPUs, that one on GPUs.
+INT8 = "compressed/model.int8.onnx"
+INT8_ANSWERS = "int8_predictions.parquet"
+FP16 = "compressed/model.fp16.onnx"
+_CALIBRATION = 128
+
+
+def export_pair(
+    data_dir: Path,
+    base_dir: Path,
+    compressed_dir: Path,
+    settings: Export,
+    max_length: int,
+    out: Path,
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    """Export both models and write ``export.json``: what `export_both` says of them, and the reduced graphs."""
+    every = load_split(data_dir, "test").texts
+    texts = [every[row] for row in spread(len(every), PARITY_TEXTS)]
+
+    def export_one(name: str, folder: Path, path: Path) -> dict[str, Any]:
+        progress(f"exporting {name}")
+        model, tokenizer = load_model(folder), load_tokenizer(folder)
+        check_exportable(family_of(model))
+        check_shapes(model, settings.latency_shapes)
+        export_onnx(model, tokenizer, path)
+        progress(f"parity of {name}")
+        return check_parity(model, tokenizer, path, texts, settings.parity_tolerance, max_length=max_length)
+
+    both = export_both(base_dir, compressed_dir, settings, out, export_one, progress)
+    result = {**both, **_reduced(data_dir, compressed_dir / "model", settings, max_length, out, progress)}
+    write_json(out / "export.json", result)
+    return result
+
+
+def padded_inputs(
+    data_dir: Path, folder: Path, split: str, max_length: int, rows: int | None, batch_size: int = 16
+) -> tuple[list[dict[str, Array]], Array, Array]:
+    """``rows`` texts all over a split (None: all) as batches of inputs (B, T) by name; ids and labels (N,)."""
+    examples = load_split(data_dir, split)
+    chosen = spread(len(examples.texts), rows)
+    encoded = encode(load_tokenizer(folder), [examples.texts[row] for row in chosen], max_length)
+    groups = batches(encoded, examples.labels[chosen], batch_size, length_bucketed=True, seed=None)
+    inputs = [{name: value.numpy() for name, value in one.inputs.items()} for one in groups]
+    order = chosen[np.concatenate([one.rows.numpy() for one in groups])]
+    return inputs, examples.ids[order], examples.labels[order]
+
+
+def spread(count: int, rows: int | None) -> Array:
+    """Positions of ``rows`` rows, evenly spaced: a split is in its file's order, and that may begin with one class."""
+    wanted = count if rows is None else min(rows, count)
+    return np.arange(wanted) * count // max(wanted, 1)
+
+
+def _logits(path: Path, groups: list[dict[str, Array]]) -> Array:
+    session = cpu_session(path, cpu_limit())
+    return np.concatenate([run(session, inputs) for inputs in groups])
+
+
+def half_graph(whole: Path, target: Path, data_dir: Path, folder: Path, max_length: int, rows: int) -> dict[str, Any]:
+    """Write the fp16 version ``target`` of the graph ``whole``, checked on ``rows`` calibration rows; see `to_fp16`."""
+    calibration, _, _ = padded_inputs(data_dir, folder, "calibration", max_length, rows)
+    return to_fp16(whole, target, calibration, _logits(whole, calibration), HALF_TOLERANCE)
+
+
+def _reduced(
+    data_dir: Path, folder: Path, settings: Export, max_length: int, out: Path, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """``int8``, ``fp16`` and ``openvino`` of ``export.json``, where the recipe asks for them.
+
+    Ranges and fallbacks come from calibration rows. ``test`` is the int8 graph's quality on the test split beside that
+    of the fp32 graph, read once, after everything is decided.
+    """
+    if settings.int8 is None and not settings.fp16 and not settings.openvino:
+        return {}
+    whole = out / WHOLE
+    rows = settings.int8.calibration if settings.int8 else _CALIBRATION
+    calibration, _, _ = padded_inputs(data_dir, folder, "calibration", max_length, rows)
+    reference = _logits(whole, calibration)
+    result: dict[str, Any] = {}
+    if settings.int8 is not None:
+        progress(f"int8, {settings.int8.mode}")
+        path = out / INT8
+        figures = quantize(whole, path, settings.int8, calibration, reference)
+        if figures["fallback"]:
+            progress(f"int8: kept in fp32: {', '.join(figures['fallback'])}")
+        latency = compare_latency(whole, path, settings.latency_shapes, settings.latency_repeats, cpu_limit())
+        test, ids, labels = padded_inputs(data_dir, folder, "test", max_length, None)
+        answers = {name: _logits(file, test).argmax(axis=1) for name, file in (("fp32", whole), ("int8", path))}
+        figures["test"] = {
+            "agreement": float((answers["fp32"] == answers["int8"]).mean()),
+            **{f"accuracy_{name}": float((given == labels).mean()) for name, given in answers.items()},
+            **{f"macro_f1_{name}": macro_f1(labels, given) for name, given in answers.items()},
+        }
+        # What is served is this graph: its answers are the offline ones that served answers must equal.
+        pq.write_table(pa.table({"id": ids, "compressed": answers["int8"]}), out / INT8_ANSWERS)
+        ratios = {"size": whole.stat().st_size / path.stat().st_size, "latency": latency["ratio"]}
+        result["int8"] = {**figures, "path": INT8, "answers": INT8_ANSWERS, "latency": latency, "ratios": ratios}
+    if settings.openvino:
+        progress("latency in OpenVINO")
+        graphs = {"fp32": whole, **({"int8": out / INT8} if settings.int8 else {})}
+        shapes = settings.latency_shapes
+        result["openvino"] = {
+            name: compare_runtimes(path, calibration, shapes, settings.latency_repeats, cpu_limit())
+            for name, path in graphs.items()
+        }
+    if settings.fp16:
+        progress("fp16")
+        result["fp16"] = {**to_fp16(whole, out / FP16, calibration, reference, HALF_TOLERANCE), "path": FP16}
+    return result

@@ -1,0 +1,1 @@
+"""Metrics and their intervals, a file for each task, in plain NumPy."""

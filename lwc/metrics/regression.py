@@ -1,0 +1,65 @@
+"""Metrics of predicted numbers and their bootstrap intervals, in plain numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from lwc.core.arrays import Array
+from lwc.metrics.classification import interval
+
+
+def mean_absolute_error(labels: Array, predicted: Array) -> float:
+    """Mean |prediction − label| over (N,), in units of the label; lower is better."""
+    return float(np.abs(predicted - labels).mean())
+
+
+def spearman(labels: Array, predicted: Array) -> float:
+    """Spearman's ρ of (N,): Pearson's correlation of the ranks, ties in the middle. 0 where one side is constant."""
+    ranks = np.stack([rankdata(labels), rankdata(predicted)])
+    centred = ranks - ranks.mean(axis=1, keepdims=True)
+    size = float(np.sqrt((centred**2).sum(axis=1)).prod())
+    return float((centred[0] * centred[1]).sum() / size) if size > 0 else 0.0
+
+
+METRICS: dict[str, Callable[[Array, Array], float]] = {
+    "mean_absolute_error": mean_absolute_error,
+    "spearman": spearman,
+}
+
+
+def _draws(n: int, n_boot: int, seed: int) -> list[Array]:
+    random = np.random.default_rng(seed)
+    return [random.integers(0, n, n) for _ in range(n_boot)]
+
+
+def number_quality(labels: Array, predicted: Array, n_boot: int, seed: int) -> dict[str, Any]:
+    """``{"n", "mean_absolute_error", "spearman"}`` of predictions (N,), each with its 95% bootstrap interval."""
+    rows = _draws(len(labels), n_boot, seed)
+    quality: dict[str, Any] = {"n": len(labels)}
+    for name, metric in METRICS.items():
+        samples = np.array([metric(labels[drawn], predicted[drawn]) for drawn in rows])
+        quality[name] = interval(metric(labels, predicted), samples)
+    return quality
+
+
+def number_retention(labels: Array, base: Array, compressed: Array, n_boot: int, seed: int) -> dict[str, Any]:
+    """How much of the base's quality is left, 1 = all: base ÷ compressed error, compressed ÷ base ρ, in pairs.
+
+    A metric is all None where it is 0 below the line, so that no ratio exists.
+    """
+    rows = _draws(len(labels), n_boot, seed)
+    result: dict[str, Any] = {}
+    for name, metric in METRICS.items():
+        above, below = (base, compressed) if name == "mean_absolute_error" else (compressed, base)
+        pairs = [(metric(labels[drawn], above[drawn]), metric(labels[drawn], below[drawn])) for drawn in rows]
+        samples = np.array([one / other for one, other in pairs if other != 0])
+        whole = metric(labels, below)
+        if whole == 0 or not len(samples):
+            result[name] = {"value": None, "low": None, "high": None}
+        else:
+            result[name] = interval(metric(labels, above) / whole, samples)
+    return result

@@ -1,0 +1,1 @@
+"""Passes through a model with blocks bypassed, each hidden state computed once."""

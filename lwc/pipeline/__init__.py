@@ -1,0 +1,1 @@
+"""The line of stages: what runs, why, and under which key."""

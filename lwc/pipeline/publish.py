@@ -1,0 +1,107 @@
+"""After the last stage: gates, report, and the repository put where people deploy it from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lwc.core.errors import RecipeError
+from lwc.core.machine import describe
+from lwc.core.store import Store, publish_folder
+from lwc.pipeline.run import STORE_FOLDER, StageResult, plan, run_folder
+from lwc.recipe import Recipe
+
+
+def check_destination(destination: Path) -> None:
+    """Refuse to replace a folder that holds anything but Triton models.
+
+    Raises:
+        RecipeError: something else lies there, or nothing can be written there.
+    """
+    nearest = next(path for path in (destination, *destination.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        problem = "cannot be written to" if nearest.is_dir() else "is a file"
+        raise RecipeError(f"{destination}: {nearest} {problem}", "name another --triton-models folder")
+    strange = [path.name for path in destination.glob("*") if not (path / "config.pbtxt").is_file()]
+    if strange:
+        raise RecipeError(
+            f"{destination}: holds {strange[0]!r}, which is no Triton model, and would be replaced",
+            "move it away, or name another --triton-models folder",
+        )
+
+
+def destinations(recipe: Recipe, models: Path) -> dict[str, Path]:
+    """Where each repository of the package stage is put, by its folder there."""
+    places = {"repository": models / recipe.name}
+    if "gpu" in recipe.package.targets:
+        places["repository-gpu"] = models / f"{recipe.name}-gpu"
+    return places
+
+
+def finish(
+    recipe: Recipe, results: Mapping[str, StageResult], folder: Path, models: Path
+) -> tuple[dict[str, Any], list[Path]]:
+    """Decide the gates, write ``report.*`` to ``folder``, publish the repositories.
+
+    They go to ``models``, from where people deploy, only if the verdict is passed; otherwise they stay in ``folder``,
+    and what ``models`` holds from an earlier run is left as it is.
+
+    Returns:
+        The report, and where each repository was put.
+    """
+    written = _report(recipe, results, folder)
+    passed, package = written["verdict"]["passed"], results["package"].path
+    places = [
+        publish(package / made, place, folder / made, passed) for made, place in destinations(recipe, models).items()
+    ]
+    publish_folder(results["verify"].path, folder / "verify")
+    return written, places
+
+
+def publish(made: Path, place: Path, held_back: Path, passed: bool) -> Path:
+    """Copy a repository to ``place``, or, of a run that has not passed its gates, to ``held_back``; where it went."""
+    if not passed:
+        publish_folder(made, held_back)
+        return held_back
+    publish_folder(made, place)
+    # One that an earlier run held back would pass for this one.
+    shutil.rmtree(held_back, ignore_errors=True)
+    return place
+
+
+def refresh(recipe: Recipe, runs: Path) -> dict[str, Any]:
+    """The report again, with the recipe's gates of now, from stages that are all finished.
+
+    Raises:
+        RecipeError: a stage would have to run first.
+    """
+    results: dict[str, StageResult] = {}
+    for planned in plan(recipe, runs):
+        if planned.artifact is not None:
+            results[planned.stage.name] = StageResult(planned.artifact.path, planned.artifact.seconds, True)
+        elif planned.stage.cached:
+            raise RecipeError(
+                f"{recipe.name}: stage {planned.stage.name} has not run: {planned.reason}",
+                "use `lwc run` first",
+            )
+        elif planned.key is not None:
+            # The last measurement of a stage that is measured anew in every run.
+            measured = Store(runs / STORE_FOLDER).place(planned.stage.name, planned.key)
+            if not measured.is_dir():
+                raise RecipeError(
+                    f"{recipe.name}: nothing was measured by {planned.stage.name} with these settings",
+                    "give the --set options of the run, or use `lwc run`",
+                )
+            results[planned.stage.name] = StageResult(measured, 0.0, True)
+    return _report(recipe, results, run_folder(runs, recipe))
+
+
+def _report(recipe: Recipe, results: Mapping[str, StageResult], folder: Path) -> dict[str, Any]:
+    from lwc.report.build import build_report
+
+    stages = {name: {"seconds": round(result.seconds, 2), "hit": result.hit} for name, result in results.items()}
+    paths = {name: result.path for name, result in results.items()}
+    return build_report(recipe, paths, describe(), stages, folder)

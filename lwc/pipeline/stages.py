@@ -1,0 +1,274 @@
+"""STAGES: the line, one row a stage. Functions import what they need when they run."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lwc.core.errors import RecipeError
+from lwc.core.store import read_json, write_json
+from lwc.metrics.headline import READINGS
+from lwc.pipeline import block_stages as choosing
+from lwc.pipeline import keys as needs
+from lwc.pipeline.stage import Stage, StageContext
+from lwc.recipe import NextItem
+
+
+def _data(context: StageContext) -> None:
+    recipe = context.recipe
+    if recipe.data.ingest is not None:
+        from lwc.data.ingest.stage import prepare_large
+
+        quality = prepare_large(recipe.data, recipe.seed, context.out, context.scratch, context.progress)
+    else:
+        from lwc.data.prepare import prepare
+
+        quality = prepare(recipe.data, recipe.seed, context.out, context.progress)
+    source = read_json(context.out / "source.json")
+    splits = quality["splits"]
+    sizes = ", ".join(f"{name} {splits[name]['rows']:,}" for name in ("train", "validation", "test"))
+    context.progress(f"{source['source']}: {sizes}, split by {quality['split_by']}")
+
+
+def _train(context: StageContext) -> None:
+    from lwc.models.positions import check_shapes
+    from lwc.selection.select import check_target
+    from lwc.training.fine_tuning import train_base
+
+    def check(model: Any) -> None:
+        check_target(context.recipe, model)
+        check_shapes(model, context.recipe.export.latency_shapes)
+
+    train_base(context.recipe, context.inputs["data"], context.out, context.scratch, context.progress, check)
+
+
+def _recover(context: StageContext) -> None:
+    from lwc.training.distillation import recover
+
+    recover(
+        context.recipe,
+        data_dir=context.inputs["data"],
+        teacher_dir=context.inputs["train"],
+        student_dir=context.inputs["remove"],
+        kept=read_json(context.inputs["remove"] / "cut.json")["kept"],
+        out=context.out,
+        scratch=context.scratch,
+        progress=context.progress,
+        answers=context.answers,
+    )
+
+
+def _evaluate(context: StageContext) -> None:
+    from lwc.evaluation.run import evaluate
+
+    result = evaluate(
+        context.recipe,
+        data_dir=context.inputs["data"],
+        base_dir=context.inputs["train"],
+        unrecovered_dir=context.inputs["remove"],
+        compressed_dir=context.inputs["recover"],
+        out=context.out,
+        progress=context.progress,
+        answers=context.answers,
+    )
+    metric = READINGS[context.recipe.task.kind].metrics[0]
+    base, small = (result["quality"][name][metric.key]["value"] for name in ("base", "compressed"))
+    context.progress(f"test {metric.name} {base:.3f} → {small:.3f}")
+
+
+def _export(context: StageContext) -> None:
+    from lwc.export.run import export_pair
+
+    recipe = context.recipe
+    result = export_pair(
+        data_dir=context.inputs["data"],
+        base_dir=context.inputs["train"],
+        compressed_dir=context.inputs["recover"],
+        settings=recipe.export,
+        max_length=recipe.model.max_length,
+        out=context.out,
+        progress=context.progress,
+    )
+    ratios = result["ratios"]
+    context.progress(f"size {ratios['size']:.2f}×, latency {ratios['latency']:.2f}×")
+
+
+def _package(context: StageContext) -> None:
+    from lwc.export.run import FP16, INT8, WHOLE
+    from lwc.serving.triton.repository import build_repository
+
+    recipe, package = context.recipe, context.recipe.package
+    described: dict[str, Any] = {}
+    # A repository of a plan is written by `lwc export`, on the GPU that the plan is for.
+    for target, folder, reduced in (("cpu", "repository", INT8), ("gpu", "repository-gpu", FP16)):
+        if target in package.targets:
+            graph = context.inputs["export"] / reduced
+            described[target] = build_repository(
+                graph if graph.is_file() else context.inputs["export"] / WHOLE,
+                context.inputs["recover"] / "model",
+                context.out / folder,
+                package,
+                recipe.name,
+                target,
+            )
+    if package.measure_queue_delay:
+        described["cpu"]["queue_delay"] = _measured_delay(context, context.out / "repository")
+    write_json(context.out / "package.json", described["cpu"])
+    context.progress("text-in model " + recipe.name)
+
+
+def _measured_delay(context: StageContext, repository: Path) -> dict[str, Any]:
+    """Measure delays on calibration texts and write the best into the repository; returns the figures."""
+    from lwc.data.splits import load_split
+    from lwc.serving.tune.delay import measure, set_delay
+
+    recipe = context.recipe
+    texts = load_split(context.inputs["data"], "calibration").texts
+    users = recipe.verify.users
+    limit, current = recipe.verify.startup_seconds, recipe.package.queue_delay_microseconds
+    found = measure(repository, recipe.name, texts, users, limit, context.progress, current)
+    set_delay(repository, found["chosen"])
+    context.progress(f"queue delay {found['chosen']} µs, with {found['users']} clients")
+    return found
+
+
+def _verify(context: StageContext) -> None:
+    from lwc.export.run import INT8_ANSWERS
+    from lwc.serving.verify.run import verify
+
+    reduced = context.inputs["export"] / INT8_ANSWERS
+    verify(
+        context.recipe,
+        context.inputs["package"] / "repository",
+        context.recipe.name,
+        context.inputs["evaluate"],
+        context.inputs["data"],
+        context.out,
+        (context.inputs["export"] / "base" / "model.onnx", context.inputs["train"] / "model"),
+        context.progress,
+        reduced if reduced.is_file() else None,
+    )
+
+
+_TRAINING = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
+
+_LINE: tuple[Stage, ...] = (
+    Stage(
+        "data",
+        2,
+        (),
+        ("data",),
+        _data,
+        ("rdata", "pandas", "pyarrow", "datasets", "numpy"),
+        external=needs.data_files,
+        account=("source.json", "quality.json", "quarantine.jsonl"),
+    ),
+    Stage(
+        "train",
+        3,
+        ("data",),
+        ("model", "train", "task"),
+        _train,
+        _TRAINING,
+        external=needs.train_needs,
+        shared=True,
+        account=("metrics.json",),
+    ),
+    Stage(
+        "score",
+        4,
+        ("data", "train"),
+        ("score",),
+        choosing.score,
+        (*_TRAINING, "scipy", "gguf"),
+        external=needs.score_needs,
+        shared=True,
+    ),
+    Stage(
+        "select",
+        4,
+        ("data", "train", "score"),
+        ("target", "select"),
+        choosing.select,
+        _TRAINING,
+        external=needs.select_needs,
+        shared=True,
+    ),
+    Stage("remove", 3, ("train", "select"), (), choosing.remove, _TRAINING),
+    Stage(
+        "recover",
+        4,
+        ("data", "train", "remove"),
+        ("recover", "vocabulary"),
+        _recover,
+        _TRAINING,
+        external=needs.recover_needs,
+        shared=True,
+        account=("metrics.json",),
+    ),
+    Stage(
+        "evaluate",
+        2,
+        ("data", "train", "remove", "recover"),
+        ("evaluate",),
+        _evaluate,
+        (*_TRAINING, "scikit-learn"),
+        shared=True,
+    ),
+    Stage(
+        "export",
+        5,
+        ("data", "train", "recover"),
+        ("export",),
+        _export,
+        ("torch", "onnx", "onnxruntime", "openvino"),
+        external=needs.measuring_machine,
+    ),
+    Stage(
+        "package",
+        5,
+        ("data", "export", "recover"),
+        ("package", "name"),
+        _package,
+        ("onnx", "tritonclient"),
+        external=needs.package_needs,
+    ),
+    # Serving is measured on this machine now: a cached figure would prove nothing.
+    Stage(
+        "verify",
+        2,
+        ("data", "train", "evaluate", "export", "package"),
+        ("verify", "name", "package"),
+        _verify,
+        cached=False,
+    ),
+)
+
+
+def _by_task(stage: Stage) -> Callable[[StageContext], None]:
+    """The stage's function, or the one of its name in `lwc.tasks.next_item` where the recipe's task is next_item."""
+
+    def run(context: StageContext) -> None:
+        if isinstance(context.recipe.task, NextItem):
+            from lwc.tasks.next_item.stages import FUNCTIONS
+
+            FUNCTIONS[stage.name](context)
+        else:
+            stage.function(context)
+
+    return run
+
+
+STAGES = tuple(replace(stage, function=_by_task(stage)) for stage in _LINE)
+
+
+def check_stage(name: str | None) -> None:
+    """Raise `RecipeError` where ``name`` is not a stage."""
+    names = [stage.name for stage in STAGES]
+    if name is not None and name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else ""
+        raise RecipeError(f"no stage {name!r}; stages: {', '.join(names)}", hint)

@@ -1,0 +1,267 @@
+"""Read a recipe: YAML with line numbers, overrides, and every problem of a file reported in one go."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from lwc.core.errors import RecipeError
+from lwc.recipe import Recipe
+from lwc.recipe.gate_names import unmeasured
+
+Location = tuple[str | int, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars: ``1e-5`` is a number; ``no``, ``017`` and ``12:30`` are text."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("tag:yaml.org,2002:bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("tag:yaml.org,2002:null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("tag:yaml.org,2002:int", r"^[-+]?(?:0|[1-9][0-9_]*)$", "-+0123456789"),
+    (
+        "tag:yaml.org,2002:float",
+        r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$",
+        "-+.0123456789",
+    ),
+):
+    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list(_first))
+
+
+@dataclass
+class _Document:
+    value: Any
+    lines: dict[Location, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def _construct(node: yaml.Node, loader: _Loader, where: Location, document: _Document) -> Any:
+    document.lines[where] = node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            if key is None:
+                document.problems.append(
+                    f"line {key_node.start_mark.line + 1}: {_dotted(where)}: a key must be plain text"
+                )
+                continue
+            here = (*where, key)
+            if key in result:
+                document.problems.append(
+                    f"line {key_node.start_mark.line + 1}: {_dotted(here)}: key given twice"
+                    f" (first on line {document.lines[here]})"
+                )
+                continue
+            result[key] = _construct(value_node, loader, here, document)
+            document.lines[here] = key_node.start_mark.line + 1
+        return result
+    if isinstance(node, yaml.SequenceNode):
+        return [_construct(item, loader, (*where, i), document) for i, item in enumerate(node.value)]
+    return loader.construct_object(node)
+
+
+def _parse(text: str, name: str) -> _Document:
+    loader: _Loader | None = None
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        document = _Document(None)
+        document.value = {} if node is None else _construct(node, loader, (), document)
+        return document
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(
+            f"{name}: not a usable value: {error}", "write plain YAML without tags or self-references"
+        ) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise RecipeError(f"{name}{line}: not valid YAML: {problem}", "fix the syntax there") from error
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _dotted(where: Sequence[str | int]) -> str:
+    return ".".join(str(part) for part in where) or "(top level)"
+
+
+def _apply_overrides(document: _Document, overrides: Sequence[str]) -> None:
+    for override in overrides:
+        path, separator, text = override.partition("=")
+        if not separator or not path.strip():
+            raise RecipeError(f"--set {override}: not of the form path.to.key=value", "e.g. --set train.epochs=1")
+        value = _parse(text, f"--set {path}").value if text.strip() else None
+        parts: list[str | int] = [int(p) if p.isdigit() else p for p in path.strip().split(".")]
+        target = document.value
+        for depth, part in enumerate(parts[:-1]):
+            if isinstance(target, list):
+                if not isinstance(part, int) or part >= len(target):
+                    raise RecipeError(f"--set {path}: {_dotted(parts[: depth + 1])} is not in the list")
+                target = target[part]
+            else:
+                target = target.setdefault(str(part), {})
+            if not isinstance(target, dict | list):
+                raise RecipeError(f"--set {path}: {_dotted(parts[: depth + 1])} is a single value, not a section")
+        last = parts[-1]
+        if isinstance(target, list):
+            if not isinstance(last, int) or last >= len(target):
+                raise RecipeError(f"--set {path}: {_dotted(parts)} is not in the list")
+            target[last] = value
+        else:
+            target[str(last)] = value
+        for depth in range(len(parts)):
+            document.lines.setdefault(tuple(parts[: depth + 1]), 0)
+        document.lines[tuple(parts)] = 0
+
+
+def _models_of(annotation: Any) -> list[type[BaseModel]]:
+    """Every model class that an annotation mentions."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_of(part)]
+
+
+def _tags(model: type[BaseModel]) -> set[str]:
+    """The values of a model's Literal discriminators."""
+    tags: set[str] = set()
+    for name in ("kind", "method", "strategy"):
+        info: FieldInfo | None = model.model_fields.get(name)
+        if info is not None:
+            tags.update(str(value) for value in get_args(info.annotation))
+    return tags
+
+
+def _resolve(location: Location, value: Any) -> tuple[Location, list[str]]:
+    """Drop union tags from a pydantic location; also the valid keys of the section that holds it."""
+    models: list[type[BaseModel]] = [Recipe]
+    keys: list[str] = list(Recipe.model_fields)
+    path: list[str | int] = []
+    for part in location:
+        tagged = [m for m in models if isinstance(part, str) and part in _tags(m)]
+        if tagged and not (isinstance(value, dict) and part in value):
+            models = tagged
+            continue
+        keys = sorted({name for model in models for name in model.model_fields})
+        path.append(part)
+        if isinstance(part, str):
+            models = [
+                sub
+                for model in models
+                if part in model.model_fields
+                for sub in _models_of(model.model_fields[part].annotation)
+            ]
+            value = value.get(part) if isinstance(value, dict) else None
+        else:
+            value = value[part] if isinstance(value, list) and part < len(value) else None
+    return tuple(path), keys
+
+
+def _line(document: _Document, path: Location) -> str:
+    for size in range(len(path), -1, -1):
+        if path[:size] in document.lines:
+            number = document.lines[path[:size]]
+            return f"line {number}" if number else "--set"
+    return "line 1"
+
+
+def _problems(error: ValidationError, document: _Document) -> list[str]:
+    unknown: list[str] = []
+    missing: list[tuple[Location, str]] = []
+    other: list[str] = []
+    explained: set[Location] = set()
+    items = error.errors(include_url=False)
+    for item in items:
+        path, keys = _resolve(item["loc"], document.value)
+        where = f"{_line(document, path)}: {_dotted(path)}"
+        deeper = any(i["loc"][: len(item["loc"])] == item["loc"] != i["loc"] for i in items)
+        if item["type"] == "too_short" and deeper:
+            continue
+        if item["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(str(path[-1]), keys, n=1, cutoff=0.5)
+            if close:
+                explained.add((*path[:-1], close[0]))
+            advice = f"did you mean {close[0]!r}?" if close else f"valid keys: {', '.join(keys)}"
+            unknown.append(f"{where}: unknown key; {advice}")
+        elif item["type"] == "missing":
+            missing.append((path, f"{where}: required, but not given"))
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            given = item.get("input")
+            if item["type"] in ("union_tag_invalid", "literal_error") and isinstance(given, str | dict):
+                expected = (item.get("ctx") or {}).get("expected_tags") or (item.get("ctx") or {}).get("expected", "")
+                options = re.findall(r"'([^']+)'", str(expected))
+                tag = (item.get("ctx") or {}).get("tag", given)
+                close = difflib.get_close_matches(str(tag), options, n=1, cutoff=0.5)
+                if close:
+                    message += f"; did you mean {close[0]!r}?"
+            shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
+            other.append(f"{where}: {message}{shown}")
+    # A misspelled required key is one mistake, not two; neither is a list that is "too short" only because
+    # its items were refused.
+    return unknown + [text for path, text in missing if path not in explained] + other
+
+
+def _gate_problems(recipe: Recipe, document: _Document) -> list[str]:
+    found = []
+    for index, gate in enumerate(recipe.gates):
+        for key, problem in unmeasured(gate, recipe):
+            where: Location = ("gates", index, key)
+            found.append(f"{_line(document, where)}: {_dotted(where)}: {problem}")
+    return found
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and validate a recipe file.
+
+    Raises:
+        RecipeError: the file is missing, is not YAML, or has problems; all of them are listed with
+            file, line, field path and the nearest valid key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
+        hint = (
+            f"did you mean {path.parent / near[0]}?"
+            if near
+            else "give the path of a recipe, e.g. recipes/amazon_2.5x.yaml"
+        )
+        raise RecipeError(f"{path}: no such recipe", hint) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read as UTF-8 text: {error}", "check the path and encoding") from error
+    return parse_recipe(text, str(path), overrides)
+
+
+def parse_recipe(text: str, name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Validate recipe text; ``name`` is how errors call it."""
+    document = _parse(text, name)
+    problems = document.problems
+    if not isinstance(document.value, dict):
+        raise RecipeError(f"{name}: a recipe is a mapping of sections", "see `lwc schema` for the keys")
+    _apply_overrides(document, overrides)
+    try:
+        recipe = Recipe.model_validate(document.value)
+        problems += _gate_problems(recipe, document)
+    except ValidationError as error:
+        problems += _problems(error, document)
+        recipe = None
+    if problems or recipe is None:
+        count = len(problems)
+        listing = "\n".join(f"  {problem}" for problem in problems)
+        raise RecipeError(
+            f"{name}: {count} problem{'s' if count != 1 else ''}\n{listing}",
+            "fix the lines above; `lwc schema` prints every key",
+        )
+    return recipe

@@ -1,0 +1,1 @@
+"""New versions beside the live one: tried, switched to, taken back."""

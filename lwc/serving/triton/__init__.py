@@ -1,0 +1,1 @@
+"""Triton: its configuration, repositories, the embedded server, its backends and counters."""

@@ -1,0 +1,139 @@
+"""``config.pbtxt`` through Triton's own protobuf classes: a wrong field or type cannot be written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import onnx
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from lwc.core.errors import ModelError
+from lwc.core.machine import cpu_limit
+from lwc.export.onnx import OnnxInfo, TensorInfo
+from lwc.recipe import Package
+
+_DTYPES = {
+    onnx.TensorProto.INT64: "TYPE_INT64",
+    onnx.TensorProto.INT32: "TYPE_INT32",
+    onnx.TensorProto.FLOAT: "TYPE_FP32",
+    onnx.TensorProto.FLOAT16: "TYPE_FP16",
+}
+
+
+# Which backend runs the token model: ONNX Runtime on the CPU or with CUDA, or TensorRT.
+Target = Literal["cpu", "gpu", "tensorrt"]
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """A request that Triton sends a model before it calls it ready: ``batch`` texts of ``length`` tokens."""
+
+    batch: int
+    length: int
+
+    def file(self, tensor: str) -> str:
+        """Name of the file under ``warmup/`` that holds one text of this input."""
+        return f"{tensor}_{self.length}"
+
+
+def as_text(config: Any) -> str:
+    """A ModelConfig as ``config.pbtxt``."""
+    return str(text_format.MessageToString(config))
+
+
+def parse(text: str) -> Any:
+    """``config.pbtxt`` as a ModelConfig; typos and wrong types raise ``text_format.ParseError``."""
+    return text_format.Parse(text, pb.ModelConfig())
+
+
+def intra_op_threads(package: Package) -> int:
+    """Threads of one instance: as the recipe says, or the CPU limit shared among the instances."""
+    return package.intra_op_threads or max(1, cpu_limit() // package.instances)
+
+
+def _tensor(info: TensorInfo) -> dict[str, Any]:
+    if info.dtype not in _DTYPES:
+        raise ModelError(
+            f"tensor {info.name}: ONNX type {info.dtype} has no Triton type here", "export it as INT64/FP32"
+        )
+    # With max_batch_size > 0 the batch dimension is implied and must not be repeated.
+    return {"name": info.name, "data_type": _DTYPES[info.dtype], "dims": list(info.dims[1:])}
+
+
+def _check_dynamic(info: OnnxInfo, package: Package) -> None:
+    for tensor in info.inputs:
+        if tensor.dims[0] != -1:
+            raise ModelError(
+                f"input {tensor.name}: the ONNX file fixes the batch at {tensor.dims[0]}, the recipe's max_batch_size"
+                f" is {package.max_batch_size}",
+                "export with a dynamic batch",
+            )
+
+
+def _common(name: str, backend: str, package: Package) -> Any:
+    config = pb.ModelConfig(name=name, backend=backend, max_batch_size=package.max_batch_size)
+    config.dynamic_batching.max_queue_delay_microseconds = package.queue_delay_microseconds
+    # No default_queue_policy: any one makes the batcher of Triton 2.51 stall requests for half a second now and then
+    # (docs/decisions/0009). Clients bound their own waiting.
+    # One: a text model calls the newest token model, so that an older text model beside it would mix two checkpoints.
+    config.version_policy.latest.num_versions = 1
+    if package.response_cache:
+        config.response_cache.enable = True
+    return config
+
+
+def token_model(
+    name: str,
+    info: OnnxInfo,
+    package: Package,
+    warm_ups: Sequence[WarmUp],
+    target: Target = "cpu",
+    profiles: int = 1,
+) -> Any:
+    """Token ids in, logits out; warmed up with the files of ``warm_ups`` before it is ready.
+
+    On a GPU no execution accelerator is set: ONNX Runtime's own TensorRT would build an engine for each new shape
+    while requests wait. ``profiles`` of a plan are all used, Triton picks the nearest for each batch.
+    """
+    _check_dynamic(info, package)
+    config = _common(name, "tensorrt" if target == "tensorrt" else "onnxruntime", package)
+    for tensor in info.inputs:
+        config.input.add(**_tensor(tensor))
+    for tensor in info.outputs:
+        config.output.add(**_tensor(tensor), label_filename="labels.txt")
+    group = config.instance_group.add(kind="KIND_CPU" if target == "cpu" else "KIND_GPU", count=package.instances)
+    if target == "tensorrt":
+        config.platform = "tensorrt_plan"
+        group.profile.extend(str(number) for number in range(profiles))
+    else:
+        config.parameters["intra_op_thread_count"].string_value = str(intra_op_threads(package))
+        config.parameters["inter_op_thread_count"].string_value = "1"
+    for shape in warm_ups:
+        warm_up = config.model_warmup.add(name=f"{shape.batch} of {shape.length} tokens", batch_size=shape.batch)
+        for tensor in config.input:
+            # Ids of a real text: random ones can leave the vocabulary, zeros are a text of padding alone.
+            entry = warm_up.inputs[tensor.name]
+            entry.data_type, entry.input_data_file = tensor.data_type, shape.file(tensor.name)
+            entry.dims.append(shape.length)
+    return config
+
+
+def text_model(name: str, classes: int, package: Package, parameters: Mapping[str, str]) -> Any:
+    """Text in; label and the scores of all classes out (Python backend, calls the token model)."""
+    config = _common(name, "python", package)
+    config.input.add(name="text", data_type="TYPE_STRING", dims=[1])
+    config.output.add(name="label", data_type="TYPE_STRING", dims=[1])
+    config.output.add(name="scores", data_type="TYPE_FP32", dims=[classes])
+    config.instance_group.add(kind="KIND_CPU", count=package.instances)
+    for key, value in parameters.items():
+        config.parameters[key].string_value = value
+    return config
+
+
+def length_buckets(max_length: int) -> Sequence[int]:
+    """Lengths that texts are padded to: powers of two and their midpoints, up to ``max_length``."""
+    sizes = {size for power in range(3, 14) for size in (2**power, 3 * 2 ** (power - 1))}
+    return [*sorted(size for size in sizes if size < max_length), max_length]

@@ -1,0 +1,300 @@
+"""The embedded Triton server: the binary in the nvidia-pytriton wheel, started and stopped without Docker."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import uuid
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+from lwc.core.errors import USAGE, ServingError
+from lwc.serving.triton.embedded import assemble_backends, environment, installed, safe_flags
+
+HOST = "127.0.0.1"
+STOP_SECONDS = 10.0
+LOG_LINES = 15
+
+# Reads until this process is gone, however it ended, and then ends the server, its stubs and what they left.
+_GUARD = 'cat > /dev/null; kill -s KILL -- "-$1"; sleep 1; rm -rf -- "$2" "$3"*'
+
+
+class TritonServer:
+    """Serve a model repository on this machine for the length of a ``with`` block.
+
+    Port 0 picks a free port. ``log_path`` is removed on exit with the temporary folder; errors quote its last lines.
+    With ``control`` whoever sends ``key`` as the header ``x-lwc-key`` may load and unload models.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        http_port: int = 0,
+        grpc_port: int = 0,
+        metrics_port: int = 0,
+        startup_seconds: float = 60.0,
+        control: bool = False,
+        key: str = "",
+    ) -> None:
+        self.repository = Path(repository).resolve()
+        self.startup_seconds = startup_seconds
+        self._asked = {"HTTP": http_port, "gRPC": grpc_port, "metrics": metrics_port}
+        self._ports: dict[str, int] = {}
+        self._id = f"lwc-{uuid.uuid4().hex[:12]}"
+        self.control = control
+        self._key = key or uuid.uuid4().hex  # not the id, which the server tells everybody
+        self._folder: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._instances: set[str] = set()
+
+    @property
+    def http_url(self) -> str:
+        """``127.0.0.1:port`` of the HTTP endpoint."""
+        return self._url("HTTP")
+
+    @property
+    def grpc_url(self) -> str:
+        """``127.0.0.1:port`` of the gRPC endpoint."""
+        return self._url("gRPC")
+
+    @property
+    def metrics_url(self) -> str:
+        """``127.0.0.1:port`` of the metrics endpoint (its page is ``/metrics``)."""
+        return self._url("metrics")
+
+    @property
+    def log_path(self) -> Path:
+        """The server's log, there while the server runs."""
+        if self._folder is None:
+            raise ServingError("the server is not started, so it has no log")
+        return self._folder / "server.log"
+
+    @property
+    def running(self) -> bool:
+        """Whether the server process is alive."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server."""
+        if self._process is None:
+            raise ServingError("the server is not started, so it has no process")
+        return self._process.pid
+
+    @property
+    def dead_instances(self) -> list[str]:
+        """Model instances whose process ended while their model is loaded.
+
+        The server goes on answering "ready" for them while every request to them fails: only a restart helps.
+        """
+        living = _instances(self.pid)
+        self._instances |= living
+        return sorted(name for name in self._instances - living if self._is_loaded(name))
+
+    def _is_loaded(self, instance: str) -> bool:
+        """Whether the model of an instance is loaded and runs in processes: a rollout may make it an ensemble."""
+        model = instance.rsplit("_", 2)[0]
+        described = _get(self.http_url, f"/v2/models/{model}")
+        return described is not None and json.loads(described).get("platform") != "ensemble"
+
+    def __enter__(self) -> TritonServer:
+        if self._process is not None:
+            raise ServingError("this server is already started")
+        if not self.repository.is_dir():
+            raise ServingError(f"model repository {self.repository} is not a folder")
+        wheel, libpython = installed()
+        self._ports = _choose_ports(self._asked)
+        try:
+            self._start(wheel, libpython)
+            self._wait_until_ready()
+            self._instances = _instances(self.pid)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self, polite: bool = True) -> None:
+        """Stop the server and everything it started, then remove its temporary folder. Safe to call again.
+
+        A polite stop lets requests end, for ten seconds; a broken server is better killed at once.
+        """
+        process, self._process = self._process, None
+        guard, self._guard = self._guard, None
+        self._instances = set()
+        try:
+            if process is not None:
+                _stop(process, STOP_SECONDS if polite else 0.0)
+        finally:
+            if guard is not None:
+                guard.kill()  # before it sees the pipe close: the process group's number may be another's by then
+                guard.communicate()
+            for left in Path("/dev/shm").glob(f"{self._id}*"):
+                left.unlink(missing_ok=True)
+            folder, self._folder = self._folder, None
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _url(self, name: str) -> str:
+        if name not in self._ports:
+            raise ServingError("the server is not started, so it has no address")
+        return f"{HOST}:{self._ports[name]}"
+
+    def _start(self, wheel: Path, libpython: Path) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="lwc-triton-"))
+        triton = wheel / "tritonserver"
+        backends = assemble_backends(self._folder / "backends", triton)
+        command = [
+            str(triton / "bin" / "tritonserver"),
+            f"--id={self._id}",
+            f"--model-repository={self.repository}",
+            f"--backend-directory={backends}",
+            f"--backend-config=python,shm-region-prefix-name={self._id}",
+            *(f"--{name}-address={HOST}" for name in ("http", "grpc", "metrics")),
+            *(f"--{name.lower()}-port={port}" for name, port in self._ports.items()),
+            "--allow-gpu-metrics=false",
+            f"--exit-timeout-secs={int(STOP_SECONDS) - 2}",
+            *safe_flags(self._key, self.control),
+        ]
+        with self.log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                command,
+                env=environment(wheel, libpython),
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", _GUARD, "lwc-guard", str(self._process.pid), str(self._folder), f"/dev/shm/{self._id}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + self.startup_seconds
+        models = sorted(path.parent.name for path in self.repository.glob("*/config.pbtxt"))
+        checks = ["/v2/health/ready", *(f"/v2/models/{name}/ready" for name in models)]
+        while checks:
+            if not self.running:
+                code = self._process.returncode if self._process else None
+                raise ServingError(f"Triton ended while starting (exit code {code}). {self._log_tail()}")
+            if time.monotonic() > deadline:
+                raise ServingError(
+                    f"Triton was not ready after {self.startup_seconds:g} seconds, still waiting for {checks[0]}. "
+                    f"{self._log_tail()}"
+                )
+            if _get(self.http_url, checks[0]) is not None:
+                checks.pop(0)
+            else:
+                time.sleep(0.1)
+        answer = _get(self.http_url, "/v2")
+        name = json.loads(answer).get("name") if answer else None
+        if name != self._id or not self.running:
+            raise ServingError(f"{self.http_url} is answered by another server ({name!r}), not by the one just started")
+
+    def _log_tail(self) -> str:
+        text = self.log_path.read_text(encoding="utf-8", errors="replace")  # less its tables, and CUDA's absence
+        lines = [line for line in text.splitlines() if line[:1] not in ("", "|", "+") and "CudaDriver" not in line]
+        errors = [line for line in lines if line.startswith(("E", "error:"))][-LOG_LINES:]
+        tail = [line for line in lines[-LOG_LINES:] if line not in errors]
+        return "Its log says:\n" + "\n".join([*errors, *(["..."] if errors and tail else []), *tail])
+
+
+def docker_command(
+    repository: Path,
+    http_port: int = 8000,
+    grpc_port: int = 8001,
+    metrics_port: int = 8002,
+    image: str = "nvcr.io/nvidia/tritonserver:26.07-py3",
+) -> list[str]:
+    """The command that serves the same repository in the official image, or in one built on it."""
+    ports = zip((http_port, grpc_port, metrics_port), (8000, 8001, 8002), strict=True)
+    return [
+        "docker", "run", "--rm", "--shm-size=1g", "--user=1000:1000",
+        *(f"--publish={HOST}:{outside}:{inside}" for outside, inside in ports),
+        f"--volume={Path(repository).resolve()}:/models:ro",
+        image,
+        "tritonserver", "--model-repository=/models", *safe_flags(uuid.uuid4().hex),
+    ]  # fmt: skip
+
+
+def _choose_ports(asked: dict[str, int]) -> dict[str, int]:
+    ports: dict[str, int] = {}
+    with contextlib.ExitStack() as held:
+        for name, port in sorted(asked.items(), key=lambda item: item[1] == 0):  # the given ports first
+            probe = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            if port:  # a port in TIME_WAIT is free for a server, so it must not count as busy
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except (OSError, OverflowError) as error:
+                raise ServingError(
+                    f"{name} port {port} on {HOST} cannot be used: {error}",
+                    "choose another port, or 0 for a free one",
+                    USAGE,
+                ) from error
+            chosen = int(probe.getsockname()[1])
+            if chosen in ports.values():
+                raise ServingError(f"port {chosen} is given twice", "give HTTP, gRPC and metrics a port each", USAGE)
+            ports[name] = chosen
+    return ports
+
+
+def _get(url: str, path: str) -> bytes | None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"http://{url}{path}", timeout=5) as answer:
+            return bytes(answer.read()) if answer.status == 200 else None
+    except (OSError, urllib.error.URLError, ValueError):
+        return None
+
+
+def _instances(pid: int) -> set[str]:
+    """Model instances with a living Python process under the server: the last argument but one of each."""
+    found = set()
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            arguments = child.cmdline()
+            if arguments and arguments[0].endswith("triton_python_backend_stub"):
+                found.add(arguments[-2])
+    return found
+
+
+def _stop(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Ask the server to end, if it has ``seconds`` to, and then kill what is left of it and of its stubs."""
+    children: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        children = psutil.Process(process.pid).children(recursive=True)
+    try:
+        if seconds and process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        process.wait()
+        psutil.wait_procs(children, timeout=5)

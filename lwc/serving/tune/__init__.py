@@ -1,0 +1,1 @@
+"""Serving settings that are measured instead of guessed."""

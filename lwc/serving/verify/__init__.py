@@ -1,0 +1,1 @@
+"""Prove a packaged model on a real server before it is published."""

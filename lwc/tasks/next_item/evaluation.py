@@ -1,0 +1,145 @@
+"""The one reading of the test questions: base, unrecovered and compressed model, beside three floors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lwc.core.arrays import Array
+from lwc.core.errors import ModelError
+from lwc.core.store import write_json
+from lwc.models.placement import placed
+from lwc.recipe import NextItem, Recipe
+from lwc.tasks.next_item import floors, ranking
+from lwc.tasks.next_item.histories import UNKNOWN, Catalogue
+from lwc.tasks.next_item.model import load
+from lwc.tasks.next_item.splits import Questions, load_questions, load_train
+from lwc.tasks.next_item.training import Say, answers
+
+
+def model_scores(folder: Path, questions: Questions, catalogue: Catalogue, max_length: int, batch: int) -> Array:
+    """Scores (N, V) of the checkpoint in ``folder``, −∞ for what each user has already.
+
+    Raises:
+        ModelError: it was trained on another catalogue, or a score is NaN or infinite.
+    """
+    if Catalogue.read(folder / "catalogue.json").digest() != catalogue.digest():
+        raise ModelError(f"{folder} was trained on another catalogue than the data's", "run the train stage again")
+    scores = answers(placed(load(folder)), questions.seen, len(catalogue), max_length, batch)
+    bad = int((~np.isfinite(scores)).any(axis=1).sum())
+    if bad:
+        raise ModelError(
+            f"{folder}: {bad} of {len(scores)} test users have NaN or infinite scores",
+            "lower the learning rate or train in fp32 (precision: fp32)",
+        )
+    return ranking.without_seen(scores, questions.seen)
+
+
+def floor_scores(task: NextItem, data_dir: Path, questions: Questions, items: int) -> dict[str, Array]:
+    """Scores (N, V) of each floor, −∞ for what each user has already. Fitted on train only."""
+    train = load_train(data_dir)
+    scores = {
+        "popularity": floors.popularity(train, items, len(questions)),
+        "recent_popularity": floors.recent_popularity(train, items, questions.times, task.recent_days),
+        "item_knn": floors.item_knn(train, items, questions.seen, task.neighbours),
+    }
+    return {name: ranking.without_seen(each, questions.seen) for name, each in scores.items()}
+
+
+def evaluate(
+    recipe: Recipe,
+    task: NextItem,
+    data_dir: Path,
+    base_dir: Path,
+    unrecovered_dir: Path,
+    compressed_dir: Path,
+    out: Path,
+    progress: Say,
+) -> dict[str, Any]:
+    """Rank the whole catalogue for every test user; write ``evaluation.json`` and ``predictions.parquet``.
+
+    Predictions hold user, history, target and, of the compressed model, the served-size top list and its scores: what
+    the served answers must equal.
+
+    Raises:
+        ModelError: a model answers with non-finite scores, or belongs to another catalogue.
+        MissingDependency: the item-kNN floor's package is not installed.
+    """
+    catalogue = Catalogue.read(data_dir / "catalogue.json")
+    test = load_questions(data_dir, "test")
+    weights = ranking.resamples(len(test), recipe.evaluate.bootstrap, recipe.seed)
+    quality: dict[str, Any] = {}
+    values: dict[str, dict[str, Any]] = {}
+    scores: Array = np.empty(0)
+    folders = {"base": base_dir, "unrecovered": unrecovered_dir, "compressed": compressed_dir}
+    for name, folder in folders.items():
+        progress(f"test split: {name} model on {len(test)} users")
+        length, batch = recipe.model.max_length, recipe.evaluate.batch_size
+        scores = model_scores(folder / "model", test, catalogue, length, batch)
+        quality[name], values[name] = ranking.quality(scores, test.targets, weights)
+    _write_predictions(scores, test, catalogue, task.top_k, out / "predictions.parquet")
+    progress("test split: popularity, recent popularity and item-kNN")
+    quality["floors"] = {}
+    for name, each in floor_scores(task, data_dir, test, len(catalogue)).items():
+        quality["floors"][name], values[name] = ranking.quality(each, test.targets, weights)
+    train = load_train(data_dir)
+    cold = (test.targets >= catalogue.trained).astype(bool)
+    result: dict[str, Any] = {
+        "n": len(test),
+        "n_train": len(train.items),
+        "items": len(catalogue),
+        "label_names": None,
+        "text_fields": [],
+        "truncated": {
+            "count": sum(len(seen) > recipe.model.max_length for seen in test.seen),
+            "of": len(test),
+            "max_length": recipe.model.max_length,
+        },
+        "unanswerable": {
+            "target_not_in_catalogue": int((test.targets == UNKNOWN).sum()),
+            "no_known_history": sum(not seen for seen in test.seen),
+            "unknown_items_in_histories": int(test.skipped.sum()),
+        },
+        "bootstrap": {"resamples": recipe.evaluate.bootstrap, "level": 0.95, "seed": recipe.seed},
+        "quality": quality,
+        "retention": ranking.retention(values["base"], values["compressed"], weights),
+        "retention_unrecovered": ranking.retention(values["base"], values["unrecovered"], weights),
+        # Targets that train never saw and the text of an item made known: how often they are found.
+        "cold": {
+            "items": len(catalogue) - catalogue.trained,
+            "n": int(cold.sum()),
+            **{f"hr_at_10_{name}": float(values[name]["hr_at_10"][cold].mean()) for name in folders if cold.any()},
+        },
+        "base_over_floors": {
+            name: ranking.difference(values["base"]["ndcg_at_10"], values[name]["ndcg_at_10"], weights)
+            for name in quality["floors"]
+        },
+    }
+    write_json(out / "evaluation.json", result)
+    return result
+
+
+def _write_predictions(scores: Array, test: Questions, catalogue: Catalogue, k: int, path: Path) -> None:
+    lists = ranking.top(scores, min(k, len(catalogue)))
+    best = np.take_along_axis(scores, lists, axis=1)
+    # What a user has already is no answer: lists of users with long histories are shorter.
+    rows = [
+        [(catalogue.items[item], float(score)) for item, score in zip(*row, strict=True) if score > -np.inf]
+        for row in zip(lists, best, strict=True)
+    ]
+    table = pa.table(
+        {
+            "user": pa.array(test.users, pa.string()),
+            "history": pa.array(test.histories, pa.list_(pa.string())),
+            "target": pa.array(
+                [catalogue.items[item] if item != UNKNOWN else None for item in test.targets], pa.string()
+            ),
+            "items": pa.array([[item for item, _ in row] for row in rows], pa.list_(pa.string())),
+            "scores": pa.array([[score for _, score in row] for row in rows], pa.list_(pa.float32())),
+        }
+    )
+    pq.write_table(table, path)

@@ -1,0 +1,71 @@
+"""The data stage: rows to histories, split and written down, with an account of what was left out."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lwc.core.store import file_digest, write_json
+from lwc.data.sources.registry import SOURCES
+from lwc.recipe import NextItem, Recipe
+from lwc.tasks.next_item.histories import describe, histories, read_events
+from lwc.tasks.next_item.item_text import item_texts, write_texts
+from lwc.tasks.next_item.splits import divide, write_questions, write_train
+
+
+def prepare(recipe: Recipe, task: NextItem, out: Path, progress: Callable[[str], None]) -> dict[str, Any]:
+    """Write ``train``, ``validation`` and ``test`` ``.parquet``, ``catalogue.json``, ``quality.json`` and the rest.
+
+    Raises:
+        DataError: rows without user, item or time, or too few to split.
+    """
+    data = recipe.data
+    with_reviews = task.text is not None and task.text.reviews
+    events, account = read_events(data, out / "quarantine.jsonl", progress, texts=with_reviews)
+    found, left_out = histories(events, task.min_history)
+    divided, catalogue = divide(found, task, data.split)
+    if task.text is not None:
+        texts = item_texts(divided.train, task.text.metadata, progress)
+        catalogue = catalogue.with_cold(texts)
+        write_texts([texts.get(item, "") for item in catalogue.items], out / "texts.parquet")
+    catalogue.write(out / "catalogue.json")
+    write_train(divided.train, out / "train.parquet")
+    known, trained = catalogue.numbers(), set(catalogue.items[: catalogue.trained])
+    splits: dict[str, Any] = {"train": describe(list(divided.train.values()))}
+    for name, questions in (("validation", divided.validation), ("test", divided.test)):
+        write_questions(questions, out / f"{name}.parquet")
+        splits[name] = {
+            **describe([question.history for question in questions]),
+            "targets_not_in_train": sum(question.target not in trained for question in questions),
+            "targets_not_in_catalogue": sum(question.target not in known for question in questions),
+        }
+    files = SOURCES[data.source.kind].files(data.source)
+    source = {
+        "source": data.source.kind,
+        "settings": data.source.model_dump(mode="json"),
+        "text_fields": list(data.text_fields) if with_reviews else [],
+        "files": [{"name": p.name, "bytes": p.stat().st_size, "sha256": file_digest(p)} for p in files],
+    }
+    write_json(out / "source.json", source)
+    quality = {
+        "source": data.source.kind,
+        **account,
+        **left_out,
+        "events_used": sum(len(mine) for mine in found.values()),
+        "users": len(found),
+        "items": len(catalogue),
+        "items_not_in_train": len(catalogue) - catalogue.trained,
+        "catalogue_sha256": catalogue.digest(),
+        "split_by": task.split,
+        "splits": splits,
+    }
+    write_json(out / "quality.json", quality)
+    return quality
+
+
+def inspect(recipe: Recipe, task: NextItem) -> dict[str, Any]:
+    """The quality report without keeping anything."""
+    with tempfile.TemporaryDirectory(prefix="lwc-inspect-") as folder:
+        return prepare(recipe, task, Path(folder), lambda _: None)

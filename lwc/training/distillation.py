@@ -1,0 +1,298 @@
+"""The recover stage: the uncut model teaches the cut one."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import math
+import shutil
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import set_seed
+
+from lwc.core import distributed
+from lwc.core.errors import Diverged
+from lwc.core.store import read_json, write_json
+from lwc.data.splits import load_labels, load_split
+from lwc.data.unlabelled import more_texts
+from lwc.importance.ablation import loss_and_accuracy
+from lwc.models.attention import fused_attention
+from lwc.models.augment import Windows
+from lwc.models.batches import Batch
+from lwc.models.families import block_list, family_of
+from lwc.models.load import load_model, load_tokenizer, save_checkpoint
+from lwc.models.losses import answer_distance, attention_loss, hidden_loss, label_loss
+from lwc.models.placement import placed
+from lwc.models.surgery import remove_blocks
+from lwc.models.vocabulary import coverage, trim_vocabulary, used_tokens
+from lwc.recipe import Recipe, Recovery
+from lwc.tasks.text import judge_of, rows_of, split_rows, validation_batches
+from lwc.training.loop import TrainingResult, fit
+from lwc.training.teacher import (
+    BlockOutputs,
+    LiveTeacher,
+    RememberedTeacher,
+    Teacher,
+    answers_folder,
+    attention_maps,
+    store_answers,
+    stored_bytes,
+)
+
+Say = Callable[[str], None]
+
+# Teacher answers are kept on disk by themselves up to this size: more would fill a laptop's disk unasked.
+_MOST_STORED = 8 << 30
+# Share of the free disk that answers for several cuts may take: they go when the last of these is made.
+_MOST_REMEMBERED = 0.25
+
+
+def matched_blocks(kept: Sequence[int], count: int) -> list[int]:
+    """For each kept block, the teacher block whose output it should give.
+
+    The student's i-th block stands in for itself and for the removed blocks after it: it is matched with the
+    teacher block just before the next kept one, the last with the teacher's last.
+    """
+    return [following - 1 for following in [*kept[1:], count]]
+
+
+def recovery_loss(student: Any, teacher: Teacher, settings: Recovery, capture: BlockOutputs, batch: Batch) -> Tensor:
+    """Weighted sum of logit distillation, hidden-state and attention distance (means over kept blocks) and label loss.
+
+    The teacher is not asked where nothing of it is wanted.
+    """
+    capture.take()
+    attention = settings.attention_weight > 0
+    output = student(**batch.inputs, **({"output_attentions": True} if attention else {}))
+    logits = output.logits.float()
+    outputs = capture.take()
+    loss = torch.zeros((), device=logits.device)
+    whole = partial(distributed.by_rows, rows=len(batch))
+    if taught_by_teacher(settings):
+        taught = teacher(batch)
+        apart = answer_distance(logits, taught.logits, batch.mask, settings.temperature, whole)
+        loss = loss + settings.logits_weight * apart
+        if settings.hidden_weight:
+            pairs = zip(outputs, taught.hidden, strict=True)
+            distances = [hidden_loss(mine.float(), theirs, batch.mask, whole) for mine, theirs in pairs]
+            loss = loss + settings.hidden_weight * torch.stack(distances).mean()
+        if attention:
+            plain = getattr(student, "module", student)  # wrapped where several processes train it
+            maps = attention_maps(output, range(len(taught.attention)), plain.config.model_type)
+            pairs = zip(maps, taught.attention, strict=True)
+            distances = [attention_loss(*pair, batch.mask, whole) for pair in pairs]
+            loss = loss + settings.attention_weight * torch.stack(distances).mean()
+    if settings.label_weight:
+        loss = loss + settings.label_weight * label_loss(logits, batch.labels)
+    return loss
+
+
+def taught_by_teacher(settings: Recovery) -> bool:
+    """Whether the loss holds anything that the teacher says."""
+    return settings.logits_weight + settings.hidden_weight + settings.attention_weight > 0
+
+
+class Recoverer:
+    """Recovery distillation from one uncut model on one corpus, of as many cut models as are asked for.
+
+    Logits as in Hinton et al. 2015; hidden states as in Sun et al. 2019 (patient distillation), matched by
+    `matched_blocks` and measured in units of the teacher's own size. The weights kept are those closest to the
+    teacher on the validation split (`lwc.tasks.text.judge_of`).
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data_dir: Path,
+        teacher: Any,
+        tokenizer: Any,
+        progress: Say,
+        answers: Path | None = None,
+    ) -> None:
+        self._recipe, self._teacher = recipe, teacher
+        # A GPU answers sooner than a disk, and each of several processes reads batches of its own.
+        live = distributed.on_gpu() or distributed.count() > 1 or recipe.recover.cache_teacher == "never"
+        self._answers = None if answers is None or live else answers_folder(answers, teacher)
+        train = load_split(data_dir, "train")
+        texts, more = train.texts, recipe.recover.unlabelled
+        if more is not None:
+            texts = [*texts, *more_texts(more, recipe.data, data_dir, recipe.seed, progress)]
+        # Where there are more texts than labels, no loss reads them.
+        labels = np.pad(train.labels, (0, len(texts) - len(train)))
+        self.train, self._train_labels = rows_of(recipe, tokenizer, texts, labels, load_labels(data_dir))
+        self._windows = None
+        if recipe.recover.augment:
+            self._windows = Windows(tokenizer, texts, self.train, recipe.recover.augment, recipe.seed)
+        held_out = split_rows(recipe, tokenizer, data_dir, "validation")
+        self.validation = validation_batches(recipe, held_out)
+        with fused_attention(placed(teacher)):  # whole attention maps of long texts would not fit
+            self._judge = judge_of(recipe, held_out, teacher if taught_by_teacher(recipe.recover) else None)
+
+    def _teacher_for(self, kept: Sequence[int], settings: Recovery, scratch: Path, progress: Say) -> Teacher:
+        blocks = matched_blocks(kept, len(block_list(self._teacher, family_of(self._teacher))))
+        if settings.hidden_weight == 0 and settings.attention_weight == 0:
+            blocks = []
+        # Logits of every token over a vocabulary fill any disk.
+        keepable = settings.attention_weight == 0 and self._train_labels is not None
+        plain = keepable and settings.augment == 0 and taught_by_teacher(settings)
+        size = stored_bytes(self.train, len(blocks), int(self._teacher.config.hidden_size))
+        # Asking as it goes is shared by the processes, storing is not.
+        repeated = settings.epochs >= 2 * distributed.count() and not distributed.on_gpu()
+        cheaper = repeated and size <= _MOST_STORED
+        if plain and (settings.cache_teacher == "always" or (settings.cache_teacher == "auto" and cheaper)):
+            return store_answers(self._teacher, blocks, self.train, scratch / "teacher", progress)
+        if self._answers is not None and keepable:
+            self._answers.mkdir(parents=True, exist_ok=True)
+            most = int(_MOST_REMEMBERED * shutil.disk_usage(self._answers).free)
+            return RememberedTeacher(self._teacher, blocks, self._answers, most)
+        return LiveTeacher(self._teacher, blocks, attention=settings.attention_weight > 0)
+
+    def run(
+        self, student: Any, kept: Sequence[int], settings: Recovery, scratch: Path, progress: Say
+    ) -> TrainingResult:
+        """Recover ``student``, which holds the teacher's blocks ``kept``, in place."""
+        teacher = self._teacher_for(kept, settings, scratch, progress)
+        if settings.embedding_rate == 0:
+            student.get_input_embeddings().requires_grad_(False)
+        maps = settings.attention_weight > 0
+        with BlockOutputs(student, range(len(kept))) as capture, fused_attention(*([] if maps else [self._teacher])):
+            result = fit(
+                student,
+                self._windows.epoch if self._windows is not None else self.train,
+                self._train_labels,
+                self._judge,
+                settings,
+                lambda model, batch: recovery_loss(model, teacher, settings, capture, batch),
+                self._recipe.seed,
+                scratch / "checkpoints",
+                progress,
+                settings.average,
+                settings.embedding_rate,
+                fused=not maps,
+            )
+        student.requires_grad_(True)
+        return result
+
+    def in_steps(self, steps: int) -> Recovery:
+        """The recipe's recovery, shortened to so many steps."""
+        return shortened(self._recipe.recover, len(self.train), steps)
+
+    def after(self, removed: Collection[int], steps: int, scratch: Path, progress: Say) -> dict[str, float]:
+        """What the model cut by ``removed`` comes to after ``steps`` steps of recovery, see `healed`."""
+
+        def heal(student: Any, kept: list[int], work: Path) -> TrainingResult:
+            return self.run(student, kept, self.in_steps(steps), work, progress)
+
+        return healed(self._teacher, removed, steps, self.validation, scratch, heal)
+
+
+def shortened(settings: Recovery, rows: int, steps: int) -> Recovery:
+    """Settings of a recovery on so many rows that takes so many steps."""
+    per_epoch = math.ceil(rows / settings.batch_size)
+    return settings.model_copy(update={"epochs": steps / per_epoch})
+
+
+def blocks_name(blocks: Collection[int]) -> str:
+    """Block numbers as part of a folder's name; a digest where they would be too long for one."""
+    name = "-".join(map(str, sorted(blocks)))
+    return name if len(name) <= 100 else hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
+def healed(
+    teacher: Any,
+    removed: Collection[int],
+    steps: int,
+    validation: Sequence[Batch],
+    scratch: Path,
+    heal: Callable[[Any, list[int], Path], TrainingResult],
+) -> dict[str, float]:
+    """What ``teacher`` without the blocks ``removed`` comes to after ``steps`` of ``heal(student, kept, work)``.
+
+    ``loss`` on the validation split in nats, and ``distance``, the negative of the score that recovery keeps weights
+    by (for a classifier KL to the teacher). Both are better when lower. Measured once: the figures are kept in a folder
+    of ``scratch``, so that a killed stage does not recover the same model again.
+
+    Raises:
+        Diverged: training or the loss came to no number.
+    """
+    work = scratch / f"without-{blocks_name(removed)}-{steps}"
+    done = work / "healed.json"
+    if done.is_file():
+        return dict(read_json(done))
+    family = family_of(teacher)
+    kept = [block for block in range(len(block_list(teacher, family))) if block not in removed]
+    student = remove_blocks(teacher, family, removed)
+    result = heal(student, kept, work)
+    with fused_attention(student):
+        loss = loss_and_accuracy(student, validation)[0]
+    if not math.isfinite(loss):
+        raise Diverged(f"the loss of the recovered model is {loss}", "lower recover.learning_rate")
+    figures = {"loss": loss, "distance": -result.validation["score"]}
+    if distributed.is_main():
+        shutil.rmtree(work, ignore_errors=True)  # stored answers, of which a race would fill the disk
+        work.mkdir(parents=True, exist_ok=True)
+        write_json(done, figures)
+    del student
+    gc.collect()  # model and optimizer hold each other, and a GPU has room for few of them
+    return figures
+
+
+def random_weights(model: Any, seed: int) -> Any:
+    """A model of the same shape that has learnt nothing: the baseline of training a small model from scratch."""
+    set_seed(seed)
+    return type(model)._from_config(model.config, attn_implementation="eager").float().eval()
+
+
+def recover(
+    recipe: Recipe,
+    data_dir: Path,
+    teacher_dir: Path,
+    student_dir: Path,
+    kept: Sequence[int],
+    out: Path,
+    scratch: Path,
+    progress: Callable[[str], None],
+    answers: Path | None = None,
+) -> None:
+    """Recovery on the train split of the model cut to blocks ``kept``; writes ``model/`` and ``metrics.json``.
+
+    ``answers`` keeps what the uncut model says for other cuts (`lwc.training.teacher.RememberedTeacher`).
+    """
+    teacher, student = load_model(teacher_dir / "model"), load_model(student_dir / "model")
+    tokenizer = load_tokenizer(student_dir / "model")
+    recoverer = Recoverer(recipe, data_dir, teacher, tokenizer, progress, answers)
+    result = recoverer.run(student, kept, recipe.recover, scratch, progress)
+    vocabulary = None
+    if recipe.vocabulary.trim:
+        student, tokenizer, vocabulary = _trimmed(recipe, student, tokenizer, data_dir)
+    save_checkpoint(student.to("cpu"), tokenizer, out / "model")
+    matched = matched_blocks(kept, len(block_list(teacher, family_of(teacher))))
+    write_json(
+        out / "metrics.json",
+        {
+            **asdict(result),
+            "n_train": len(recoverer.train),
+            "matched_teacher_blocks": matched,
+            "vocabulary": vocabulary,
+        },
+    )
+
+
+def _trimmed(recipe: Recipe, student: Any, tokenizer: Any, data_dir: Path) -> tuple[Any, Any, dict[str, Any]]:
+    """Trimmed after recovery, while teacher and student still read the same ids: the logits do not change."""
+    train, validation = load_split(data_dir, "train"), load_split(data_dir, "validation")
+    keep = used_tokens(tokenizer, train.texts, recipe.model.max_length, recipe.vocabulary.min_count)
+    smaller, trimmed = trim_vocabulary(student.to("cpu"), tokenizer, keep)
+    figures = {
+        "before": len(tokenizer),
+        "after": len(trimmed),
+        "coverage_of_validation": coverage(tokenizer, trimmed, validation.texts),
+    }
+    return smaller, trimmed, figures

@@ -1,0 +1,313 @@
+"""The one training loop, shared by train and recover."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor
+from transformers import set_seed
+
+from lwc.core import distributed
+from lwc.core.arrays import Array
+from lwc.core.errors import Diverged, LwcError
+from lwc.core.machine import precision_here
+from lwc.core.store import canonical
+from lwc.models.attention import fused_attention
+from lwc.models.batches import Batch, Encoded, pad, row_groups
+from lwc.models.placement import device_of
+from lwc.recipe import Optimization
+from lwc.training import checkpoints
+from lwc.training.checkpoints import Progress
+
+SECONDS_BETWEEN_CHECKPOINTS = 60.0
+"""Without ``checkpoint_every``: a GPU takes thousands of steps in a minute, two cores fifty."""
+
+LossFunction = Callable[[Any, Batch], Tensor]
+"""``(model, batch) → scalar loss``, mean over the batch's rows. A ratio of sums needs `distributed.by_rows`."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What training did: steps taken, the evaluations, that of the kept step, and the seconds of this process."""
+
+    steps: int
+    validation: dict[str, float]
+    best_step: int
+    history: list[dict[str, float]]
+    seconds: float
+    resumed_from: int
+
+
+def learning_rate(step: int, total: int, settings: Optimization) -> float:
+    """Linear warm-up to the peak, then linear decay to 0, at ``step`` (0-based) of ``total``."""
+    warmup = math.ceil(settings.warmup * total)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    return settings.learning_rate * max(0.0, (total - step) / max(1, total - warmup))
+
+
+def parameter_groups(model: Any, weight_decay: float, embedding_rate: float = 1.0) -> list[dict[str, Any]]:
+    """Weight decay on matrices only: norms and biases are scales, not directions. ``scale`` multiplies the rate."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    embeddings: set[Tensor] = set(model.get_input_embeddings().parameters()) if embedding_rate != 1.0 else set()
+    others = [p for p in trained if p not in embeddings]
+    groups = [
+        {"params": [p for p in others if p.ndim >= 2], "weight_decay": weight_decay, "scale": 1.0},
+        {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0, "scale": 1.0},
+        {"params": [p for p in trained if p in embeddings], "weight_decay": weight_decay, "scale": embedding_rate},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+@torch.inference_mode()
+def predict(model: Any, groups: Sequence[Batch]) -> Array:
+    """Logits (N, C) in float32, in the rows' own order, whatever order the batches come in.
+
+    Where several processes work together, each takes its share of the batches, and all get all logits.
+    """
+    if not groups:
+        raise ValueError("no batches to predict")
+    was_training = model.training
+    model.eval()
+    device = device_of(model)
+
+    def answer(batch: Batch) -> Array:
+        return np.asarray(model(**batch.to(device).inputs).logits.float().cpu().numpy())
+
+    stacked = np.concatenate(distributed.spread(groups, answer))
+    model.train(was_training)
+    logits: Array = np.empty_like(stacked)
+    logits[np.concatenate([batch.rows.numpy() for batch in groups])] = stacked
+    return logits
+
+
+def _order(encoded: Encoded, settings: Optimization, seed: int, epoch: int) -> list[list[int]]:
+    epoch_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    return row_groups(encoded, settings.batch_size, length_bucketed=True, seed=epoch_seed)
+
+
+def _identity(encoded: Encoded, labels: Array | None, settings: Optimization, seed: int) -> str:
+    """Digest of what a run trains on and how: weights restored under other token ids would be noise, unnoticed."""
+    digest = hashlib.sha256(canonical([settings.model_dump(mode="json", exclude={"checkpoint_every"}), seed]).encode())
+    digest.update(b"" if labels is None else labels.tobytes())
+    for ids in encoded.ids:
+        digest.update(np.asarray([len(ids), *ids], dtype=np.int64).tobytes())
+    return digest.hexdigest()
+
+
+Judge = Callable[[Any], dict[str, float]]
+"""Model → figures on the validation split: the one to show first, and ``score``, which is better when higher."""
+
+
+def fit(
+    model: Any,
+    train: Encoded | Callable[[int], Encoded],
+    train_labels: Array | None,
+    judge: Judge,
+    settings: Optimization,
+    loss_function: LossFunction,
+    seed: int,
+    checkpoint_dir: Path,
+    progress: Callable[[str], None],
+    average: float = 0.0,
+    embedding_rate: float = 1.0,
+    fused: bool = True,
+) -> TrainingResult:
+    """Train ``model`` in place and leave it with the weights that ``judge`` scores highest, in eval mode.
+
+    ``train`` may depend on the epoch; without ``train_labels`` each token is the label of the one before it.
+    With ``average`` > 0 it is the exponential moving average of the weights that is judged and kept
+    (Polyak & Juditsky 1992; decay min(average, (1 + t) / (10 + t)), so that the start is forgotten).
+    ``embedding_rate`` is the input embeddings' share of the learning rate; ``fused`` attention gives no attention maps.
+
+    AdamW, linear warm-up and decay, clipped gradients, length-bucketed batches. State is written to
+    ``checkpoint_dir`` every ``settings.checkpoint_every`` steps, or minute; where a whole checkpoint stands there,
+    training goes on from it, mid-epoch, to the same result as without the interruption.
+
+    Several processes share each batch's rows: the steps are those of one process up to rounding, dropout's draws aside.
+    The main one writes the checkpoints, all read them.
+
+    Raises:
+        Diverged: the loss or the validation score is not finite.
+        LwcError: the processes do not see the same rows or checkpoints.
+    """
+    started = time.monotonic()
+    set_seed(seed + distributed.rank())  # dropout draws of their own
+    accelerator = _accelerator()
+    mixed = precision_here(settings.precision) == "bf16"
+    groups = parameter_groups(model, settings.weight_decay, embedding_rate)
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    plain = accelerator.unwrap_model(model)
+
+    state = Progress(step=0, history=[], best=-math.inf, stale=0)
+    best: dict[str, Tensor] | None = None
+    rows = train if isinstance(train, Encoded) else train(0)
+    per_epoch = math.ceil(len(rows) / settings.batch_size)
+    total = max(1, round(settings.epochs * per_epoch))
+    every = max(1, per_epoch // settings.evaluations_per_epoch)
+    identity = _identity(rows, train_labels, settings, seed)
+    restored = checkpoints.restore(checkpoint_dir, plain, optimizer.optimizer, identity)
+    averaged: dict[str, Tensor] | None = None
+    if restored is not None:
+        state, best, averaged = restored
+        if averaged is not None:
+            place = {name: value.device for name, value in plain.state_dict().items()}
+            averaged = {name: value.to(place[name]) for name, value in averaged.items()}
+        progress(f"resuming at step {state.step}/{total}")
+    resumed_from = state.step
+    if len(set(distributed.gather((identity, resumed_from)))) > 1:
+        raise LwcError(
+            "the processes of this run do not see the same data or the same checkpoints",
+            "all hosts need the same --runs folder on a shared file system",
+        )
+
+    epoch, order = -1, []
+    since = saved = time.monotonic()
+    with fused_attention(*([plain] if fused else [])):
+        while state.step < total and not state.stopped:
+            if state.step // per_epoch != epoch:
+                epoch = state.step // per_epoch
+                rows = train if isinstance(train, Encoded) else train(epoch)
+                order = _order(rows, settings, seed, epoch)
+            mine, weight = distributed.share(order[state.step % per_epoch])
+            batch = pad(rows, mine, train_labels)
+            rate = learning_rate(state.step, total, settings)
+            loss = _step(accelerator, model, optimizer, batch, weight, loss_function, rate, settings, mixed)
+            state.step += 1
+            if average:
+                averaged = _averaged(averaged, plain, min(average, (1 + state.step) / (10 + state.step)))
+            pace = (time.monotonic() - since) / (state.step - resumed_from)
+            left = int(pace * (total - state.step))
+            shown = f" · {_headline(state.history[-1])}" if state.history else ""
+            eta = f"{left // 60}:{left % 60:02d}"
+            progress(f"step {state.step}/{total} · loss {loss:.3f} · {1 / pace:.1f} it/s · ETA {eta}{shown}")
+            if state.step % every == 0 or state.step == total:
+                with _weights(plain, averaged):
+                    best = _evaluate(plain, state, best, loss, settings.patience, judge)
+            if state.step < total and _checkpoint_due(settings, state.step, saved):
+                checkpoints.save(checkpoint_dir, plain, optimizer.optimizer, state, best, averaged, identity)
+                saved = time.monotonic()
+    if best is not None:
+        plain.load_state_dict(best)
+    plain.eval()
+    chosen = max(state.history, key=lambda entry: entry["score"])
+    progress(f"{state.step} steps, kept step {int(chosen['step'])} with validation {_headline(chosen)}")
+    return TrainingResult(
+        steps=state.step,
+        validation={name: value for name, value in chosen.items() if name not in ("step", "train_loss")},
+        best_step=int(chosen["step"]),
+        history=state.history,
+        seconds=time.monotonic() - started,
+        resumed_from=resumed_from,
+    )
+
+
+def _checkpoint_due(settings: Optimization, step: int, saved: float) -> bool:
+    """Whether ``step`` ends in a checkpoint. By the clock, the main process's decides for all."""
+    if settings.checkpoint_every is None:
+        return distributed.broadcast(time.monotonic() - saved >= SECONDS_BETWEEN_CHECKPOINTS)
+    return step % settings.checkpoint_every == 0
+
+
+def _headline(entry: dict[str, float]) -> str:
+    """The judge's first figure."""
+    name = next(name for name in entry if name not in ("step", "train_loss"))
+    return f"{name.replace('macro_f1', 'macro-F1').replace('_', ' ')} {entry[name]:.3f}"
+
+
+def _accelerator() -> Accelerator:
+    distributed.join()
+    together = distributed.count() > 1
+    # The graph is the same in every step, and the weights that no loss reaches are left out of it without a search.
+    ddp = DistributedDataParallelKwargs(static_graph=True)
+    # Accelerate holds one precision a process, and train and recover may differ: autocast is our own.
+    return Accelerator(mixed_precision="no", cpu=not distributed.on_gpu(), kwargs_handlers=[ddp] if together else [])
+
+
+def _averaged(average: dict[str, Tensor] | None, model: torch.nn.Module, decay: float) -> dict[str, Tensor]:
+    current = {name: value.detach() for name, value in model.state_dict().items()}
+    if average is None:
+        return {name: value.clone() for name, value in current.items()}
+    for name, value in current.items():
+        if value.is_floating_point():
+            average[name].lerp_(value, 1 - decay)
+    return average
+
+
+@contextmanager
+def _weights(model: torch.nn.Module, weights: dict[str, Tensor] | None) -> Iterator[None]:
+    """Put other weights in for a while; None leaves the model as it is."""
+    if weights is None:
+        yield
+        return
+    own = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(weights)
+    try:
+        yield
+    finally:
+        model.load_state_dict(own)
+
+
+def _step(
+    accelerator: Accelerator,
+    model: Any,
+    optimizer: Any,
+    batch: Batch,
+    weight: float,
+    loss_function: LossFunction,
+    rate: float,
+    settings: Optimization,
+    mixed: bool,
+) -> float:
+    model.train(settings.dropout)  # transformers do nothing else in train mode
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
+    device = accelerator.device
+    moved = batch.to(device)
+    # A wrapped model exchanges its buffers in the pass forward.
+    with distributed.noticing_loss(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed):
+        loss = loss_function(model, moved)
+    processes = distributed.count()
+    value = distributed.total(float(loss.detach()) * weight)
+    if not math.isfinite(value):
+        raise Diverged(f"the training loss became {value}", "lower the learning rate, or use precision: fp32")
+    optimizer.zero_grad()
+    with distributed.noticing_loss():
+        # The gradients of the processes are averaged, where their sum is wanted.
+        accelerator.backward(loss if processes == 1 else loss * (weight * processes))
+    accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+    optimizer.step()
+    return value
+
+
+def _evaluate(
+    model: Any,
+    state: Progress,
+    best: dict[str, Tensor] | None,
+    loss: float,
+    patience: int,
+    judge: Judge,
+) -> dict[str, Tensor] | None:
+    figures = distributed.broadcast(judge(model))  # one figure decides for all
+    score = figures["score"]
+    if not math.isfinite(score):
+        raise Diverged(f"the validation score became {score}", "lower the learning rate, or use precision: fp32")
+    state.history.append({"step": state.step, **figures, "train_loss": loss})
+    if score > state.best:
+        state.best, state.stale = score, 0
+        return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    state.stale += 1
+    state.stopped = state.stale >= patience
+    return best
