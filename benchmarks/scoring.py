@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as functional
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from lwc.importance.ablation import ablation, loss_and_accuracy
+from lwc.importance.ablation import ablation
 from lwc.importance.fisher import fisher_from
 from lwc.importance.per_example import ExampleGradients, collect, slow_gradients
 from lwc.importance.registry import SCORERS
@@ -32,6 +32,7 @@ from lwc.importance.shap import antithetic, growing, sampled, shap
 from lwc.importance.taylor import taylor_from
 from lwc.models.batches import Batch, Encoded, batches
 from lwc.models.families import block_list, family_of
+from lwc.models.forward.predict import loss_and_accuracy
 from lwc.models.surgery import bypass
 from lwc.recipe import Shap
 

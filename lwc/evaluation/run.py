@@ -25,11 +25,11 @@ from lwc.evaluation.regression import numbers_result
 from lwc.metrics.causal_lm import TokenSums
 from lwc.metrics.classification import classification_quality, retention
 from lwc.models.batches import Batch, Encoded, batches, encode
+from lwc.models.forward.predict import predict
 from lwc.models.load import load_model, load_tokenizer
 from lwc.models.placement import device_of, placed
 from lwc.recipe import Recipe
 from lwc.tasks.text import in_batches, numbers_of, split_rows
-from lwc.training.loop import predict
 from lwc.training.teacher import answers_folder, write_whole
 
 logger = logging.getLogger(__name__)

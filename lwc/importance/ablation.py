@@ -6,27 +6,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from lwc.core import distributed
-from lwc.importance.types import LayerImportance
+from lwc.importance.types import LayerImportance, scorer
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list
 from lwc.models.forward.pieces import part_of, pieces_of
-from lwc.models.forward.prefix import outcome, outcomes
-from lwc.models.forward.undisturbed import scorer
-from lwc.models.placement import device_of
-
-
-@torch.inference_mode()
-def loss_and_accuracy(model: Any, batches: Sequence[Batch]) -> tuple[float, float]:
-    """Mean loss (`example_loss`) and accuracy over all rows of the batches."""
-    loss, correct, count = 0.0, 0.0, 0
-    device = device_of(model)
-    found = distributed.spread(batches, lambda batch: outcome(model, batch.to(device)))
-    for batch, (more, right) in zip(batches, found, strict=True):
-        loss, correct, count = loss + more, correct + right, count + len(batch)
-    return loss / count, correct / count
+from lwc.models.forward.prefix import outcomes
 
 
 @scorer

@@ -11,10 +11,9 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from lwc.core import distributed
-from lwc.importance.types import LayerImportance
+from lwc.importance.types import LayerImportance, scorer
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list, hidden_states
-from lwc.models.forward.undisturbed import scorer
 
 
 @scorer

@@ -20,11 +20,10 @@ from lwc.core.errors import DataError, ModelError
 from lwc.core.machine import cache_dir
 from lwc.core.store import key_of, read_json, write_json
 from lwc.importance.block_influence import block_influence
-from lwc.importance.types import LayerImportance
+from lwc.importance.types import LayerImportance, scorer
 from lwc.models.batches import Batch
 from lwc.models.causal import LLAMA_FAMILY, CausalSource, load_causal, locate_causal
 from lwc.models.families import Family, block_list, hidden_states
-from lwc.models.forward.undisturbed import scorer
 from lwc.models.placement import device_of, placed
 from lwc.recipe import LlamaProfile
 

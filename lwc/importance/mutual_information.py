@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from lwc.core import distributed
 from lwc.core.arrays import Array
-from lwc.importance.types import LayerImportance
+from lwc.importance.types import LayerImportance, scorer
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list, hidden_states
-from lwc.models.forward.undisturbed import scorer
 from lwc.recipe import MutualInformation
 
 FOLDS = 5

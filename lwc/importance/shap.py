@@ -12,11 +12,10 @@ import numpy as np
 
 from lwc.core.arrays import Array
 from lwc.core.errors import ModelError
-from lwc.importance.types import LayerImportance
+from lwc.importance.types import LayerImportance, scorer
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list
 from lwc.models.forward.prefix import outcomes
-from lwc.models.forward.undisturbed import scorer
 from lwc.recipe import Shap
 
 Coalition = frozenset[int]

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from lwc.importance.per_example import ExampleGradients, collect
-from lwc.importance.types import LayerImportance
+from lwc.importance.types import LayerImportance, scorer
 from lwc.models.batches import Batch
 from lwc.models.families import Family
-from lwc.models.forward.undisturbed import scorer
 
 
 @scorer

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
 
 from lwc.models.batches import Batch
 from lwc.models.families import Family
+from lwc.models.forward.undisturbed import undisturbed
 
 
 @dataclass(frozen=True)
@@ -23,3 +25,14 @@ class LayerImportance:
 
 Scorer = Callable[[Any, Family, Sequence[Batch], Any], LayerImportance]
 """``(model, family, batches, config) → LayerImportance``; leaves the model as it was."""
+
+
+def scorer(function: Callable[[Any, Family, Sequence[Batch], Any], LayerImportance]) -> Scorer:
+    """Run a scorer on the undisturbed model."""
+
+    @wraps(function)
+    def run(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
+        with undisturbed(model):
+            return function(model, family, batches, config)
+
+    return run

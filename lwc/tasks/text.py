@@ -13,12 +13,12 @@ import torch
 from lwc.core.arrays import Array
 from lwc.core.errors import DataError
 from lwc.data.splits import load_labels, load_split
-from lwc.importance.ablation import loss_and_accuracy
 from lwc.metrics.classification import macro_f1
 from lwc.models.batches import Batch, Encoded, batches, encode, slices
+from lwc.models.forward.predict import loss_and_accuracy, predict
 from lwc.models.losses import distillation_loss
 from lwc.recipe import Recipe
-from lwc.training.loop import Judge, predict
+from lwc.training.loop import Judge
 
 VALIDATION_BATCH = 64
 

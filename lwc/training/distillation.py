@@ -22,11 +22,11 @@ from lwc.core.errors import Diverged
 from lwc.core.store import read_json, write_json
 from lwc.data.splits import load_labels, load_split
 from lwc.data.unlabelled import more_texts
-from lwc.importance.ablation import loss_and_accuracy
 from lwc.models.attention import fused_attention
 from lwc.models.augment import Windows
 from lwc.models.batches import Batch
 from lwc.models.families import block_list, family_of
+from lwc.models.forward.predict import loss_and_accuracy
 from lwc.models.load import load_model, load_tokenizer, save_checkpoint
 from lwc.models.losses import answer_distance, attention_loss, hidden_loss, label_loss
 from lwc.models.placement import placed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,6 @@ from lwc.core.machine import precision_here
 from lwc.core.store import canonical
 from lwc.models.attention import fused_attention
 from lwc.models.batches import Batch, Encoded, pad, row_groups
-from lwc.models.placement import device_of
 from lwc.recipe import Optimization
 from lwc.training import checkpoints
 from lwc.training.checkpoints import Progress
@@ -68,28 +67,6 @@ def parameter_groups(model: Any, weight_decay: float, embedding_rate: float = 1.
         {"params": [p for p in trained if p in embeddings], "weight_decay": weight_decay, "scale": embedding_rate},
     ]
     return [group for group in groups if group["params"]]
-
-
-@torch.inference_mode()
-def predict(model: Any, groups: Sequence[Batch]) -> Array:
-    """Logits (N, C) in float32, in the rows' own order, whatever order the batches come in.
-
-    Where several processes work together, each takes its share of the batches, and all get all logits.
-    """
-    if not groups:
-        raise ValueError("no batches to predict")
-    was_training = model.training
-    model.eval()
-    device = device_of(model)
-
-    def answer(batch: Batch) -> Array:
-        return np.asarray(model(**batch.to(device).inputs).logits.float().cpu().numpy())
-
-    stacked = np.concatenate(distributed.spread(groups, answer))
-    model.train(was_training)
-    logits: Array = np.empty_like(stacked)
-    logits[np.concatenate([batch.rows.numpy() for batch in groups])] = stacked
-    return logits
 
 
 def _order(encoded: Encoded, settings: Optimization, seed: int, epoch: int) -> list[list[int]]:

@@ -16,8 +16,8 @@ from tiny_models import tiny, tokens
 
 from lwc.models.batches import batches
 from lwc.models.families import FAMILIES, block_list, family_of
+from lwc.models.forward.predict import predict
 from lwc.models.surgery import bypass, parameter_counts, remove_blocks
-from lwc.training.loop import predict
 
 BLOCKS = 6
 MODELS = {name: tiny(name, blocks=BLOCKS) for name in sorted(FAMILIES)}

@@ -7,7 +7,8 @@ from typing import Any
 from lwc.core.arrays import Array
 from lwc.metrics.classification import macro_f1
 from lwc.models.batches import Encoded, batches
-from lwc.training.loop import Judge, predict
+from lwc.models.forward.predict import predict
+from lwc.training.loop import Judge
 
 
 def judged(validation: Encoded, labels: Array) -> Judge:

@@ -12,9 +12,9 @@ from torch import nn
 from lwc.importance.registry import SCORERS
 from lwc.models.batches import Batch, Encoded, batches
 from lwc.models.families import block_list, family_of
+from lwc.models.forward.predict import predict
 from lwc.models.load import build_from_config
 from lwc.recipe import FromConfig, Score
-from lwc.training.loop import predict
 
 BLOCKS = 4
 # A depth profile is measured on another model and needs one: test_llama_profile.py.

@@ -39,8 +39,8 @@ from lwc.models.families import (
     families_table,
     family_of,
 )
+from lwc.models.forward.predict import predict
 from lwc.models.surgery import bypass, remove_blocks
-from lwc.training.loop import predict
 
 TYPES = sorted(FAMILIES)
 DECODERS = [name for name in TYPES if FAMILIES[name].decoder]

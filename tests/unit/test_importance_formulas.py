@@ -9,10 +9,10 @@ import pytest
 import torch
 from tiny_models import tiny, tokens
 
-from lwc.importance.ablation import loss_and_accuracy
 from lwc.importance.registry import SCORERS
 from lwc.models.batches import batches
 from lwc.models.families import FAMILIES, block_list, family_of
+from lwc.models.forward.predict import loss_and_accuracy
 from lwc.models.surgery import remove_blocks
 
 TYPES = sorted(FAMILIES)

@@ -20,12 +20,12 @@ from lwc.core.errors import LwcError, MissingDependency, ModelError
 from lwc.core.store import file_digest
 from lwc.models.batches import batches, encode
 from lwc.models.families import family_of
+from lwc.models.forward.predict import predict
 from lwc.models.load import build_from_config, check_weights, load_classifier, load_tokenizer, save_checkpoint
 from lwc.models.positions import check_shapes
 from lwc.models.source import resolve_source
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import FromConfig, Shape
-from lwc.training.loop import predict
 
 TEXTS = ["good thing that works", "bad broken thing", "great product, would buy again", "awful: it never worked"]
 NAMES = ["other", "great"]

@@ -17,13 +17,13 @@ from lwc.evaluation.run import model_logits
 from lwc.importance.registry import SCORERS
 from lwc.models.batches import batches, encode
 from lwc.models.families import family_of
+from lwc.models.forward.predict import predict
 from lwc.models.forward.prefix import outcomes
 from lwc.models.load import load_model, load_tokenizer, save_checkpoint
 from lwc.models.placement import beside, device_of, placed
 from lwc.models.surgery import remove_blocks
 from lwc.training.distillation import Recoverer, recover
 from lwc.training.fine_tuning import train_base
-from lwc.training.loop import predict
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")]
 

@@ -12,9 +12,10 @@ import torch
 from tiny_models import tiny, tokens
 
 from lwc.core.errors import ModelError
-from lwc.importance.ablation import ablation, loss_and_accuracy
+from lwc.importance.ablation import ablation
 from lwc.models.batches import batches
 from lwc.models.families import FAMILIES, block_list, family_of
+from lwc.models.forward.predict import loss_and_accuracy
 from lwc.models.forward.prefix import outcomes, visiting_order
 from lwc.models.surgery import bypass
 

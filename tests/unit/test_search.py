@@ -13,9 +13,9 @@ from strategies import chosen
 from tiny_models import VOCAB, tiny, tokens
 
 from lwc.core.errors import Diverged, TargetError
-from lwc.importance.ablation import loss_and_accuracy
 from lwc.models.batches import Encoded, batches
 from lwc.models.families import family_of
+from lwc.models.forward.predict import loss_and_accuracy
 from lwc.models.forward.prefix import outcomes
 from lwc.models.surgery import remove_blocks
 from lwc.recipe import Recipe, Target

@@ -12,9 +12,9 @@ from tiny_models import tiny, tokens
 from transformers import BertConfig, BertForSequenceClassification
 
 from lwc.core.errors import TargetError
-from lwc.importance.ablation import loss_and_accuracy
 from lwc.models.batches import batches
 from lwc.models.families import block_list, family_of
+from lwc.models.forward.predict import loss_and_accuracy
 from lwc.models.surgery import bypass, parameter_counts, remove_blocks
 from lwc.recipe import Target
 from lwc.selection.select import select_blocks

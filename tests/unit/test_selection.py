@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from lwc.core.errors import TargetError
 from lwc.export.onnx import export_onnx
-from lwc.importance.ablation import loss_and_accuracy
 from lwc.models.families import family_of
+from lwc.models.forward.predict import loss_and_accuracy
 from lwc.models.surgery import ParameterCounts, bypass, parameter_counts, remove_blocks
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import Target

@@ -10,9 +10,10 @@ from planted import data
 from tiny_models import tiny
 
 from lwc.core.errors import ModelError
-from lwc.importance.ablation import ablation, loss_and_accuracy
+from lwc.importance.ablation import ablation
 from lwc.importance.shap import all_coalitions, antithetic, check_efficiency, exact, growing, sampled, shap
 from lwc.models.families import family_of
+from lwc.models.forward.predict import loss_and_accuracy
 from lwc.models.surgery import bypass
 from lwc.recipe import Shap
 

@@ -24,8 +24,8 @@ from transformers import (
 from lwc.core.errors import ModelError
 from lwc.models.batches import batches
 from lwc.models.families import FAMILIES, block_list, family_of
+from lwc.models.forward.predict import predict
 from lwc.models.surgery import bypass, parameter_counts, remove_blocks
-from lwc.training.loop import predict
 
 TYPES = sorted(FAMILIES)
 DATA = batches(tokens(), np.zeros(5), 2, length_bucketed=True, seed=None)

@@ -19,12 +19,13 @@ from lwc.data.unlabelled import more_texts
 from lwc.evaluation.run import asked_once
 from lwc.models.batches import Batch, batches
 from lwc.models.families import family_of
+from lwc.models.forward.predict import predict
 from lwc.models.load import load_classifier, load_tokenizer, save_checkpoint
 from lwc.models.losses import attention_loss
 from lwc.models.surgery import remove_blocks
 from lwc.recipe import Data, Recipe, Recovery, Unlabelled
 from lwc.training.distillation import random_weights, recover, recovery_loss
-from lwc.training.loop import parameter_groups, predict
+from lwc.training.loop import parameter_groups
 from lwc.training.teacher import (
     BlockOutputs,
     LiveTeacher,

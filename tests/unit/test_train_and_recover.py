@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lwc.core.errors import ModelError, TargetError
-from lwc.importance.ablation import loss_and_accuracy
 from lwc.models.attention import fused_attention
 from lwc.models.families import family_of
+from lwc.models.forward.predict import loss_and_accuracy
 from lwc.models.load import load_classifier, load_tokenizer, save_checkpoint
 from lwc.models.surgery import remove_blocks
 from lwc.pipeline.stage import StageContext

@@ -20,12 +20,13 @@ from lwc.core.errors import Diverged, LwcError
 from lwc.models.attention import fused_attention
 from lwc.models.batches import Batch, batches
 from lwc.models.families import family_of
+from lwc.models.forward.predict import predict
 from lwc.models.losses import distillation_loss, hidden_loss, label_loss
 from lwc.models.surgery import remove_blocks
 from lwc.recipe import Optimization, Recovery
 from lwc.training import loop as training
 from lwc.training.distillation import matched_blocks, recovery_loss
-from lwc.training.loop import TrainingResult, fit, learning_rate, predict
+from lwc.training.loop import TrainingResult, fit, learning_rate
 from lwc.training.teacher import BlockOutputs, LiveTeacher
 
 SETTINGS = Optimization(

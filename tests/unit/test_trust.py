@@ -16,7 +16,6 @@ from tiny_models import tiny, tokens
 
 from lwc.cli import terminal as render
 from lwc.core.errors import DataError, RecipeError
-from lwc.importance.ablation import loss_and_accuracy
 from lwc.importance.resampling import Rows
 from lwc.importance.score import score_blocks
 from lwc.importance.statistics import bootstrap_interval, compare_predictions, rank_stability
@@ -24,6 +23,7 @@ from lwc.importance.subsets import CutModel, measure, random_subsets
 from lwc.importance.trust import Scored, against_cut_models
 from lwc.models.batches import Batch, batches
 from lwc.models.families import family_of
+from lwc.models.forward.predict import loss_and_accuracy
 from lwc.models.surgery import remove_blocks
 from lwc.recipe import Score, Trust
 from lwc.report.build import report_schema

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
 from typing import Any
-
-from lwc.importance.types import LayerImportance, Scorer
-from lwc.models.batches import Batch
-from lwc.models.families import Family
 
 
 @contextmanager
@@ -29,14 +24,3 @@ def undisturbed(model: Any) -> Iterator[None]:
         for weight, required, gradient in gradients:
             weight.requires_grad_(required)
             weight.grad = gradient
-
-
-def scorer(function: Callable[[Any, Family, Sequence[Batch], Any], LayerImportance]) -> Scorer:
-    """Run a scorer on the undisturbed model."""
-
-    @wraps(function)
-    def run(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
-        with undisturbed(model):
-            return function(model, family, batches, config)
-
-    return run

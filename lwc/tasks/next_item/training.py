@@ -17,6 +17,7 @@ from lwc.core.arrays import Array
 from lwc.core.errors import DataError
 from lwc.core.store import write_json
 from lwc.models.batches import Batch, Encoded, batches
+from lwc.models.forward.predict import predict
 from lwc.recipe import NextItem, Optimization, Recipe
 from lwc.selection.select import check_target
 from lwc.tasks.next_item import ranking
@@ -24,7 +25,7 @@ from lwc.tasks.next_item.histories import UNKNOWN, Catalogue
 from lwc.tasks.next_item.item_text import cold_vectors, read_texts, text_vectors
 from lwc.tasks.next_item.model import PAD, NextItemView, build, encoded, save
 from lwc.tasks.next_item.splits import Questions, load_questions, load_train
-from lwc.training.loop import LossFunction, TrainingResult, fit, predict
+from lwc.training.loop import LossFunction, TrainingResult, fit
 
 Say = Callable[[str], None]
 
