@@ -19,7 +19,7 @@ from lwc.importance.taylor import taylor, taylor_from
 from lwc.importance.types import LayerImportance, Scorer
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list
-from lwc.recipe import LlmExpert, ScorerConfig
+from lwc.recipe import LlmExpert, Method
 
 # Scorers that read nothing but the per-example gradients, and how.
 _FROM_GRADIENTS: dict[Scorer, Callable[[ExampleGradients, float], LayerImportance]] = {
@@ -36,7 +36,7 @@ class Results:
     refused: dict[str, str]
 
 
-def measured(methods: Sequence[ScorerConfig]) -> list[ScorerConfig]:
+def measured(methods: Sequence[Method]) -> list[Method]:
     """The methods that measure model and data: all but the expert, who reads what they found."""
     return [method for method in methods if not isinstance(method, LlmExpert)]
 
@@ -45,7 +45,7 @@ def run_methods(
     model: Any,
     family: Family,
     batches: Sequence[Batch],
-    methods: Sequence[ScorerConfig],
+    methods: Sequence[Method],
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, LayerImportance]:
     """Scores by method, in the order of the recipe; the expert is left out.
@@ -80,7 +80,7 @@ def with_expert(
     model: Any,
     family: Family,
     results: Mapping[str, LayerImportance],
-    methods: Sequence[ScorerConfig],
+    methods: Sequence[Method],
     progress: Callable[[str], None] | None = None,
     cache: Path | None = None,
 ) -> Results:

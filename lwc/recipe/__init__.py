@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from lwc.recipe.base import NAME_PATTERN, Fraction, Positive, Ratio, RatioBase, Section
 from lwc.recipe.blocks import (
+    METHODS,
     Ablation,
     AngularDistance,
     Beam,
@@ -23,10 +24,10 @@ from lwc.recipe.blocks import (
     Iterated,
     LlamaProfile,
     LlmExpert,
+    Method,
     MutualInformation,
     Racing,
     Score,
-    ScorerConfig,
     Select,
     Shap,
     Single,
@@ -36,6 +37,7 @@ from lwc.recipe.blocks import (
     Vocabulary,
 )
 from lwc.recipe.data import (
+    SOURCES,
     Amazon2023,
     AmazonSample,
     Columns,
@@ -50,17 +52,80 @@ from lwc.recipe.data import (
 )
 from lwc.recipe.model import FromConfig, ModelSource, Optimization, Pretrained, Recovery, Unlabelled
 from lwc.recipe.serving import Evaluate, Export, FindRate, Int8, Package, Profile, Shape, TensorRT, Verify, gap
-from lwc.recipe.task import CausalLM, Classification, ItemText, NextItem, Regression, Task
+from lwc.recipe.task import TASKS, AnyTask, CausalLM, Classification, ItemText, NextItem, Regression, TaskSettings
 
 __all__ = [
-    "NAME_PATTERN", "Ablation", "Amazon2023", "AmazonSample", "AngularDistance", "Beam", "BlockInfluence",
-    "CausalLM", "Classification", "Columns", "Conductance", "Data", "DataSource", "Drawn", "DropBottom", "DropEven",
-    "DropTop", "EmpiricalFisher", "Evaluate", "Export", "FindRate", "Fraction", "FromConfig", "Fused", "Gate",
-    "Greedy", "HubDataset", "Ingest", "Int8", "ItemText", "Iterated", "Labels", "LlamaProfile", "LlmExpert",
-    "McAuleyFile", "ModelSource", "MutualInformation", "NextItem", "Optimization", "Package", "Positive",
-    "Pretrained", "Profile", "Racing", "Ratio", "RatioBase", "Recipe", "Recovery", "Regression", "Score",
-    "ScorerConfig", "Section", "Select", "Shap", "Shape", "Single", "Split", "Sweep", "TableFile", "Target", "Task",
-    "Taylor", "TensorRT", "Trust", "Unlabelled", "Verify", "Vocabulary", "gap",
+    "METHODS",
+    "NAME_PATTERN",
+    "SOURCES",
+    "TASKS",
+    "Ablation",
+    "Amazon2023",
+    "AmazonSample",
+    "AngularDistance",
+    "Beam",
+    "BlockInfluence",
+    "CausalLM",
+    "Classification",
+    "Columns",
+    "Conductance",
+    "Data",
+    "DataSource",
+    "Drawn",
+    "DropBottom",
+    "DropEven",
+    "DropTop",
+    "EmpiricalFisher",
+    "Evaluate",
+    "Export",
+    "FindRate",
+    "Fraction",
+    "FromConfig",
+    "Fused",
+    "Gate",
+    "Greedy",
+    "HubDataset",
+    "Ingest",
+    "Int8",
+    "ItemText",
+    "Iterated",
+    "Labels",
+    "LlamaProfile",
+    "LlmExpert",
+    "McAuleyFile",
+    "Method",
+    "ModelSource",
+    "MutualInformation",
+    "NextItem",
+    "Optimization",
+    "Package",
+    "Positive",
+    "Pretrained",
+    "Profile",
+    "Racing",
+    "Ratio",
+    "RatioBase",
+    "Recipe",
+    "Recovery",
+    "Regression",
+    "Score",
+    "Section",
+    "Select",
+    "Shap",
+    "Shape",
+    "Single",
+    "Split",
+    "Sweep",
+    "TableFile",
+    "Target",
+    "TaskSettings",
+    "Taylor",
+    "TensorRT",
+    "Trust",
+    "Unlabelled",
+    "Verify",
+    "Vocabulary",
+    "gap",
 ]  # fmt: skip
 
 
@@ -95,7 +160,7 @@ class Recipe(Section):
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
     description: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 17
-    task: Task = Classification()
+    task: AnyTask = Classification()
     data: Data = Data()
     model: ModelSource
     train: Optimization = Optimization()

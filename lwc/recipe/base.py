@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
@@ -14,6 +17,72 @@ class Section(BaseModel):
     """Base of every recipe section: immutable, unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class Row(Section):
+    """Settings of one row of a `Table`: a task, a scoring method, a data source.
+
+    ``implementation`` is the ``module:object`` that does the work. It is named, not imported, so that reading a recipe
+    never loads torch.
+    """
+
+    implementation: ClassVar[str]
+
+    @classmethod
+    def load(cls) -> Any:
+        """The object that ``implementation`` names."""
+        module, _, name = cls.implementation.partition(":")
+        return getattr(import_module(module), name)
+
+
+class Table:
+    """Settings classes by the value of their tag: a union of recipe sections that other packages may extend.
+
+    Used as an annotation, ``Annotated[Row, TABLE]`` validates like a pydantic tagged union of all rows.
+
+    Args:
+        tag: name of the `Literal` field that tells the rows apart, for example ``kind``.
+        rows: the rows that lwc ships.
+    """
+
+    def __init__(self, tag: str, *rows: type[Row]) -> None:
+        self.tag = tag
+        self._rows: dict[str, type[Row]] = {}
+        for row in rows:
+            self._rows[self._name(row)] = row
+
+    def _name(self, row: type[Row]) -> str:
+        (name,) = get_args(row.model_fields[self.tag].annotation)
+        return str(name)
+
+    def __iter__(self) -> Iterator[type[Row]]:
+        return iter(self._rows.values())
+
+    def __getitem__(self, name: str) -> type[Row]:
+        return self._rows[name]
+
+    def add(self, row: type[Row]) -> None:
+        """Add a row from outside lwc; recipes can name it from then on.
+
+        Raises:
+            ValueError: another row has this name.
+        """
+        name = self._name(row)
+        if self._rows.get(name, row) is not row:
+            raise ValueError(f"{self.tag} {name!r} is taken by {self._rows[name].__qualname__}")
+        self._rows[name] = row
+        for section in _sections(Section):  # sections are defined, and so rebuilt, before those that contain them
+            section.model_rebuild(force=True)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        rows = tuple(self._rows.values())
+        union: Any = Annotated[Union[rows], Field(discriminator=self.tag)] if len(rows) > 1 else rows[0]  # noqa: UP007
+        return handler.generate_schema(union)
+
+
+def _sections(parent: type[Section]) -> list[type[Section]]:
+    found = [one for child in parent.__subclasses__() for one in (child, *_sections(child))]
+    return list(dict.fromkeys(found))
 
 
 def _ratio(value: Any) -> Any:

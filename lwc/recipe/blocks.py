@@ -2,62 +2,74 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lwc.recipe.base import Positive, Ratio, RatioBase, Section
+from lwc.recipe.base import Positive, Ratio, RatioBase, Row, Section, Table
 
 
-class _Method(Section):
+class Method(Row):
+    """Settings of a scoring method; ``implementation`` names its `lwc.importance.types.Scorer`."""
+
+    method: str
     weight: Annotated[float, Field(ge=0.0)] = 1.0
 
 
-class BlockInfluence(_Method):
+class BlockInfluence(Method):
+    implementation: ClassVar[str] = "lwc.importance.block_influence:block_influence"
     method: Literal["block_influence"]
 
 
-class EmpiricalFisher(_Method):
+class EmpiricalFisher(Method):
+    implementation: ClassVar[str] = "lwc.importance.fisher:fisher"
     method: Literal["fisher"]
 
 
-class Taylor(_Method):
+class Taylor(Method):
+    implementation: ClassVar[str] = "lwc.importance.taylor:taylor"
     method: Literal["taylor"]
 
 
-class Ablation(_Method):
+class Ablation(Method):
+    implementation: ClassVar[str] = "lwc.importance.ablation:ablation"
     method: Literal["ablation"]
 
 
-class AngularDistance(_Method):
+class AngularDistance(Method):
+    implementation: ClassVar[str] = "lwc.importance.angular_distance:angular_distance"
     method: Literal["angular_distance"]
 
 
-class MutualInformation(_Method):
+class MutualInformation(Method):
     """Gain in label information of a block's representation over the block before it."""
 
+    implementation: ClassVar[str] = "lwc.importance.mutual_information:mutual_information"
     method: Literal["mutual_information"]
     permutations: Annotated[int, Field(ge=1)] = 20
 
 
-class Conductance(_Method):
+class Conductance(Method):
     """Layer conductance of the block's update along the path from a baseline."""
 
+    implementation: ClassVar[str] = "lwc.importance.conductance:conductance"
     method: Literal["conductance"]
     steps: Annotated[int, Field(ge=2, le=1000)] = 16
 
 
-class Shap(_Method):
+class Shap(Method):
     """Shapley values of blocks; ``exact`` enumerates all coalitions (at most 10 blocks)."""
 
+    implementation: ClassVar[str] = "lwc.importance.shap:shap"
     method: Literal["shap"]
     permutations: Annotated[int, Field(ge=1)] = 8
     exact: bool = False
 
 
-class LlamaProfile(_Method):
+class LlamaProfile(Method):
     """Depth profile of a LLaMA-family causal LM, interpolated over relative depth."""
 
+    implementation: ClassVar[str] = "lwc.importance.llama_profile:llama_profile"
     method: Literal["llama_profile"]
     source: str = Field(description="local path, hub id, or package:<module> with a GGUF file")
     gguf_file: str | None = None
@@ -65,9 +77,10 @@ class LlamaProfile(_Method):
     max_length: Annotated[int, Field(ge=8, le=4096)] = 128
 
 
-class LlmExpert(_Method):
+class LlmExpert(Method):
     """An OpenAI-compatible endpoint ranks the blocks from the measured evidence. Off unless listed."""
 
+    implementation: ClassVar[str] = "lwc.importance.llm_expert:rank_with_expert"
     method: Literal["llm_expert"]
     base_url: Annotated[str, Field(pattern=r"^https?://")]
     model: str
@@ -78,19 +91,13 @@ class LlmExpert(_Method):
     required: bool = Field(default=False, description="fail the run when the expert gives no usable answer")
 
 
-ScorerConfig = Annotated[
-    BlockInfluence
-    | EmpiricalFisher
-    | Taylor
-    | Ablation
-    | AngularDistance
-    | MutualInformation
-    | Conductance
-    | Shap
-    | LlamaProfile
-    | LlmExpert,
-    Field(discriminator="method"),
-]
+METHODS = Table(
+    "method", BlockInfluence, EmpiricalFisher, Taylor, Ablation, AngularDistance, MutualInformation, Conductance, Shap,
+    LlamaProfile, LlmExpert,
+)  # fmt: skip
+"""Every scoring method. A new one is a module with the scorer and a settings class here that names it."""
+
+AnyMethod = Annotated[Method, METHODS]
 
 
 class Trust(Section):
@@ -106,7 +113,7 @@ class Trust(Section):
 
 
 class Score(Section):
-    methods: tuple[ScorerConfig, ...] = Field(
+    methods: tuple[AnyMethod, ...] = Field(
         default=(
             BlockInfluence(method="block_influence"),
             EmpiricalFisher(method="fisher"),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lwc.recipe.base import Fraction, Positive, Section
+from lwc.recipe.base import Fraction, Positive, Row, Section, Table
 
 
 class Columns(Section):
@@ -21,30 +21,40 @@ class Columns(Section):
     time: str | None = None
 
 
-class AmazonSample(Section):
+class DataSource(Row):
+    """Settings of a data source; ``implementation`` names its `lwc.data.sources.registry.Source`."""
+
+    kind: str
+
+
+class AmazonSample(DataSource):
     """The embedded default: 5,000 Amazon Fine Food reviews from Debian's r-cran-modeldata."""
 
+    implementation: ClassVar[str] = "lwc.data.sources.amazon_sample:SOURCE"
     kind: Literal["amazon-sample"]
 
 
-class McAuleyFile(Section):
+class McAuleyFile(DataSource):
     """McAuley 2014 / 2018 / 2023 JSON lines, plain or gzip; relative paths look in LWC_DATA_DIR too."""
 
+    implementation: ClassVar[str] = "lwc.data.sources.mcauley:SOURCE"
     kind: Literal["mcauley"]
     paths: tuple[str, ...] = Field(min_length=1)
 
 
-class TableFile(Section):
+class TableFile(DataSource):
     """CSV, TSV, Parquet or JSON lines (by suffix, .gz allowed) with a column map; several files are read as one."""
 
+    implementation: ClassVar[str] = "lwc.data.sources.table:SOURCE"
     kind: Literal["table"]
     paths: tuple[str, ...] = Field(min_length=1)
     columns: Columns = Columns()
 
 
-class HubDataset(Section):
+class HubDataset(DataSource):
     """A Hugging Face dataset id, or a local folder in that layout."""
 
+    implementation: ClassVar[str] = "lwc.data.sources.hub:SOURCE"
     kind: Literal["hub"]
     id: str
     config: str | None = None
@@ -52,14 +62,18 @@ class HubDataset(Section):
     columns: Columns = Columns()
 
 
-class Amazon2023(Section):
+class Amazon2023(DataSource):
     """An official Amazon Reviews 2023 category file, size and SHA-256 pinned."""
 
+    implementation: ClassVar[str] = "lwc.data.sources.amazon_2023:SOURCE"
     kind: Literal["amazon-2023"]
     category: str
 
 
-DataSource = Annotated[AmazonSample | McAuleyFile | TableFile | HubDataset | Amazon2023, Field(discriminator="kind")]
+SOURCES = Table("kind", AmazonSample, McAuleyFile, TableFile, HubDataset, Amazon2023)
+"""Every data source. A new one is a module with the reader and a settings class here that names it."""
+
+AnySource = Annotated[DataSource, SOURCES]
 
 
 class Labels(Section):
@@ -98,7 +112,7 @@ class Ingest(Section):
 
 
 class Data(Section):
-    source: DataSource = AmazonSample(kind="amazon-sample")
+    source: AnySource = AmazonSample(kind="amazon-sample")
     text_fields: tuple[Literal["title", "body"], ...] = Field(default=("body",), min_length=1)
     labels: Labels = Labels()
     split: Split = Split()

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from lwc.core.errors import RecipeError
 from lwc.recipe import Recipe
+from lwc.recipe.base import Table
 from lwc.recipe.gate_names import unmeasured
 
 Location = tuple[str | int, ...]
@@ -130,6 +131,8 @@ def _models_of(annotation: Any) -> list[type[BaseModel]]:
     """Every model class that an annotation mentions."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
+    if isinstance(annotation, Table):
+        return list(annotation)
     return [model for part in get_args(annotation) for model in _models_of(part)]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from lwc.recipe.base import Positive, Section
-from lwc.recipe.data import DataSource
+from lwc.recipe.data import AnySource
 
 
 class Pretrained(Section):
@@ -67,7 +67,7 @@ class Optimization(Section):
 class Unlabelled(Section):
     """More text, whose labels are not read. Texts and users of validation and test are left out."""
 
-    source: DataSource
+    source: AnySource
     limit: Positive | None = Field(default=None, description="random sample of so many texts")
 
 

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lwc.recipe.base import Positive, Section
+from lwc.recipe.base import Positive, Row, Section, Table
 from lwc.recipe.data import TableFile
 
 
-class Classification(Section):
+class TaskSettings(Row):
+    """Settings of a task; ``implementation`` names its `lwc.tasks.task.Task`."""
+
+    kind: str
+
+
+class Classification(TaskSettings):
     """A text's class. Quality is accuracy and macro-F1."""
 
+    implementation: ClassVar[str] = "lwc.tasks.classification:TASK"
     kind: Literal["classification"] = "classification"
 
 
-class Regression(Section):
+class Regression(TaskSettings):
     """A number, by squared error: the stars of a review. Quality is mean absolute error and Spearman's ρ."""
 
+    implementation: ClassVar[str] = "lwc.tasks.regression:TASK"
     kind: Literal["regression"]
 
 
-class CausalLM(Section):
+class CausalLM(TaskSettings):
     """The next token of any text. Quality is perplexity and next-token accuracy."""
 
+    implementation: ClassVar[str] = "lwc.tasks.causal_lm:TASK"
     kind: Literal["causal_lm"]
 
 
@@ -48,13 +57,14 @@ class ItemText(Section):
         return self
 
 
-class NextItem(Section):
+class NextItem(TaskSettings):
     """Which items a user takes next, by a causal transformer over item ids (SASRec's setting).
 
     The rows need user, item and time. ``model`` is ``kind: config`` (blocks, hidden, heads, dropout); its
     ``max_length`` is how many of a user's last items are read, its vocabulary is the catalogue.
     """
 
+    implementation: ClassVar[str] = "lwc.tasks.next_item.task:TASK"
     kind: Literal["next_item"]
     split: Literal["leave_last_out", "time"] = Field(
         default="leave_last_out", description="time: train is before validation, validation before test (data.split)"
@@ -71,4 +81,7 @@ class NextItem(Section):
     text: ItemText | None = Field(default=None, description="text-aware item vectors; without it, items are ids only")
 
 
-Task = Annotated[Classification | Regression | CausalLM | NextItem, Field(discriminator="kind")]
+TASKS = Table("kind", Classification, Regression, CausalLM, NextItem)
+"""Every task. A new one is a module with the `lwc.tasks.task.Task` and a settings class here that names it."""
+
+AnyTask = Annotated[TaskSettings, TASKS]

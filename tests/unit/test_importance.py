@@ -28,7 +28,7 @@ from lwc.importance.registry import SCORERS
 from lwc.models.batches import Batch, batches
 from lwc.models.families import FAMILIES, block_list, family_of
 from lwc.models.surgery import bypass
-from lwc.recipe import Score, ScorerConfig
+from lwc.recipe import Method, Score
 
 METHODS = MEASURING
 SIGNED = {"ablation", "mutual_information", "shap"}
@@ -283,7 +283,7 @@ def test_weights_that_are_not_finite_never_pass_for_scores(method: str) -> None:
 
 
 def test_rows_and_recipe_name_the_same_methods() -> None:
-    union = get_args(get_args(ScorerConfig)[0])
+    union = get_args(get_args(Method)[0])
     named = {get_args(config.model_fields["method"].annotation)[0] for config in union}
     assert set(SCORERS) == named - {"llm_expert"}, "the expert reads what the others measured"
     assert {method.method for method in Score().methods} <= set(SCORERS)
