@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lwc.core.errors import LwcError
-from lwc.metrics.headline import READINGS
 from lwc.pipeline.run import StagePlan
+from lwc.recipe import TASKS
 
 console = Console(stderr=True, highlight=False)
 # As many as fit on a terminal of 80 columns.
@@ -103,7 +103,7 @@ def _number(value: Any, digits: int = 3) -> str:
 
 def quality_table(report: Mapping[str, Any]) -> None:
     """The headline metrics of base, compressed and floors, then the ratios and what is left of the base's quality."""
-    quality, reading = report["quality"], READINGS[report["task"]]
+    quality, reading = report["quality"], TASKS[report["task"]].headline
     title = f"test split, n = {quality['base']['n']} {reading.counted}, 95% intervals"
     table = Table(title=title, title_justify="left", box=None)
     for column in ("model", *(metric.name for metric in reading.metrics)):

@@ -1,4 +1,4 @@
-"""READINGS: which figures tell the quality of each task, one row a task. What people are shown is read from here."""
+"""Which figures describe the quality of a task: what reports, terminals and gates show of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Headline:
     """The two headline metrics of a task, further ones for the table, and its floors as ``(key, title)``.
 
     ``counted`` are what quality is over, ``asked`` what the endpoint is sent; ``served`` the figures of its answers.
@@ -34,40 +34,3 @@ class Reading:
             "macro_f1": "served macro-F1",
         }
     )
-
-
-READINGS: dict[str, Reading] = {
-    "classification": Reading(
-        (Metric("accuracy", "accuracy"), Metric("macro_f1", "macro-F1")),
-        (Metric("balanced_accuracy", "balanced accuracy"), Metric("ece", "calibration error", lower_is_better=True)),
-        (("majority", "the majority class"), ("tfidf", "TF-IDF + logistic regression")),
-    ),
-    "regression": Reading(
-        (Metric("mean_absolute_error", "mean absolute error", lower_is_better=True), Metric("spearman", "Spearman ρ")),
-        (),
-        (("median", "the median of train"), ("tfidf", "TF-IDF + ridge regression")),
-        served={"accuracy": "served accuracy of the nearest number", "offline_accuracy": "offline accuracy"},
-    ),
-    "causal_lm": Reading(
-        (
-            Metric("perplexity", "perplexity", lower_is_better=True),
-            Metric("next_token_accuracy", "next-token accuracy"),
-        ),
-        (),
-        (("unigram", "token frequencies of train"),),
-        counted="slices",
-        served={"accuracy": "served agreement with the uncut model", "offline_accuracy": "offline agreement"},
-    ),
-    "next_item": Reading(
-        (Metric("ndcg_at_10", "NDCG@10"), Metric("hr_at_10", "HR@10")),
-        (Metric("mrr", "MRR"), Metric("coverage", "coverage")),
-        (
-            ("popularity", "popularity"),
-            ("recent_popularity", "recent popularity"),
-            ("item_knn", "item-kNN"),
-        ),
-        counted="users",
-        asked="histories",
-        served={"ndcg_at_10": "served NDCG@10", "offline_ndcg_at_10": "offline NDCG@10"},
-    ),
-}

@@ -10,7 +10,6 @@ from typing import Any
 
 from lwc.core.errors import RecipeError
 from lwc.core.store import read_json, write_json
-from lwc.metrics.headline import READINGS
 from lwc.pipeline import block_stages as choosing
 from lwc.pipeline import keys as needs
 from lwc.pipeline.stage import Stage, StageContext
@@ -74,7 +73,7 @@ def _evaluate(context: StageContext) -> None:
         progress=context.progress,
         answers=context.answers,
     )
-    metric = READINGS[context.recipe.task.kind].metrics[0]
+    metric = context.recipe.task.headline.metrics[0]
     base, small = (result["quality"][name][metric.key]["value"] for name in ("base", "compressed"))
     context.progress(f"test {metric.name} {base:.3f} → {small:.3f}")
 

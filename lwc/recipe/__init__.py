@@ -146,13 +146,6 @@ class Sweep(Section):
     select: tuple[Select, ...] = Field(default=(), description="by default the recipe's own")
 
 
-def _refuse(unfit: dict[str, bool], task: str) -> None:
-    """Refuse the first setting that is asked for."""
-    for name, asked in unfit.items():
-        if asked:
-            raise ValueError(f"{name} does not go with task {task}")
-
-
 class Recipe(Section):
     """One YAML file: a labelled corpus in, a smaller served transformer and a report out."""
 
@@ -199,26 +192,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _task_fits(self) -> Recipe:
-        kind, scheme = self.task.kind, self.data.labels.scheme
-        if (scheme == "none") != (kind == "causal_lm"):
-            raise ValueError(f"task {kind} with data.labels.scheme {scheme}: a language model, and no other, has none")
-        if kind == "regression" and scheme not in ("five_class", "column"):
-            raise ValueError("task regression needs numbers: data.labels.scheme five_class, or column")
-        if kind in ("regression", "causal_lm"):
-            if isinstance(self.model, FromConfig):
-                raise ValueError(f"task {kind} needs model.kind: pretrained")
-            if self.export.int8 is not None or self.export.fp16:
-                raise ValueError(f"export.int8 and export.fp16 are judged by labels, which task {kind} does not have")
-        if kind == "causal_lm":
-            unfit = {
-                "score.methods: mutual_information": any(m.method == "mutual_information" for m in self.score.methods),
-                "vocabulary.trim": self.vocabulary.trim,
-                "recover.augment": self.recover.augment > 0,
-                "recover.cache_teacher: always": self.recover.cache_teacher == "always",
-                "model.revision": getattr(self.model, "revision", None) is not None,
-                "model.trust_remote_code": getattr(self.model, "trust_remote_code", False),
-            }
-            _refuse(unfit, kind)
+        self.task.check(self)
         return self
 
     @model_validator(mode="after")
@@ -226,36 +200,4 @@ class Recipe(Section):
         scored = {method.method for method in self.score.methods}
         if isinstance(self.select, Single) and self.select.method not in scored:
             raise ValueError(f"select.method {self.select.method!r} is not one of score.methods: {sorted(scored)}")
-        return self
-
-    @model_validator(mode="after")
-    def _next_item_fits(self) -> Recipe:
-        if not isinstance(self.task, NextItem):
-            return self
-        unfit = {
-            "model.kind: pretrained (items are not words)": isinstance(self.model, Pretrained),
-            "model.vocab_size (it is the catalogue's)": "vocab_size" in self.model.model_fields_set,
-            "model.norm: post": isinstance(self.model, FromConfig) and self.model.norm == "post",
-            "select.strategy: iterated": isinstance(self.select, Iterated),
-            "select.weights: random": self.select.weights == "random",
-            "target.of: latency": self.target.of == "latency",
-            "vocabulary.trim": self.vocabulary.trim,
-            "recover.augment": self.recover.augment > 0,
-            "recover.attention_weight": self.recover.attention_weight > 0,
-            "recover.unlabelled": self.recover.unlabelled is not None,
-            "recover.cache_teacher: always": self.recover.cache_teacher == "always",
-            "score.fusion: learned": self.score.fusion == "learned",
-            "score.trust": self.score.trust is not None,
-            "export.latency_shapes longer than model.max_length": any(
-                shape.length > self.model.max_length for shape in self.export.latency_shapes
-            ),
-            "export.int8 and export.fp16": self.export.int8 is not None or self.export.fp16,
-            "export.openvino": self.export.openvino,
-            "package.targets other than cpu": self.package.targets != ("cpu",),
-            "package.measure_queue_delay": self.package.measure_queue_delay,
-            "verify.rate and verify.find_rate": self.verify.rate is not None or self.verify.find_rate is not None,
-        }
-        text_methods = {"mutual_information", "llama_profile"} & {method.method for method in self.score.methods}
-        unfit[f"score.methods: {', '.join(sorted(text_methods))} (items have no text)"] = bool(text_methods)
-        _refuse(unfit, self.task.kind)
         return self

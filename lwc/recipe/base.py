@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from importlib import import_module
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, Union, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema
@@ -35,7 +35,10 @@ class Row(Section):
         return getattr(import_module(module), name)
 
 
-class Table:
+R = TypeVar("R", bound=Row)
+
+
+class Table(Generic[R]):
     """Settings classes by the value of their tag: a union of recipe sections that other packages may extend.
 
     Used as an annotation, ``Annotated[Row, TABLE]`` validates like a pydantic tagged union of all rows.
@@ -45,23 +48,23 @@ class Table:
         rows: the rows that lwc ships.
     """
 
-    def __init__(self, tag: str, *rows: type[Row]) -> None:
+    def __init__(self, tag: str, *rows: type[R]) -> None:
         self.tag = tag
-        self._rows: dict[str, type[Row]] = {}
+        self._rows: dict[str, type[R]] = {}
         for row in rows:
             self._rows[self._name(row)] = row
 
-    def _name(self, row: type[Row]) -> str:
+    def _name(self, row: type[R]) -> str:
         (name,) = get_args(row.model_fields[self.tag].annotation)
         return str(name)
 
-    def __iter__(self) -> Iterator[type[Row]]:
+    def __iter__(self) -> Iterator[type[R]]:
         return iter(self._rows.values())
 
-    def __getitem__(self, name: str) -> type[Row]:
+    def __getitem__(self, name: str) -> type[R]:
         return self._rows[name]
 
-    def add(self, row: type[Row]) -> None:
+    def add(self, row: type[R]) -> None:
         """Add a row from outside lwc; recipes can name it from then on.
 
         Raises:

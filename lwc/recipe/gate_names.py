@@ -6,7 +6,6 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 
-from lwc.metrics.headline import READINGS
 from lwc.recipe import Gate, Recipe
 
 _MODELS = ("base", "unrecovered", "compressed")
@@ -29,7 +28,7 @@ def _with_interval(names: Iterable[str]) -> list[str]:
 
 def _quality(recipe: Recipe) -> Iterator[str]:
     kind = recipe.task.kind
-    reading = READINGS[kind]
+    reading = recipe.task.headline
     keys = [metric.key for metric in (*reading.metrics, *reading.further)]
     extra = {"classification": ["confusion.*.*"], "causal_lm": ["tokens"]}.get(kind, [])
     for model in (*_MODELS, *_under("floors", (floor for floor, _ in reading.floors))):

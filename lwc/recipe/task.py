@@ -2,24 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from lwc.metrics.headline import Headline, Metric
 from lwc.recipe.base import Positive, Row, Section, Table
 from lwc.recipe.data import TableFile
 
+if TYPE_CHECKING:
+    from lwc.recipe import Recipe
+
+
+def _refuse(unfit: dict[str, bool], task: str) -> None:
+    """Refuse the first setting that is asked for."""
+    for name, asked in unfit.items():
+        if asked:
+            raise ValueError(f"{name} does not go with task {task}")
+
+
+def _needing_classes(recipe: Recipe) -> dict[str, bool]:
+    """What a checkpoint without class labels cannot have."""
+    return {
+        "model.kind: config (it needs pretrained)": recipe.model.kind != "pretrained",
+        "export.int8 and export.fp16 (they are judged by labels)": recipe.export.int8 is not None or recipe.export.fp16,
+    }
+
 
 class TaskSettings(Row):
-    """Settings of a task; ``implementation`` names its `lwc.tasks.task.Task`."""
+    """Settings of a task; ``implementation`` names its `lwc.tasks.task.Task`, ``headline`` the figures people see."""
 
+    headline: ClassVar[Headline]
     kind: str
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise `ValueError` where another section of the recipe does not go with this task."""
+        if recipe.data.labels.scheme == "none":
+            raise ValueError(f"task {self.kind} with data.labels.scheme none: only a language model needs no labels")
 
 
 class Classification(TaskSettings):
     """A text's class. Quality is accuracy and macro-F1."""
 
     implementation: ClassVar[str] = "lwc.tasks.classification:TASK"
+    headline: ClassVar[Headline] = Headline(
+        (Metric("accuracy", "accuracy"), Metric("macro_f1", "macro-F1")),
+        (Metric("balanced_accuracy", "balanced accuracy"), Metric("ece", "calibration error", lower_is_better=True)),
+        (("majority", "the majority class"), ("tfidf", "TF-IDF + logistic regression")),
+    )
     kind: Literal["classification"] = "classification"
 
 
@@ -27,14 +57,53 @@ class Regression(TaskSettings):
     """A number, by squared error: the stars of a review. Quality is mean absolute error and Spearman's ρ."""
 
     implementation: ClassVar[str] = "lwc.tasks.regression:TASK"
+    headline: ClassVar[Headline] = Headline(
+        (Metric("mean_absolute_error", "mean absolute error", lower_is_better=True), Metric("spearman", "Spearman ρ")),
+        (),
+        (("median", "the median of train"), ("tfidf", "TF-IDF + ridge regression")),
+        served={"accuracy": "served accuracy of the nearest number", "offline_accuracy": "offline accuracy"},
+    )
     kind: Literal["regression"]
+
+    def check(self, recipe: Recipe) -> None:
+        """The labels must be numbers, and the model a checkpoint."""
+        super().check(recipe)
+        if recipe.data.labels.scheme not in ("five_class", "column"):
+            raise ValueError("task regression needs numbers: data.labels.scheme five_class, or column")
+        _refuse(_needing_classes(recipe), self.kind)
 
 
 class CausalLM(TaskSettings):
     """The next token of any text. Quality is perplexity and next-token accuracy."""
 
     implementation: ClassVar[str] = "lwc.tasks.causal_lm:TASK"
+    headline: ClassVar[Headline] = Headline(
+        (
+            Metric("perplexity", "perplexity", lower_is_better=True),
+            Metric("next_token_accuracy", "next-token accuracy"),
+        ),
+        (),
+        (("unigram", "token frequencies of train"),),
+        counted="slices",
+        served={"accuracy": "served agreement with the uncut model", "offline_accuracy": "offline agreement"},
+    )
     kind: Literal["causal_lm"]
+
+    def check(self, recipe: Recipe) -> None:
+        """Tokens are their own labels."""
+        scheme = recipe.data.labels.scheme
+        if scheme != "none":
+            raise ValueError(f"task causal_lm with data.labels.scheme {scheme}: a language model needs scheme none")
+        unfit = {
+            **_needing_classes(recipe),
+            "score.methods: mutual_information": any(m.method == "mutual_information" for m in recipe.score.methods),
+            "vocabulary.trim": recipe.vocabulary.trim,
+            "recover.augment": recipe.recover.augment > 0,
+            "recover.cache_teacher: always": recipe.recover.cache_teacher == "always",
+            "model.revision": getattr(recipe.model, "revision", None) is not None,
+            "model.trust_remote_code": getattr(recipe.model, "trust_remote_code", False),
+        }
+        _refuse(unfit, self.kind)
 
 
 class ItemText(Section):
@@ -65,6 +134,18 @@ class NextItem(TaskSettings):
     """
 
     implementation: ClassVar[str] = "lwc.tasks.next_item.task:TASK"
+    headline: ClassVar[Headline] = Headline(
+        (Metric("ndcg_at_10", "NDCG@10"), Metric("hr_at_10", "HR@10")),
+        (Metric("mrr", "MRR"), Metric("coverage", "coverage")),
+        (
+            ("popularity", "popularity"),
+            ("recent_popularity", "recent popularity"),
+            ("item_knn", "item-kNN"),
+        ),
+        counted="users",
+        asked="histories",
+        served={"ndcg_at_10": "served NDCG@10", "offline_ndcg_at_10": "offline NDCG@10"},
+    )
     kind: Literal["next_item"]
     split: Literal["leave_last_out", "time"] = Field(
         default="leave_last_out", description="time: train is before validation, validation before test (data.split)"
@@ -79,6 +160,36 @@ class NextItem(TaskSettings):
     recent_days: Positive = Field(default=90, description="window of the recent-popularity floor")
     neighbours: Positive = Field(default=100, description="of each item in the item-kNN floor")
     text: ItemText | None = Field(default=None, description="text-aware item vectors; without it, items are ids only")
+
+    def check(self, recipe: Recipe) -> None:
+        """Items are neither words nor classes."""
+        super().check(recipe)
+        unfit = {
+            "model.kind: pretrained (items are not words)": recipe.model.kind == "pretrained",
+            "model.vocab_size (it is the catalogue's)": "vocab_size" in recipe.model.model_fields_set,
+            "model.norm: post": getattr(recipe.model, "norm", None) == "post",
+            "select.strategy: iterated": recipe.select.strategy == "iterated",
+            "select.weights: random": recipe.select.weights == "random",
+            "target.of: latency": recipe.target.of == "latency",
+            "vocabulary.trim": recipe.vocabulary.trim,
+            "recover.augment": recipe.recover.augment > 0,
+            "recover.attention_weight": recipe.recover.attention_weight > 0,
+            "recover.unlabelled": recipe.recover.unlabelled is not None,
+            "recover.cache_teacher: always": recipe.recover.cache_teacher == "always",
+            "score.fusion: learned": recipe.score.fusion == "learned",
+            "score.trust": recipe.score.trust is not None,
+            "export.latency_shapes longer than model.max_length": any(
+                shape.length > recipe.model.max_length for shape in recipe.export.latency_shapes
+            ),
+            "export.int8 and export.fp16": recipe.export.int8 is not None or recipe.export.fp16,
+            "export.openvino": recipe.export.openvino,
+            "package.targets other than cpu": recipe.package.targets != ("cpu",),
+            "package.measure_queue_delay": recipe.package.measure_queue_delay,
+            "verify.rate and verify.find_rate": recipe.verify.rate is not None or recipe.verify.find_rate is not None,
+        }
+        text_methods = {"mutual_information", "llama_profile"} & {method.method for method in recipe.score.methods}
+        unfit[f"score.methods: {', '.join(sorted(text_methods))} (items have no text)"] = bool(text_methods)
+        _refuse(unfit, self.kind)
 
 
 TASKS = Table("kind", Classification, Regression, CausalLM, NextItem)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lwc.metrics.headline import READINGS
+from lwc.recipe import TASKS
 from lwc.report.document import Document, Figure, Paragraph, Section, Table
 from lwc.report.formats import (
     NOT_MEASURED,
@@ -34,7 +34,7 @@ def _quality(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Sectio
     quality = report["quality"]
     if not quality:
         return Section("Quality", [Paragraph(f"Quality: {NOT_MEASURED}.")])
-    reading = READINGS[report["task"]]
+    reading = TASKS[report["task"]].headline
     shown = (*reading.metrics, *reading.further)
     measured = [(title, quality[key]) for key, title in _MODELS]
     measured += [
@@ -170,7 +170,7 @@ def compose(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Documen
     quality = (report["quality"] or {}).get("compressed") or {}
     tiles = [(name, ratio(ratios[name]), "smaller") for name in ("blocks", "params", "size")]
     tiles.append(("latency", ratio(ratios["latency"]), "faster"))
-    for metric in READINGS[report["task"]].metrics:
+    for metric in TASKS[report["task"]].headline.metrics:
         tiles.append((metric.name, number(quality.get(metric.key)), f"{percent(kept.get(metric.key))} of base"))
     passed = bool(verdict["passed"])
     state = "gates failed" if not passed else "passed" if report["gates"] else "no gates"

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 
-from lwc.metrics.headline import READINGS
+from lwc.recipe import TASKS
 
 INK, SOFT, BLUE, ORANGE, RED, GREY = "#1c2430", "#5b6675", "#2166ac", "#d9822b", "#a3231f", "#c3cbd5"
 STYLE = {
@@ -62,7 +62,7 @@ def retention_plot(report: Mapping[str, Any], path: Path) -> str:
         )
         axes.plot(1, 100, "s", color=INK, ms=7, label="base model")
         spread = 0.012 * (max(x, report["target"]["ratio"]) - 1 + 0.5)
-        first, second = READINGS[report["task"]].metrics
+        first, second = TASKS[report["task"]].headline.metrics
         for shift, metric, name, colour in (
             (-spread, first.key, first.name, BLUE),
             (spread, second.key, second.name, ORANGE),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lwc.metrics.headline import READINGS
+from lwc.recipe import TASKS
 from lwc.report.document import Figure, Paragraph, Section, Table
 from lwc.report.formats import number, percent, ratio
 
@@ -102,7 +102,7 @@ def serving_section(report: Mapping[str, Any], figures: Mapping[str, Figure]) ->
     if not measured:
         text = "Serving was not run: latency under load, throughput, errors and served accuracy are not measured."
         return Section("Serving", [Paragraph(text)])
-    rows, reading = [], READINGS[report["task"]]
+    rows, reading = [], TASKS[report["task"]].headline
     for name, one in measured.items():
         latency, served = one.get("latency_ms") or {}, one.get("served") or {}
         rows.append(

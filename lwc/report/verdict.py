@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lwc.metrics.headline import READINGS, Metric
+from lwc.metrics.headline import Metric
+from lwc.recipe import TASKS
 from lwc.report.formats import (
     NOT_MEASURED,
     percent,
@@ -44,7 +45,7 @@ def _cost(report: Mapping[str, Any]) -> str:
     if not quality or not kept:
         return "Cost: not measured (the evaluate stage has not run)."
     parts = []
-    reading = READINGS[report["task"]]
+    reading = TASKS[report["task"]].headline
     for metric in reading.metrics:
         base, small = quality["base"][metric.key], quality["compressed"][metric.key]
         left = retention(kept[metric.key])
@@ -60,7 +61,7 @@ def _as_int8(report: Mapping[str, Any]) -> str:
         return ""
     parts = (
         f"{metric.name} {significant(int8['test'][metric.key + '_int8'])}, retention {retention(kept[metric.key])}"
-        for metric in READINGS[report["task"]].metrics
+        for metric in TASKS[report["task"]].headline.metrics
     )
     return f" As int8, which is what CPUs serve: {'; '.join(parts)}."
 
@@ -115,7 +116,7 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
     quality = report["quality"]
     labels = report["data"]["label_names"] or []
     if quality:
-        floors, reading = quality.get("floors") or {}, READINGS[report["task"]]
+        floors, reading = quality.get("floors") or {}, TASKS[report["task"]].headline
         for key in ("base", "compressed"):
             one = collapsed(quality[key]) if "confusion" in quality[key] else None
             if one is not None:

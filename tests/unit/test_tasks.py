@@ -296,9 +296,9 @@ def test_stars_are_predicted_and_served_as_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (["task={kind: causal_lm}"], "a language model, and no other, has none"),
+        (["task={kind: causal_lm}"], "a language model needs scheme none"),
         (["task={kind: regression}", "data.labels.scheme=binary"], "needs numbers"),
-        (["data.labels.scheme=none"], "a language model, and no other, has none"),
+        (["data.labels.scheme=none"], "only a language model needs no labels"),
     ],
 )
 def test_a_task_that_does_not_fit_is_refused(change: list[str], said: str) -> None:
