@@ -13,16 +13,9 @@ from lwc.cli.options import AsJson, Overrides, RecipePath, load, print_json
 def data_inspect(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Read, clean and split a recipe's data and show its quality report; nothing is kept."""
     from lwc.cli import terminal as render
-    from lwc.data.inspect import inspect
-    from lwc.recipe import NextItem
+    from lwc.pipeline.stages import inspect
 
-    loaded = load(recipe, overrides)
-    if isinstance(loaded.task, NextItem):
-        from lwc.tasks.next_item.prepare import inspect as inspect_histories
-
-        quality = inspect_histories(loaded, loaded.task)
-    else:
-        quality = inspect(loaded.data, loaded.seed)
+    quality = inspect(load(recipe, overrides))
     if as_json:
         print_json(quality)
     else:

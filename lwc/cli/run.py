@@ -40,8 +40,6 @@ def run(
         require_serving(server=until != "package" or loaded.package.measure_queue_delay)
         for place in destinations(loaded, models).values():
             check_destination(place)
-    if loaded.task.kind == "next_item" and workers > 1:  # started otherwise, the line refuses it
-        raise LwcError("task next_item runs in one process", "leave --workers out", exit_code=USAGE)
     if workers > 1 and distributed.count() == 1:
         from lwc.core.launcher import launch
 

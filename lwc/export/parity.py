@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,59 +11,35 @@ import torch
 
 from lwc.core.arrays import Array
 from lwc.core.machine import cpu_limit
-from lwc.export.onnx import Answer
-from lwc.export.session import cpu_session, run
-from lwc.models.batches import batches, encode
-
-BATCHES = (1, 3, 8)
-PADDINGS = ("right", "left", "holes")
+from lwc.export.session import cpu_session, run_all
+from lwc.tasks.task import Graph
 
 
-def _mask(padding: str, batch: int, length: int, random: np.random.Generator) -> Array:
-    """An attention mask (B, T) with ragged rows; the first row is always full."""
-    mask = np.ones((batch, length), dtype=np.int64)
-    for row in range(1, batch):
-        real = int(random.integers(1, length + 1))
-        if padding == "right":
-            mask[row, real:] = 0
-        elif padding == "left":
-            mask[row, : length - real] = 0
-        else:
-            mask[row] = random.integers(0, 2, length)
-            mask[row, 0] = 1  # a text without one real token has no answer to compare
-    return mask
+def check_parity(graph: Graph, path: Path, tolerance: float) -> dict[str, Any]:
+    """max |Δ| of the first output over the graph's cases, and the share of its rows with equal answers.
 
-
-def check_parity(
-    model: Any, tokenizer: Any, onnx_path: Path, texts: Sequence[str], tolerance: float, max_length: int
-) -> dict[str, Any]:
-    """max |Δ logit| over batch {1, 3, 8} × length {2, 17, full} × right, left and scattered padding; labels on texts.
-
-    Also runs one batch twice: dropout left alive would answer differently.
+    Also runs one case twice: dropout left active would answer differently.
     """
-    session = cpu_session(onnx_path, cpu_limit())
-    random = np.random.default_rng(0)
+    session = cpu_session(path, cpu_limit())
     cases = []
-    worst = 0.0
-    for batch in BATCHES:
-        for length in sorted({2, min(17, max_length), max_length}):
-            for padding in PADDINGS if batch > 1 else ("right",):
-                ids = random.integers(0, model.config.vocab_size, (batch, length))
-                inputs = {"input_ids": ids, "attention_mask": _mask(padding, batch, length, random)}
-                if "token_type_ids" in tokenizer.model_input_names:
-                    inputs["token_type_ids"] = np.zeros_like(ids)
-                difference = float(np.abs(_torch(model, inputs) - run(session, inputs)).max())
-                if not np.isfinite(difference):
-                    difference = float(np.finfo(np.float32).max)  # JSON has no infinity; this fails every gate
-                cases.append({"batch": batch, "length": length, "padding": padding, "max_abs_diff": difference})
-                worst = max(worst, difference)
-    again = run(session, inputs)
-    repeatable = bool(np.array_equal(again, run(session, inputs)))
-    agreement = _labels_agree(model, tokenizer, session, texts, max_length)
+    for described, inputs in graph.cases:
+        difference = float(np.abs(_torch(graph, inputs)[0] - run_all(session, inputs)[0]).max())
+        if not np.isfinite(difference):
+            difference = float(np.finfo(np.float32).max)  # JSON has no infinity; this fails every gate
+        cases.append({**described, "max_abs_diff": difference})
+    once, again = (run_all(session, inputs)[0] for _ in range(2))
+    repeatable = bool(np.array_equal(once, again))
+    same, count = 0, 0
+    for inputs in graph.rows:
+        ours, theirs = graph.answers(_torch(graph, inputs)), graph.answers(run_all(session, inputs))
+        same += int((ours == theirs).reshape(len(ours), -1).all(axis=1).sum())
+        count += len(ours)
+    worst = max(float(case["max_abs_diff"]) for case in cases)
+    agreement = same / count
     return {
         "max_abs_diff": worst,
         "label_agreement": agreement,
-        "texts": len(texts),
+        "texts": count,
         "repeatable": repeatable,
         "tolerance": tolerance,
         "passed": worst <= tolerance and agreement == 1.0 and repeatable,
@@ -72,15 +48,7 @@ def check_parity(
 
 
 @torch.inference_mode()
-def _torch(model: Any, inputs: dict[str, Array]) -> Array:
-    tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
-    return np.asarray(Answer(model, list(tensors))(*tensors.values()).float().numpy())
-
-
-def _labels_agree(model: Any, tokenizer: Any, session: Any, texts: Sequence[str], max_length: int) -> float:
-    encoded = encode(tokenizer, texts, max_length)
-    same = 0
-    for batch in batches(encoded, np.zeros(len(texts)), 16, length_bucketed=True, seed=None):
-        inputs = {name: value.numpy() for name, value in batch.inputs.items()}
-        same += int((_torch(model, inputs).argmax(axis=1) == run(session, inputs).argmax(axis=1)).sum())
-    return same / len(texts)
+def _torch(graph: Graph, inputs: Mapping[str, Array]) -> list[Array]:
+    found = graph.module(*(torch.from_numpy(inputs[name]) for name in graph.sample))
+    outputs = found if isinstance(found, tuple) else (found,)
+    return [np.asarray(one.float() if one.is_floating_point() else one) for one in outputs]

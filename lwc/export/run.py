@@ -6,7 +6,7 @@ answers and what it gives in time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,19 @@ from lwc.core.store import write_json
 from lwc.data.splits import load_split
 from lwc.export.half import to_fp16
 from lwc.export.latency import compare_latency, compare_runtimes
-from lwc.export.onnx import export_onnx
+from lwc.export.onnx import export_graph
 from lwc.export.pair import export_both
 from lwc.export.parity import check_parity
 from lwc.export.quantize import quantize
 from lwc.export.session import cpu_session, run
 from lwc.metrics.classification import macro_f1
 from lwc.models.batches import batches, encode
-from lwc.models.families import check_exportable, family_of
-from lwc.models.load import load_model, load_tokenizer
+from lwc.models.load import load_tokenizer
 from lwc.models.positions import check_shapes
-from lwc.recipe import Export
+from lwc.recipe import Recipe
+from lwc.tasks.task import Say, task_of
+from lwc.tasks.text import spread
 
-# Label agreement is checked on this many test texts; logits parity does not depend on the texts' content.
-PARITY_TEXTS = 200
 # Largest |Δ logit| of the fp16 graph: half precision keeps 11 bits, and logits are of the order of 10.
 HALF_TOLERANCE = 0.1
 WHOLE = "compressed/model.onnx"
@@ -44,30 +43,32 @@ FP16 = "compressed/model.fp16.onnx"
 _CALIBRATION = 128
 
 
-def export_pair(
-    data_dir: Path,
-    base_dir: Path,
-    compressed_dir: Path,
-    settings: Export,
-    max_length: int,
-    out: Path,
-    progress: Callable[[str], None],
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Stages:
+    """Folders that an export reads: the data, and the stages whose ``model/`` is the base and the compressed one."""
+
+    data: Path
+    base: Path
+    compressed: Path
+
+
+def export_pair(recipe: Recipe, stages: Stages, out: Path, progress: Say) -> dict[str, Any]:
     """Export both models and write ``export.json``: what `export_both` says of them, and the reduced graphs."""
-    every = load_split(data_dir, "test").texts
-    texts = [every[row] for row in spread(len(every), PARITY_TEXTS)]
+    task, settings = task_of(recipe), recipe.export
+    notes: dict[str, Any] = {}
 
     def export_one(name: str, folder: Path, path: Path) -> dict[str, Any]:
         progress(f"exporting {name}")
-        model, tokenizer = load_model(folder), load_tokenizer(folder)
-        check_exportable(family_of(model))
-        check_shapes(model, settings.latency_shapes)
-        export_onnx(model, tokenizer, path)
+        checkpoint = task.load(folder)
+        check_shapes(checkpoint.model, settings.latency_shapes)
+        graph = task.graph(recipe, checkpoint, stages.data)
+        export_graph(graph, path)
+        notes.update(graph.notes)
         progress(f"parity of {name}")
-        return check_parity(model, tokenizer, path, texts, settings.parity_tolerance, max_length=max_length)
+        return check_parity(graph, path, settings.parity_tolerance)
 
-    both = export_both(base_dir, compressed_dir, settings, out, export_one, progress)
-    result = {**both, **_reduced(data_dir, compressed_dir / "model", settings, max_length, out, progress)}
+    both = export_both(stages.base, stages.compressed, settings, out, export_one, progress)
+    result = {**both, **notes, **_reduced(recipe, stages, out, progress)}
     write_json(out / "export.json", result)
     return result
 
@@ -85,12 +86,6 @@ def padded_inputs(
     return inputs, examples.ids[order], examples.labels[order]
 
 
-def spread(count: int, rows: int | None) -> Array:
-    """Positions of ``rows`` rows, evenly spaced: a split is in its file's order, and that may begin with one class."""
-    wanted = count if rows is None else min(rows, count)
-    return np.arange(wanted) * count // max(wanted, 1)
-
-
 def _logits(path: Path, groups: list[dict[str, Array]]) -> Array:
     session = cpu_session(path, cpu_limit())
     return np.concatenate([run(session, inputs) for inputs in groups])
@@ -102,14 +97,14 @@ def half_graph(whole: Path, target: Path, data_dir: Path, folder: Path, max_leng
     return to_fp16(whole, target, calibration, _logits(whole, calibration), HALF_TOLERANCE)
 
 
-def _reduced(
-    data_dir: Path, folder: Path, settings: Export, max_length: int, out: Path, progress: Callable[[str], None]
-) -> dict[str, Any]:
+def _reduced(recipe: Recipe, stages: Stages, out: Path, progress: Say) -> dict[str, Any]:
     """``int8``, ``fp16`` and ``openvino`` of ``export.json``, where the recipe asks for them.
 
     Ranges and fallbacks come from calibration rows. ``test`` is the int8 graph's quality on the test split beside that
     of the fp32 graph, read once, after everything is decided.
     """
+    settings, max_length = recipe.export, recipe.model.max_length
+    data_dir, folder = stages.data, stages.compressed / "model"
     if settings.int8 is None and not settings.fp16 and not settings.openvino:
         return {}
     whole = out / WHOLE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,13 @@ def cpu_session(path: Path, threads: int) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def run(session: Any, inputs: dict[str, Array]) -> Array:
-    """Logits (B, C); inputs that the graph does not declare are left out."""
+def run_all(session: Any, inputs: Mapping[str, Array]) -> list[Array]:
+    """All outputs; inputs that the graph does not declare are left out."""
     declared = {value.name for value in session.get_inputs()}
     feed = {name: value for name, value in inputs.items() if name in declared}
-    return np.asarray(session.run(None, feed)[0])
+    return [np.asarray(output) for output in session.run(None, feed)]
+
+
+def run(session: Any, inputs: Mapping[str, Array]) -> Array:
+    """The first output, for a text model logits (B, C)."""
+    return run_all(session, inputs)[0]

@@ -24,7 +24,7 @@ def example_loss(logits: Tensor, labels: Tensor) -> Tensor:
       over the row's tokens.
     """
     if labels.is_floating_point():
-        return (logits[:, 0] - labels.to(logits.dtype)) ** 2
+        return (logits[:, 0] - labels) ** 2  # half precision is promoted: labels keep theirs
     if labels.ndim == 1:
         return functional.cross_entropy(logits, labels, reduction="none")
     return torch.stack([_next_token_loss(row, tokens) for row, tokens in zip(logits, labels, strict=True)])
@@ -73,15 +73,19 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
 def answer_distance(
     student: Tensor, teacher: Tensor, mask: Tensor, temperature: float, whole: Whole = _all_of_it
 ) -> Tensor:
-    """How far answers are apart: `distillation_loss` of class logits (B, C), or of next tokens (B, T, V) over the real
-    tokens of the ``mask`` (B, T); squared distance of numbers (B, 1)."""
+    """How far answers are apart: `distillation_loss` of class logits (B, C), of next tokens (B, T, V) over the real
+    tokens of the ``mask`` (B, T), or of the M real positions alone (M, V); squared distance of numbers (B, 1)."""
     if student.ndim == 3:
         real = mask.bool()
         counted = real.sum().to(student.dtype)
         return distillation_loss(student[real], teacher[real], temperature) * (counted / whole(counted))
     if student.shape[1] == 1:
         return functional.mse_loss(student, teacher)
-    return distillation_loss(student, teacher, temperature)
+    apart = distillation_loss(student, teacher, temperature)
+    if len(student) == len(mask):
+        return apart
+    counted = student.new_tensor(len(student))
+    return apart * (counted / whole(counted))
 
 
 def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor, whole: Whole = _all_of_it) -> Tensor:

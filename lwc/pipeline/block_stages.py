@@ -5,49 +5,56 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lwc.core import distributed
 from lwc.core.store import read_json, write_json
 from lwc.pipeline.stage import StageContext
+
+if TYPE_CHECKING:
+    from lwc.models.batches import Batch
+    from lwc.tasks.task import Checkpoint
 from lwc.recipe import Iterated, Racing
 
 
-def _rows_beside(context: StageContext, model: Any, split: str) -> Any:
-    """Batches of a split on the base model's device."""
-    from lwc.models.load import load_tokenizer
-    from lwc.models.placement import beside
-    from lwc.tasks.text import in_batches, split_rows
+def _base(context: StageContext) -> Checkpoint:
+    from lwc.tasks.task import task_of
 
-    tokenizer = load_tokenizer(context.inputs["train"] / "model")
-    rows = split_rows(context.recipe, tokenizer, context.inputs["data"], split)
-    return beside(model, in_batches(context.recipe, rows, context.recipe.score.batch_size))
+    return task_of(context.recipe).load(context.inputs["train"] / "model")
 
 
-def _measured_on(context: StageContext) -> tuple[Any, Any, Any]:
-    """(model, family, batches): the base model and the calibration rows that it is measured on."""
+def _measured_on(context: StageContext) -> tuple[Checkpoint, Any]:
+    """(base, family), the model where it computes."""
     from lwc.models.families import family_of
-    from lwc.models.load import load_model
     from lwc.models.placement import placed
 
-    model = placed(load_model(context.inputs["train"] / "model"))
-    return model, family_of(model), _rows_beside(context, model, "calibration")
+    base = _base(context)
+    placed(base.model)
+    return base, family_of(base.model)
 
 
-def _recoverer(context: StageContext, model: Any) -> Any:
-    from lwc.models.load import load_tokenizer
+def _batches(context: StageContext, base: Checkpoint, split: str) -> list[Batch]:
+    """Batches of a split on the base model's device."""
+    from lwc.models.placement import beside
+    from lwc.tasks.task import task_of
+
+    recipe = context.recipe
+    rows = task_of(recipe).rows(recipe, base.reader, context.inputs["data"], split)
+    return beside(base.model, rows.in_batches(recipe.score.batch_size))
+
+
+def _recoverer(context: StageContext, base: Checkpoint) -> Any:
     from lwc.training.distillation import Recoverer
 
-    tokenizer = load_tokenizer(context.inputs["train"] / "model")
     # Cut models that are compared are taught the same batches.
     answers = context.answers or context.scratch / "teacher"
-    given = (context.recipe, context.inputs["data"], copy.deepcopy(model), tokenizer)
-    return Recoverer(*given, context.progress, answers)
+    teacher = base._replace(model=copy.deepcopy(base.model))
+    return Recoverer(context.recipe, context.inputs["data"], teacher, context.progress, answers)
 
 
-def _after_recovery(context: StageContext, model: Any, figure: str) -> Callable[[Collection[int], int], float]:
+def _after_recovery(context: StageContext, base: Checkpoint, figure: str) -> Callable[[Collection[int], int], float]:
     """(removed blocks, steps) → this figure of that cut model on validation, after so many steps of recovery."""
-    recoverer = _recoverer(context, model)
+    recoverer = _recoverer(context, base)
 
     def measured(removed: Collection[int], steps: int) -> float:
         return float(recoverer.after(removed, steps, context.scratch, context.progress)[figure])
@@ -55,23 +62,23 @@ def _after_recovery(context: StageContext, model: Any, figure: str) -> Callable[
     return measured
 
 
-def _short_recovery(context: StageContext, model: Any) -> Callable[[Collection[int]], float] | None:
+def _short_recovery(context: StageContext, base: Checkpoint) -> Callable[[Collection[int]], float] | None:
     """Loss of a cut model after the recipe's few steps of recovery, where it asks for that."""
     trust = context.recipe.score.trust
     if trust is None or trust.recovery_steps == 0:
         return None
-    loss, steps = _after_recovery(context, model, "loss"), trust.recovery_steps
+    loss, steps = _after_recovery(context, base, "loss"), trust.recovery_steps
     return lambda removed: loss(removed, steps)
 
 
-def _cut(context: StageContext, model: Any, family: Any) -> int | None:
+def _cut(context: StageContext, base: Checkpoint, family: Any) -> int | None:
     """How many blocks the target removes, which is how many the measured cut models lack; None for one of latency."""
     from lwc.selection.select import plan_cut
 
     recipe = context.recipe
     if recipe.target.of == "latency":
         return None
-    counts, keep, _ = plan_cut(model, family, recipe.target, recipe.select, _trimmed_parameters(context, model))
+    counts, keep, _ = plan_cut(base.model, family, recipe.target, recipe.select, _trimmed_parameters(context, base))
     return len(counts.per_block) - keep or None
 
 
@@ -79,20 +86,20 @@ def score(context: StageContext) -> None:
     """The score stage: ``importance.json``."""
     from lwc.importance.score import score_blocks
 
-    model, family, calibration = _measured_on(context)
+    base, family = _measured_on(context)
     settings = context.recipe.score
     # Cut models are judged on rows that no score has seen.
     needed = settings.trust is not None or settings.fusion == "learned"
-    held_out = _rows_beside(context, model, "validation") if needed else None
+    held_out = _batches(context, base, "validation") if needed else None
     importance = score_blocks(
-        model,
+        base.model,
         family,
-        calibration,
+        _batches(context, base, "calibration"),
         settings,
         context.progress,
         validation=held_out,
-        recover=_short_recovery(context, model),
-        cut=_cut(context, model, family) if needed else None,
+        recover=_short_recovery(context, base),
+        cut=_cut(context, base, family) if needed else None,
         seed=context.recipe.seed,
     )
     write_json(context.out / "importance.json", importance)
@@ -100,40 +107,37 @@ def score(context: StageContext) -> None:
     context.progress(f"{len(importance['methods'])} methods, most important first: {ranking}")
 
 
-def _trimmed_parameters(context: StageContext, model: Any) -> int:
+def _trimmed_parameters(context: StageContext, base: Checkpoint) -> int:
     """Parameters that vocabulary trimming will take from the embeddings."""
     recipe = context.recipe
     if not recipe.vocabulary.trim:
         return 0
     from lwc.data.splits import load_split
-    from lwc.models.load import load_tokenizer
     from lwc.models.vocabulary import used_tokens
 
-    tokenizer = load_tokenizer(context.inputs["train"] / "model")
     texts = load_split(context.inputs["data"], "train").texts
-    left = len(used_tokens(tokenizer, texts, recipe.model.max_length, recipe.vocabulary.min_count))
-    rows, width = model.get_input_embeddings().weight.shape
+    left = len(used_tokens(base.reader, texts, recipe.model.max_length, recipe.vocabulary.min_count))
+    rows, width = base.model.get_input_embeddings().weight.shape
     return int((rows - left) * width)
 
 
 def select(context: StageContext) -> None:
     """The select stage: ``selection.json``, and ``model/`` where rounds of recovery made one."""
-    from lwc.models.load import load_model, load_tokenizer
     from lwc.pipeline.blocks_for_latency import blocks_for_latency
     from lwc.selection.select import select_blocks
 
     recipe = context.recipe
-    model, family, calibration = _measured_on(context)
+    base, family = _measured_on(context)
+    calibration = _batches(context, base, "calibration")
     importance = read_json(context.inputs["score"] / "importance.json")
-    trimmed = _trimmed_parameters(context, model)
+    trimmed = _trimmed_parameters(context, base)
     latency = None
     if recipe.target.of == "latency":
-        folder, ratio, settings = context.inputs["train"] / "model", recipe.target.ratio, recipe.export
+        ratio, settings = recipe.target.ratio, recipe.export
         context.scratch.mkdir(parents=True, exist_ok=True)
         latency = distributed.from_main(
             lambda: blocks_for_latency(
-                load_model(folder),  # timed as it is served, on the CPU
-                load_tokenizer(folder),
+                *_base(context),  # timed as it is served, on the CPU
                 family,
                 ratio,
                 settings,
@@ -144,16 +148,16 @@ def select(context: StageContext) -> None:
         )
     keep = None if latency is None else int(latency["keep"])
     if isinstance(recipe.select, Iterated):
-        selection = _iterate(context, model, family, calibration, recipe.select, trimmed, keep)
+        selection = _iterate(context, base, calibration, recipe.select, trimmed, keep)
     else:
         selection = select_blocks(
-            model,
+            base.model,
             family,
             calibration,
             importance,
             recipe.target,
             recipe.select,
-            recovered=_after_recovery(context, model, "distance") if isinstance(recipe.select, Racing) else None,
+            recovered=_after_recovery(context, base, "distance") if isinstance(recipe.select, Racing) else None,
             trimmed=trimmed,
             keep=keep,
             seed=recipe.seed,
@@ -165,19 +169,20 @@ def select(context: StageContext) -> None:
 
 
 def _iterate(
-    context: StageContext, model: Any, family: Any, calibration: Any, config: Iterated, trimmed: int, keep: int | None
+    context: StageContext, base: Checkpoint, calibration: list[Batch], config: Iterated, trimmed: int, keep: int | None
 ) -> dict[str, Any]:
     """Iterated removal; leaves the model of the last round, on which the recover stage goes on, in ``model/``."""
-    from lwc.models.load import load_model, load_tokenizer, save_checkpoint
+    from lwc.models.families import family_of
     from lwc.models.placement import placed
     from lwc.selection.choice import Choice
     from lwc.selection.iterated import iterated
     from lwc.selection.select import describe, measured, plan_cut
+    from lwc.tasks.task import task_of
     from lwc.training.distillation import blocks_name
 
-    recipe = context.recipe
-    tokenizer = load_tokenizer(context.inputs["train"] / "model")
-    recoverer = _recoverer(context, model)
+    recipe, model, family = context.recipe, base.model, family_of(base.model)
+    task = task_of(recipe)
+    recoverer = _recoverer(context, base)
 
     def heal(student: Any, kept: list[int], number: int) -> Any:
         # A finished round is kept whole, so that a killed stage goes on from it.
@@ -188,39 +193,39 @@ def _iterate(
             recoverer.run(student, kept, recoverer.in_steps(config.steps), work, context.progress)
 
             def keep() -> None:
-                save_checkpoint(student.to("cpu"), tokenizer, work / "model")
+                task.save(base._replace(model=student.to("cpu")), work / "model")
                 (work / "model").replace(done)
                 shutil.rmtree(work, ignore_errors=True)  # stored answers and checkpoints, which fill a disk
 
             distributed.from_main(keep)
-        return placed(load_model(done))
+        return placed(task.load(done).model)
 
     target = recipe.target
     counts, keep, required = plan_cut(model, family, target, config, trimmed, keep)
     losses = measured(model, family, calibration, config.rows)
     choice = Choice({}, len(counts.per_block), keep, required, losses, seed=recipe.seed)
     course = iterated(config, model, family, calibration, choice, heal)
-    save_checkpoint(course.model.to("cpu"), tokenizer, context.out / "model")
+    task.save(base._replace(model=course.model.to("cpu")), context.out / "model")
     return {**describe(course.kept, counts, target, config, trimmed), "rounds": course.rounds}
 
 
 def remove(context: StageContext) -> None:
     """The remove stage: ``model/``, an ordinary checkpoint without the removed blocks, and ``cut.json``."""
     from lwc.models.families import family_of
-    from lwc.models.load import load_model, load_tokenizer, save_checkpoint
     from lwc.models.surgery import remove_blocks
+    from lwc.tasks.task import task_of
     from lwc.training.distillation import random_weights
 
-    base = context.inputs["train"] / "model"
+    task = task_of(context.recipe)
+    base = _base(context)
     selection = read_json(context.inputs["select"] / "selection.json")
     ready = context.inputs["select"] / "model"
     if ready.is_dir():
-        smaller = load_model(ready)
+        smaller = task.load(ready).model
     else:
-        model = load_model(base)
-        smaller = remove_blocks(model, family_of(model), selection["removed"])
+        smaller = remove_blocks(base.model, family_of(base.model), selection["removed"])
     if selection["weights"] == "random":
         smaller = random_weights(smaller, context.recipe.seed)
-    save_checkpoint(smaller, load_tokenizer(base), context.out / "model")
-    # Not how they were chosen: ways that choose the same blocks share one recovery.
+    task.save(base._replace(model=smaller), context.out / "model")
+    # Not how they were chosen: strategies that pick the same blocks share one recovery.
     write_json(context.out / "cut.json", {"kept": selection["kept"]})

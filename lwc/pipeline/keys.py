@@ -13,7 +13,6 @@ from lwc.recipe import (
     Iterated,
     LlamaProfile,
     McAuleyFile,
-    NextItem,
     Pretrained,
     Racing,
     Recipe,
@@ -24,9 +23,10 @@ from lwc.recipe import (
 def data_files(recipe: Recipe) -> dict[str, str]:
     """Content digests of local data files: the same name with new bytes is a miss."""
     more = recipe.data.ingest.metadata if recipe.data.ingest is not None else ()
-    text = recipe.task.text if isinstance(recipe.task, NextItem) else None
-    metadata = {} if text is None or text.metadata is None else _source_files(text.metadata)
-    return {**_source_files(recipe.data.source), **_named(more), **metadata}
+    found = {**_source_files(recipe.data.source), **_named(more)}
+    for source in recipe.task.sources:
+        found.update(_source_files(source))
+    return found
 
 
 def _named(names: tuple[str, ...]) -> dict[str, str]:
@@ -48,7 +48,7 @@ def _source_files(source: DataSource) -> dict[str, str]:
 
 def check_model(recipe: Recipe) -> None:
     """Raise where the checkpoint is not there: before a large source is read, not after."""
-    if isinstance(recipe.model, Pretrained) and recipe.task.kind != "causal_lm":
+    if isinstance(recipe.model, Pretrained) and not recipe.task.any_weights:
         resolve_source(recipe.model.source)
 
 
@@ -56,10 +56,8 @@ def _model_files(recipe: Recipe) -> dict[str, str]:
     """Content digest of a local or package-carried checkpoint."""
     if not isinstance(recipe.model, Pretrained):
         return {}
-    if recipe.task.kind == "causal_lm":  # GGUF files have no config.json beside them
-        folder = Path(resolve_folder(recipe.model.source))
-        return {recipe.model.source: digest_paths([folder])} if folder.is_dir() else {}
-    folder = Path(resolve_source(recipe.model.source))
+    resolve = resolve_folder if recipe.task.any_weights else resolve_source
+    folder = Path(resolve(recipe.model.source))
     return {recipe.model.source: digest_paths([folder])} if folder.is_dir() else {}
 
 

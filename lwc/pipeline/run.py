@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lwc.core import distributed
-from lwc.core.errors import USAGE, LwcError
+from lwc.core.errors import LwcError
 from lwc.core.store import Artifact, Store, key_of, read_json, write_json
 from lwc.pipeline.keys import check_model
 from lwc.pipeline.stage import Stage, StageContext
@@ -149,8 +149,6 @@ def run(
     Raises:
         LwcError: from the stage that failed. What finished before stays reusable.
     """
-    if recipe.task.kind == "next_item" and distributed.count() > 1:
-        raise LwcError("task next_item runs in one process", "start it as `lwc run`", exit_code=USAGE)
     names = [stage.name for stage in STAGES]
     line = STAGES if until is None else STAGES[: names.index(until) + 1]
     together = max((number for number, stage in enumerate(line, start=1) if stage.shared), default=0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lwc.core.machine import versions
-from lwc.recipe import NextItem, Recipe
+from lwc.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,6 @@ _WITHOUT_EFFECT: dict[str, set[str]] = {
     "train": {"checkpoint_every"},
     "recover": {"checkpoint_every"},
 }
-# Settings of a next-item task that only its answers and what they are compared with depend on.
-_OF_ANSWERS = frozenset({"top_k", "recent_days", "neighbours"})
-_BEFORE_ANSWERS = frozenset({"data", "train", "score", "select", "remove", "recover"})
 
 
 @dataclass(frozen=True)
@@ -60,11 +57,7 @@ class Stage:
     def config(self, recipe: Recipe) -> dict[str, Any]:
         """The resolved settings that this stage's result depends on."""
         dumped = recipe.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
-        config = {name: dumped[name] for name in self.sections}
-        if isinstance(recipe.task, NextItem):  # decides what every stage does
-            later = _OF_ANSWERS if self.name in _BEFORE_ANSWERS else frozenset()
-            config["task"] = {name: value for name, value in dumped["task"].items() if name not in later}
-        return config
+        return {**{name: dumped[name] for name in self.sections}, "task": recipe.task.key(self.name)}
 
     def library_versions(self) -> dict[str, str | None]:
         """Versions that may change the result."""

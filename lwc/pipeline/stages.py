@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from dataclasses import replace
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,23 @@ from lwc.core.store import read_json, write_json
 from lwc.pipeline import block_stages as choosing
 from lwc.pipeline import keys as needs
 from lwc.pipeline.stage import Stage, StageContext
-from lwc.recipe import NextItem
+from lwc.recipe import Recipe
 
 
 def _data(context: StageContext) -> None:
-    recipe = context.recipe
-    if recipe.data.ingest is not None:
-        from lwc.data.ingest.stage import prepare_large
+    from lwc.tasks.task import task_of
 
-        quality = prepare_large(recipe.data, recipe.seed, context.out, context.scratch, context.progress)
-    else:
-        from lwc.data.prepare import prepare
+    task_of(context.recipe).prepare(context.recipe, context.out, context.scratch, context.progress)
 
-        quality = prepare(recipe.data, recipe.seed, context.out, context.progress)
-    source = read_json(context.out / "source.json")
-    splits = quality["splits"]
-    sizes = ", ".join(f"{name} {splits[name]['rows']:,}" for name in ("train", "validation", "test"))
-    context.progress(f"{source['source']}: {sizes}, split by {quality['split_by']}")
+
+def inspect(recipe: Recipe) -> dict[str, Any]:
+    """The data quality report of a recipe; nothing is kept."""
+    from lwc.tasks.task import task_of
+
+    with tempfile.TemporaryDirectory(prefix="lwc-inspect-") as folder:
+        out, scratch = Path(folder) / "data", Path(folder) / "scratch"
+        out.mkdir()
+        return task_of(recipe).prepare(recipe, out, scratch, lambda _: None)
 
 
 def _train(context: StageContext) -> None:
@@ -45,53 +44,35 @@ def _train(context: StageContext) -> None:
 
 
 def _recover(context: StageContext) -> None:
-    from lwc.training.distillation import recover
+    from lwc.training.distillation import Recovering, recover
 
-    recover(
-        context.recipe,
-        data_dir=context.inputs["data"],
-        teacher_dir=context.inputs["train"],
-        student_dir=context.inputs["remove"],
-        kept=read_json(context.inputs["remove"] / "cut.json")["kept"],
-        out=context.out,
-        scratch=context.scratch,
-        progress=context.progress,
-        answers=context.answers,
+    inputs = context.inputs
+    folders = Recovering(
+        inputs["data"], inputs["train"], inputs["remove"], context.out, context.scratch, context.answers
     )
+    recover(context.recipe, read_json(inputs["remove"] / "cut.json")["kept"], folders, context.progress)
 
 
 def _evaluate(context: StageContext) -> None:
     from lwc.evaluation.run import evaluate
+    from lwc.tasks.task import MODELS, Evaluation, task_of
 
-    result = evaluate(
-        context.recipe,
-        data_dir=context.inputs["data"],
-        base_dir=context.inputs["train"],
-        unrecovered_dir=context.inputs["remove"],
-        compressed_dir=context.inputs["recover"],
-        out=context.out,
-        progress=context.progress,
-        answers=context.answers,
-    )
-    metric = context.recipe.task.headline.metrics[0]
-    base, small = (result["quality"][name][metric.key]["value"] for name in ("base", "compressed"))
+    recipe, inputs = context.recipe, context.inputs
+    folders = {
+        name: inputs[stage] / "model" for name, stage in zip(MODELS, ("train", "remove", "recover"), strict=True)
+    }
+    evaluation = Evaluation(recipe, inputs["data"], folders, context.out, context.progress, context.answers)
+    quality = evaluate(task_of(recipe), evaluation)["quality"]
+    metric = recipe.task.headline.metrics[0]
+    base, small = (quality[name][metric.key]["value"] for name in ("base", "compressed"))
     context.progress(f"test {metric.name} {base:.3f} → {small:.3f}")
 
 
 def _export(context: StageContext) -> None:
-    from lwc.export.run import export_pair
+    from lwc.export.run import Stages, export_pair
 
-    recipe = context.recipe
-    result = export_pair(
-        data_dir=context.inputs["data"],
-        base_dir=context.inputs["train"],
-        compressed_dir=context.inputs["recover"],
-        settings=recipe.export,
-        max_length=recipe.model.max_length,
-        out=context.out,
-        progress=context.progress,
-    )
-    ratios = result["ratios"]
+    folders = Stages(*(context.inputs[name] for name in ("data", "train", "recover")))
+    ratios = export_pair(context.recipe, folders, context.out, context.progress)["ratios"]
     context.progress(f"size {ratios['size']:.2f}×, latency {ratios['latency']:.2f}×")
 
 
@@ -154,7 +135,7 @@ def _verify(context: StageContext) -> None:
 
 _TRAINING = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 
-_LINE: tuple[Stage, ...] = (
+STAGES: tuple[Stage, ...] = (
     Stage(
         "data",
         2,
@@ -169,7 +150,7 @@ _LINE: tuple[Stage, ...] = (
         "train",
         3,
         ("data",),
-        ("model", "train", "task"),
+        ("model", "train"),
         _train,
         _TRAINING,
         external=needs.train_needs,
@@ -245,23 +226,6 @@ _LINE: tuple[Stage, ...] = (
         cached=False,
     ),
 )
-
-
-def _by_task(stage: Stage) -> Callable[[StageContext], None]:
-    """The stage's function, or the one of its name in `lwc.tasks.next_item` where the recipe's task is next_item."""
-
-    def run(context: StageContext) -> None:
-        if isinstance(context.recipe.task, NextItem):
-            from lwc.tasks.next_item.stages import FUNCTIONS
-
-            FUNCTIONS[stage.name](context)
-        else:
-            stage.function(context)
-
-    return run
-
-
-STAGES = tuple(replace(stage, function=_by_task(stage)) for stage in _LINE)
 
 
 def check_stage(name: str | None) -> None:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from lwc.metrics.headline import Headline, Metric
 from lwc.recipe.base import Positive, Row, Section, Table
-from lwc.recipe.data import TableFile
+from lwc.recipe.data import DataSource, TableFile
 
 if TYPE_CHECKING:
     from lwc.recipe import Recipe
@@ -33,7 +33,18 @@ class TaskSettings(Row):
     """Settings of a task; ``implementation`` names its `lwc.tasks.task.Task`, ``headline`` the figures people see."""
 
     headline: ClassVar[Headline]
+    any_weights: ClassVar[bool] = False
+    """Whether a checkpoint may be weights alone, without a config.json (a GGUF file)."""
     kind: str
+
+    @property
+    def sources(self) -> tuple[DataSource, ...]:
+        """Data sources that the task reads besides ``data.source``."""
+        return ()
+
+    def key(self, stage: str) -> dict[str, object]:
+        """The settings that a stage's result depends on. Texts are read and split the same way for every task."""
+        return {} if stage == "data" else self.model_dump(mode="json")
 
     def check(self, recipe: Recipe) -> None:
         """Raise `ValueError` where another section of the recipe does not go with this task."""
@@ -87,6 +98,7 @@ class CausalLM(TaskSettings):
         counted="slices",
         served={"accuracy": "served agreement with the uncut model", "offline_accuracy": "offline agreement"},
     )
+    any_weights: ClassVar[bool] = True
     kind: Literal["causal_lm"]
 
     def check(self, recipe: Recipe) -> None:
@@ -161,6 +173,16 @@ class NextItem(TaskSettings):
     neighbours: Positive = Field(default=100, description="of each item in the item-kNN floor")
     text: ItemText | None = Field(default=None, description="text-aware item vectors; without it, items are ids only")
 
+    @property
+    def sources(self) -> tuple[DataSource, ...]:
+        """The table of item metadata, if any."""
+        return () if self.text is None or self.text.metadata is None else (self.text.metadata,)
+
+    def key(self, stage: str) -> dict[str, object]:
+        """Only answers, and what they are compared with, depend on some settings."""
+        before = stage in ("data", "train", "score", "select", "remove", "recover")
+        return self.model_dump(mode="json", exclude={"top_k", "recent_days", "neighbours"} if before else None)
+
     def check(self, recipe: Recipe) -> None:
         """Items are neither words nor classes."""
         super().check(recipe)
@@ -168,7 +190,6 @@ class NextItem(TaskSettings):
             "model.kind: pretrained (items are not words)": recipe.model.kind == "pretrained",
             "model.vocab_size (it is the catalogue's)": "vocab_size" in recipe.model.model_fields_set,
             "model.norm: post": getattr(recipe.model, "norm", None) == "post",
-            "select.strategy: iterated": recipe.select.strategy == "iterated",
             "select.weights: random": recipe.select.weights == "random",
             "target.of: latency": recipe.target.of == "latency",
             "vocabulary.trim": recipe.vocabulary.trim,
@@ -176,8 +197,6 @@ class NextItem(TaskSettings):
             "recover.attention_weight": recipe.recover.attention_weight > 0,
             "recover.unlabelled": recipe.recover.unlabelled is not None,
             "recover.cache_teacher: always": recipe.recover.cache_teacher == "always",
-            "score.fusion: learned": recipe.score.fusion == "learned",
-            "score.trust": recipe.score.trust is not None,
             "export.latency_shapes longer than model.max_length": any(
                 shape.length > recipe.model.max_length for shape in recipe.export.latency_shapes
             ),

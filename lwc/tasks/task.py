@@ -1,14 +1,14 @@
 """What the line asks of a task. Everything generic speaks to `Task` and never asks which one it is.
 
-A task is one object; `lwc.recipe.TASKS` has its settings, which name it by import path.
+A task is one object; its settings in `lwc.recipe.TASKS` name it by import path.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -17,15 +17,16 @@ from lwc.models.batches import Batch, Encoded, batches
 from lwc.recipe import Recipe
 from lwc.tasks.endpoint import Endpoint
 
+VALIDATION_BATCH = 64
+
 Say = Callable[[str], None]
 Judge = Callable[[Any], dict[str, float]]
 """Model → figures on the validation split: the one to show first, and ``score``, which is better when higher."""
-LossFunction = Callable[[Any, Batch], Tensor]
-"""``(model, batch) → scalar loss``, mean over the batch's rows. A ratio of sums needs `distributed.by_rows`."""
+MODELS = ("base", "unrecovered", "compressed")
+"""The models that the test split is put to."""
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """A model and its ``reader``, which turns what users send into ids: a tokenizer, or a catalogue of items."""
 
     model: Any
@@ -34,42 +35,35 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Rows:
-    """Token rows and what is learnt from them: class ids (N,), numbers (N,), or None where tokens are the labels."""
+    """Token rows and what is learnt from them: class ids (N,), numbers (N,), or None where tokens are the labels.
+
+    ``epoch`` gives other rows for each epoch of training, for example augmented ones.
+    """
 
     encoded: Encoded
     labels: Array | None
+    epoch: Callable[[int], Encoded] | None = None
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def of_epoch(self, number: int) -> Rows:
+        """The rows of an epoch of training."""
+        return self if self.epoch is None else Rows(self.epoch(number), self.labels)
 
     def in_batches(self, size: int) -> list[Batch]:
         """Batches in a fixed order, rows of about equal length together."""
         return batches(self.encoded, self.labels, size, length_bucketed=True, seed=None)
 
 
-@dataclass(frozen=True)
-class Graph:
-    """What is exported: a module with positional inputs, by name, and how to tell that two runtimes agree.
-
-    Args:
-        module: inputs in the order of ``sample`` in, a tensor for each of ``outputs`` out.
-        sample: inputs of two rows of unequal length, for tracing.
-        outputs: names; the first is compared number by number.
-        dynamic: for every input and output, which axes vary and what they are called.
-        cases: synthetic inputs to compare, each with what describes it in ``export.json``.
-        rows: real test rows, padded, to compare answers on.
-        answers: outputs (N, …) of a runtime → (N, K), what the endpoint would answer.
-    """
-
-    module: nn.Module
-    sample: Mapping[str, Tensor]
-    outputs: Sequence[str]
-    dynamic: Mapping[str, Mapping[int, str]]
-    cases: Sequence[tuple[dict[str, Any], dict[str, Array]]]
-    rows: Sequence[dict[str, Array]]
-    answers: Callable[[Sequence[Array]], Array]
+def validation_batches(recipe: Recipe, rows: Rows) -> list[Batch]:
+    """Validation rows in batches that fit: a language model's logits are as many as the vocabulary for each token."""
+    return rows.in_batches(recipe.train.batch_size if rows.labels is None else VALIDATION_BATCH)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The one reading of the test split: folders of the base, the unrecovered and the compressed checkpoint.
+    """The one reading of the test split: folders of the checkpoints by name (`MODELS`), and where the results go.
 
     ``answers`` is where the base's answers are kept for other cuts of it.
     """
@@ -82,31 +76,69 @@ class Evaluation:
     answers: Path | None = None
 
 
+@dataclass(frozen=True)
+class Graph:
+    """What is exported of a checkpoint, and how to tell that two runtimes agree on it.
+
+    Args:
+        module: takes the inputs of ``sample`` in their order and returns a tensor for each of ``outputs``.
+        sample: inputs (B, T) of two rows of unequal length, for tracing.
+        outputs: names; the first output is compared number by number.
+        axes: name of the second axis of each input; the first is always the batch.
+        cases: generated inputs, each with its description in ``export.json``.
+        rows: inputs of real test rows, on which answers are compared.
+        answers: all outputs of some rows → what the endpoint would answer, (N,) or (N, K).
+        notes: what ``export.json`` says of the graph besides.
+    """
+
+    module: nn.Module
+    sample: Mapping[str, Tensor]
+    outputs: Sequence[str]
+    axes: Mapping[str, str]
+    cases: Sequence[tuple[dict[str, Any], dict[str, Array]]]
+    rows: Sequence[dict[str, Array]]
+    answers: Callable[[Sequence[Array]], Array]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Task(Protocol):
-    """Rows, loss, judge, quality, graph and endpoint of one kind of model."""
+    """Data, rows, loss, judge, quality, graph and endpoint of one kind of model."""
 
     endpoint: Endpoint
 
     def prepare(self, recipe: Recipe, out: Path, scratch: Path, say: Say) -> dict[str, Any]:
-        """Read the source and write the splits into ``out``; returns ``quality.json``."""
+        """Read the source and write the splits into ``out``; returns the content of ``quality.json``."""
 
     def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint:
-        """The base before it is trained."""
+        """The base before it is trained.
+
+        Raises:
+            ModelError: the recipe's checkpoint cannot be used.
+        """
+
+    def trained(self, recipe: Recipe, base: Checkpoint, rows: Rows, data_dir: Path) -> dict[str, Any]:
+        """Finish the base after its training, in place; returns what ``metrics.json`` adds about the rows."""
 
     def load(self, folder: Path) -> Checkpoint:
-        """A checkpoint of this task, float32, eval mode."""
+        """A checkpoint in float32 and eval mode."""
 
     def save(self, checkpoint: Checkpoint, folder: Path) -> None:
-        """An ordinary checkpoint that loads without lwc."""
+        """Write an ordinary checkpoint, which loads without lwc."""
 
     def rows(self, recipe: Recipe, reader: Any, data_dir: Path, split: str) -> Rows:
-        """Rows of ``train``, ``validation`` or ``calibration``."""
+        """Rows of a split (``train``, ``validation``, ``calibration``)."""
+
+    def recovery_rows(self, recipe: Recipe, reader: Any, data_dir: Path, say: Say) -> Rows:
+        """What a cut model is taught on: the train rows, and whatever more the recipe names."""
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """What a model in training reads of a batch; its ``.logits`` are then what recovery compares."""
+        """What a model in training reads of a batch."""
 
-    def loss(self, recipe: Recipe, reader: Any) -> LossFunction:
-        """What the base learns from."""
+    def logits(self, model: Any, output: Any, reader: Any) -> Tensor:
+        """The logits of `inputs` that recovery compares: (B, C), (B, T, V), or (M, V) of the M real positions."""
+
+    def loss(self, recipe: Recipe, reader: Any, model: Any, output: Any, batch: Batch) -> Tensor:
+        """Loss on the labels, a scalar: the mean over the batch's rows. A ratio of sums needs `distributed.by_rows`."""
 
     def judge(self, recipe: Recipe, reader: Any, data_dir: Path, teacher: Any | None = None) -> Judge:
         """How a model in training is judged on the validation split; with a teacher, by its closeness to it."""
@@ -119,3 +151,9 @@ class Task(Protocol):
 
     def graph(self, recipe: Recipe, checkpoint: Checkpoint, data_dir: Path) -> Graph:
         """What is exported of a checkpoint."""
+
+
+def task_of(recipe: Recipe) -> Task:
+    """The task that a recipe names."""
+    task: Task = recipe.task.load()
+    return task

@@ -1,120 +1,270 @@
-"""What the recipe's task changes: the rows a model reads, what it learns from, and how a validation split judges it."""
+"""What tasks on texts share: splits, tokenizer, ordinary checkpoints, and the exported graph."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+from transformers import set_seed
 
 from lwc.core.arrays import Array
-from lwc.core.errors import DataError
-from lwc.data.splits import load_labels, load_split
-from lwc.metrics.classification import macro_f1
-from lwc.models.batches import Batch, Encoded, batches, encode, slices
-from lwc.models.forward.predict import loss_and_accuracy, predict
-from lwc.models.losses import distillation_loss
-from lwc.recipe import Recipe
-from lwc.training.loop import Judge
+from lwc.core.errors import ModelError
+from lwc.core.store import read_json
+from lwc.data.ingest.stage import prepare_large
+from lwc.data.prepare import prepare
+from lwc.data.splits import Examples, load_labels, load_split
+from lwc.data.unlabelled import more_texts
+from lwc.models.augment import Windows
+from lwc.models.batches import Batch, Encoded, batches, encode
+from lwc.models.families import check_exportable, check_padding, family_of
+from lwc.models.forward.answer import Answer
+from lwc.models.forward.kept import asked_once
+from lwc.models.load import build_from_config, check_weights, load_classifier, load_model, load_tokenizer
+from lwc.models.load import save_checkpoint as save
+from lwc.models.losses import label_loss
+from lwc.models.placement import placed
+from lwc.models.positions import positions
+from lwc.models.source import resolve_source
+from lwc.models.tokenizer import train_wordpiece
+from lwc.recipe import Evaluate, FromConfig, Pretrained, Recipe
+from lwc.tasks.task import Checkpoint, Evaluation, Graph, Rows, Say
 
-VALIDATION_BATCH = 64
+# Label agreement is checked on this many test texts; logits parity does not depend on the texts' content.
+PARITY_TEXTS = 200
+_BATCHES = (1, 3, 8)
+_PADDINGS = ("right", "left", "holes")
 
 
-def numbers_of(names: Sequence[str]) -> Array:
-    """The numbers (C,) that label names stand for.
+class Answered(NamedTuple):
+    """Logits (N, C) of each model on the test split, and how many texts were truncated."""
+
+    logits: dict[str, Array]
+    truncated: dict[str, int]
+
+
+class TextTask:
+    """One answer to each text: a label or a number. A language model answers each token, see `lwc.tasks.causal_lm`."""
+
+    def prepare(self, recipe: Recipe, out: Path, scratch: Path, say: Say) -> dict[str, Any]:
+        """See `Task`."""
+        if recipe.data.ingest is not None:
+            quality = prepare_large(recipe.data, recipe.seed, out, scratch, say)
+        else:
+            quality = prepare(recipe.data, recipe.seed, out, say)
+        splits = quality["splits"]
+        sizes = ", ".join(f"{name} {splits[name]['rows']:,}" for name in ("train", "validation", "test"))
+        say(f"{read_json(out / 'source.json')['source']}: {sizes}, split by {quality['split_by']}")
+        return quality
+
+    def outputs(self, label_names: list[str]) -> list[str]:
+        """Names of the head's outputs."""
+        raise NotImplementedError
+
+    def targets(self, label_ids: Array, label_names: list[str]) -> Array:
+        """What the head learns of label ids (N,)."""
+        raise NotImplementedError
+
+    def quality(
+        self, logits: dict[str, Array], test: Examples, train: Examples, names: list[str], settings: Evaluate, seed: int
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
+        """``quality`` and both retentions of ``evaluation.json``, and each model's predicted label ids (N,)."""
+        raise NotImplementedError
+
+    def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint:
+        """See `Task`."""
+        source, names = recipe.model, load_labels(data_dir)
+        if isinstance(source, FromConfig):
+            tokenizer = train_wordpiece(load_split(data_dir, "train").texts, source.vocab_size, source.max_length)
+            model = build_from_config(source, tokenizer, self.outputs(names), recipe.seed)
+        else:
+            if source.sha256 is not None:
+                check_weights(source.source, Path(resolve_source(source.source)), source.sha256)
+            set_seed(recipe.seed)  # the new head is random: the same recipe gives the same model
+            model = load_classifier(source.source, self.outputs(names), source.revision, source.trust_remote_code)
+            tokenizer = load_tokenizer(source.source, source.revision, source.trust_remote_code)
+            cut_at(tokenizer, model, source)
+        check_padding(model, family_of(model), tokenizer.pad_token_id)
+        return Checkpoint(model, tokenizer)
+
+    def trained(self, recipe: Recipe, base: Checkpoint, rows: Rows, data_dir: Path) -> dict[str, Any]:
+        """See `Task`."""
+        return {"truncated": rows.encoded.truncated}
+
+    def load(self, folder: Path) -> Checkpoint:
+        """See `Task`."""
+        return Checkpoint(load_model(folder), load_tokenizer(folder))
+
+    def save(self, checkpoint: Checkpoint, folder: Path) -> None:
+        """See `Task`."""
+        save(checkpoint.model, checkpoint.reader, folder)
+
+    def encoded(self, recipe: Recipe, reader: Any, texts: Sequence[str], ids: Array, names: list[str]) -> Rows:
+        """Token rows of texts with label ids (N,)."""
+        return Rows(encode(reader, texts, recipe.model.max_length), self.targets(ids, names))
+
+    def rows(self, recipe: Recipe, reader: Any, data_dir: Path, split: str) -> Rows:
+        """See `Task`."""
+        examples = load_split(data_dir, split)
+        return self.encoded(recipe, reader, examples.texts, examples.labels, load_labels(data_dir))
+
+    def recovery_rows(self, recipe: Recipe, reader: Any, data_dir: Path, say: Say) -> Rows:
+        """See `Task`. Further texts have no label, and no loss reads one of them."""
+        train, settings = load_split(data_dir, "train"), recipe.recover
+        texts = train.texts
+        if settings.unlabelled is not None:
+            texts = [*texts, *more_texts(settings.unlabelled, recipe.data, data_dir, recipe.seed, say)]
+        labels = np.pad(train.labels, (0, len(texts) - len(train)))
+        rows = self.encoded(recipe, reader, texts, labels, load_labels(data_dir))
+        if not settings.augment:
+            return rows
+        windows = Windows(reader, texts, rows.encoded, settings.augment, recipe.seed)
+        return Rows(rows.encoded, rows.labels, windows.epoch)
+
+    def inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """See `Task`."""
+        return batch.inputs
+
+    def logits(self, model: Any, output: Any, reader: Any) -> Tensor:
+        """See `Task`."""
+        logits: Tensor = output.logits
+        return logits
+
+    def loss(self, recipe: Recipe, reader: Any, model: Any, output: Any, batch: Batch) -> Tensor:
+        """See `Task`."""
+        return label_loss(output.logits, batch.labels)
+
+    def ask(self, evaluation: Evaluation) -> Any:
+        """See `Task`."""
+        recipe, test = evaluation.recipe, load_split(evaluation.data_dir, "test")
+        logits: dict[str, Array] = {}
+        truncated: dict[str, int] = {}
+        for name, folder in evaluation.folders.items():
+            evaluation.say(f"test split: {name} model on {len(test)} texts")
+            kept = evaluation.answers if name == "base" else None
+            logits[name], truncated = model_logits(folder, test, recipe, kept)
+        return Answered(logits, truncated)
+
+    def measure(self, evaluation: Evaluation, answers: Any) -> dict[str, Any]:
+        """See `Task`. The predictions are id, label, base, unrecovered, compressed, as label ids."""
+        evaluation.say("test split: floors")
+        recipe, names = evaluation.recipe, load_labels(evaluation.data_dir)
+        train, test = load_split(evaluation.data_dir, "train"), load_split(evaluation.data_dir, "test")
+        for name, found in answers.logits.items():
+            if found.shape[1] != len(self.outputs(names)):
+                raise ModelError(
+                    f"{evaluation.folders[name]} has {found.shape[1]} classes, the data has {len(names)}",
+                    "the checkpoint was trained on other labels: run the train stage again",
+                )
+        measured, predicted = self.quality(answers.logits, test, train, names, recipe.evaluate, recipe.seed)
+        table = pa.table({"id": test.ids, "label": np.asarray(test.labels), **predicted})
+        pq.write_table(table, evaluation.out / "predictions.parquet")
+        return {**described(evaluation, len(train), names), "truncated": answers.truncated, **measured}
+
+    def graph(self, recipe: Recipe, checkpoint: Checkpoint, data_dir: Path) -> Graph:
+        """See `Task`."""
+        texts = load_split(data_dir, "test").texts
+        chosen = [texts[row] for row in spread(len(texts), PARITY_TEXTS)]
+        return text_graph(*checkpoint, chosen, recipe.model.max_length)
+
+
+def described(evaluation: Evaluation, n_train: int, names: list[str]) -> dict[str, Any]:
+    """What ``evaluation.json`` says of the texts."""
+    return {"n_train": n_train, "label_names": names, "text_fields": list(evaluation.recipe.data.text_fields)}
+
+
+def cut_at(tokenizer: Any, model: Any, source: Pretrained) -> None:
+    """Make the tokenizer truncate at the recipe's length; raise `ModelError` where the model reads less."""
+    limit = positions(model.config)
+    if limit is not None and source.max_length > limit:
+        raise ModelError(
+            f"model.max_length is {source.max_length}, {source.source} reads at most {limit} tokens",
+            f"set model.max_length to {limit} or less",
+        )
+    tokenizer.model_max_length = source.max_length
+
+
+def model_logits(
+    folder: Path, examples: Examples, recipe: Recipe, answers: Path | None = None
+) -> tuple[Array, dict[str, int]]:
+    """Logits (N, C) of the checkpoint in ``folder``, and what its tokenizer truncated.
+
+    ``answers`` is where they are kept if other runs ask this model the same (`asked_once`).
 
     Raises:
-        DataError: a name is no number.
+        ModelError: a logit is NaN or infinite.
     """
-    try:
-        return np.array([float(name) for name in names], dtype=np.float32)
-    except ValueError as error:
-        raise DataError(
-            f"task regression: labels {list(names)} are no numbers", "use labels: {scheme: five_class}"
-        ) from error
+    tokenizer, model = load_tokenizer(folder), placed(load_model(folder))
+    encoded = encode(tokenizer, examples.texts, recipe.model.max_length)
+    rows = batches(encoded, examples.labels, recipe.evaluate.batch_size, length_bucketed=True, seed=None)
+    logits = np.asarray(asked_once(model, encoded, rows, answers), dtype=np.float64)
+    bad = int((~np.isfinite(logits)).any(axis=1).sum())
+    if bad:
+        raise ModelError(
+            f"{folder}: {bad} of {len(logits)} test rows have NaN or infinite logits",
+            "lower the learning rate or train in fp32 (precision: fp32)",
+        )
+    return logits, {"count": encoded.truncated, "of": len(examples), "max_length": recipe.model.max_length}
 
 
-def rows_of(
-    recipe: Recipe, tokenizer: Any, texts: Sequence[str], label_ids: Array, names: Sequence[str]
-) -> tuple[Encoded, Array | None]:
-    """Token rows, and what is learnt from them: class ids (N,), numbers (N,), or None where tokens are the labels.
+def spread(count: int, rows: int | None) -> Array:
+    """Positions of ``rows`` rows, evenly spaced: a split is in its file's order, and that may begin with one class."""
+    wanted = count if rows is None else min(rows, count)
+    return np.arange(wanted) * count // max(wanted, 1)
 
-    A language model reads all texts as one stream in slices of ``model.max_length`` tokens.
+
+def text_graph(model: Any, tokenizer: Any, texts: Sequence[str] = (), max_length: int = 32) -> Graph:
+    """Token ids in, logits out: (B, C), or (B, V) after the last real token of a language model.
+
+    Parity is checked over batch {1, 3, 8} × length {2, 17, full} × right, left and scattered padding, and on ``texts``.
+
+    Raises:
+        ModelError: the family cannot be exported.
     """
-    length = recipe.model.max_length
-    if recipe.task.kind == "causal_lm":
-        return slices(tokenizer, texts, length), None
-    encoded = encode(tokenizer, texts, length)
-    return encoded, numbers_of(names)[label_ids] if recipe.task.kind == "regression" else label_ids
+    check_exportable(family_of(model))
+    both = tokenizer(["a short text", "another text that is a little longer"], padding=True, return_tensors="pt")
+    sample = {name: both[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in both}
+    encoded = encode(tokenizer, texts, max_length) if texts else Encoded([], None, 0, max_length, 0)
+    groups = batches(encoded, np.zeros(len(texts)), 16, length_bucketed=True, seed=None)
+    return Graph(
+        module=Answer(model, list(sample)).eval(),
+        sample=sample,
+        outputs=("logits",),
+        axes=dict.fromkeys(sample, "length"),
+        cases=_cases(model.config.vocab_size, "token_type_ids" in tokenizer.model_input_names, max_length),
+        rows=[{name: value.numpy() for name, value in batch.inputs.items()} for batch in groups],
+        answers=lambda outputs: np.asarray(outputs[0].argmax(axis=1)),
+    )
 
 
-def split_rows(recipe: Recipe, tokenizer: Any, data_dir: Path, split: str) -> tuple[Encoded, Array | None]:
-    """`rows_of` a split of the data stage."""
-    examples = load_split(data_dir, split)
-    return rows_of(recipe, tokenizer, examples.texts, examples.labels, load_labels(data_dir))
+def _cases(vocabulary: int, types: bool, max_length: int) -> list[tuple[dict[str, Any], dict[str, Array]]]:
+    random = np.random.default_rng(0)
+    cases = []
+    for batch in _BATCHES:
+        for length in sorted({2, min(17, max_length), max_length}):
+            for padding in _PADDINGS if batch > 1 else ("right",):
+                ids = random.integers(0, vocabulary, (batch, length))
+                inputs = {"input_ids": ids, "attention_mask": _mask(padding, batch, length, random)}
+                if types:
+                    inputs["token_type_ids"] = np.zeros_like(ids)
+                cases.append(({"batch": batch, "length": length, "padding": padding}, inputs))
+    return cases
 
 
-def in_batches(recipe: Recipe, rows: tuple[Encoded, Array | None], size: int) -> list[Batch]:
-    """Batches in a fixed order, rows of about equal length together."""
-    return batches(*rows, size, length_bucketed=True, seed=None)
-
-
-def validation_batches(recipe: Recipe, held_out: tuple[Encoded, Array | None]) -> list[Batch]:
-    """Validation rows in batches that fit: a language model's logits are as many as the vocabulary for each token."""
-    return in_batches(recipe, held_out, recipe.train.batch_size if held_out[1] is None else VALIDATION_BATCH)
-
-
-def judge_of(recipe: Recipe, held_out: tuple[Encoded, Array | None], teacher: Any | None = None) -> Judge:
-    """How a model in training is judged on the validation rows.
-
-    Without a teacher by macro-F1, squared error or loss. With one, a classifier by its closeness to the teacher's
-    answers (KL) and a regressor by its squared distance from them: with a few hundred rows that tells more than the
-    labels. A language model is judged by its loss in both cases: every token is a label.
-    """
-    labels, groups = held_out[1], validation_batches(recipe, held_out)
-    if labels is None:
-        return _language_judge(groups)
-    target = None if teacher is None else torch.from_numpy(predict(teacher, groups))
-
-    def logits_of(model: Any) -> Array:
-        return predict(model, groups)
-
-    if recipe.task.kind == "regression":
-        return _number_judge(logits_of, labels, target)
-    return _class_judge(logits_of, labels, target)
-
-
-def _class_judge(logits_of: Callable[[Any], Array], labels: Array, target: torch.Tensor | None) -> Judge:
-    def judge(model: Any) -> dict[str, float]:
-        logits = logits_of(model)
-        predicted = logits.argmax(axis=1)
-        f1, accuracy = macro_f1(labels, predicted), float((predicted == labels).mean())
-        score = f1 if target is None else -float(distillation_loss(torch.from_numpy(logits), target, 1.0))
-        return {"macro_f1": f1, "accuracy": accuracy, "score": score}
-
-    return judge
-
-
-def _number_judge(logits_of: Callable[[Any], Array], labels: Array, target: torch.Tensor | None) -> Judge:
-    wanted = labels if target is None else target[:, 0].numpy()
-
-    def judge(model: Any) -> dict[str, float]:
-        found = logits_of(model)[:, 0]
-        error = float(np.abs(found - labels).mean())
-        return {"mean_absolute_error": error, "score": -float(((found - wanted) ** 2).mean())}
-
-    return judge
-
-
-def _language_judge(groups: Sequence[Batch]) -> Judge:
-    def judge(model: Any) -> dict[str, float]:
-        was_training = model.training
-        model.eval()
-        loss, accuracy = loss_and_accuracy(model, groups)
-        model.train(was_training)
-        return {"perplexity": math.exp(loss), "next_token_accuracy": accuracy, "score": -loss}
-
-    return judge
+def _mask(padding: str, batch: int, length: int, random: np.random.Generator) -> Array:
+    """An attention mask (B, T) with ragged rows; the first row is always full."""
+    mask = np.ones((batch, length), dtype=np.int64)
+    for row in range(1, batch):
+        real = int(random.integers(1, length + 1))
+        if padding == "right":
+            mask[row, real:] = 0
+        elif padding == "left":
+            mask[row, : length - real] = 0
+        else:
+            mask[row] = random.integers(0, 2, length)
+            mask[row, 0] = 1  # a text without one real token has no answer to compare
+    return mask

@@ -7,12 +7,11 @@ import hashlib
 import math
 import shutil
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import set_seed
@@ -20,33 +19,28 @@ from transformers import set_seed
 from lwc.core import distributed
 from lwc.core.errors import Diverged
 from lwc.core.store import read_json, write_json
-from lwc.data.splits import load_labels, load_split
-from lwc.data.unlabelled import more_texts
+from lwc.data.splits import load_split
 from lwc.models.attention import fused_attention
-from lwc.models.augment import Windows
 from lwc.models.batches import Batch
 from lwc.models.families import block_list, family_of
+from lwc.models.forward.kept import answers_folder
 from lwc.models.forward.predict import loss_and_accuracy
-from lwc.models.load import load_model, load_tokenizer, save_checkpoint
-from lwc.models.losses import answer_distance, attention_loss, hidden_loss, label_loss
+from lwc.models.losses import answer_distance, attention_loss, hidden_loss
 from lwc.models.placement import placed
 from lwc.models.surgery import remove_blocks
 from lwc.models.vocabulary import coverage, trim_vocabulary, used_tokens
 from lwc.recipe import Recipe, Recovery
-from lwc.tasks.text import judge_of, rows_of, split_rows, validation_batches
-from lwc.training.loop import TrainingResult, fit
+from lwc.tasks.task import Checkpoint, Rows, Say, Task, task_of, validation_batches
+from lwc.training.loop import Objective, TrainingResult, fit
 from lwc.training.teacher import (
     BlockOutputs,
     LiveTeacher,
     RememberedTeacher,
     Teacher,
-    answers_folder,
     attention_maps,
     store_answers,
     stored_bytes,
 )
-
-Say = Callable[[str], None]
 
 # Teacher answers are kept on disk by themselves up to this size: more would fill a laptop's disk unasked.
 _MOST_STORED = 8 << 30
@@ -63,120 +57,124 @@ def matched_blocks(kept: Sequence[int], count: int) -> list[int]:
     return [following - 1 for following in [*kept[1:], count]]
 
 
-def recovery_loss(student: Any, teacher: Teacher, settings: Recovery, capture: BlockOutputs, batch: Batch) -> Tensor:
-    """Weighted sum of logit distillation, hidden-state and attention distance (means over kept blocks) and label loss.
-
-    The teacher is not asked where nothing of it is wanted.
-    """
-    capture.take()
-    attention = settings.attention_weight > 0
-    output = student(**batch.inputs, **({"output_attentions": True} if attention else {}))
-    logits = output.logits.float()
-    outputs = capture.take()
-    loss = torch.zeros((), device=logits.device)
-    whole = partial(distributed.by_rows, rows=len(batch))
-    if taught_by_teacher(settings):
-        taught = teacher(batch)
-        apart = answer_distance(logits, taught.logits, batch.mask, settings.temperature, whole)
-        loss = loss + settings.logits_weight * apart
-        if settings.hidden_weight:
-            pairs = zip(outputs, taught.hidden, strict=True)
-            distances = [hidden_loss(mine.float(), theirs, batch.mask, whole) for mine, theirs in pairs]
-            loss = loss + settings.hidden_weight * torch.stack(distances).mean()
-        if attention:
-            plain = getattr(student, "module", student)  # wrapped where several processes train it
-            maps = attention_maps(output, range(len(taught.attention)), plain.config.model_type)
-            pairs = zip(maps, taught.attention, strict=True)
-            distances = [attention_loss(*pair, batch.mask, whole) for pair in pairs]
-            loss = loss + settings.attention_weight * torch.stack(distances).mean()
-    if settings.label_weight:
-        loss = loss + settings.label_weight * label_loss(logits, batch.labels)
-    return loss
-
-
 def taught_by_teacher(settings: Recovery) -> bool:
     """Whether the loss holds anything that the teacher says."""
     return settings.logits_weight + settings.hidden_weight + settings.attention_weight > 0
 
 
+@dataclass(frozen=True)
+class Lessons:
+    """What every cut of one base is taught on: the task, its rows and reader, and the recipe's settings.
+
+    Logits as in Hinton et al. 2015; hidden states as in Sun et al. 2019 (patient distillation), matched by
+    `matched_blocks` and measured in units of the teacher's own size.
+    """
+
+    task: Task
+    recipe: Recipe
+    reader: Any
+    rows: Rows
+
+    def answers(self, model: Any, batch: Batch, attention: bool = False) -> tuple[Tensor, Any]:
+        """Logits of a batch that recovery compares, and the model's whole output."""
+        output = model(**self.task.inputs(batch), **({"output_attentions": True} if attention else {}))
+        return self.task.logits(model, output, self.reader).float(), output
+
+    def loss(self, student: Any, batch: Batch, teacher: Teacher, settings: Recovery, capture: BlockOutputs) -> Tensor:
+        """Weighted sum of logit distillation, hidden-state and attention distance (means over kept blocks), label loss.
+
+        The teacher is not asked where nothing of it is wanted.
+        """
+        capture.take()
+        attention = settings.attention_weight > 0
+        logits, output = self.answers(student, batch, attention)
+        outputs, mask = capture.take(), self.task.inputs(batch)["attention_mask"]
+        loss = torch.zeros((), device=mask.device)
+        whole = partial(distributed.by_rows, rows=len(batch))
+        if taught_by_teacher(settings):
+            taught = teacher(batch)
+            apart = answer_distance(logits, taught.logits, mask, settings.temperature, whole)
+            loss = loss + settings.logits_weight * apart
+            if settings.hidden_weight:
+                pairs = zip(outputs, taught.hidden, strict=True)
+                distances = [hidden_loss(mine.float(), theirs, mask, whole) for mine, theirs in pairs]
+                loss = loss + settings.hidden_weight * torch.stack(distances).mean()
+            if attention:
+                plain = getattr(student, "module", student)  # wrapped where several processes train it
+                maps = attention_maps(output, range(len(taught.attention)), plain.config.model_type)
+                pairs = zip(maps, taught.attention, strict=True)
+                distances = [attention_loss(*pair, mask, whole) for pair in pairs]
+                loss = loss + settings.attention_weight * torch.stack(distances).mean()
+        if settings.label_weight:
+            own = self.task.loss(self.recipe, self.reader, student, output, batch)
+            loss = loss + settings.label_weight * own
+        return loss
+
+
 class Recoverer:
     """Recovery distillation from one uncut model on one corpus, of as many cut models as are asked for.
 
-    Logits as in Hinton et al. 2015; hidden states as in Sun et al. 2019 (patient distillation), matched by
-    `matched_blocks` and measured in units of the teacher's own size. The weights kept are those closest to the
-    teacher on the validation split (`lwc.tasks.text.judge_of`).
+    The weights kept are those closest to the teacher on the validation split (`Task.judge`).
     """
 
     def __init__(
         self,
         recipe: Recipe,
         data_dir: Path,
-        teacher: Any,
-        tokenizer: Any,
+        teacher: Checkpoint,
         progress: Say,
         answers: Path | None = None,
     ) -> None:
-        self._recipe, self._teacher = recipe, teacher
+        task = task_of(recipe)
+        self._recipe, self._teacher = recipe, teacher.model
         # A GPU answers sooner than a disk, and each of several processes reads batches of its own.
         live = distributed.on_gpu() or distributed.count() > 1 or recipe.recover.cache_teacher == "never"
-        self._answers = None if answers is None or live else answers_folder(answers, teacher)
-        train = load_split(data_dir, "train")
-        texts, more = train.texts, recipe.recover.unlabelled
-        if more is not None:
-            texts = [*texts, *more_texts(more, recipe.data, data_dir, recipe.seed, progress)]
-        # Where there are more texts than labels, no loss reads them.
-        labels = np.pad(train.labels, (0, len(texts) - len(train)))
-        self.train, self._train_labels = rows_of(recipe, tokenizer, texts, labels, load_labels(data_dir))
-        self._windows = None
-        if recipe.recover.augment:
-            self._windows = Windows(tokenizer, texts, self.train, recipe.recover.augment, recipe.seed)
-        held_out = split_rows(recipe, tokenizer, data_dir, "validation")
-        self.validation = validation_batches(recipe, held_out)
-        with fused_attention(placed(teacher)):  # whole attention maps of long texts would not fit
-            self._judge = judge_of(recipe, held_out, teacher if taught_by_teacher(recipe.recover) else None)
+        self._answers = None if answers is None or live else answers_folder(answers, teacher.model)
+        self.train = task.recovery_rows(recipe, teacher.reader, data_dir, progress)
+        self._lessons = Lessons(task, recipe, teacher.reader, self.train)
+        self.validation = validation_batches(recipe, task.rows(recipe, teacher.reader, data_dir, "validation"))
+        with fused_attention(placed(teacher.model)):  # whole attention maps of long texts would not fit
+            asked = teacher.model if taught_by_teacher(recipe.recover) else None
+            self._judge = task.judge(recipe, teacher.reader, data_dir, asked)
 
     def _teacher_for(self, kept: Sequence[int], settings: Recovery, scratch: Path, progress: Say) -> Teacher:
         blocks = matched_blocks(kept, len(block_list(self._teacher, family_of(self._teacher))))
         if settings.hidden_weight == 0 and settings.attention_weight == 0:
             blocks = []
+        ask = LiveTeacher(self._teacher, blocks, self._lessons.answers, attention=settings.attention_weight > 0)
         # Logits of every token over a vocabulary fill any disk.
-        keepable = settings.attention_weight == 0 and self._train_labels is not None
+        keepable = settings.attention_weight == 0 and self.train.labels is not None
         plain = keepable and settings.augment == 0 and taught_by_teacher(settings)
-        size = stored_bytes(self.train, len(blocks), int(self._teacher.config.hidden_size))
+        size = stored_bytes(self.train.encoded, len(blocks), int(self._teacher.config.hidden_size))
         # Asking as it goes is shared by the processes, storing is not.
         repeated = settings.epochs >= 2 * distributed.count() and not distributed.on_gpu()
         cheaper = repeated and size <= _MOST_STORED
         if plain and (settings.cache_teacher == "always" or (settings.cache_teacher == "auto" and cheaper)):
-            return store_answers(self._teacher, blocks, self.train, scratch / "teacher", progress)
+            return store_answers(ask, self.train.encoded, scratch / "teacher", progress)
         if self._answers is not None and keepable:
             self._answers.mkdir(parents=True, exist_ok=True)
             most = int(_MOST_REMEMBERED * shutil.disk_usage(self._answers).free)
-            return RememberedTeacher(self._teacher, blocks, self._answers, most)
-        return LiveTeacher(self._teacher, blocks, attention=settings.attention_weight > 0)
+            return RememberedTeacher(ask, self._answers, most)
+        return ask
 
     def run(
         self, student: Any, kept: Sequence[int], settings: Recovery, scratch: Path, progress: Say
     ) -> TrainingResult:
-        """Recover ``student``, which holds the teacher's blocks ``kept``, in place."""
+        """Recover ``student``, which has the teacher's blocks ``kept``, in place."""
         teacher = self._teacher_for(kept, settings, scratch, progress)
         if settings.embedding_rate == 0:
             student.get_input_embeddings().requires_grad_(False)
         maps = settings.attention_weight > 0
         with BlockOutputs(student, range(len(kept))) as capture, fused_attention(*([] if maps else [self._teacher])):
-            result = fit(
-                student,
-                self._windows.epoch if self._windows is not None else self.train,
-                self._train_labels,
+            objective = Objective(
+                self.train,
+                lambda model, batch: self._lessons.loss(model, batch, teacher, settings, capture),
                 self._judge,
-                settings,
-                lambda model, batch: recovery_loss(model, teacher, settings, capture, batch),
-                self._recipe.seed,
-                scratch / "checkpoints",
-                progress,
                 settings.average,
                 settings.embedding_rate,
                 fused=not maps,
             )
+            result = fit(student, objective, settings, self._recipe.seed, scratch / "checkpoints", progress)
         student.requires_grad_(True)
         return result
 
@@ -185,7 +183,7 @@ class Recoverer:
         return shortened(self._recipe.recover, len(self.train), steps)
 
     def after(self, removed: Collection[int], steps: int, scratch: Path, progress: Say) -> dict[str, float]:
-        """What the model cut by ``removed`` comes to after ``steps`` steps of recovery, see `healed`."""
+        """What the model cut by ``removed`` reaches after ``steps`` steps of recovery, see `healed`."""
 
         def heal(student: Any, kept: list[int], work: Path) -> TrainingResult:
             return self.run(student, kept, self.in_steps(steps), work, progress)
@@ -250,32 +248,34 @@ def random_weights(model: Any, seed: int) -> Any:
     return type(model)._from_config(model.config, attn_implementation="eager").float().eval()
 
 
-def recover(
-    recipe: Recipe,
-    data_dir: Path,
-    teacher_dir: Path,
-    student_dir: Path,
-    kept: Sequence[int],
-    out: Path,
-    scratch: Path,
-    progress: Callable[[str], None],
-    answers: Path | None = None,
-) -> None:
-    """Recovery on the train split of the model cut to blocks ``kept``; writes ``model/`` and ``metrics.json``.
+@dataclass(frozen=True)
+class Recovering:
+    """Folders of one recovery: the data, the teacher's and the cut student's stage, and where results and work go.
 
     ``answers`` keeps what the uncut model says for other cuts (`lwc.training.teacher.RememberedTeacher`).
     """
-    teacher, student = load_model(teacher_dir / "model"), load_model(student_dir / "model")
-    tokenizer = load_tokenizer(student_dir / "model")
-    recoverer = Recoverer(recipe, data_dir, teacher, tokenizer, progress, answers)
-    result = recoverer.run(student, kept, recipe.recover, scratch, progress)
+
+    data: Path
+    teacher: Path
+    student: Path
+    out: Path
+    scratch: Path
+    answers: Path | None = None
+
+
+def recover(recipe: Recipe, kept: Sequence[int], folders: Recovering, progress: Say) -> None:
+    """Recovery on the train split of the model cut to blocks ``kept``; writes ``model/`` and ``metrics.json``."""
+    task = task_of(recipe)
+    teacher, student = task.load(folders.teacher / "model"), task.load(folders.student / "model")
+    recoverer = Recoverer(recipe, folders.data, teacher, progress, folders.answers)
+    result = recoverer.run(student.model, kept, recipe.recover, folders.scratch, progress)
     vocabulary = None
     if recipe.vocabulary.trim:
-        student, tokenizer, vocabulary = _trimmed(recipe, student, tokenizer, data_dir)
-    save_checkpoint(student.to("cpu"), tokenizer, out / "model")
-    matched = matched_blocks(kept, len(block_list(teacher, family_of(teacher))))
+        student, vocabulary = _trimmed(recipe, student, folders.data)
+    task.save(Checkpoint(student.model.to("cpu"), student.reader), folders.out / "model")
+    matched = matched_blocks(kept, len(block_list(teacher.model, family_of(teacher.model))))
     write_json(
-        out / "metrics.json",
+        folders.out / "metrics.json",
         {
             **asdict(result),
             "n_train": len(recoverer.train),
@@ -285,14 +285,14 @@ def recover(
     )
 
 
-def _trimmed(recipe: Recipe, student: Any, tokenizer: Any, data_dir: Path) -> tuple[Any, Any, dict[str, Any]]:
+def _trimmed(recipe: Recipe, student: Checkpoint, data_dir: Path) -> tuple[Checkpoint, dict[str, Any]]:
     """Trimmed after recovery, while teacher and student still read the same ids: the logits do not change."""
     train, validation = load_split(data_dir, "train"), load_split(data_dir, "validation")
-    keep = used_tokens(tokenizer, train.texts, recipe.model.max_length, recipe.vocabulary.min_count)
-    smaller, trimmed = trim_vocabulary(student.to("cpu"), tokenizer, keep)
+    keep = used_tokens(student.reader, train.texts, recipe.model.max_length, recipe.vocabulary.min_count)
+    smaller, trimmed = trim_vocabulary(student.model.to("cpu"), student.reader, keep)
     figures = {
-        "before": len(tokenizer),
+        "before": len(student.reader),
         "after": len(trimmed),
-        "coverage_of_validation": coverage(tokenizer, trimmed, validation.texts),
+        "coverage_of_validation": coverage(student.reader, trimmed, validation.texts),
     }
-    return smaller, trimmed, figures
+    return Checkpoint(smaller, trimmed), figures

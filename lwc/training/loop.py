@@ -19,13 +19,13 @@ from torch import Tensor
 from transformers import set_seed
 
 from lwc.core import distributed
-from lwc.core.arrays import Array
 from lwc.core.errors import Diverged, LwcError
 from lwc.core.machine import precision_here
 from lwc.core.store import canonical
 from lwc.models.attention import fused_attention
 from lwc.models.batches import Batch, Encoded, pad, row_groups
 from lwc.recipe import Optimization
+from lwc.tasks.task import Judge, Rows
 from lwc.training import checkpoints
 from lwc.training.checkpoints import Progress
 
@@ -34,6 +34,27 @@ SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
 LossFunction = Callable[[Any, Batch], Tensor]
 """``(model, batch) → scalar loss``, mean over the batch's rows. A ratio of sums needs `distributed.by_rows`."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a model is trained on, what it minimises, and how it is judged.
+
+    Args:
+        rows: the train rows.
+        loss: see `LossFunction`.
+        judge: scores the model on the validation split.
+        average: decay of the moving average of the weights that is judged and kept; 0 keeps the weights themselves.
+        embedding_rate: learning rate of the input embeddings, as a share of the others'.
+        fused: whether fused attention is used, which gives no attention maps.
+    """
+
+    rows: Rows
+    loss: LossFunction
+    judge: Judge
+    average: float = 0.0
+    embedding_rate: float = 1.0
+    fused: bool = True
 
 
 @dataclass(frozen=True)
@@ -74,39 +95,27 @@ def _order(encoded: Encoded, settings: Optimization, seed: int, epoch: int) -> l
     return row_groups(encoded, settings.batch_size, length_bucketed=True, seed=epoch_seed)
 
 
-def _identity(encoded: Encoded, labels: Array | None, settings: Optimization, seed: int) -> str:
+def _identity(rows: Rows, settings: Optimization, seed: int) -> str:
     """Digest of what a run trains on and how: weights restored under other token ids would be noise, unnoticed."""
     digest = hashlib.sha256(canonical([settings.model_dump(mode="json", exclude={"checkpoint_every"}), seed]).encode())
-    digest.update(b"" if labels is None else labels.tobytes())
-    for ids in encoded.ids:
+    digest.update(b"" if rows.labels is None else rows.labels.tobytes())
+    for ids in rows.encoded.ids:
         digest.update(np.asarray([len(ids), *ids], dtype=np.int64).tobytes())
     return digest.hexdigest()
 
 
-Judge = Callable[[Any], dict[str, float]]
-"""Model → figures on the validation split: the one to show first, and ``score``, which is better when higher."""
-
-
 def fit(
     model: Any,
-    train: Encoded | Callable[[int], Encoded],
-    train_labels: Array | None,
-    judge: Judge,
+    objective: Objective,
     settings: Optimization,
-    loss_function: LossFunction,
     seed: int,
     checkpoint_dir: Path,
     progress: Callable[[str], None],
-    average: float = 0.0,
-    embedding_rate: float = 1.0,
-    fused: bool = True,
 ) -> TrainingResult:
-    """Train ``model`` in place and leave it with the weights that ``judge`` scores highest, in eval mode.
+    """Train ``model`` in place and leave it with the weights that the objective's judge scores highest, in eval mode.
 
-    ``train`` may depend on the epoch; without ``train_labels`` each token is the label of the one before it.
-    With ``average`` > 0 it is the exponential moving average of the weights that is judged and kept
+    With ``objective.average`` > 0 the exponential moving average of the weights is judged and kept
     (Polyak & Juditsky 1992; decay min(average, (1 + t) / (10 + t)), so that the start is forgotten).
-    ``embedding_rate`` is the input embeddings' share of the learning rate; ``fused`` attention gives no attention maps.
 
     AdamW, linear warm-up and decay, clipped gradients, length-bucketed batches. State is written to
     ``checkpoint_dir`` every ``settings.checkpoint_every`` steps, or minute; where a whole checkpoint stands there,
@@ -123,18 +132,18 @@ def fit(
     set_seed(seed + distributed.rank())  # dropout draws of their own
     accelerator = _accelerator()
     mixed = precision_here(settings.precision) == "bf16"
-    groups = parameter_groups(model, settings.weight_decay, embedding_rate)
+    groups = parameter_groups(model, settings.weight_decay, objective.embedding_rate)
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
     model, optimizer = accelerator.prepare(model, optimizer)
     plain = accelerator.unwrap_model(model)
 
     state = Progress(step=0, history=[], best=-math.inf, stale=0)
     best: dict[str, Tensor] | None = None
-    rows = train if isinstance(train, Encoded) else train(0)
+    rows = objective.rows.of_epoch(0)
     per_epoch = math.ceil(len(rows) / settings.batch_size)
     total = max(1, round(settings.epochs * per_epoch))
     every = max(1, per_epoch // settings.evaluations_per_epoch)
-    identity = _identity(rows, train_labels, settings, seed)
+    identity = _identity(rows, settings, seed)
     restored = checkpoints.restore(checkpoint_dir, plain, optimizer.optimizer, identity)
     averaged: dict[str, Tensor] | None = None
     if restored is not None:
@@ -152,27 +161,33 @@ def fit(
 
     epoch, order = -1, []
     since = saved = time.monotonic()
-    with fused_attention(*([plain] if fused else [])):
+    with fused_attention(*([plain] if objective.fused else [])):
         while state.step < total and not state.stopped:
             if state.step // per_epoch != epoch:
                 epoch = state.step // per_epoch
-                rows = train if isinstance(train, Encoded) else train(epoch)
-                order = _order(rows, settings, seed, epoch)
+                rows = objective.rows.of_epoch(epoch)
+                order = _order(rows.encoded, settings, seed, epoch)
             mine, weight = distributed.share(order[state.step % per_epoch])
-            batch = pad(rows, mine, train_labels)
-            rate = learning_rate(state.step, total, settings)
-            loss = _step(accelerator, model, optimizer, batch, weight, loss_function, rate, settings, mixed)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(state.step, total, settings) * group["scale"]
+            model.train(settings.dropout)  # transformers do nothing else in train mode
+            batch = pad(rows.encoded, mine, rows.labels).to(accelerator.device)
+            # A wrapped model exchanges its buffers in the pass forward.
+            with distributed.noticing_loss(), torch.autocast(accelerator.device.type, torch.bfloat16, enabled=mixed):
+                loss = objective.loss(model, batch)
+            value = _step(accelerator, model, optimizer, loss, weight, settings.max_grad_norm)
             state.step += 1
-            if average:
-                averaged = _averaged(averaged, plain, min(average, (1 + state.step) / (10 + state.step)))
+            if objective.average:
+                decay = min(objective.average, (1 + state.step) / (10 + state.step))
+                averaged = _averaged(averaged, plain, decay)
             pace = (time.monotonic() - since) / (state.step - resumed_from)
             left = int(pace * (total - state.step))
             shown = f" · {_headline(state.history[-1])}" if state.history else ""
             eta = f"{left // 60}:{left % 60:02d}"
-            progress(f"step {state.step}/{total} · loss {loss:.3f} · {1 / pace:.1f} it/s · ETA {eta}{shown}")
+            progress(f"step {state.step}/{total} · loss {value:.3f} · {1 / pace:.1f} it/s · ETA {eta}{shown}")
             if state.step % every == 0 or state.step == total:
                 with _weights(plain, averaged):
-                    best = _evaluate(plain, state, best, loss, settings.patience, judge)
+                    best = _evaluate(plain, state, best, value, settings.patience, objective.judge)
             if state.step < total and _checkpoint_due(settings, state.step, saved):
                 checkpoints.save(checkpoint_dir, plain, optimizer.optimizer, state, best, averaged, identity)
                 saved = time.monotonic()
@@ -241,21 +256,11 @@ def _step(
     accelerator: Accelerator,
     model: Any,
     optimizer: Any,
-    batch: Batch,
+    loss: Tensor,
     weight: float,
-    loss_function: LossFunction,
-    rate: float,
-    settings: Optimization,
-    mixed: bool,
+    max_grad_norm: float,
 ) -> float:
-    model.train(settings.dropout)  # transformers do nothing else in train mode
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["scale"]
-    device = accelerator.device
-    moved = batch.to(device)
-    # A wrapped model exchanges its buffers in the pass forward.
-    with distributed.noticing_loss(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed):
-        loss = loss_function(model, moved)
+    """One step down the gradient of this process's ``loss``, which has ``weight`` in that of all; the latter."""
     processes = distributed.count()
     value = distributed.total(float(loss.detach()) * weight)
     if not math.isfinite(value):
@@ -264,7 +269,7 @@ def _step(
     with distributed.noticing_loss():
         # The gradients of the processes are averaged, where their sum is wanted.
         accelerator.backward(loss if processes == 1 else loss * (weight * processes))
-    accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+    accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
     optimizer.step()
     return value
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -25,6 +24,7 @@ from lwc.core.store import canonical, key_of, read_json, write_json
 from lwc.models.attention import fused_attention
 from lwc.models.batches import Batch, Encoded, batches
 from lwc.models.families import block_list, family_of, hidden_states
+from lwc.models.forward.kept import weights_digest, write_whole
 from lwc.models.placement import device_of
 
 logger = logging.getLogger(__name__)
@@ -85,38 +85,46 @@ class Teacher(Protocol):
     def __call__(self, batch: Batch) -> Taught: ...
 
 
+Ask = Callable[[Any, Batch, bool], tuple[Tensor, Any]]
+"""``(model, batch, attention) → (logits that recovery compares, the model's output)``."""
+
+
 class LiveTeacher:
     """Asked as it goes: the rows differ in every epoch where they are augmented."""
 
-    def __init__(self, model: Any, blocks: Sequence[int], attention: bool = False) -> None:
-        self._model, self._blocks, self._attention = model.eval(), list(blocks), attention
+    def __init__(self, model: Any, blocks: Sequence[int], ask: Ask, attention: bool = False) -> None:
+        self.model, self.blocks = model.eval(), list(blocks)
+        self._ask, self._attention = ask, attention
         self._capture = BlockOutputs(model, blocks)
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Taught:
         with self._capture:
-            asked = {"output_attentions": True} if self._attention else {}
-            output = self._model(**batch.inputs, **asked)
+            logits, output = self._ask(self.model, batch, self._attention)
             hidden = [state.float() for state in self._capture.take()]
-        maps = attention_maps(output, self._blocks, self._model.config.model_type) if self._attention else []
-        return Taught(output.logits.float(), hidden, maps)
+        maps = attention_maps(output, self.blocks, self.model.config.model_type) if self._attention else []
+        return Taught(logits, hidden, maps)
+
+    def of_blocks(self, blocks: Sequence[int]) -> LiveTeacher:
+        """The same teacher, asked for the outputs of other blocks."""
+        return LiveTeacher(self.model, blocks, self._ask, self._attention)
 
 
 class RememberedTeacher:
     """`LiveTeacher` that keeps what it said of a batch on disk, for other cut models that are taught the same batches.
 
     The outputs of all blocks are kept (of none where none is wanted), since other cuts are matched with others. A
-    batch's answers lie under the digest of what the teacher reads, and are exact: nothing hangs on whether they were
-    found. Nothing is written any more once ``folder`` would hold more than ``most`` bytes.
+    batch's answers lie under the digest of what the teacher reads and are exact: results are identical whether or not
+    they were found. Nothing more is written once ``folder`` would contain more than ``most`` bytes.
 
     Args:
         folder: of this teacher alone, see `answers_folder`; it may vanish or be filled by others at any time.
     """
 
-    def __init__(self, model: Any, blocks: Sequence[int], folder: Path, most: int) -> None:
-        every = range(len(block_list(model, family_of(model)))) if blocks else []
-        self._live = LiveTeacher(model, every)
-        self._blocks, self._folder, self._most = list(blocks), folder, most
+    def __init__(self, teacher: LiveTeacher, folder: Path, most: int) -> None:
+        count = len(block_list(teacher.model, family_of(teacher.model)))
+        self._live = teacher.of_blocks(range(count) if teacher.blocks else [])
+        self._blocks, self._folder, self._most = teacher.blocks, folder, most
         self._held = 0
         for path in folder.glob("*.npy"):
             with suppress(FileNotFoundError):
@@ -156,27 +164,6 @@ class RememberedTeacher:
         self._held += size
 
 
-def write_whole(path: Path, values: Array) -> None:
-    """Write an ``.npy`` file that is whole or not there, whoever else writes it."""
-    aside = path.with_suffix(f".{os.getpid()}.part")
-    with aside.open("wb") as file:
-        np.save(file, values)
-    aside.replace(path)
-
-
-def answers_folder(folder: Path, model: Any) -> Path:
-    """Where in ``folder`` the answers of this very teacher lie."""
-    return folder / _weights_digest(model)[:24]
-
-
-def _weights_digest(model: Any) -> str:
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 class StoredTeacher:
     """Answers of the teacher to every row of train, float32, memory-mapped: one pass instead of one an epoch.
 
@@ -209,47 +196,41 @@ def stored_bytes(train: Encoded, slots: int, width: int) -> int:
     return 4 * sum(len(ids) for ids in train.ids) * slots * width
 
 
-def store_answers(
-    model: Any, blocks: Sequence[int], train: Encoded, folder: Path, progress: Callable[[str], None]
-) -> StoredTeacher:
+def store_answers(teacher: LiveTeacher, train: Encoded, folder: Path, progress: Callable[[str], None]) -> StoredTeacher:
     """Ask the teacher once for every row of train, or find the answers of an earlier, interrupted run.
 
     Written aside and renamed when whole, by the main process. The caller removes ``folder`` when recovery is done.
     """
     lengths = np.array([len(ids) for ids in train.ids])
-    distributed.from_main(lambda: _store(model, blocks, train, lengths, folder, progress))
+    distributed.from_main(lambda: _store(teacher, train, folder, progress))
     return StoredTeacher(folder, lengths)
 
 
-def _store(
-    model: Any, blocks: Sequence[int], train: Encoded, lengths: Array, folder: Path, progress: Callable[[str], None]
-) -> None:
-    identity = key_of({"ids": train.ids, "blocks": list(blocks), "teacher": _weights_digest(model)})
+def _store(teacher: LiveTeacher, train: Encoded, folder: Path, progress: Callable[[str], None]) -> None:
+    identity = key_of({"ids": train.ids, "blocks": teacher.blocks, "teacher": weights_digest(teacher.model)})
     marker = folder / "answers.json"
     if not (marker.is_file() and read_json(marker) == identity):
         shutil.rmtree(folder, ignore_errors=True)
         aside = folder.with_name(folder.name + ".part")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        _ask(model, blocks, train, lengths, aside, progress)
+        _write_answers(teacher, train, aside, progress)
         write_json(aside / "answers.json", identity)
         aside.replace(folder)
 
 
-def _ask(
-    model: Any, blocks: Sequence[int], train: Encoded, lengths: Array, folder: Path, progress: Callable[[str], None]
-) -> None:
+def _write_answers(ask: LiveTeacher, train: Encoded, folder: Path, progress: Callable[[str], None]) -> None:
+    lengths = np.array([len(ids) for ids in train.ids])
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    device = device_of(model)
-    ask = LiveTeacher(model, blocks)
+    device = device_of(ask.model)
     groups = batches(train, np.zeros(len(train), dtype=np.int64), 32, length_bucketed=True, seed=None)
-    width = int(model.config.hidden_size)
+    width = int(ask.model.config.hidden_size)
     states = [
         open_memmap(folder / f"hidden-{slot}.npy", "w+", np.float32, (int(starts[-1]), width))  # type: ignore[no-untyped-call]
-        for slot in range(len(blocks))
+        for slot in range(len(ask.blocks))
     ]
-    logits: Array = np.zeros((len(train), int(model.config.num_labels)), dtype=np.float32)
-    with fused_attention(model):
+    logits: Array = np.zeros((len(train), int(ask.model.config.num_labels)), dtype=np.float32)
+    with fused_attention(ask.model):
         for number, batch in enumerate(groups, start=1):
             progress(f"the teacher answers {number}/{len(groups)}")
             taught = ask(batch.to(device))

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, set_seed
+from transformers.modeling_outputs import BaseModelOutput
 
 from lwc.core.errors import ModelError
 from lwc.models.batches import Encoded
@@ -61,9 +62,15 @@ class NextItemView(nn.Module):
         """Logits (…, V) of the items, padding left out, from hidden states (…, D)."""
         return self.model.lm_head(hidden)[..., PAD + 1 :]  # type: ignore[no-any-return]
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
-        """``.logits`` (B, V) after the last real item of each row."""
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor | None = None) -> Any:
+        """``.logits`` (B, V) after the last real item of each row.
+
+        With ``positions`` (B, T) ``.last_hidden_state`` (M, D) at these M positions instead: what training asks, which
+        need not compute a logit for every item.
+        """
         hidden = self.hidden(input_ids, attention_mask)
+        if positions is not None:
+            return BaseModelOutput(last_hidden_state=hidden[positions])
         # A row without any item reads place 0; nobody asks for its answer.
         last = (attention_mask.sum(dim=1) - 1).clamp_min(0)
         final = hidden[torch.arange(hidden.shape[0], device=hidden.device), last]

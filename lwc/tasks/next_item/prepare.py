@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,9 +62,3 @@ def prepare(recipe: Recipe, task: NextItem, out: Path, progress: Callable[[str],
     }
     write_json(out / "quality.json", quality)
     return quality
-
-
-def inspect(recipe: Recipe, task: NextItem) -> dict[str, Any]:
-    """The quality report without keeping anything."""
-    with tempfile.TemporaryDirectory(prefix="lwc-inspect-") as folder:
-        return prepare(recipe, task, Path(folder), lambda _: None)

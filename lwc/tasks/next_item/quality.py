@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,27 @@ import pyarrow.parquet as pq
 
 from lwc.core.arrays import Array
 from lwc.core.errors import ModelError
-from lwc.core.store import write_json
 from lwc.models.placement import placed
 from lwc.recipe import NextItem, Recipe
 from lwc.tasks.next_item import floors, ranking
 from lwc.tasks.next_item.histories import UNKNOWN, Catalogue
 from lwc.tasks.next_item.model import load
+from lwc.tasks.next_item.rows import answers
 from lwc.tasks.next_item.splits import Questions, load_questions, load_train
-from lwc.tasks.next_item.training import Say, answers
+from lwc.tasks.task import Evaluation
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Of each model: its quality, and its metrics per question. Of the compressed one also its lists and their scores.
+
+    Scores of all items (N, V) are kept of no model: three times a catalogue for each user fills the memory.
+    """
+
+    quality: dict[str, dict[str, Any]]
+    values: dict[str, dict[str, ranking.Floats]]
+    lists: Array
+    scores: Array
 
 
 def model_scores(folder: Path, questions: Questions, catalogue: Catalogue, max_length: int, batch: int) -> Array:
@@ -50,47 +64,52 @@ def floor_scores(task: NextItem, data_dir: Path, questions: Questions, items: in
     return {name: ranking.without_seen(each, questions.seen) for name, each in scores.items()}
 
 
-def evaluate(
-    recipe: Recipe,
-    task: NextItem,
-    data_dir: Path,
-    base_dir: Path,
-    unrecovered_dir: Path,
-    compressed_dir: Path,
-    out: Path,
-    progress: Say,
-) -> dict[str, Any]:
-    """Rank the whole catalogue for every test user; write ``evaluation.json`` and ``predictions.parquet``.
-
-    Predictions hold user, history, target and, of the compressed model, the served-size top list and its scores: what
-    the served answers must equal.
+def ask(evaluation: Evaluation, task: NextItem) -> Answered:
+    """Rank the whole catalogue for every test user with each model.
 
     Raises:
         ModelError: a model answers with non-finite scores, or belongs to another catalogue.
+    """
+    recipe, data_dir = evaluation.recipe, evaluation.data_dir
+    catalogue, test = Catalogue.read(data_dir / "catalogue.json"), load_questions(data_dir, "test")
+    weights = _weights(recipe, test)
+    quality: dict[str, dict[str, Any]] = {}
+    values: dict[str, dict[str, ranking.Floats]] = {}
+    lists: Array = np.empty(0, dtype=np.int64)
+    best: Array = np.empty(0)
+    for name, folder in evaluation.folders.items():
+        evaluation.say(f"test split: {name} model on {len(test)} users")
+        scores = model_scores(folder, test, catalogue, recipe.model.max_length, recipe.evaluate.batch_size)
+        quality[name], values[name] = ranking.quality(scores, test.targets, weights)
+        if name == "compressed":
+            lists = ranking.top(scores, min(task.top_k, len(catalogue)))
+            best = np.take_along_axis(scores, lists, axis=1)
+    return Answered(quality, values, lists, best)
+
+
+def _weights(recipe: Recipe, test: Questions) -> Array:
+    return ranking.resamples(len(test), recipe.evaluate.bootstrap, recipe.seed)
+
+
+def measure(evaluation: Evaluation, task: NextItem, answered: Answered) -> dict[str, Any]:
+    """The content of ``evaluation.json``; writes ``predictions.parquet``.
+
+    Predictions have user, history, target and, of the compressed model, the list of the served size and its scores.
+
+    Raises:
         MissingDependency: the item-kNN floor's package is not installed.
     """
-    catalogue = Catalogue.read(data_dir / "catalogue.json")
-    test = load_questions(data_dir, "test")
-    weights = ranking.resamples(len(test), recipe.evaluate.bootstrap, recipe.seed)
-    quality: dict[str, Any] = {}
-    values: dict[str, dict[str, Any]] = {}
-    scores: Array = np.empty(0)
-    folders = {"base": base_dir, "unrecovered": unrecovered_dir, "compressed": compressed_dir}
-    for name, folder in folders.items():
-        progress(f"test split: {name} model on {len(test)} users")
-        length, batch = recipe.model.max_length, recipe.evaluate.batch_size
-        scores = model_scores(folder / "model", test, catalogue, length, batch)
-        quality[name], values[name] = ranking.quality(scores, test.targets, weights)
-    _write_predictions(scores, test, catalogue, task.top_k, out / "predictions.parquet")
-    progress("test split: popularity, recent popularity and item-kNN")
-    quality["floors"] = {}
+    recipe, data_dir = evaluation.recipe, evaluation.data_dir
+    catalogue, test = Catalogue.read(data_dir / "catalogue.json"), load_questions(data_dir, "test")
+    weights, values = _weights(recipe, test), dict(answered.values)
+    _write_predictions(answered, test, catalogue, evaluation.out / "predictions.parquet")
+    evaluation.say("test split: popularity, recent popularity and item-kNN")
+    beaten: dict[str, Any] = {}
     for name, each in floor_scores(task, data_dir, test, len(catalogue)).items():
-        quality["floors"][name], values[name] = ranking.quality(each, test.targets, weights)
-    train = load_train(data_dir)
+        beaten[name], values[name] = ranking.quality(each, test.targets, weights)
     cold = (test.targets >= catalogue.trained).astype(bool)
-    result: dict[str, Any] = {
-        "n": len(test),
-        "n_train": len(train.items),
+    return {
+        "n_train": len(load_train(data_dir).items),
         "items": len(catalogue),
         "label_names": None,
         "text_fields": [],
@@ -104,32 +123,31 @@ def evaluate(
             "no_known_history": sum(not seen for seen in test.seen),
             "unknown_items_in_histories": int(test.skipped.sum()),
         },
-        "bootstrap": {"resamples": recipe.evaluate.bootstrap, "level": 0.95, "seed": recipe.seed},
-        "quality": quality,
+        "quality": {**answered.quality, "floors": beaten},
         "retention": ranking.retention(values["base"], values["compressed"], weights),
         "retention_unrecovered": ranking.retention(values["base"], values["unrecovered"], weights),
         # Targets that train never saw and the text of an item made known: how often they are found.
         "cold": {
             "items": len(catalogue) - catalogue.trained,
             "n": int(cold.sum()),
-            **{f"hr_at_10_{name}": float(values[name]["hr_at_10"][cold].mean()) for name in folders if cold.any()},
+            **{
+                f"hr_at_10_{name}": float(values[name]["hr_at_10"][cold].mean())
+                for name in answered.quality
+                if cold.any()
+            },
         },
         "base_over_floors": {
             name: ranking.difference(values["base"]["ndcg_at_10"], values[name]["ndcg_at_10"], weights)
-            for name in quality["floors"]
+            for name in beaten
         },
     }
-    write_json(out / "evaluation.json", result)
-    return result
 
 
-def _write_predictions(scores: Array, test: Questions, catalogue: Catalogue, k: int, path: Path) -> None:
-    lists = ranking.top(scores, min(k, len(catalogue)))
-    best = np.take_along_axis(scores, lists, axis=1)
+def _write_predictions(answered: Answered, test: Questions, catalogue: Catalogue, path: Path) -> None:
     # What a user has already is no answer: lists of users with long histories are shorter.
     rows = [
         [(catalogue.items[item], float(score)) for item, score in zip(*row, strict=True) if score > -np.inf]
-        for row in zip(lists, best, strict=True)
+        for row in zip(answered.lists, answered.scores, strict=True)
     ]
     table = pa.table(
         {

@@ -1,0 +1,103 @@
+"""A text's class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+from lwc.core.arrays import Array
+from lwc.core.errors import DataError
+from lwc.data.splits import Examples
+from lwc.metrics.classification import classification_quality, macro_f1, retention
+from lwc.models.forward.predict import predict
+from lwc.models.losses import distillation_loss
+from lwc.recipe import Evaluate, Recipe
+from lwc.tasks.endpoint import Endpoint
+from lwc.tasks.floors import tfidf_features
+from lwc.tasks.task import MODELS, Judge, validation_batches
+from lwc.tasks.text import TextTask
+
+_SMALLEST = 1e-12  # stands for probability 0 under the logarithm
+
+
+class Classification(TextTask):
+    """Cross-entropy; judged by macro-F1, and in recovery by the KL divergence from the teacher."""
+
+    endpoint: Endpoint
+
+    def outputs(self, label_names: list[str]) -> list[str]:
+        """One output a class."""
+        return label_names
+
+    def targets(self, label_ids: Array, label_names: list[str]) -> Array:
+        """Class ids (N,)."""
+        return label_ids
+
+    def judge(self, recipe: Recipe, reader: Any, data_dir: Path, teacher: Any | None = None) -> Judge:
+        """See `Task`. With a few hundred rows, closeness to the teacher tells more than the labels."""
+        rows = self.rows(recipe, reader, data_dir, "validation")
+        labels, groups = np.asarray(rows.labels), validation_batches(recipe, rows)
+        target = None if teacher is None else torch.from_numpy(predict(teacher, groups))
+
+        def judge(model: Any) -> dict[str, float]:
+            logits = predict(model, groups)
+            predicted = logits.argmax(axis=1)
+            f1, accuracy = macro_f1(labels, predicted), float((predicted == labels).mean())
+            score = f1 if target is None else -float(distillation_loss(torch.from_numpy(logits), target, 1.0))
+            return {"macro_f1": f1, "accuracy": accuracy, "score": score}
+
+        return judge
+
+    def quality(
+        self, logits: dict[str, Array], test: Examples, train: Examples, names: list[str], settings: Evaluate, seed: int
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
+        """See `TextTask`. Floors: the majority class, and TF-IDF with logistic regression."""
+        n_boot = settings.bootstrap
+        floors = {
+            "majority": majority_logits(train.labels, len(names), len(test)),
+            "tfidf": tfidf_logits(train, test.texts, len(names), seed),
+        }
+        quality: dict[str, Any] = {
+            name: classification_quality(test.labels, values, n_boot, seed) for name, values in logits.items()
+        }
+        quality["floors"] = {
+            name: classification_quality(test.labels, values, n_boot, seed) for name, values in floors.items()
+        }
+        predicted = {name: values.argmax(axis=1) for name, values in logits.items()}
+        base, cut, healed = (predicted[name] for name in MODELS)
+        measured = {
+            "quality": quality,
+            "retention": retention(test.labels, base, healed, n_boot, seed),
+            "retention_unrecovered": retention(test.labels, base, cut, n_boot, seed),
+        }
+        return measured, predicted
+
+
+def majority_logits(train_labels: NDArray[np.int64], classes: int, rows: int) -> NDArray[np.float64]:
+    """Log class frequencies of train, (rows, classes): a model that knows nothing but the balance."""
+    share = np.bincount(train_labels, minlength=classes) / len(train_labels)
+    return np.tile(np.log(np.maximum(share, _SMALLEST)), (rows, 1))
+
+
+def tfidf_logits(train: Examples, texts: list[str], classes: int, seed: int) -> NDArray[np.float64]:
+    """Log-probabilities (N, classes) of TF-IDF (1–2-grams) + logistic regression fitted on train only.
+
+    Raises:
+        DataError: train contains a single class, or no word occurs twice.
+    """
+    if len(np.unique(train.labels)) < 2:
+        raise DataError("the train split contains a single class", "check the label column and scheme of `data`")
+    features, asked = tfidf_features(train.texts, texts)
+    model = LogisticRegression(C=10, max_iter=1000, random_state=seed).fit(features, train.labels)
+    out = np.full((len(texts), classes), np.log(_SMALLEST))
+    # A class that train lacks has no column of its own: columns are placed by class id.
+    out[:, model.classes_] = np.log(np.maximum(model.predict_proba(asked), _SMALLEST))
+    return out
+
+
+TASK = Classification()

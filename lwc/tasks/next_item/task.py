@@ -1,0 +1,158 @@
+"""Which items a user takes next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lwc.core import distributed
+from lwc.core.errors import ModelError
+from lwc.models.batches import Batch, batches
+from lwc.models.forward.predict import predict
+from lwc.recipe import FromConfig, NextItem, Recipe
+from lwc.tasks.endpoint import Endpoint
+from lwc.tasks.next_item import quality, ranking
+from lwc.tasks.next_item.graph import top_items_graph
+from lwc.tasks.next_item.histories import Catalogue
+from lwc.tasks.next_item.item_text import cold_vectors, read_texts, text_vectors
+from lwc.tasks.next_item.losses import full_softmax, sampled_softmax
+from lwc.tasks.next_item.model import PAD, NextItemView, build, encoded, load, save
+from lwc.tasks.next_item.prepare import prepare
+from lwc.tasks.next_item.rows import calibration_rows, train_rows, validation_questions
+from lwc.tasks.next_item.splits import load_questions, load_train
+from lwc.tasks.task import VALIDATION_BATCH, Checkpoint, Evaluation, Graph, Judge, Rows, Say
+
+# Real test histories on which the lists of both runtimes are compared.
+_PARITY_USERS = 200
+
+
+def _settings(recipe: Recipe) -> NextItem:
+    assert isinstance(recipe.task, NextItem)
+    return recipe.task
+
+
+def _view(model: Any) -> NextItemView:
+    """The model itself, which is wrapped where several processes train it."""
+    view: NextItemView = getattr(model, "module", model)
+    return view
+
+
+class NextItemTask:
+    """A history of n items asks n − 1 questions: which item comes next. The reader is the `Catalogue`."""
+
+    endpoint: Endpoint
+
+    def prepare(self, recipe: Recipe, out: Path, scratch: Path, say: Say) -> dict[str, Any]:
+        """See `Task`. Histories, questions and catalogue."""
+        found = prepare(recipe, _settings(recipe), out, say)
+        splits = found["splits"]
+        sizes = ", ".join(f"{name} {splits[name]['users']:,}" for name in ("train", "validation", "test"))
+        say(f"{found['items']:,} items; users: {sizes}")
+        return found
+
+    def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint:
+        """See `Task`. With ``task.text`` item vectors start from their text."""
+        assert isinstance(recipe.model, FromConfig)  # the recipe allows no other
+        catalogue = Catalogue.read(data_dir / "catalogue.json")
+        view = build(recipe.model, len(catalogue), recipe.seed)
+        if _settings(recipe).text is not None:
+            text = text_vectors(read_texts(data_dir / "texts.parquet"), recipe.model.hidden, recipe.seed)
+            with torch.no_grad():
+                view.get_input_embeddings().weight[PAD + 1 :] = torch.from_numpy(text)
+        return Checkpoint(view, catalogue)
+
+    def trained(self, recipe: Recipe, base: Checkpoint, rows: Rows, data_dir: Path) -> dict[str, Any]:
+        """See `Task`. The vectors of cold items are read off their text and the vectors of the trained ones."""
+        task, trained, items = _settings(recipe), base.reader.trained, len(base.reader)
+        if task.text is not None and trained < items:
+            table = base.model.get_input_embeddings().weight
+            learnt = table[PAD + 1 : PAD + 1 + trained].detach().cpu().numpy()
+            text = text_vectors(read_texts(data_dir / "texts.parquet"), learnt.shape[1], recipe.seed)
+            with torch.no_grad():
+                table[PAD + 1 + trained :] = torch.from_numpy(cold_vectors(text, learnt)).to(table.device)
+        return {"softmax": task.softmax, "items": items, "items_trained": trained}
+
+    def load(self, folder: Path) -> Checkpoint:
+        """See `Task`."""
+        return Checkpoint(load(folder), Catalogue.read(folder / "catalogue.json"))
+
+    def save(self, checkpoint: Checkpoint, folder: Path) -> None:
+        """See `Task`."""
+        save(checkpoint.model, folder)
+        checkpoint.reader.write(folder / "catalogue.json")
+
+    def rows(self, recipe: Recipe, reader: Any, data_dir: Path, split: str) -> Rows:
+        """See `Task`. Train rows ask at every position, the others after their last item."""
+        if split == "train":
+            return Rows(train_rows(load_train(data_dir).items, recipe.model.max_length), None)
+        if split == "calibration":
+            return calibration_rows(recipe, data_dir)
+        seen, targets = validation_questions(data_dir, reader.trained)
+        return Rows(encoded(seen, recipe.model.max_length), targets)
+
+    def recovery_rows(self, recipe: Recipe, reader: Any, data_dir: Path, say: Say) -> Rows:
+        """See `Task`."""
+        return self.rows(recipe, reader, data_dir, "train")
+
+    def inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """See `Task`. Each row without its last item, and where a real item comes next."""
+        mask = batch.mask[:, 1:]
+        return {"input_ids": batch.inputs["input_ids"][:, :-1], "attention_mask": mask, "positions": mask.bool()}
+
+    def logits(self, model: Any, output: Any, reader: Any) -> Tensor:
+        """See `Task`. Over the trained items: cold ones come next in no history, and would only be pushed away."""
+        return _view(model).item_logits(output.last_hidden_state)[:, : reader.trained]
+
+    def loss(self, recipe: Recipe, reader: Any, model: Any, output: Any, batch: Batch) -> Tensor:
+        """See `Task`. Cross-entropy in nats, mean over all questions of the batch."""
+        task, next_items = _settings(recipe), batch.inputs["input_ids"][:, 1:] - PAD - 1
+        targets = next_items[batch.mask[:, 1:].bool()]
+        view, hidden = _view(model), output.last_hidden_state
+        if task.softmax == "full":
+            each = full_softmax(view, hidden, targets, reader.trained)
+        else:
+            each = sampled_softmax(view, hidden, targets, task.negatives, reader.trained)
+        count = torch.tensor(float(len(targets)), device=targets.device)
+        return each * (count / distributed.by_rows(count, len(batch)))
+
+    def judge(self, recipe: Recipe, reader: Any, data_dir: Path, teacher: Any | None = None) -> Judge:
+        """See `Task`. By NDCG@10 among the trained items, as the loss is; with a teacher too."""
+        seen, targets = validation_questions(data_dir, reader.trained)
+        rows = encoded(seen, recipe.model.max_length)
+        asked = batches(rows, targets, VALIDATION_BATCH, length_bucketed=True, seed=None)
+
+        def judge(model: Any) -> dict[str, float]:
+            logits = predict(model, asked)
+            logits[:, reader.trained :] = -np.inf
+            values = ranking.per_question(ranking.ranks(ranking.without_seen(logits, seen), targets))
+            found = {name: float(each.mean()) for name, each in values.items()}
+            return {**found, "score": found["ndcg_at_10"]}
+
+        return judge
+
+    def ask(self, evaluation: Evaluation) -> quality.Answered:
+        """See `Task`."""
+        return quality.ask(evaluation, _settings(evaluation.recipe))
+
+    def measure(self, evaluation: Evaluation, answers: Any) -> dict[str, Any]:
+        """See `Task`."""
+        return quality.measure(evaluation, _settings(evaluation.recipe), answers)
+
+    def graph(self, recipe: Recipe, checkpoint: Checkpoint, data_dir: Path) -> Graph:
+        """See `Task`.
+
+        Raises:
+            ModelError: no test user has a history that train knows.
+        """
+        histories = [seen for seen in load_questions(data_dir, "test").seen if seen][:_PARITY_USERS]
+        if not histories:
+            raise ModelError("no test user has a history that train knows: parity cannot be checked", "use more data")
+        k = min(_settings(recipe).top_k, len(checkpoint.reader))
+        return top_items_graph(checkpoint.model, k, histories, recipe.model.max_length)
+
+
+TASK = NextItemTask()

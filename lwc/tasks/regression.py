@@ -1,0 +1,106 @@
+"""A number for each text, by squared error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.linear_model import Ridge
+
+from lwc.core.arrays import Array
+from lwc.core.errors import DataError
+from lwc.data.splits import Examples, load_labels
+from lwc.metrics.regression import number_quality, number_retention
+from lwc.models.forward.predict import predict
+from lwc.recipe import Evaluate, Recipe
+from lwc.tasks.endpoint import Endpoint
+from lwc.tasks.floors import tfidf_features
+from lwc.tasks.task import Checkpoint, Judge, validation_batches
+from lwc.tasks.text import TextTask
+
+NUMBER = "number"
+"""Name of a regressor's one output."""
+
+
+class Regression(TextTask):
+    """Judged by squared error, and in recovery by the squared distance from the teacher's numbers."""
+
+    endpoint: Endpoint
+
+    def outputs(self, label_names: list[str]) -> list[str]:
+        """The number."""
+        return [NUMBER]
+
+    def targets(self, label_ids: Array, label_names: list[str]) -> Array:
+        """The numbers (N,) that the labels stand for."""
+        return numbers_of(label_names)[label_ids]
+
+    def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint:
+        """See `Task`. The numbers go into config.json: the endpoint must know which there are."""
+        base = super().start(recipe, data_dir)
+        base.model.config.numbers = numbers_of(load_labels(data_dir)).tolist()
+        base.model.config.problem_type = "regression"
+        return base
+
+    def judge(self, recipe: Recipe, reader: Any, data_dir: Path, teacher: Any | None = None) -> Judge:
+        """See `Task`."""
+        rows = self.rows(recipe, reader, data_dir, "validation")
+        labels, groups = np.asarray(rows.labels), validation_batches(recipe, rows)
+        wanted = labels if teacher is None else predict(teacher, groups)[:, 0]
+
+        def judge(model: Any) -> dict[str, float]:
+            found = predict(model, groups)[:, 0]
+            error = float(np.abs(found - labels).mean())
+            return {"mean_absolute_error": error, "score": -float(((found - wanted) ** 2).mean())}
+
+        return judge
+
+    def quality(
+        self, logits: dict[str, Array], test: Examples, train: Examples, names: list[str], settings: Evaluate, seed: int
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
+        """See `TextTask`. Floors: the median of train, and TF-IDF with ridge regression."""
+        n_boot, numbers = settings.bootstrap, numbers_of(names)
+        labels = numbers[test.labels].astype(np.float64)
+        found = {name: values[:, 0] for name, values in logits.items()}
+        floors = {
+            "median": np.full(len(labels), float(np.median(numbers[train.labels]))),
+            "tfidf": tfidf_numbers(train, numbers, test.texts),
+        }
+        quality: dict[str, Any] = {name: number_quality(labels, one, n_boot, seed) for name, one in found.items()}
+        quality["floors"] = {name: number_quality(labels, one, n_boot, seed) for name, one in floors.items()}
+        measured = {
+            "quality": quality,
+            "retention": number_retention(labels, found["base"], found["compressed"], n_boot, seed),
+            "retention_unrecovered": number_retention(labels, found["base"], found["unrecovered"], n_boot, seed),
+        }
+        return measured, {name: np.abs(values - numbers).argmin(axis=1) for name, values in logits.items()}
+
+
+def numbers_of(names: Sequence[str]) -> Array:
+    """The numbers (C,) that label names stand for.
+
+    Raises:
+        DataError: a name is no number.
+    """
+    try:
+        return np.array([float(name) for name in names], dtype=np.float32)
+    except ValueError as error:
+        raise DataError(
+            f"task regression: labels {list(names)} are no numbers", "use labels: {scheme: five_class}"
+        ) from error
+
+
+def tfidf_numbers(train: Examples, numbers: Array, texts: list[str]) -> Array:
+    """Predictions (N,) of TF-IDF (1–2-grams) + ridge regression fitted on train only.
+
+    Raises:
+        DataError: no word occurs twice in train.
+    """
+    features, asked = tfidf_features(train.texts, texts)
+    model = Ridge(alpha=1.0).fit(features, numbers[train.labels])
+    return np.asarray(model.predict(asked), dtype=np.float64)
+
+
+TASK = Regression()
