@@ -30,7 +30,7 @@ from lwc.models.placement import placed
 from lwc.models.surgery import remove_blocks
 from lwc.models.vocabulary import coverage, trim_vocabulary, used_tokens
 from lwc.recipe import Recipe, Recovery
-from lwc.tasks.task import Checkpoint, Rows, Say, Task, task_of, validation_batches
+from lwc.tasks.task import Checkpoint, Say, Task, task_of, validation_batches
 from lwc.training.loop import Objective, TrainingResult, fit
 from lwc.training.teacher import (
     BlockOutputs,
@@ -64,7 +64,7 @@ def taught_by_teacher(settings: Recovery) -> bool:
 
 @dataclass(frozen=True)
 class Lessons:
-    """What every cut of one base is taught on: the task, its rows and reader, and the recipe's settings.
+    """How every cut of one base is taught: by the task, with its reader, as the recipe says.
 
     Logits as in Hinton et al. 2015; hidden states as in Sun et al. 2019 (patient distillation), matched by
     `matched_blocks` and measured in units of the teacher's own size.
@@ -73,7 +73,6 @@ class Lessons:
     task: Task
     recipe: Recipe
     reader: Any
-    rows: Rows
 
     def answers(self, model: Any, batch: Batch, attention: bool = False) -> tuple[Tensor, Any]:
         """Logits of a batch that recovery compares, and the model's whole output."""
@@ -131,7 +130,7 @@ class Recoverer:
         live = distributed.on_gpu() or distributed.count() > 1 or recipe.recover.cache_teacher == "never"
         self._answers = None if answers is None or live else answers_folder(answers, teacher.model)
         self.train = task.recovery_rows(recipe, teacher.reader, data_dir, progress)
-        self._lessons = Lessons(task, recipe, teacher.reader, self.train)
+        self._lessons = Lessons(task, recipe, teacher.reader)
         self.validation = validation_batches(recipe, task.rows(recipe, teacher.reader, data_dir, "validation"))
         with fused_attention(placed(teacher.model)):  # whole attention maps of long texts would not fit
             asked = teacher.model if taught_by_teacher(recipe.recover) else None

@@ -17,7 +17,12 @@ from lwc.training.loop import Objective, fit
 
 
 def train_base(
-    recipe: Recipe, data_dir: Path, out: Path, scratch: Path, progress: Say, check: Callable[[Any], None]
+    recipe: Recipe,
+    data_dir: Path,
+    out: Path,
+    scratch: Path,
+    progress: Say,
+    check: Callable[[Any], None] = lambda model: None,
 ) -> None:
     """Train the base model on the train split; write ``model/`` and ``metrics.json``.
 

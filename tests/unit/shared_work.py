@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from judged import judged
+from taught import live_teacher, recovery_loss
 from tiny_models import learnable, tiny, tokens
 
 from lwc.core import distributed
@@ -22,9 +23,10 @@ from lwc.models.families import family_of
 from lwc.models.losses import label_loss
 from lwc.models.surgery import remove_blocks
 from lwc.recipe import Optimization, Recovery, Score
-from lwc.training.distillation import matched_blocks, recovery_loss
-from lwc.training.loop import fit
-from lwc.training.teacher import BlockOutputs, LiveTeacher
+from lwc.tasks.task import Rows
+from lwc.training.distillation import matched_blocks
+from lwc.training.loop import Objective, fit
+from lwc.training.teacher import BlockOutputs
 
 STEPS = 50
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -46,7 +48,8 @@ def trained(folder: Path, rows: int = 21, loss: Any = classify, dropout: float =
     data, labels = learnable(rows, 0)
     held, held_labels = learnable(11, 1)
     settings = SETTINGS.model_copy(update=changes)
-    result = fit(model, data, labels, judged(held, held_labels), settings, loss, 3, folder / "state", lambda line: None)
+    objective = Objective(Rows(data, labels), loss, judged(held, held_labels))
+    result = fit(model, objective, settings, 3, folder / "state", lambda line: None)
     assert result.steps == STEPS
     weights = {name: value.flatten().tolist() for name, value in model.state_dict().items()}
     return {"history": result.history, "resumed_from": result.resumed_from, "weights": weights}
@@ -84,7 +87,7 @@ def recover(folder: Path) -> dict[str, Any]:
     """Recovery from the uncut model by every loss there is; three of them are ratios of sums over a batch."""
     teacher = tiny("bert", num_labels=2, **STILL)
     student = remove_blocks(teacher, family_of(teacher), {1, 2})
-    ask = LiveTeacher(teacher, matched_blocks([0, 3], 4), attention=True)
+    ask = live_teacher(teacher, matched_blocks([0, 3], 4), attention=True)
     weights = {"logits_weight": 1.0, "hidden_weight": 1.0, "attention_weight": 0.5, "label_weight": 0.3}
     settings = Recovery(**{**SETTINGS.model_dump(), **weights, "epochs": 8.0})
     data, labels = learnable(21, 0)
@@ -94,8 +97,8 @@ def recover(folder: Path) -> dict[str, Any]:
         def loss(model: Any, batch: Batch) -> torch.Tensor:
             return recovery_loss(model, ask, settings, capture, batch)
 
-        result = fit(student, data, labels, judged(held, held_labels), settings, loss, 3, folder / "recovery",
-                     lambda line: None, average=0.9, fused=False)  # fmt: skip
+        objective = Objective(Rows(data, labels), loss, judged(held, held_labels), average=0.9, fused=False)
+        result = fit(student, objective, settings, 3, folder / "recovery", lambda line: None)
     return {"history": result.history}
 
 

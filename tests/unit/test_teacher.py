@@ -12,25 +12,24 @@ import pandas as pd
 import pytest
 import torch
 from pydantic import ValidationError
+from taught import live_teacher, recovery_loss
 from test_train_and_recover import base, quiet, recipe_of  # noqa: F401 - base is a fixture
 from tiny_models import tiny, tokens
 
 from lwc.data.unlabelled import more_texts
-from lwc.evaluation.run import asked_once
 from lwc.models.batches import Batch, batches
 from lwc.models.families import family_of
+from lwc.models.forward.kept import answers_folder, asked_once
 from lwc.models.forward.predict import predict
 from lwc.models.load import load_classifier, load_tokenizer, save_checkpoint
 from lwc.models.losses import attention_loss
 from lwc.models.surgery import remove_blocks
 from lwc.recipe import Data, Recipe, Recovery, Unlabelled
-from lwc.training.distillation import random_weights, recover, recovery_loss
+from lwc.training.distillation import Recovering, random_weights, recover
 from lwc.training.loop import parameter_groups
 from lwc.training.teacher import (
     BlockOutputs,
-    LiveTeacher,
     RememberedTeacher,
-    answers_folder,
     store_answers,
     stored_bytes,
 )
@@ -40,8 +39,8 @@ LABELS = np.array([0, 1, 2, 0, 1, 2, 0])
 
 def test_stored_answers_are_those_of_the_live_teacher(tmp_path: Path) -> None:
     model, rows = tiny("bert", blocks=4), tokens(7)
-    stored = store_answers(model, [1, 3], rows, tmp_path / "teacher", quiet)
-    live = LiveTeacher(model, [1, 3])
+    stored = store_answers(live_teacher(model, [1, 3]), rows, tmp_path / "teacher", quiet)
+    live = live_teacher(model, [1, 3])
     for batch in batches(rows, LABELS, 3, length_bucketed=False, seed=None):
         kept, asked = stored(batch), live(batch)
         torch.testing.assert_close(kept.logits, asked.logits, atol=1e-5, rtol=1e-5)
@@ -54,14 +53,14 @@ def test_stored_answers_are_those_of_the_live_teacher(tmp_path: Path) -> None:
 
 def test_stored_answers_are_found_again_and_not_for_another_teacher(tmp_path: Path) -> None:
     rows, folder, said = tokens(7), tmp_path / "teacher", []
-    store_answers(tiny("bert", seed=0), [3], rows, folder, said.append)
+    store_answers(live_teacher(tiny("bert", seed=0), [3]), rows, folder, said.append)
     asked = len(said)
-    store_answers(tiny("bert", seed=0), [3], rows, folder, said.append)
+    store_answers(live_teacher(tiny("bert", seed=0), [3]), rows, folder, said.append)
     assert len(said) == asked, "nothing was asked again"
-    other = store_answers(tiny("bert", seed=1), [3], rows, folder, said.append)
+    other = store_answers(live_teacher(tiny("bert", seed=1), [3]), rows, folder, said.append)
     assert len(said) == 2 * asked
     batch = batches(rows, LABELS, 7, length_bucketed=False, seed=None)[0]
-    torch.testing.assert_close(other(batch).logits, LiveTeacher(tiny("bert", seed=1), [3])(batch).logits)
+    torch.testing.assert_close(other(batch).logits, live_teacher(tiny("bert", seed=1), [3])(batch).logits)
 
 
 def test_half_written_answers_are_not_trusted(tmp_path: Path) -> None:
@@ -71,11 +70,11 @@ def test_half_written_answers_are_not_trusted(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store_answers(tiny("bert"), [3], rows, folder, killed)
+        store_answers(live_teacher(tiny("bert"), [3]), rows, folder, killed)
     assert not folder.exists()
     batch = batches(rows, LABELS, 7, length_bucketed=False, seed=None)[0]
-    found = store_answers(tiny("bert"), [3], rows, folder, quiet)(batch)
-    torch.testing.assert_close(found.logits, LiveTeacher(tiny("bert"), [3])(batch).logits, atol=1e-5, rtol=1e-5)
+    found = store_answers(live_teacher(tiny("bert"), [3]), rows, folder, quiet)(batch)
+    torch.testing.assert_close(found.logits, live_teacher(tiny("bert"), [3])(batch).logits, atol=1e-5, rtol=1e-5)
 
 
 def test_attention_loss_is_the_mean_kl_over_real_queries() -> None:
@@ -100,13 +99,13 @@ def test_attention_reaches_the_gradient() -> None:
     settings = Recovery(logits_weight=0, hidden_weight=0, attention_weight=1)
     batch = batches(tokens(6), LABELS[:6], 6, length_bucketed=False, seed=None)[0]
     with BlockOutputs(cut, range(3)) as capture:
-        loss = recovery_loss(cut, LiveTeacher(model, [1, 2, 3], attention=True), settings, capture, batch)
+        loss = recovery_loss(cut, live_teacher(model, [1, 2, 3], attention=True), settings, capture, batch)
         loss.backward()
         assert float(loss.detach()) > 1e-4
         assert float(cut.bert.encoder.layer[2].attention.self.query.weight.grad.abs().max()) > 0
         same = remove_blocks(model, family_of(model), [])
     with BlockOutputs(same, range(4)) as capture:
-        none = recovery_loss(same, LiveTeacher(model, range(4), attention=True), settings, capture, batch)
+        none = recovery_loss(same, live_teacher(model, range(4), attention=True), settings, capture, batch)
     assert float(none.detach()) == pytest.approx(0, abs=1e-6)
 
 
@@ -132,17 +131,17 @@ def mute(model: Any) -> Any:
 
 def test_remembered_answers_are_to_the_bit_those_of_the_live_teacher(tmp_path: Path) -> None:
     groups = batches(tokens(7), LABELS, 3, length_bucketed=False, seed=None)
-    first = RememberedTeacher(tiny("bert", blocks=4), [1, 3], tmp_path, 1 << 20)
+    first = RememberedTeacher(live_teacher(tiny("bert", blocks=4), [1, 3]), tmp_path, 1 << 20)
     said = [first(batch) for batch in groups]
-    live = LiveTeacher(tiny("bert", blocks=4), [1, 3])
-    again = RememberedTeacher(mute(tiny("bert", blocks=4)), [1, 3], tmp_path, 1 << 20)
+    live = live_teacher(tiny("bert", blocks=4), [1, 3])
+    again = RememberedTeacher(live_teacher(mute(tiny("bert", blocks=4)), [1, 3]), tmp_path, 1 << 20)
     for batch, one in zip(groups, said, strict=True):
         for other in (live(batch), again(batch)):
             assert torch.equal(one.logits, other.logits)
             assert all(torch.equal(mine, theirs) for mine, theirs in zip(one.hidden, other.hidden, strict=True))
     # Another cut is matched with other blocks.
-    wider = RememberedTeacher(mute(tiny("bert", blocks=4)), [0, 2, 3], tmp_path, 1 << 20)(groups[0])
-    wanted = LiveTeacher(tiny("bert", blocks=4), [0, 2, 3])(groups[0])
+    wider = RememberedTeacher(live_teacher(mute(tiny("bert", blocks=4)), [0, 2, 3]), tmp_path, 1 << 20)(groups[0])
+    wanted = live_teacher(tiny("bert", blocks=4), [0, 2, 3])(groups[0])
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(wider.hidden, wanted.hidden, strict=True))
     with pytest.raises(AssertionError, match="was asked"):
         again(batches(tokens(7), LABELS, 2, length_bucketed=False, seed=None)[0])
@@ -152,22 +151,22 @@ def test_answers_that_are_not_whole_are_asked_again_and_a_full_disk_stops_no_rec
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (batch,) = batches(tokens(3), LABELS[:3], 3, length_bucketed=False, seed=None)
-    wanted = LiveTeacher(tiny("bert", blocks=4), [3])(batch)
-    RememberedTeacher(tiny("bert", blocks=4), [3], tmp_path, 1 << 20)(batch)
+    wanted = live_teacher(tiny("bert", blocks=4), [3])(batch)
+    RememberedTeacher(live_teacher(tiny("bert", blocks=4), [3]), tmp_path, 1 << 20)(batch)
     for path in tmp_path.glob("*-3.npy"):
         path.write_bytes(path.read_bytes()[:-5])
     for path in tmp_path.glob("*-logits.npy"):
         path.write_bytes(b"")  # after a power loss
-    again = RememberedTeacher(tiny("bert", blocks=4), [3], tmp_path, 1 << 20)
+    again = RememberedTeacher(live_teacher(tiny("bert", blocks=4), [3]), tmp_path, 1 << 20)
     assert torch.equal(again(batch).hidden[0], wanted.hidden[0])
-    whole = RememberedTeacher(mute(tiny("bert", blocks=4)), [3], tmp_path, 1 << 20)(batch)
+    whole = RememberedTeacher(live_teacher(mute(tiny("bert", blocks=4)), [3]), tmp_path, 1 << 20)(batch)
     assert torch.equal(whole.hidden[0], wanted.hidden[0])
 
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    teacher = RememberedTeacher(tiny("bert", blocks=4), [3], tmp_path / "other", 1 << 20)
+    teacher = RememberedTeacher(live_teacher(tiny("bert", blocks=4), [3]), tmp_path / "other", 1 << 20)
     assert all(torch.equal(teacher(batch).logits, wanted.logits) for _ in range(2))
     assert [record.message for record in caplog.records if "No space left" in record.message], "it is told, once"
     assert len(caplog.records) == 1
@@ -175,10 +174,10 @@ def test_answers_that_are_not_whole_are_asked_again_and_a_full_disk_stops_no_rec
 
 def test_remembered_answers_stay_within_their_share_of_the_disk(tmp_path: Path) -> None:
     groups = batches(tokens(7), LABELS, 3, length_bucketed=False, seed=None)
-    one = LiveTeacher(tiny("bert", blocks=4), range(4))(groups[0])
+    one = live_teacher(tiny("bert", blocks=4), range(4))(groups[0])
     size = one.logits.nbytes + sum(states.nbytes for states in one.hidden)
     for _ in range(2):
-        teacher = RememberedTeacher(tiny("bert", blocks=4), [3], tmp_path / "answers", size)
+        teacher = RememberedTeacher(live_teacher(tiny("bert", blocks=4), [3]), tmp_path / "answers", size)
         said = [teacher(batch) for batch in groups]
         assert torch.equal(said[0].logits, one.logits)
         assert len(said) == 3
@@ -240,7 +239,8 @@ def recovered(
     more = {key: value for key, value in changes.items() if key != "vocabulary"}
     settings = Recovery.model_validate({**recipe.recover.model_dump(), **more})
     recipe = recipe.model_copy(update={"recover": settings})
-    recover(recipe, data, out, cut, [0, 3], tmp_path / name, tmp_path / f"{name}-scratch", quiet, answers)
+    folders = Recovering(data, out, cut, tmp_path / name, tmp_path / f"{name}-scratch", answers)
+    recover(recipe, [0, 3], folders, quiet)
     return tmp_path / name, recipe
 
 

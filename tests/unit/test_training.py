@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from judged import judged
+from taught import live_teacher, recovery_loss
 from tiny_models import learnable, tiny
 from torch.backends import cuda
 
@@ -24,10 +25,11 @@ from lwc.models.forward.predict import predict
 from lwc.models.losses import distillation_loss, hidden_loss, label_loss
 from lwc.models.surgery import remove_blocks
 from lwc.recipe import Optimization, Recovery
+from lwc.tasks.task import Rows
 from lwc.training import loop as training
-from lwc.training.distillation import matched_blocks, recovery_loss
-from lwc.training.loop import TrainingResult, fit, learning_rate
-from lwc.training.teacher import BlockOutputs, LiveTeacher
+from lwc.training.distillation import matched_blocks
+from lwc.training.loop import Objective, TrainingResult, fit, learning_rate
+from lwc.training.teacher import BlockOutputs
 
 SETTINGS = Optimization(
     epochs=3, batch_size=8, learning_rate=5e-3, checkpoint_every=3,
@@ -50,7 +52,8 @@ def run(
     model = tiny("bert", blocks=2, num_labels=2)
     train, labels = learnable(48, 0)
     validation, validation_labels = learnable(24, 1)
-    result = fit(model, train, labels, judged(validation, validation_labels), settings, loss, seed, folder, progress)
+    objective = Objective(Rows(train, labels), loss, judged(validation, validation_labels))
+    result = fit(model, objective, settings, seed, folder, progress)
     return model, result
 
 
@@ -96,7 +99,7 @@ def test_accelerate_may_ask_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_score_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
     model, (train, labels) = tiny("bert", blocks=2, num_labels=2), learnable(48, 0)
     with pytest.raises(Diverged, match="validation score became nan"):
-        fit(model, train, labels, lambda _: {"score": math.nan}, SETTINGS, loss_of, 0, tmp_path, lambda line: None)
+        fit(model, Objective(Rows(train, labels), loss_of, lambda _: {"score": math.nan}), SETTINGS, 0, tmp_path, print)
 
 
 def test_it_learns_and_says_how_far_it_is(tmp_path: Path) -> None:
@@ -239,7 +242,8 @@ def test_averaged_weights_are_the_recurrence_of_the_steps(tmp_path: Path) -> Non
 
         settings = SETTINGS.model_copy(update={"epochs": 0.5})
         folder = tmp_path / f"{average}-{watch}"
-        fit(model, train, labels, judged(train, labels), settings, loss, 3, folder, lambda _: None, average=average)
+        objective = Objective(Rows(train, labels), loss, judged(train, labels), average=average)
+        fit(model, objective, settings, 3, folder, lambda _: None)
         return model
 
     last = go(0.0, True)  # the same steps, unaveraged: states before each step, and the last
@@ -260,11 +264,11 @@ def test_rows_that_change_by_epoch_resume_exactly(tmp_path: Path) -> None:
         model = tiny("bert", blocks=2, num_labels=2)
         _, labels = learnable(48, 0)
         groups = batches(*learnable(24, 1), 64, length_bucketed=True, seed=None)
-        result = fit(
-            model, lambda epoch: learnable(48, epoch)[0], labels,
-            lambda current: {"score": -float(np.abs(predict(current, groups)).mean())}, SETTINGS, loss, 3,
-            folder, lambda line: None, 0.9,
-        )  # fmt: skip
+        rows = Rows(learnable(48, 0)[0], labels, epoch=lambda number: learnable(48, number)[0])
+        objective = Objective(
+            rows, loss, lambda current: {"score": -float(np.abs(predict(current, groups)).mean())}, average=0.9
+        )
+        result = fit(model, objective, SETTINGS, 3, folder, lambda line: None)
         return model, result
 
     whole, expected = go(tmp_path / "whole", loss_of)
@@ -371,7 +375,7 @@ def test_the_teacher_gives_its_logits_and_the_matched_blocks(model_type: str) ->
     model = tiny(model_type, num_labels=2)
     data, labels = learnable(9, 0)
     for batch in batches(data, labels, 4, length_bucketed=True, seed=2):
-        taught = LiveTeacher(model, [1, 3])(batch)
+        taught = live_teacher(model, [1, 3])(batch)
         with torch.inference_mode(), BlockOutputs(model, range(4)) as capture:
             logits = model(**batch.inputs).logits
             hidden = capture.take()
@@ -385,11 +389,11 @@ def test_an_uncut_student_has_nothing_to_recover() -> None:
     model = tiny("bert", num_labels=2)
     data, labels = learnable(8, 0)
     batch = batches(data, labels, 8, length_bucketed=True, seed=None)[0]
-    teacher = LiveTeacher(model, matched_blocks([0, 1, 2, 3], 4))
+    teacher = live_teacher(model, matched_blocks([0, 1, 2, 3], 4))
     with BlockOutputs(model, range(4)) as capture:
         assert recovery_loss(model, teacher, Recovery(), capture, batch).item() < 1e-5
     cut = remove_blocks(model, family_of(model), [1])
-    teacher = LiveTeacher(model, matched_blocks([0, 2, 3], 4))
+    teacher = live_teacher(model, matched_blocks([0, 2, 3], 4))
     with BlockOutputs(cut, range(3)) as capture:
         assert recovery_loss(cut, teacher, Recovery(), capture, batch).item() > 1e-3
 

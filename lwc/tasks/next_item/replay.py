@@ -25,7 +25,7 @@ from lwc.serving.loadtest.process import START_ALLOWANCE_S, child_environment, t
 from lwc.serving.loadtest.summary import latency_figures
 from lwc.serving.triton.server import TritonServer
 from lwc.tasks.next_item.ranking import K, per_question
-from lwc.tasks.next_item.training import Say
+from lwc.tasks.task import Say
 
 Protocol = Literal["http", "grpc"]
 # Run by path: importing it here would import Locust.
