@@ -32,7 +32,8 @@ from lwc.models.batches import Batch, Encoded
 from lwc.models.families import block_list, family_of
 from lwc.models.losses import label_loss
 from lwc.recipe import Optimization
-from lwc.training.loop import fit
+from lwc.tasks.task import Rows
+from lwc.training.loop import Objective, fit
 
 VOCAB = 30522
 WARM = 3
@@ -124,7 +125,8 @@ def measure(setting: Setting) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         # Judged once, at the end, by nothing: only steps are timed.
-        fit(model, rows, labels, lambda _: {"score": 0.0}, settings, loss, 0, Path(folder), lambda line: None)
+        objective = Objective(Rows(rows, labels), loss, lambda _: {"score": 0.0})
+        fit(model, objective, settings, 0, Path(folder), lambda line: None)
     times = [after - before for before, after in itertools.pairwise(starts)][WARM:]
     tokens, padded, flops = (sum(column) for column in zip(*work[WARM:-1], strict=True))
     tokens, padded, flops = (distributed.total(float(value)) for value in (tokens, padded, flops))

@@ -62,7 +62,7 @@ def export_graph(graph: Graph, path: Path) -> OnnxInfo:
                 dynamo=False,
             )
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
-        raise ModelError(f"{path}: ONNX export failed: {error}", "this model cannot be exported yet") from error
+        raise ModelError(f"{graph.name}: ONNX export failed: {error}", "this model cannot be exported yet") from error
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except onnx.checker.ValidationError as error:

@@ -81,6 +81,7 @@ class Graph:
     """What is exported of a checkpoint, and how to tell that two runtimes agree on it.
 
     Args:
+        name: what errors call the model.
         module: takes the inputs of ``sample`` in their order and returns a tensor for each of ``outputs``.
         sample: inputs (B, T) of two rows of unequal length, for tracing.
         outputs: names; the first output is compared number by number.
@@ -91,6 +92,7 @@ class Graph:
         notes: what ``export.json`` says of the graph besides.
     """
 
+    name: str
     module: nn.Module
     sample: Mapping[str, Tensor]
     outputs: Sequence[str]

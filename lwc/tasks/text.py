@@ -231,6 +231,7 @@ def text_graph(model: Any, tokenizer: Any, texts: Sequence[str] = (), max_length
     encoded = encode(tokenizer, texts, max_length) if texts else Encoded([], None, 0, max_length, 0)
     groups = batches(encoded, np.zeros(len(texts)), 16, length_bucketed=True, seed=None)
     return Graph(
+        name=model.config.model_type,
         module=Answer(model, list(sample)).eval(),
         sample=sample,
         outputs=("logits",),

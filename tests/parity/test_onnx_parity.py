@@ -23,6 +23,7 @@ from lwc.export.session import cpu_session, run
 from lwc.models.families import FAMILIES
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import Shape
+from lwc.tasks.text import text_graph
 
 MAX_LENGTH = 32
 TOLERANCE = 1e-4
@@ -59,7 +60,7 @@ def exported(request: pytest.FixtureRequest, with_types: Any, tmp_path_factory: 
 
 def test_parity_holds_over_batches_lengths_and_paddings(exported: Exported, with_types: Any) -> None:
     model, path, _ = exported
-    result = check_parity(model, with_types, path, TEXTS, TOLERANCE, MAX_LENGTH)
+    result = check_parity(text_graph(model, with_types, TEXTS, MAX_LENGTH), path, TOLERANCE)
     assert result["passed"], result
     assert result["max_abs_diff"] <= TOLERANCE
     assert {(case["batch"], case["length"], case["padding"]) for case in result["cases"]} == {
@@ -115,7 +116,7 @@ def test_no_types_where_the_tokenizer_or_the_config_has_none(tokenizer: Any, wit
     model = tiny("deberta-v2", blocks=1, type_vocab_size=0)
     info = export_onnx(model, with_types, tmp_path / "b.onnx")
     assert [value.name for value in info.inputs] == ["input_ids", "attention_mask"]
-    assert check_parity(model, with_types, tmp_path / "b.onnx", TEXTS, TOLERANCE, MAX_LENGTH)["passed"]
+    assert check_parity(text_graph(model, with_types, TEXTS, MAX_LENGTH), tmp_path / "b.onnx", TOLERANCE)["passed"]
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +139,7 @@ def test_an_ignored_mask_fails_parity(bert: tuple[Any, Path], tokenizer: Any, tm
     graph.graph.initializer.append(one)
     graph.graph.node.insert(0, helper.make_node("Clip", ["attention_mask", "one", "one"], ["ones"]))
     onnx.save(graph, tmp_path / "broken.onnx")
-    result = check_parity(model, tokenizer, tmp_path / "broken.onnx", TEXTS, TOLERANCE, MAX_LENGTH)
+    result = check_parity(text_graph(model, tokenizer, TEXTS, MAX_LENGTH), tmp_path / "broken.onnx", TOLERANCE)
     assert not result["passed"]
     bad = {case["padding"] for case in result["cases"] if case["max_abs_diff"] > TOLERANCE}
     assert bad == {"right", "left", "holes"}
@@ -167,7 +168,7 @@ def test_answers_that_are_not_finite_fail_and_can_be_written(
     graph.graph.node.insert(len(graph.graph.node) - 1, helper.make_node("Neg", ["positive"], ["neg"]))
     onnx.save(graph, broken)
     assert np.isnan(run(cpu_session(broken, 1), ids(2, 4))).any()
-    result = check_parity(model, tokenizer, broken, TEXTS, TOLERANCE, MAX_LENGTH)
+    result = check_parity(text_graph(model, tokenizer, TEXTS, MAX_LENGTH), broken, TOLERANCE)
     assert not result["passed"]
     assert np.isfinite(result["max_abs_diff"])
 
@@ -180,7 +181,7 @@ def test_living_dropout_fails(bert: tuple[Any, Path], tokenizer: Any, tmp_path: 
     graph = onnx.load(str(broken))
     graph.graph.node.append(helper.make_node("Add", ["clean", "noise"], ["logits"]))
     onnx.save(graph, broken)
-    result = check_parity(model, tokenizer, broken, TEXTS, TOLERANCE, MAX_LENGTH)
+    result = check_parity(text_graph(model, tokenizer, TEXTS, MAX_LENGTH), broken, TOLERANCE)
     assert result["max_abs_diff"] <= TOLERANCE
     assert not result["repeatable"]
     assert not result["passed"]
@@ -188,7 +189,7 @@ def test_living_dropout_fails(bert: tuple[Any, Path], tokenizer: Any, tmp_path: 
 
 def test_another_models_file_fails(bert: tuple[Any, Path], tokenizer: Any) -> None:
     other = tiny("bert", blocks=2, seed=5)
-    result = check_parity(other, tokenizer, bert[1], TEXTS, TOLERANCE, MAX_LENGTH)
+    result = check_parity(text_graph(other, tokenizer, TEXTS, MAX_LENGTH), bert[1], TOLERANCE)
     assert not result["passed"]
     assert result["max_abs_diff"] > 0.01
 

@@ -12,10 +12,10 @@ import pytest
 from lwc.core.errors import DataError
 from lwc.core.store import read_json
 from lwc.data.cleaning import clean, exact_duplicates, near_duplicates
-from lwc.data.inspect import inspect
 from lwc.data.prepare import prepare
 from lwc.data.splits import load_labels, load_split
-from lwc.recipe import Data
+from lwc.pipeline.stages import inspect
+from lwc.recipe import Data, Recipe
 from lwc.report.setting import split_by
 
 WORDS = [f"w{n}" for n in range(97)]
@@ -122,7 +122,16 @@ def test_star_labels_need_stars(tmp_path: Path) -> None:
 
 def test_inspect_leaves_nothing_behind(corpus: Path) -> None:
     before = sorted(corpus.parent.iterdir())
-    assert inspect(settings(corpus), 1)["rows_used"] > 0
+    recipe = Recipe.model_validate(
+        {
+            "schema_version": 1,
+            "name": "inspected",
+            "data": settings(corpus).model_dump(),
+            "model": {"kind": "config"},
+            "target": {"ratio": 2, "of": "blocks"},
+        }
+    )
+    assert inspect(recipe)["rows_used"] > 0
     assert sorted(corpus.parent.iterdir()) == before
 
 

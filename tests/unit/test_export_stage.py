@@ -13,17 +13,29 @@ import torch
 from test_quantize import trained_like
 
 from lwc.core.arrays import Array
-from lwc.export.run import FP16, INT8, INT8_ANSWERS, WHOLE, export_pair, padded_inputs
+from lwc.export.run import FP16, INT8, INT8_ANSWERS, WHOLE, Stages, export_pair, padded_inputs
 from lwc.export.session import cpu_session, run
 from lwc.metrics.classification import macro_f1
 from lwc.models.families import family_of
 from lwc.models.load import load_model, load_tokenizer, save_checkpoint
 from lwc.models.surgery import remove_blocks
 from lwc.models.tokenizer import train_wordpiece
-from lwc.recipe import Export, Int8, Shape
+from lwc.recipe import Export, Int8, Recipe, Shape
 
 WORDS = ["good", "bad", "thing", "works", "broken", "a", "that", "never"]
 SHAPES = (Shape(batch=1, length=8), Shape(batch=2, length=16))
+
+
+def recipe_of(settings: Export) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "schema_version": 1,
+            "name": "exported",
+            "model": {"kind": "config", "max_length": 16},
+            "target": {"ratio": 2, "of": "blocks"},
+            "export": settings.model_dump(),
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +71,7 @@ def test_all_reduced_graphs_at_once(stages: dict[str, Path], tmp_path: Path) -> 
     openvino = importlib.util.find_spec("openvino") is not None
     settings = Export(int8=Int8(calibration=24), fp16=True, openvino=openvino, latency_shapes=SHAPES, latency_repeats=3)
     said: list[str] = []
-    found = export_pair(stages["data"], stages["base"], stages["compressed"], settings, 16, tmp_path, said.append)
+    found = export_pair(recipe_of(settings), Stages(**stages), tmp_path, said.append)
     assert json.loads((tmp_path / "export.json").read_text()) == found
 
     folder = stages["compressed"] / "model"
@@ -108,6 +120,6 @@ def test_calibration_sees_every_class_of_a_file_that_is_sorted_by_label(
 
 def test_nothing_is_reduced_unasked(stages: dict[str, Path], tmp_path: Path) -> None:
     settings = Export(latency_shapes=SHAPES, latency_repeats=3)
-    found = export_pair(stages["data"], stages["base"], stages["compressed"], settings, 16, tmp_path, print)
+    found = export_pair(recipe_of(settings), Stages(**stages), tmp_path, print)
     assert found.keys().isdisjoint({"int8", "fp16", "openvino"})
     assert not any((tmp_path / name).exists() for name in (INT8, INT8_ANSWERS, FP16))

@@ -13,7 +13,6 @@ from test_train_and_recover import base, quiet, recipe_of, trained  # noqa: F401
 from tiny_models import tiny
 
 from lwc.data.splits import load_split
-from lwc.evaluation.run import model_logits
 from lwc.importance.registry import SCORERS
 from lwc.models.batches import batches, encode
 from lwc.models.families import family_of
@@ -22,7 +21,9 @@ from lwc.models.forward.prefix import outcomes
 from lwc.models.load import load_model, load_tokenizer, save_checkpoint
 from lwc.models.placement import beside, device_of, placed
 from lwc.models.surgery import remove_blocks
-from lwc.training.distillation import Recoverer, recover
+from lwc.tasks.task import Checkpoint
+from lwc.tasks.text import model_logits
+from lwc.training.distillation import Recoverer, Recovering, recover
 from lwc.training.fine_tuning import train_base
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")]
@@ -58,23 +59,24 @@ def logits_on_cpu(folder: Path, texts: list[str], length: int) -> Any:
 def test_train_recover_and_evaluate(base: tuple[Path, Path], tmp_path: Path) -> None:  # noqa: F811
     folder, out = base
     texts = load_split(folder, "validation")
-    found, _ = model_logits(out / "model", texts, 8, 16)
+    found, _ = model_logits(out / "model", texts, recipe_of())
     assert found == pytest.approx(logits_on_cpu(out / "model", texts.texts, 16), abs=1e-3)
 
     teacher = load_model(out / "model")
     save_checkpoint(
         remove_blocks(teacher, family_of(teacher), [1, 2]), load_tokenizer(out / "model"), tmp_path / "cut" / "model"
     )
-    recover(recipe_of(), folder, out, tmp_path / "cut", [0, 3], tmp_path / "healed", tmp_path / "scratch", quiet)
+    folders = Recovering(folder, out, tmp_path / "cut", tmp_path / "healed", tmp_path / "scratch")
+    recover(recipe_of(), [0, 3], folders, quiet)
     labels = np.asarray(texts.labels)
-    healed, _ = model_logits(tmp_path / "healed" / "model", texts, 8, 16)
+    healed, _ = model_logits(tmp_path / "healed" / "model", texts, recipe_of())
     assert float((healed.argmax(axis=1) == labels).mean()) > 0.9
 
 
 def test_a_short_recovery_stays_on_the_gpu(base: tuple[Path, Path], tmp_path: Path) -> None:  # noqa: F811
     folder, out = base
     model, tokenizer = load_model(out / "model"), load_tokenizer(out / "model")
-    recoverer = Recoverer(recipe_of(), folder, model, tokenizer, quiet)
+    recoverer = Recoverer(recipe_of(), folder, Checkpoint(model, tokenizer), quiet)
     assert device_of(model).type == "cuda"
     short = recoverer.after({1, 2, 3}, 2, tmp_path / "a", quiet)
     longer = recoverer.after({1, 2, 3}, 48, tmp_path / "b", quiet)
@@ -107,7 +109,7 @@ def test_bf16_is_what_a_gpu_trains_in_by_itself(base: tuple[Path, Path], tmp_pat
     free = recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": "auto"})})
     out = trained(tmp_path, folder, free)
     texts = load_split(folder, "validation")
-    logits, _ = model_logits(out / "model", texts, 8, 16)
+    logits, _ = model_logits(out / "model", texts, recipe_of())
     assert float((logits.argmax(axis=1) == np.asarray(texts.labels)).mean()) > 0.9
     one, other = (load_model(place / "model").state_dict() for place in (base[1], out))
     assert any(not torch.equal(value, other[name]) for name, value in one.items()), "trained in fp32 all the same"

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from lwc.core.errors import ModelError
+from lwc.export.onnx import export_graph
+from lwc.export.parity import check_parity
 from lwc.export.session import cpu_session
 from lwc.models.families import family_of
 from lwc.models.surgery import parameter_counts
@@ -17,12 +19,12 @@ from lwc.recipe import FromConfig, Package
 from lwc.serving.loadtest.wire import RawTensor, WireError, encode_strings
 from lwc.serving.triton.config import parse
 from lwc.tasks.next_item import asking, ranking
-from lwc.tasks.next_item.export import check_parity, export_top_items, graph_inputs
+from lwc.tasks.next_item.graph import graph_inputs, top_items_graph
 from lwc.tasks.next_item.histories import Catalogue
 from lwc.tasks.next_item.model import NextItemView, build, save
 from lwc.tasks.next_item.replay import HeldOut, ndcg, summarise
 from lwc.tasks.next_item.repository import build_repository
-from lwc.tasks.next_item.training import answers
+from lwc.tasks.next_item.rows import answers
 
 SHAPE = FromConfig(kind="config", blocks=2, hidden=16, heads=2, dropout=0.3, max_length=8)
 ITEMS, K = 15, 12
@@ -41,13 +43,13 @@ def view() -> NextItemView:
 @pytest.fixture(scope="module")
 def graph(view: NextItemView, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("graph") / "model.onnx"
-    export_top_items(view, K, path)
+    export_graph(top_items_graph(view, K, [], 8), path)
     return path
 
 
 def test_the_item_vectors_stand_twice_in_the_file_and_are_counted_so(tmp_path: Path) -> None:
     many = build(SHAPE, 20_000, seed=2)
-    export_top_items(many, K, tmp_path / "model.onnx")
+    export_graph(top_items_graph(many, K, [], 8), tmp_path / "model.onnx")
     counts = parameter_counts(many, family_of(many))
     size = (tmp_path / "model.onnx").stat().st_size
     assert size == pytest.approx(4 * (counts.total + counts.tied), rel=0.05)
@@ -72,11 +74,11 @@ def test_the_graph_ranks_as_offline_and_never_names_what_was_seen(view: NextItem
 
 
 def test_parity_passes_for_this_graph_and_fails_for_another(view: NextItemView, graph: Path) -> None:
-    found = check_parity(view, K, graph, [[1], [2, 3]], 1e-4, 8)
+    found = check_parity(top_items_graph(view, K, [[1], [2, 3]], 8), graph, 1e-4)
     assert found["passed"]
     assert found["max_abs_diff"] < 1e-4
     other = build(SHAPE, ITEMS, seed=9)
-    assert not check_parity(other, K, graph, [[1], [2, 3]], 1e-4, 8)["passed"]
+    assert not check_parity(top_items_graph(other, K, [[1], [2, 3]], 8), graph, 1e-4)["passed"]
 
 
 def catalogue(items: int = ITEMS) -> Catalogue:

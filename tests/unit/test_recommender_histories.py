@@ -9,9 +9,10 @@ import pytest
 from histories import ITEMS, recipe, write_chain
 
 from lwc.core.errors import DataError
+from lwc.pipeline.stages import inspect
 from lwc.recipe import NextItem, Split
 from lwc.tasks.next_item.histories import Catalogue, Event, catalogue_of, histories
-from lwc.tasks.next_item.prepare import inspect, prepare
+from lwc.tasks.next_item.prepare import prepare
 from lwc.tasks.next_item.splits import by_time, divide, leave_last_out, load_questions, load_train
 
 
@@ -126,7 +127,7 @@ def test_inspecting_keeps_nothing_and_says_what_the_line_would(tmp_path: Path) -
     write_chain(tmp_path / "shop.csv", users=40)
     made = recipe(tmp_path / "shop.csv")
     assert isinstance(made.task, NextItem)
-    assert inspect(made, made.task) == prepare(made, made.task, tmp_path, lambda _: None)
+    assert inspect(made) == prepare(made, made.task, tmp_path, lambda _: None)
 
 
 def test_too_little_data_is_one_clear_error() -> None:

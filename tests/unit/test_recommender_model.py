@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
+from histories import recipe
 
 from lwc.importance.score import score_blocks
 from lwc.models.batches import Batch, batches, pad
@@ -23,13 +24,15 @@ from lwc.recipe import (
     BlockInfluence,
     EmpiricalFisher,
     FromConfig,
-    NextItem,
     Score,
     Shap,
     Taylor,
 )
+from lwc.tasks.next_item.histories import Catalogue
+from lwc.tasks.next_item.losses import full_softmax, sampled_softmax
 from lwc.tasks.next_item.model import NextItemView, build, encoded, load, save
-from lwc.tasks.next_item.training import answers, full_softmax, sampled_softmax, shifted, train_rows, training_loss
+from lwc.tasks.next_item.rows import answers, train_rows
+from lwc.tasks.next_item.task import TASK
 
 SHAPE = FromConfig(kind="config", blocks=4, hidden=16, heads=2, dropout=0.0, max_length=12)
 ITEMS = 30
@@ -120,10 +123,13 @@ def test_a_block_that_is_the_identity_scores_lowest_under_every_method(view: Nex
 
 def test_training_asks_at_every_place_and_only_at_real_ones(view: NextItemView) -> None:
     rows = encoded([[3, 4, 5, 6], [7, 8]], 13)
-    batch = pad(rows, [0, 1], np.zeros(2))
-    _, targets, real = shifted(batch)
-    assert targets[real].tolist() == [4, 5, 6, 8]
-    found = training_loss(NextItem(kind="next_item"), ITEMS)(view, batch)
+    batch = pad(rows, [0, 1], None)
+    inputs = TASK.inputs(batch)
+    assert inputs["positions"].tolist() == [[True] * 3, [True, False, False]]
+    items = Catalogue(tuple(map(str, range(ITEMS))), (1,) * ITEMS)
+    output = view(**inputs)
+    assert len(TASK.logits(view, output, items)) == 4, "one answer a real position"
+    found = TASK.loss(recipe(Path("shop.csv")), items, view, output, batch)
     losses = []
     for history in ([3, 4, 5, 6], [7, 8]):
         for end in range(1, len(history)):

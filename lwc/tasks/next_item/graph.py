@@ -74,6 +74,7 @@ def top_items_graph(view: NextItemView, k: int, histories: list[list[int]], max_
             rows = [[int(item) for item in random.integers(0, items, size)] for size in lengths]
             cases.append(({"batch": batch, "length": length, "padding": "right"}, graph_inputs(rows, max_length)))
     return Graph(
+        name="the recommender",
         module=TopItems(view, k).eval(),
         sample={
             "input_ids": torch.tensor([[1, 2, 1], [2, 0, 0]]),
