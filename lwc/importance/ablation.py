@@ -11,10 +11,11 @@ from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list
 from lwc.models.forward.pieces import part_of, pieces_of
 from lwc.models.forward.prefix import outcomes
+from lwc.models.types import Model
 
 
 @scorer
-def ablation(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
+def ablation(model: Model, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
     """Mean loss with block l bypassed minus that of the whole model, in nats for a classifier or language model.
 
     Bypass is the identity on the residual stream (Michel et al. 2019 and Sajjad et al. 2023 drop whole layers this

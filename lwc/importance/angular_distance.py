@@ -15,6 +15,7 @@ from lwc.core import distributed
 from lwc.importance.types import LayerImportance, scorer
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list, hidden_states
+from lwc.models.types import Model
 
 
 def angles(before: Tensor, after: Tensor) -> Tensor:
@@ -36,7 +37,7 @@ def angles(before: Tensor, after: Tensor) -> Tensor:
 
 @scorer
 @torch.inference_mode()
-def angular_distance(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
+def angular_distance(model: Model, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
     """E[arccos(cos(h_in, h_out))] / π over all real tokens, h of shape (B, T, D).
 
     Unit: half turns, 0 (identity) to 1 (opposite direction). ``details["span_k"][l]`` is the distance over the k blocks

@@ -14,11 +14,12 @@ from lwc.core import distributed
 from lwc.importance.types import LayerImportance, scorer
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list, hidden_states
+from lwc.models.types import Model
 
 
 @scorer
 @torch.inference_mode()
-def block_influence(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
+def block_influence(model: Model, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
     """BI_l = 1 − E[cos(h_in, h_out)] over all real tokens, h of shape (B, T, D).
 
     Unit: 1 − cosine, 0 (identity) to 2. Padding does not count. Deviation: the mean is over tokens of the

@@ -16,6 +16,7 @@ from lwc.importance.types import LayerImportance, scorer
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list, hidden_states
 from lwc.models.losses import example_loss
+from lwc.models.types import Model
 from lwc.recipe import Conductance
 
 Of = Literal["update", "output"]
@@ -35,7 +36,7 @@ class PathConductance:
 
 
 @contextmanager
-def _on_path(model: Any, fraction: list[float]) -> Iterator[None]:
+def _on_path(model: Model, fraction: list[float]) -> Iterator[None]:
     """Token embeddings are baseline + fraction[0] · (embedding − baseline); the pass back ends there."""
     table = model.get_input_embeddings()
     padding = getattr(model.config, "pad_token_id", None)
@@ -55,7 +56,7 @@ def _on_path(model: Any, fraction: list[float]) -> Iterator[None]:
 
 
 @contextmanager
-def _watched(model: Any, family: Family, of: Of) -> Iterator[tuple[dict[int, Tensor], dict[int, Tensor]]]:
+def _watched(model: Model, family: Family, of: Of) -> Iterator[tuple[dict[int, Tensor], dict[int, Tensor]]]:
     """(outputs, activations) of the blocks in the last pass; the activation is h_out, or h_out − h_in."""
     outputs: dict[int, Tensor] = {}
     activations: dict[int, Tensor] = {}
@@ -77,7 +78,7 @@ def _watched(model: Any, family: Family, of: Of) -> Iterator[tuple[dict[int, Ten
             handle.remove()
 
 
-def path_conductance(model: Any, family: Family, batch: Batch, steps: int, of: Of = "update") -> PathConductance:
+def path_conductance(model: Model, family: Family, batch: Batch, steps: int, of: Of = "update") -> PathConductance:
     """Σₖ ∂F/∂h_out(αₖ) · (y(αₖ₊₁) − y(αₖ)), αₖ = k / steps, y each block's update or output (B, T, D).
 
     The sum is the one Captum's ``LayerConductance`` takes with ``method="riemann_trapezoid"`` and ``n_steps=steps``
@@ -115,7 +116,7 @@ def path_conductance(model: Any, family: Family, batch: Batch, steps: int, of: O
 
 
 @scorer
-def conductance(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
+def conductance(model: Model, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
     """E_n Σ_td |cₙₗₜ|, c = ∫₀¹ ∂F/∂y · ∂y/∂α dα over real tokens t and dimensions d of the block's update y (B, T, D).
 
     F is −`example_loss`, for a classifier the log-probability of the true label (unit: nats). The path is straight,

@@ -10,10 +10,11 @@ from lwc.importance.per_example import ExampleGradients, collect
 from lwc.importance.types import LayerImportance, scorer
 from lwc.models.batches import Batch
 from lwc.models.families import Family
+from lwc.models.types import Model
 
 
 @scorer
-def fisher(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
+def fisher(model: Model, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
     """Empirical Fisher information about the scale of a block's units: Σₖ E_n[(Σᵢ gₙₖᵢ θₖᵢ)²].
 
     gₙ is the gradient of log p(yₙ | xₙ), the *true* label, of one example (Kunstner et al. 2019, eq. 3); k runs over

@@ -25,6 +25,7 @@ from lwc.models.batches import Batch
 from lwc.models.causal import LLAMA_FAMILY, CausalSource, load_causal, locate_causal
 from lwc.models.families import Family, block_list, hidden_states
 from lwc.models.placement import device_of, placed
+from lwc.models.types import Model, Tokenizer
 from lwc.recipe import LlamaProfile
 
 # Raise it when what is measured changes: cached measurements of other versions are not read.
@@ -71,7 +72,7 @@ def _token_losses(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def measure(model: Any, family: Family, ids: Tensor, mask: Tensor) -> list[_Measured]:
+def measure(model: Model, family: Family, ids: Tensor, mask: Tensor) -> list[_Measured]:
     """Run texts (B, T), padded on the right, through the LM once, and from each block on with that block bypassed."""
     blocks = block_list(model, family)
     calls: list[tuple[Tensor, dict[str, Any]]] = []
@@ -86,6 +87,8 @@ def measure(model: Any, family: Family, ids: Tensor, mask: Tensor) -> list[_Meas
     finally:
         for handle in handles:
             handle.remove()
+    norm, head = model.base_model.get_submodule("norm"), model.get_output_embeddings()
+    assert head is not None  # a causal LM
     whole = _token_losses(output.logits, ids, mask)
     bypassed, turned = [], []
     for index in range(len(blocks)):
@@ -93,7 +96,7 @@ def measure(model: Any, family: Family, ids: Tensor, mask: Tensor) -> list[_Meas
         hidden = before  # what block `index` would have changed goes on as it is
         for later in range(index + 1, len(blocks)):
             hidden = hidden_states(blocks[later](hidden, **calls[later][1]))
-        logits = model.get_output_embeddings()(model.base_model.norm(hidden))
+        logits = head(norm(hidden))
         bypassed.append(_token_losses(logits, ids, mask))
         # The block's output is the next one's input; the last one is run again.
         after = calls[index + 1][0] if index + 1 < len(blocks) else hidden_states(blocks[index](before, **rest))
@@ -108,7 +111,7 @@ def measure(model: Any, family: Family, ids: Tensor, mask: Tensor) -> list[_Meas
 
 
 def _encoded(
-    tokenizer: Any, texts: Sequence[str], max_length: int, device: torch.device
+    tokenizer: Tokenizer, texts: Sequence[str], max_length: int, device: torch.device
 ) -> Iterator[tuple[list[str], Tensor, Tensor]]:
     """Batches (texts, ids, mask) of about equal length; a text of fewer than two tokens predicts nothing: left out."""
     rows = [(text, tokenizer(text, truncation=True, max_length=max_length)["input_ids"]) for text in texts]
@@ -124,7 +127,7 @@ def _encoded(
 
 
 @contextmanager
-def reordered(model: Any, family: Family) -> Iterator[None]:
+def reordered(model: Model, family: Family) -> Iterator[None]:
     """Rows of q and k from the order GGUF stores them in to the one transformers computes with, for a moment.
 
     GGUF interleaves the two halves of each head's rotary pairs. Weights that are already right become wrong.
@@ -146,7 +149,9 @@ def reordered(model: Any, family: Family) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def check_loaded(model: Any, family: Family, tokenizer: Any, texts: Sequence[str], max_length: int, name: str) -> float:
+def check_loaded(
+    model: Model, family: Family, tokenizer: Tokenizer, texts: Sequence[str], max_length: int, name: str
+) -> float:
     """Mean loss in nats/token on a few texts, once it is sane.
 
     Raises:
@@ -234,7 +239,7 @@ def interpolate(values: Sequence[float], blocks: int) -> tuple[float, ...]:
 
 
 @scorer
-def llama_profile(model: Any, family: Family, batches: Sequence[Batch], config: LlamaProfile) -> LayerImportance:
+def llama_profile(model: Model, family: Family, batches: Sequence[Batch], config: LlamaProfile) -> LayerImportance:
     """s_l = ΔL((l + ½)/n): the bypass loss of a causal LM (Touvron et al. 2023) at the same relative depth.
 
     ΔL_k = mean over tokens of −log p(next) with LM block k the identity on the residual stream, minus that of the whole

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from lwc.core import distributed
 from lwc.core.machine import cache_dir
@@ -19,6 +18,7 @@ from lwc.importance.taylor import taylor, taylor_from
 from lwc.importance.types import LayerImportance, Scorer
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list
+from lwc.models.types import Model
 from lwc.recipe import LlmExpert, Method
 
 # Scorers that read nothing but the per-example gradients, and how.
@@ -42,7 +42,7 @@ def measured(methods: Sequence[Method]) -> list[Method]:
 
 
 def run_methods(
-    model: Any,
+    model: Model,
     family: Family,
     batches: Sequence[Batch],
     methods: Sequence[Method],
@@ -77,7 +77,7 @@ def _unit_of_numbers(found: LayerImportance) -> str:
 
 
 def with_expert(
-    model: Any,
+    model: Model,
     family: Family,
     results: Mapping[str, LayerImportance],
     methods: Sequence[Method],

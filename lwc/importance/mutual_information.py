@@ -15,6 +15,7 @@ from lwc.core.arrays import Array
 from lwc.importance.types import LayerImportance, scorer
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list, hidden_states
+from lwc.models.types import Model
 from lwc.recipe import MutualInformation
 
 FOLDS = 5
@@ -27,7 +28,7 @@ SEED = 0
 _FLOOR = 1e-3
 
 
-def pooled(model: Any, family: Family, batches: Sequence[Batch]) -> tuple[Array, Array, Array]:
+def pooled(model: Model, family: Family, batches: Sequence[Batch]) -> tuple[Array, Array, Array]:
     """(first token and mean over real tokens of every block's input and output (2, L, N, 2D), labels, rows (N,))."""
     blocks = block_list(model, family)
     seen: dict[int, Tensor] = {}
@@ -144,7 +145,7 @@ def _examples(features: Array, labels: Array, rows: Array) -> tuple[Array, Array
 
 @scorer
 @torch.inference_mode()
-def mutual_information(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
+def mutual_information(model: Model, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
     """I(h_out; Y) − I(h_in; Y) in nats; h is a block's input or output (N, 2D), Y the label.
 
     h holds the first real token and the mean over all of them side by side: heads read one or the other.

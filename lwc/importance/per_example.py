@@ -23,6 +23,7 @@ from lwc.models.families import Family, block_list
 from lwc.models.forward.pieces import labels_of, part_of, pieces_of
 from lwc.models.forward.undisturbed import undisturbed
 from lwc.models.losses import example_loss
+from lwc.models.types import Model
 
 logger = logging.getLogger(__name__)
 # Exact types: a subclass may compute something else with the same parameters.
@@ -119,7 +120,7 @@ def _hooked(blocks: nn.ModuleList, hook: Callable[[int, nn.Module, Tensor, Tenso
             handle.remove()
 
 
-def uncovered(model: Any, family: Family, batch: Batch) -> str | None:
+def uncovered(model: Model, family: Family, batch: Batch) -> str | None:
     """Why the fast way is not exact for this model, None where it is. Runs the first rows of the batch both ways."""
     few = part_of(batch, torch.arange(min(2, len(batch)), device=batch.labels.device))
     blocks = block_list(model, family)
@@ -148,7 +149,7 @@ def uncovered(model: Any, family: Family, batch: Batch) -> str | None:
     return None
 
 
-def fast_gradients(model: Any, family: Family, batch: Batch) -> ExampleGradients:
+def fast_gradients(model: Model, family: Family, batch: Batch) -> ExampleGradients:
     """All examples in one backward pass. Exact where ``uncovered`` is None."""
     blocks = block_list(model, family)
     result = ExampleGradients.zeros(batch, len(blocks))
@@ -184,7 +185,7 @@ def fast_gradients(model: Any, family: Family, batch: Batch) -> ExampleGradients
     return result
 
 
-def slow_gradients(model: Any, family: Family, batch: Batch) -> ExampleGradients:
+def slow_gradients(model: Model, family: Family, batch: Batch) -> ExampleGradients:
     """The same, one backward pass an example: for layers the fast way does not cover, and as its oracle."""
     blocks = block_list(model, family)
     result = ExampleGradients.zeros(batch, len(blocks))
@@ -211,7 +212,7 @@ def slow_gradients(model: Any, family: Family, batch: Batch) -> ExampleGradients
     return result
 
 
-def example_gradients(model: Any, family: Family, batches: Sequence[Batch]) -> list[ExampleGradients]:
+def example_gradients(model: Model, family: Family, batches: Sequence[Batch]) -> list[ExampleGradients]:
     """Per-example gradients of every batch: the fast way where it is exact for this model, else the slow one."""
     # The largest batch: in a batch of one, what all rows share (DeBERTa's positions) looks like a row's own input.
     reason = uncovered(model, family, max(batches, key=len))
@@ -231,7 +232,7 @@ def example_gradients(model: Any, family: Family, batches: Sequence[Batch]) -> l
     return distributed.spread(batches, of)
 
 
-def collect(model: Any, family: Family, batches: Sequence[Batch]) -> ExampleGradients:
+def collect(model: Model, family: Family, batches: Sequence[Batch]) -> ExampleGradients:
     """(N, L) of all rows in the order of the batches: one pass, from which ``fisher.fisher_from`` and
     ``taylor.taylor_from`` both take their scores, and a bootstrap over rows its intervals."""
     with undisturbed(model):

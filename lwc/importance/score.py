@@ -17,13 +17,14 @@ from lwc.importance.subsets import CutModel, Recover, measure, random_subsets
 from lwc.importance.trust import Scored, against_cut_models, resampled
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list
+from lwc.models.types import Model
 from lwc.recipe import Score, Trust
 
 Say = Callable[[str], None]
 
 
 def score_blocks(
-    model: Any,
+    model: Model,
     family: Family,
     batches: Sequence[Batch],
     config: Score,
@@ -103,7 +104,7 @@ def _checked(batches: Sequence[Batch]) -> int:
 
 
 def _trust(
-    model: Any,
+    model: Model,
     family: Family,
     batches: Sequence[Batch],
     config: Score,

@@ -16,6 +16,7 @@ from lwc.importance.types import LayerImportance, scorer
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list
 from lwc.models.forward.prefix import outcomes
+from lwc.models.types import Model
 from lwc.recipe import Shap
 
 Coalition = frozenset[int]
@@ -71,7 +72,7 @@ def exact(value: Mapping[Coalition, float], players: int) -> Array:
 
 
 def values_of(
-    model: Any, family: Family, batches: Sequence[Batch], coalitions: Sequence[Coalition]
+    model: Model, family: Family, batches: Sequence[Batch], coalitions: Sequence[Coalition]
 ) -> dict[Coalition, float]:
     """v(S) = −mean loss (`example_loss`) with all blocks but those of S bypassed; each coalition measured once."""
     everyone = frozenset(range(len(block_list(model, family))))
@@ -80,7 +81,7 @@ def values_of(
 
 
 @scorer
-def shap(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
+def shap(model: Model, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
     """Shapley values of the blocks as players, v(S) = −mean loss with the blocks not in S bypassed, in nats.
 
     φ_l is the mean over orders of the blocks of v(S ∪ {l}) − v(S), S the blocks that come before l in the order, not

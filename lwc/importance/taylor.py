@@ -10,10 +10,11 @@ from lwc.importance.per_example import ExampleGradients, collect
 from lwc.importance.types import LayerImportance, scorer
 from lwc.models.batches import Batch
 from lwc.models.families import Family
+from lwc.models.types import Model
 
 
 @scorer
-def taylor(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
+def taylor(model: Model, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
     """E_n |Σ_θ g_nθ · θ| over the block's parameters: the first-order change of a loss with the block zeroed.
 
     Molchanov et al. 2019, eq. 8 (a group's joint contribution). Deviations: absolute value, not square, so that

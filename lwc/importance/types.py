@@ -10,6 +10,7 @@ from typing import Any
 from lwc.models.batches import Batch
 from lwc.models.families import Family
 from lwc.models.forward.undisturbed import undisturbed
+from lwc.models.types import Model
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def scorer(function: Callable[[Any, Family, Sequence[Batch], Any], LayerImportan
     """Run a scorer on the undisturbed model."""
 
     @wraps(function)
-    def run(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
+    def run(model: Model, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
         with undisturbed(model):
             return function(model, family, batches, config)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lwc.core.errors import ModelError
+from lwc.models.types import Model
 
 
 def _tensor(hidden: Tensor) -> Any:
@@ -155,7 +156,7 @@ def check_exportable(family: Family) -> None:
         )
 
 
-def check_padding(model: nn.Module, family: Family, pad_id: int | None = None) -> None:
+def check_padding(model: Model, family: Family, pad_id: int | None = None) -> None:
     """A decoder's classifier reads the last token that is not ``config.pad_token_id``: that must be the padding.
 
     ``pad_id`` is the tokenizer's padding token, None where it is not at hand. Encoders and language models pass: they
@@ -179,7 +180,7 @@ def check_padding(model: nn.Module, family: Family, pad_id: int | None = None) -
         )
 
 
-def family_of(model: nn.Module) -> Family:
+def family_of(model: Model) -> Family:
     """The family row of a model.
 
     Raises:
@@ -209,7 +210,7 @@ def family_of(model: nn.Module) -> Family:
     return family
 
 
-def block_list(model: nn.Module, family: Family) -> nn.ModuleList:
+def block_list(model: Model, family: Family) -> nn.ModuleList:
     """The model's blocks in order."""
     node: Any = getattr(model, "base_model", model)
     for part in family.blocks.split("."):

@@ -13,6 +13,7 @@ from lwc.export.onnx import export_onnx
 from lwc.models.families import Family, block_list
 from lwc.models.positions import check_shapes
 from lwc.models.surgery import remove_blocks
+from lwc.models.types import Model, Tokenizer
 from lwc.recipe import Export
 
 # Within this of the target one measurement decides nothing: the least of so many must reach it, since the export is
@@ -21,8 +22,8 @@ _CLOSE, _AGAIN = 0.05, 3
 
 
 def blocks_for_latency(
-    model: Any,
-    tokenizer: Any,
+    model: Model,
+    tokenizer: Tokenizer,
     family: Family,
     ratio: float,
     settings: Export,

@@ -9,6 +9,7 @@ from typing import Any
 from lwc.models.batches import Batch
 from lwc.models.families import Family
 from lwc.models.surgery import remove_blocks
+from lwc.models.types import Model
 from lwc.recipe import Iterated
 from lwc.selection.choice import Choice, Subset
 from lwc.selection.select import measured
@@ -21,7 +22,7 @@ Heal = Callable[[Any, list[int], int], Any]
 class Course:
     """Where the rounds led: the cut model, its blocks in the numbering of the uncut one, and each round's removals."""
 
-    model: Any
+    model: Model
     kept: list[int]
     rounds: list[dict[str, Any]]
 
@@ -33,7 +34,7 @@ def quotas(count: int, rounds: int) -> list[int]:
 
 
 def iterated(
-    config: Iterated, model: Any, family: Family, batches: Sequence[Batch], choice: Choice, heal: Heal
+    config: Iterated, model: Model, family: Family, batches: Sequence[Batch], choice: Choice, heal: Heal
 ) -> Course:
     """Each round removes greedily, by the loss of the model *as it has recovered so far*, then heals it.
 

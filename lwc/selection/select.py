@@ -13,13 +13,14 @@ from lwc.models.forward.pieces import part_of, pieces_of
 from lwc.models.forward.prefix import outcomes
 from lwc.models.forward.undisturbed import undisturbed
 from lwc.models.surgery import ParameterCounts, parameter_counts
+from lwc.models.types import Model
 from lwc.recipe import Recipe, Select, Target
 from lwc.selection.choice import AfterRecovery, Choice, Subset
 from lwc.selection.strategies import STRATEGIES
 from lwc.selection.target import blocks_to_keep, ratios
 
 
-def measured(model: Any, family: Family, batches: Sequence[Batch], rows: int | None) -> Any:
+def measured(model: Model, family: Family, batches: Sequence[Batch], rows: int | None) -> Any:
     """Subsets → loss in nats with these blocks bypassed, on so many calibration rows of all lengths (prefix reuse)."""
     if rows is not None and rows < sum(len(batch) for batch in batches):
         batches = Rows(batches, model.config.pad_token_id).of_all_lengths(rows)
@@ -52,7 +53,7 @@ def required_blocks(total: int, protected: Sequence[int], config: Select, keep: 
 
 
 def plan_cut(
-    model: Any, family: Family, target: Target, config: Select, trimmed: int = 0, keep: int | None = None
+    model: Model, family: Family, target: Target, config: Select, trimmed: int = 0, keep: int | None = None
 ) -> tuple[ParameterCounts, int, frozenset[int]]:
     """(parameter counts, how many blocks stay, which must). ``trimmed``: parameters that vocabulary trimming takes.
 
@@ -66,7 +67,7 @@ def plan_cut(
     return counts, keep, required_blocks(total, protected, config, keep, target)
 
 
-def check_target(recipe: Recipe, model: Any) -> None:
+def check_target(recipe: Recipe, model: Model) -> None:
     """Raise `TargetError` where no choice of blocks reaches the target; one that must be measured first passes."""
     target = recipe.target
     if target.of != "latency" and (target.of == "blocks" or not recipe.vocabulary.trim):
@@ -92,7 +93,7 @@ def describe(
 
 
 def select_blocks(
-    model: Any,
+    model: Model,
     family: Family,
     batches: Sequence[Batch],
     importance: Mapping[str, Any],

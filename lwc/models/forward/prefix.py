@@ -23,6 +23,7 @@ from lwc.core.errors import ModelError
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list
 from lwc.models.losses import example_accuracy, example_loss
+from lwc.models.types import Model
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Outcome:
     accuracy: float
 
 
-def outcome(model: Any, batch: Batch) -> tuple[float, float]:
+def outcome(model: Model, batch: Batch) -> tuple[float, float]:
     """Sums over the rows of `example_loss` and `example_accuracy` of the model as it stands."""
     logits = model(**batch.inputs).logits
     if logits.ndim == 2:  # over a vocabulary, doubles would take gigabytes
@@ -90,7 +91,7 @@ def visiting_order(bypassed: Iterable[frozenset[int]], count: int) -> list[tuple
 
 @torch.inference_mode()
 def outcomes(
-    model: Any, family: Family, batches: Sequence[Batch], bypassed: Iterable[frozenset[int]]
+    model: Model, family: Family, batches: Sequence[Batch], bypassed: Iterable[frozenset[int]]
 ) -> dict[frozenset[int], Outcome]:
     """Loss and accuracy of the model with each of these sets of blocks bypassed.
 
