@@ -27,7 +27,6 @@ from lwc.export.quantize import quantize
 from lwc.export.session import cpu_session, run
 from lwc.metrics.classification import macro_f1
 from lwc.models.batches import batches, encode
-from lwc.models.families import check_exportable, family_of
 from lwc.models.load import load_model, load_tokenizer
 from lwc.models.positions import check_shapes
 from lwc.recipe import Export
@@ -60,7 +59,6 @@ def export_pair(
     def export_one(name: str, folder: Path, path: Path) -> dict[str, Any]:
         progress(f"exporting {name}")
         model, tokenizer = load_model(folder), load_tokenizer(folder)
-        check_exportable(family_of(model))
         check_shapes(model, settings.latency_shapes)
         export_onnx(model, tokenizer, path)
         progress(f"parity of {name}")

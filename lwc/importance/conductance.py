@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,8 @@ from torch import Tensor, nn
 from lwc.core import distributed
 from lwc.importance.types import LayerImportance, scorer
 from lwc.models.batches import Batch
-from lwc.models.families import Family, block_list, hidden_states
+from lwc.models.families import Family, block_list
+from lwc.models.forward.watch import watched
 from lwc.models.losses import example_loss
 from lwc.models.types import Model
 from lwc.recipe import Conductance
@@ -45,7 +45,7 @@ def _on_path(model: Model, fraction: list[float]) -> Iterator[None]:
     if padding is not None:
         baseline = table(torch.tensor(padding, device=table.weight.device)).detach()
 
-    def interpolate(_: nn.Module, __: tuple[Any, ...], embedded: Tensor) -> Tensor:
+    def interpolate(_: nn.Module, __: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
         return (baseline + fraction[0] * (embedded.detach() - baseline)).requires_grad_()
 
     handle = table.register_forward_hook(interpolate)
@@ -61,21 +61,12 @@ def _watched(model: Model, family: Family, of: Of) -> Iterator[tuple[dict[int, T
     outputs: dict[int, Tensor] = {}
     activations: dict[int, Tensor] = {}
 
-    def watch(index: int) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            before = args[0] if args else kwargs["hidden_states"]
-            after = outputs[index] = hidden_states(output)
-            activations[index] = after.detach() - before.detach() if of == "update" else after.detach()
+    def look(index: int, before: Tensor, after: Tensor) -> None:
+        outputs[index] = after
+        activations[index] = after.detach() - before.detach() if of == "update" else after.detach()
 
-        return hook
-
-    blocks = block_list(model, family)
-    handles = [block.register_forward_hook(watch(i), with_kwargs=True) for i, block in enumerate(blocks)]
-    try:
+    with watched(model, family, look):
         yield outputs, activations
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def path_conductance(model: Model, family: Family, batch: Batch, steps: int, of: Of = "update") -> PathConductance:
@@ -116,7 +107,7 @@ def path_conductance(model: Model, family: Family, batch: Batch, steps: int, of:
 
 
 @scorer
-def conductance(model: Model, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
+def conductance(model: Model, family: Family, batches: Sequence[Batch], settings: Conductance) -> LayerImportance:
     """E_n Σ_td |cₙₗₜ|, c = ∫₀¹ ∂F/∂y · ∂y/∂α dα over real tokens t and dimensions d of the block's update y (B, T, D).
 
     F is −`example_loss`, for a classifier the log-probability of the true label (unit: nats). The path is straight,
@@ -134,11 +125,9 @@ def conductance(model: Model, family: Family, batches: Sequence[Batch], config: 
     output − (F(x) − F(baseline))| in nats, which shows whether there were enough steps (the last entry is the model's;
     it stays large for a block that the model reads around, such as DeBERTa's block 0 under a convolution).
     """
-    started = time.monotonic()
-    steps = (config or Conductance(method="conductance")).steps
 
     def of(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        found = path_conductance(model, family, batch, steps)
+        found = path_conductance(model, family, batch, settings.steps)
         real = batch.mask.bool().unsqueeze(-1)
         totals = [total.masked_fill(~real, 0.0).double() for total in found.total]
         size = torch.stack([total.abs().sum(dim=(1, 2)) for total in totals], dim=1)
@@ -148,4 +137,4 @@ def conductance(model: Model, family: Family, batches: Sequence[Batch], config: 
     every = zip(*distributed.spread(batches, of), strict=True)
     means = [torch.cat(values).mean(dim=0).tolist() for values in every]
     details = {"net": means[1], "convergence_delta": means[2]}
-    return LayerImportance("conductance", tuple(means[0]), "nats", time.monotonic() - started, details)
+    return LayerImportance("conductance", tuple(means[0]), "nats", details=details)

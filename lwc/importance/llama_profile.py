@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ from lwc.models.causal import LLAMA_FAMILY, CausalSource, load_causal, locate_ca
 from lwc.models.families import Family, block_list, hidden_states
 from lwc.models.placement import device_of, placed
 from lwc.models.types import Model, Tokenizer
-from lwc.recipe import LlamaProfile
+from lwc.recipe import BlockInfluence, LlamaProfile
 
 # Raise it when what is measured changes: cached measurements of other versions are not read.
 _VERSION = 1
@@ -239,18 +238,17 @@ def interpolate(values: Sequence[float], blocks: int) -> tuple[float, ...]:
 
 
 @scorer
-def llama_profile(model: Model, family: Family, batches: Sequence[Batch], config: LlamaProfile) -> LayerImportance:
+def llama_profile(model: Model, family: Family, batches: Sequence[Batch], settings: LlamaProfile) -> LayerImportance:
     """s_l = ΔL((l + ½)/n): the bypass loss of a causal LM (Touvron et al. 2023) at the same relative depth.
 
     ΔL_k = mean over tokens of −log p(next) with LM block k the identity on the residual stream, minus that of the whole
-    LM, on the raw texts of the calibration set (``config.texts`` of them, (B, T) in the LM's own tokens); linear in
+    LM, on the raw texts of the calibration set (``settings.texts`` of them, (B, T) in the LM's own tokens); linear in
     between. Unit: nats/token. ``details["block_influence"]`` is the interpolated 1 − cos(h_in, h_out) of the LM.
 
     A prior, not a measurement: it says where LMs keep their work, and nothing of this model's weights. Deviation: a
     block that is the identity on the calibration set (influence below 1e-9) scores 0, or lowest where others are
     negative.
     """
-    started = time.monotonic()
     texts: list[str] = []
     for batch in batches:
         if batch.texts is None:
@@ -258,15 +256,13 @@ def llama_profile(model: Model, family: Family, batches: Sequence[Batch], config
                 "llama_profile reads raw texts, and the batches carry none", "make them with encode and pad"
             )
         texts.extend(batch.texts)
-    chosen = chosen_texts(texts, config.texts)
-    measured = distributed.from_main(lambda: profile(config.source, chosen, config.max_length, config.gguf_file))
-    own = block_influence(model, family, batches, None).scores
+    chosen = chosen_texts(texts, settings.texts)
+    measured = distributed.from_main(lambda: profile(settings.source, chosen, settings.max_length, settings.gguf_file))
+    own = block_influence(model, family, batches, BlockInfluence(method="block_influence")).scores
     scores = list(interpolate(measured.bypass_loss, len(own)))
     influence = list(interpolate(measured.influence, len(own)))
     lowest = min(0.0, *scores)
     for index, value in enumerate(own):
         if value < _IDENTITY:
             scores[index], influence[index] = lowest, 0.0
-    return LayerImportance(
-        "llama_profile", tuple(scores), "nats/token", time.monotonic() - started, {"block_influence": influence}
-    )
+    return LayerImportance("llama_profile", tuple(scores), "nats/token", details={"block_influence": influence})

@@ -11,15 +11,17 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any
+from functools import update_wrapper
+from typing import Generic
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from lwc.core import distributed
+from lwc.importance.types import LayerImportance, S
 from lwc.models.batches import Batch
-from lwc.models.families import Family, block_list
+from lwc.models.families import Family, block_input, block_list
 from lwc.models.forward.pieces import labels_of, part_of, pieces_of
 from lwc.models.forward.undisturbed import undisturbed
 from lwc.models.losses import example_loss
@@ -105,7 +107,7 @@ def _norm(module: nn.LayerNorm, x: Tensor, g: Tensor) -> Iterator[tuple[Tensor, 
 def _hooked(blocks: nn.ModuleList, hook: Callable[[int, nn.Module, Tensor, Tensor], None]) -> Iterator[None]:
     """Call ``hook(block, module, inputs, output)`` in the forward pass of every module that owns parameters."""
 
-    def forward_hook(index: int) -> Any:
+    def forward_hook(index: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         return lambda module, args, output: hook(index, module, args[0], output)
 
     handles = [
@@ -155,9 +157,11 @@ def fast_gradients(model: Model, family: Family, batch: Batch) -> ExampleGradien
     result = ExampleGradients.zeros(batch, len(blocks))
     entry: list[Tensor] = []
 
-    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def enter(
+        _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
+    ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
         # The pass back ends here; no gradient of a weight is formed, so none need require one.
-        hidden = (args[0] if args else kwargs["hidden_states"]).detach().requires_grad_()
+        hidden = block_input(args, kwargs).detach().requires_grad_()
         entry.append(hidden)
         return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
@@ -233,7 +237,23 @@ def example_gradients(model: Model, family: Family, batches: Sequence[Batch]) ->
 
 
 def collect(model: Model, family: Family, batches: Sequence[Batch]) -> ExampleGradients:
-    """(N, L) of all rows in the order of the batches: one pass, from which ``fisher.fisher_from`` and
-    ``taylor.taylor_from`` both take their scores, and a bootstrap over rows its intervals."""
+    """(N, L) of all rows in the order of the batches, in one pass."""
     with undisturbed(model):
         return ExampleGradients.joined(example_gradients(model, family, batches))
+
+
+class GradientScorer(Generic[S]):
+    """Makes a `Scorer` of a function that reads the per-example gradients only: several such share one `collect`.
+
+    Example:
+        >>> @GradientScorer
+        ... def norm(gradients: ExampleGradients, settings: Method) -> LayerImportance:
+        ...     return LayerImportance("norm", tuple(gradients.squared.mean(dim=0).tolist()), "nats²")
+    """
+
+    def __init__(self, of: Callable[[ExampleGradients, S], LayerImportance]) -> None:
+        self.of = of
+        update_wrapper(self, of)
+
+    def __call__(self, model: Model, family: Family, batches: Sequence[Batch], settings: S) -> LayerImportance:
+        return self.of(collect(model, family, batches), settings)

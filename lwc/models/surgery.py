@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lwc.core.errors import ModelError
-from lwc.models.families import Family, block_list
+from lwc.models.families import BlockOutput, Family, block_input, block_list
 from lwc.models.types import M, Model
 
 
@@ -59,10 +58,10 @@ def bypass(model: Model, family: Family, blocks: Collection[int]) -> Iterator[No
     modules = block_list(model, family)
     chosen = _checked(len(modules), blocks)
 
-    def identity(*args: Any, **kwargs: Any) -> Any:
-        return family.as_output(args[0] if args else kwargs["hidden_states"])
+    def identity(*args: Tensor, **kwargs: Tensor) -> BlockOutput:
+        return family.as_output(block_input(args, kwargs))
 
-    replaced: list[tuple[nn.Module, Any]] = []
+    replaced: list[tuple[nn.Module, Callable[..., BlockOutput] | None]] = []
     try:
         for index in sorted(chosen):
             module = modules[index]

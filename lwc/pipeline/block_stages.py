@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lwc.core import distributed
 from lwc.core.store import read_json, write_json
 from lwc.pipeline.stage import StageContext
 from lwc.recipe import Iterated, Racing
+
+if TYPE_CHECKING:
+    from lwc.selection.select import CutPlan
 
 
 def _rows_beside(context: StageContext, model: Any, split: str) -> Any:
@@ -71,30 +74,21 @@ def _cut(context: StageContext, model: Any, family: Any) -> int | None:
     recipe = context.recipe
     if recipe.target.of == "latency":
         return None
-    counts, keep, _ = plan_cut(model, family, recipe.target, recipe.select, _trimmed_parameters(context, model))
-    return len(counts.per_block) - keep or None
+    plan = plan_cut(model, family, recipe.target, recipe.select, _trimmed_parameters(context, model))
+    return plan.total - plan.keep or None
 
 
 def score(context: StageContext) -> None:
     """The score stage: ``importance.json``."""
-    from lwc.importance.score import score_blocks
+    from lwc.importance.score import Trial, score_blocks
 
     model, family, calibration = _measured_on(context)
     settings = context.recipe.score
     # Cut models are judged on rows that no score has seen.
     needed = settings.trust is not None or settings.fusion == "learned"
     held_out = _rows_beside(context, model, "validation") if needed else None
-    importance = score_blocks(
-        model,
-        family,
-        calibration,
-        settings,
-        context.progress,
-        validation=held_out,
-        recover=_short_recovery(context, model),
-        cut=_cut(context, model, family) if needed else None,
-        seed=context.recipe.seed,
-    )
+    trial = Trial(held_out, _short_recovery(context, model), _cut(context, model, family) if needed else None)
+    importance = score_blocks(model, family, calibration, settings, context.progress, trial, seed=context.recipe.seed)
     write_json(context.out / "importance.json", importance)
     ranking = importance["fused"]["ranking"]
     context.progress(f"{len(importance['methods'])} methods, most important first: {ranking}")
@@ -120,7 +114,7 @@ def select(context: StageContext) -> None:
     """The select stage: ``selection.json``, and ``model/`` where rounds of recovery made one."""
     from lwc.models.load import load_model, load_tokenizer
     from lwc.pipeline.blocks_for_latency import blocks_for_latency
-    from lwc.selection.select import select_blocks
+    from lwc.selection.select import plan_cut, select_blocks
 
     recipe = context.recipe
     model, family, calibration = _measured_on(context)
@@ -139,25 +133,15 @@ def select(context: StageContext) -> None:
                 settings,
                 context.scratch,
                 context.progress,
-                family.protected,
             )
         )
     keep = None if latency is None else int(latency["keep"])
+    plan = plan_cut(model, family, recipe.target, recipe.select, trimmed, keep)
     if isinstance(recipe.select, Iterated):
-        selection = _iterate(context, model, family, calibration, recipe.select, trimmed, keep)
+        selection = _iterate(context, model, family, calibration, recipe.select, plan)
     else:
-        selection = select_blocks(
-            model,
-            family,
-            calibration,
-            importance,
-            recipe.target,
-            recipe.select,
-            recovered=_after_recovery(context, model, "distance") if isinstance(recipe.select, Racing) else None,
-            trimmed=trimmed,
-            keep=keep,
-            seed=recipe.seed,
-        )
+        recovered = _after_recovery(context, model, "distance") if isinstance(recipe.select, Racing) else None
+        selection = select_blocks(model, family, calibration, importance, plan, recovered, seed=recipe.seed)
     if latency is not None:
         selection["latency"] = latency["measured"]
     write_json(context.out / "selection.json", selection)
@@ -165,17 +149,15 @@ def select(context: StageContext) -> None:
 
 
 def _iterate(
-    context: StageContext, model: Any, family: Any, calibration: Any, config: Iterated, trimmed: int, keep: int | None
+    context: StageContext, model: Any, family: Any, calibration: Any, config: Iterated, plan: CutPlan
 ) -> dict[str, Any]:
     """Iterated removal; leaves the model of the last round, on which the recover stage goes on, in ``model/``."""
     from lwc.models.load import load_model, load_tokenizer, save_checkpoint
     from lwc.models.placement import placed
-    from lwc.selection.choice import Choice
     from lwc.selection.iterated import iterated
-    from lwc.selection.select import describe, measured, plan_cut
+    from lwc.selection.select import describe
     from lwc.training.distillation import blocks_name
 
-    recipe = context.recipe
     tokenizer = load_tokenizer(context.inputs["train"] / "model")
     recoverer = _recoverer(context, model)
 
@@ -195,13 +177,9 @@ def _iterate(
             distributed.from_main(keep)
         return placed(load_model(done))
 
-    target = recipe.target
-    counts, keep, required = plan_cut(model, family, target, config, trimmed, keep)
-    losses = measured(model, family, calibration, config.rows)
-    choice = Choice({}, len(counts.per_block), keep, required, losses, seed=recipe.seed)
-    course = iterated(config, model, family, calibration, choice, heal)
+    course = iterated(config, model, family, calibration, plan, heal)
     save_checkpoint(course.model.to("cpu"), tokenizer, context.out / "model")
-    return {**describe(course.kept, counts, target, config, trimmed), "rounds": course.rounds}
+    return {**describe(course.kept, plan), "rounds": course.rounds}
 
 
 def remove(context: StageContext) -> None:

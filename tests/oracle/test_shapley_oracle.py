@@ -20,7 +20,7 @@ from lwc.importance.shap import antithetic, shap
 from lwc.models.batches import Batch, batches
 from lwc.models.families import FAMILIES, family_of
 from lwc.models.surgery import bypass
-from lwc.recipe import Shap
+from lwc.recipe import Ablation, Shap
 
 TEXTS, LABELS = tokens(7, seed=6), np.arange(7) % 3
 DATA: list[Batch] = batches(TEXTS, LABELS, 3, length_bucketed=True, seed=None)
@@ -66,4 +66,6 @@ def test_ablation_is_the_loss_of_its_absence(model_type: str) -> None:
     model = tiny(model_type)
     everyone = set(range(4))
     want = [worth(model, everyone, 4) - worth(model, everyone - {index}, 4) for index in range(4)]
-    np.testing.assert_allclose(ablation(model, family_of(model), DATA).scores, want, atol=2e-6)
+    np.testing.assert_allclose(
+        ablation(model, family_of(model), DATA, Ablation(method="ablation")).scores, want, atol=2e-6
+    )

@@ -9,14 +9,14 @@ import torch
 from tiny_models import VOCAB, tiny, tokens
 from torch import nn
 
-from lwc.importance.registry import SCORERS
 from lwc.models.batches import Batch, Encoded, batches
 from lwc.models.families import block_list, family_of
 from lwc.models.forward.predict import predict
 from lwc.models.load import build_from_config
-from lwc.recipe import FromConfig, Score
+from lwc.recipe import METHODS, FromConfig, Score
 
 BLOCKS = 4
+SCORERS = {name: METHODS[name].load() for name in METHODS.names() if METHODS[name].reads == "model"}
 # A depth profile is measured on another model and needs one: test_llama_profile.py.
 MEASURING = sorted(set(SCORERS) - {"llama_profile"})
 PROJECTIONS = {

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from planted import MEASURING, config_for, rows_for
+from planted import MEASURING, SCORERS, config_for, rows_for
 from tiny_models import OUTPUTS, VOCAB, tiny, tokens
 from torch import Tensor, nn
 from transformers import (
@@ -26,7 +25,6 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from lwc.core.errors import ModelError
 from lwc.export.onnx import export_onnx
 from lwc.export.session import cpu_session, run
-from lwc.importance.registry import SCORERS
 from lwc.models.batches import Batch, batches
 from lwc.models.families import (
     CAUSAL_LM,
@@ -34,7 +32,6 @@ from lwc.models.families import (
     REFUSED,
     Family,
     block_list,
-    check_exportable,
     check_padding,
     families_table,
     family_of,
@@ -56,7 +53,7 @@ def test_the_table_says_what_the_rows_say() -> None:
     table = families_table()
     assert [row["model_type"] for row in table] == [*FAMILIES, *REFUSED]
     assert not set(FAMILIES) & set(REFUSED)
-    keys = ["model_type", "blocks", "depth_field", "protected", "tasks", "export", "refused"]
+    keys = ["model_type", "blocks", "depth_field", "protected", "tasks", "refused"]
     assert all(list(row) == keys and all(type(value) is str for value in row.values()) for row in table)
     rows = {row["model_type"]: row for row in table}
     assert rows["modernbert"]["protected"] == "0"
@@ -278,11 +275,10 @@ class Words:
         return {"input_ids": ids, "attention_mask": (ids != 1).long()}
 
 
-@pytest.mark.parametrize("model_type", [name for name in TYPES if not FAMILIES[name].export])
+@pytest.mark.parametrize("model_type", TYPES)
 def test_exported_classifier_gives_the_same_logits(model_type: str, tmp_path: Path) -> None:
     model = tiny(model_type, blocks=3)
     model = remove_blocks(model, family_of(model), [1])
-    check_exportable(family_of(model))
     export_onnx(model, Words(), tmp_path / "model.onnx")
     session = cpu_session(tmp_path / "model.onnx", 1)
     # One row, fewer and more tokens than the sample, texts of 1 token and of more than the attention window.
@@ -291,11 +287,6 @@ def test_exported_classifier_gives_the_same_logits(model_type: str, tmp_path: Pa
         (batch,) = batches(encoded, np.zeros(rows), rows, length_bucketed=False, seed=None)
         given = {name: value.numpy() for name, value in batch.inputs.items()}
         np.testing.assert_allclose(run(session, given), predict(model, [batch]), atol=1e-5, rtol=0)
-
-
-def test_what_cannot_be_exported_says_why() -> None:
-    with pytest.raises(ModelError, match="'bert' cannot be exported to ONNX: no such operator"):
-        check_exportable(replace(FAMILIES["bert"], export="no such operator"))
 
 
 class ToyConfig(PretrainedConfig):

@@ -103,7 +103,9 @@ def test_features_are_the_first_token_and_the_mean_of_real_ones(model_type: str)
 
 def test_an_identity_block_gains_exactly_nothing_and_is_no_surprise() -> None:
     model = with_identity("modernbert", 2)
-    result = mutual_information(model, family_of(model), data(model, 60), None)
+    result = mutual_information(
+        model, family_of(model), data(model, 60), MutualInformation(method="mutual_information")
+    )
     assert result.scores[2] == 0.0
     assert result.details["p_value"][2] == 1.0
     assert result.details["before"][2] == result.details["after"][2]

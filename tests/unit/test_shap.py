@@ -15,7 +15,7 @@ from lwc.importance.shap import all_coalitions, antithetic, check_efficiency, ex
 from lwc.models.families import family_of
 from lwc.models.forward.predict import loss_and_accuracy
 from lwc.models.surgery import bypass
-from lwc.recipe import Shap
+from lwc.recipe import Ablation, Shap
 
 EXACT = Shap(method="shap", exact=True)
 
@@ -84,7 +84,7 @@ def test_sampling_comes_near_the_exact_values() -> None:
 def test_one_block_is_worth_its_ablation() -> None:
     model = tiny("bert", blocks=1)
     calibration = data(model)
-    want = ablation(model, family_of(model), calibration).scores
+    want = ablation(model, family_of(model), calibration, Ablation(method="ablation")).scores
     for config in (None, EXACT):
         assert shap(model, family_of(model), calibration, config).scores == pytest.approx(want)
 

@@ -88,20 +88,14 @@ def _after_recovery(context: StageContext, view: Any) -> Callable[[Collection[in
 
 def select(context: StageContext) -> None:
     """``selection.json``."""
-    from lwc.selection.select import select_blocks
+    from lwc.selection.select import plan_cut, select_blocks
 
     recipe = context.recipe
     view, family, calibration = _measured_on_train(context)
-    selection = select_blocks(
-        view,
-        family,
-        calibration,
-        read_json(context.inputs["score"] / "importance.json"),
-        recipe.target,
-        recipe.select,
-        recovered=_after_recovery(context, view) if isinstance(recipe.select, Racing) else None,
-        seed=recipe.seed,
-    )
+    importance = read_json(context.inputs["score"] / "importance.json")
+    plan = plan_cut(view, family, recipe.target, recipe.select)
+    recovered = _after_recovery(context, view) if isinstance(recipe.select, Racing) else None
+    selection = select_blocks(view, family, calibration, importance, plan, recovered, seed=recipe.seed)
     write_json(context.out / "selection.json", selection)
     context.progress(f"keep {selection['kept']}, remove {selection['removed']}")
 
