@@ -9,18 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from planted import MEASURING, SCORERS, config_for, rows_for
+from planted import MEASURING, SCORERS, config_for, methods_and, rows_for
 from tiny_models import OUTPUTS, VOCAB, tiny, tokens
-from torch import Tensor, nn
+from torch import Tensor
+from toy_model import ToyConfig, ToyForSequenceClassification
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    PretrainedConfig,
-    PreTrainedModel,
 )
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 from lwc.core.errors import ModelError
 from lwc.export.onnx import export_onnx
@@ -237,8 +235,7 @@ def scores_of(method: str, model: Any, rows: int) -> tuple[float, ...]:
     return SCORERS[method](model, family_of(model), scored_data(model, rows), config_for(method)).scores
 
 
-@pytest.mark.parametrize("method", MEASURING)
-@pytest.mark.parametrize("model_type", sorted(set(TYPES) - set(PRE_NORM)))
+@methods_and(sorted(set(TYPES) - set(PRE_NORM)))
 def test_scorers_run_on_every_row(model_type: str, method: str) -> None:
     model = tiny(model_type, blocks=3)
     before = predict(model, scored_data(model, 12))
@@ -249,8 +246,7 @@ def test_scorers_run_on_every_row(model_type: str, method: str) -> None:
     assert np.array_equal(predict(model, scored_data(model, 12)), before)
 
 
-@pytest.mark.parametrize("method", MEASURING)
-@pytest.mark.parametrize("model_type", PRE_NORM)
+@methods_and(PRE_NORM)
 def test_a_block_that_adds_nothing_scores_lowest(model_type: str, method: str) -> None:
     model = tiny(model_type, blocks=4, seed=1)
     for path in OUTPUTS[model_type]:
@@ -287,54 +283,6 @@ def test_exported_classifier_gives_the_same_logits(model_type: str, tmp_path: Pa
         (batch,) = batches(encoded, np.zeros(rows), rows, length_bucketed=False, seed=None)
         given = {name: value.numpy() for name, value in batch.inputs.items()}
         np.testing.assert_allclose(run(session, given), predict(model, [batch]), atol=1e-5, rtol=0)
-
-
-class ToyConfig(PretrainedConfig):
-    model_type = "toy"
-
-    def __init__(self, depth: int = 4, hidden_size: int = 16, gains: list[float] | None = None, **more: Any) -> None:
-        self.depth = depth
-        self.hidden_size = hidden_size
-        self.gains = [1.0 + index for index in range(depth)] if gains is None else gains
-        super().__init__(**more)
-
-
-class ToyUnit(nn.Module):
-    """A gated sum over the tokens seen; it returns a pair, and its gain is read from the config."""
-
-    def __init__(self, config: ToyConfig, layer_idx: int) -> None:
-        super().__init__()
-        self.layer_idx = layer_idx
-        self.gain = config.gains[layer_idx]
-        self.inner, self.outer = (nn.Linear(config.hidden_size, config.hidden_size) for _ in range(2))
-
-    def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, None]:
-        mean = (hidden * mask).sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True)
-        return hidden + self.gain * self.outer(torch.tanh(self.inner(hidden + mean))), None
-
-
-class ToyForSequenceClassification(PreTrainedModel):
-    config_class = ToyConfig
-    base_model_prefix = "trunk"
-
-    def __init__(self, config: ToyConfig) -> None:
-        super().__init__(config)
-        self.trunk = nn.Module()
-        self.trunk.words = nn.Embedding(VOCAB, config.hidden_size)
-        self.trunk.tower = nn.Module()
-        self.trunk.tower.units = nn.ModuleList(ToyUnit(config, index) for index in range(config.depth))
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        words: nn.Module = self.trunk.words
-        return words
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SequenceClassifierOutput:
-        hidden, mask = self.trunk.words(input_ids), attention_mask.unsqueeze(-1).float()
-        for unit in self.trunk.tower.units:
-            hidden = unit(hidden, mask)[0]
-        return SequenceClassifierOutput(logits=self.classifier((hidden * mask).sum(dim=1) / mask.sum(dim=1)))
 
 
 def test_a_new_family_is_one_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from planted import (
     SCORERS,
     config_for,
     data,
+    methods_and,
     pre_norm,
     rows_for,
     scale,
@@ -72,8 +73,7 @@ def test_a_block_whose_output_projections_are_zero_scores_zero(method: str) -> N
     assert score(method, model)[2] == 0.0
 
 
-@pytest.mark.parametrize("method", MEASURING)
-@pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert", "deberta-v2", "mpnet", "electra"])
+@methods_and(["bert", "roberta", "distilbert", "deberta-v2", "mpnet", "electra"])
 def test_a_post_norm_identity_block_scores_lowest(model_type: str, method: str) -> None:
     """Post-norm blocks normalise the stream again, which changes nothing but the last digits."""
     model = tiny(model_type, blocks=5)
@@ -126,8 +126,7 @@ def test_an_indispensable_post_norm_block_scores_highest(method: str, block: int
     assert scores[block] > 3 * max(others), scores
 
 
-@pytest.mark.parametrize("model_type", TYPES)
-@pytest.mark.parametrize("method", MEASURING)
+@methods_and(TYPES)
 def test_bypassed_block_scores_nothing_in_every_family(method: str, model_type: str) -> None:
     model = tiny(model_type)
     family = family_of(model)
@@ -169,8 +168,7 @@ def padded(batch: Batch, extra: int) -> Batch:
 
 
 # Each treats positions and padding its own way; the other families are BERT or RoBERTa in that.
-@pytest.mark.parametrize("model_type", ["bert", "roberta", "mpnet", "distilbert", "modernbert", "deberta-v2"])
-@pytest.mark.parametrize("method", MEASURING)
+@methods_and(["bert", "roberta", "mpnet", "distilbert", "modernbert", "deberta-v2"])
 def test_padding_batch_size_and_batch_order_change_nothing(model_type: str, method: str) -> None:
     model = tiny(model_type, blocks=3)
     want = score(method, model)

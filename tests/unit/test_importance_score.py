@@ -61,7 +61,7 @@ def test_no_rows() -> None:
 
 def test_degenerate_methods_are_left_out_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     def giving(method: str, *scores: float) -> Any:
-        return lambda: lambda *_: LayerImportance(method, scores, "")
+        return lambda _: lambda *_: LayerImportance(method, scores, "")
 
     monkeypatch.setattr(EmpiricalFisher, "load", giving("fisher", 1.0, float("nan"), 0.0, 2.0))
     monkeypatch.setattr(Taylor, "load", giving("taylor", 3.0, 3.0, 3.0, 3.0))
