@@ -7,8 +7,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, cross_val_predict
+from sklearn.preprocessing import StandardScaler
 
 from lwc.core.arrays import Array
 from lwc.importance.types import LearnedFit
@@ -38,16 +40,16 @@ def _scaled(scores: Array) -> Array:
 def _search(rows: int) -> GridSearchCV:
     """Non-negative ridge regression on ``rows`` cut models. Cross-validation chooses the ridge (of equals, the larger).
 
-    Subsets come in random order, so the folds need no draw.
+    Subsets come in random order, so the folds need no draw. Losses are standardised for the solver's tolerance.
     """
-    model = Ridge(positive=True, tol=1e-11)
-    grid = {"alpha": [ridge * rows for ridge in _RIDGES]}
+    model = TransformedTargetRegressor(Ridge(positive=True, tol=1e-11), transformer=StandardScaler())
+    grid = {"regressor__alpha": [ridge * rows for ridge in _RIDGES]}
     return GridSearchCV(model, grid, cv=min(_FOLDS, rows), scoring="neg_mean_squared_error")
 
 
-def _unit(values: Array) -> float:
-    """Root mean variance of the columns: what the solver's tolerance is relative to."""
-    return float(np.sqrt(values.var(axis=0).mean())) or 1.0
+def _size(x: Array) -> float:
+    """Root mean variance of the columns, of which the ridges are multiples."""
+    return float(np.sqrt(x.var(axis=0).mean())) or 1.0
 
 
 @dataclass(frozen=True)
@@ -97,19 +99,19 @@ def fit(scores: Array, measured: Measured) -> Learned:
     """
     losses = _checked(measured)
     x = removed_sums(_scaled(scores), [removed for removed, _ in measured])
-    across, along = _unit(x), _unit(losses)
-    search = _search(len(losses)).fit(x / across, losses / along)
-    weights = np.asarray(search.best_estimator_.coef_) * along / across
+    size = _size(x)
+    search = _search(len(losses)).fit(x / size, losses)
+    found = search.best_estimator_
+    weights = np.asarray(found.regressor_.coef_) * float(found.transformer_.scale_[0]) / size
     if not weights.any():
         raise ValueError("no method's scores rise with the losses of the cut models, so there is nothing to learn")
-    error = -float(search.best_score_) * along**2
-    return Learned(weights, _RIDGES[search.best_index_], error, float(losses.var()), len(losses))
+    return Learned(weights, _RIDGES[search.best_index_], -float(search.best_score_), float(losses.var()), len(losses))
 
 
 def cross_validated(scores: Array, measured: Measured) -> Array:
     """Predicted loss (S,) of each cut model by weights *and* ridge that were chosen without its fold."""
     losses = _checked(measured)
     x = removed_sums(_scaled(scores), [removed for removed, _ in measured])
-    folds, along = min(_FOLDS, len(losses)), _unit(losses)
+    folds = min(_FOLDS, len(losses))
     search = _search(len(losses) - math.ceil(len(losses) / folds))
-    return np.asarray(cross_val_predict(search, x / _unit(x), losses / along, cv=folds)) * along
+    return np.asarray(cross_val_predict(search, x / _size(x), losses, cv=folds))

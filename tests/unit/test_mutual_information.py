@@ -121,9 +121,12 @@ def test_labels_of_other_rows_are_no_information() -> None:
     model = tiny("modernbert")
     encoded = tokens(200)
     first = np.array([ids[0] % 2 for ids in encoded.ids])
-    right = mutual_information(model, family_of(model), batches(encoded, first, 16, length_bucketed=True, seed=1))
-    wrong = mutual_information(
-        model, family_of(model), batches(encoded, np.roll(first, 1), 16, length_bucketed=True, seed=1)
+    settings = MutualInformation(method="mutual_information")
+    right, wrong = (
+        mutual_information(
+            model, family_of(model), batches(encoded, labels, 16, length_bucketed=True, seed=1), settings
+        )
+        for labels in (first, np.roll(first, 1))
     )
     assert right.details["before"][0] > 0.1
     assert abs(wrong.details["before"][0]) < 0.05

@@ -37,6 +37,7 @@ def choice(total: int, keep: int, loss: Any = None, required: tuple[int, ...] = 
     importance = {
         "fused": {"ranking": sorted(range(total), reverse=True)},
         "methods": {"fisher": {"scores": scores}, "taylor": {"scores": scores[::-1]}},
+        "excluded": {},
     }
     judge = loss or (lambda removed: sum(scores[block] for block in removed))
     return Choice(importance, total, keep, frozenset(required), lambda many: {one: judge(one) for one in many}, **more)

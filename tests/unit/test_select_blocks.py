@@ -24,7 +24,12 @@ DATA = batches(tokens(6), np.array([0, 1, 2, 0, 1, 2]), 3, length_bucketed=False
 
 def ranking(order: list[int]) -> dict[str, Any]:
     scores = [float(len(order) - order.index(block)) for block in range(len(order))]
-    return {"blocks": len(order), "fused": {"ranking": order}, "methods": {"fisher": {"scores": scores}}}
+    return {
+        "blocks": len(order),
+        "fused": {"ranking": order},
+        "methods": {"fisher": {"scores": scores}},
+        "excluded": {},
+    }
 
 
 def by_hand(removed: frozenset[int], steps: int) -> float:
