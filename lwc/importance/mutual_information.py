@@ -28,16 +28,23 @@ _FLOOR = 1e-3
 
 
 def pooled(model: Model, family: Family, batches: Sequence[Batch]) -> tuple[Array, Array, Array]:
-    """(first token and mean over real tokens of every block's input and output (2, L, N, 2D), labels, rows (N,))."""
+    """(what a head may read of every block's input and output (2, L, N, R), labels (N,), rows (N,)).
+
+    An encoder's heads read the first real token or the mean over all of them: both, R = 2D. A decoder's reads the last
+    real token, which alone has seen the whole text: R = D.
+    """
 
     def of(batch: Batch) -> Tensor:
         real = batch.mask.bool()
+        every, places = torch.arange(len(real), device=real.device), torch.arange(real.shape[1], device=real.device)
         seen: dict[int, Tensor] = {}
 
         def read(hidden: Tensor) -> Tensor:
+            if family.decoder:
+                return hidden.double()[every, (real * places).argmax(dim=1)]
             # Masked, not multiplied by 0: what a model leaves in padded places may be anything.
             mean = hidden.double().masked_fill(~real.unsqueeze(-1), 0.0).sum(dim=1) / real.sum(dim=1, keepdim=True)
-            first = hidden.double()[torch.arange(len(real), device=real.device), real.int().argmax(dim=1)]
+            first = hidden.double()[every, real.int().argmax(dim=1)]
             return torch.cat([first, mean], dim=1)
 
         def look(index: int, before: Tensor, after: Tensor) -> None:
@@ -137,9 +144,10 @@ def _examples(features: Array, labels: Array, rows: Array) -> tuple[Array, Array
 def mutual_information(
     model: Model, family: Family, batches: Sequence[Batch], settings: MutualInformation
 ) -> LayerImportance:
-    """I(h_out; Y) − I(h_in; Y) in nats; h is a block's input or output (N, 2D), Y the label.
+    """I(h_out; Y) − I(h_in; Y) in nats; h is a block's input or output (N, R), Y the label.
 
-    h holds the first real token and the mean over all of them side by side: heads read one or the other.
+    h is what the head may read: the first real token and the mean over all real tokens side by side, of a decoder the
+    last real token (see ``pooled``).
 
     I is V-information (Xu et al. 2020, "A theory of usable computation under resource constraints", def. 2) with V the
     regularised linear classifiers on the 64 leading principal components: H(Y) − CE, both cross-fitted over 5 folds. In
@@ -151,7 +159,7 @@ def mutual_information(
     subtracted; it also holds what the choice of the prior gained on the rows it was chosen on. After that the figure is
     an estimate, no longer a bound. Deviations: a block that leaves less to a linear reader scores below 0. Examples
     that stand in the calibration set more than once share a fold and weigh more. The seed is fixed; float32 features of
-    all examples (2, L, N, 2D) are kept in memory.
+    all examples (2, L, N, R) are kept in memory.
 
     ``details``: ``before`` and ``after``, corrected; ``null_before`` and ``null_after``, the means subtracted;
     ``p_value``, the share of label orders, the true one included, whose gain is at least that of the true one.
