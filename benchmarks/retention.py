@@ -28,9 +28,8 @@ import torch
 from scipy import stats
 
 from lwc.core.machine import cpu_limit, cpu_model
-from lwc.importance.registry import SCORERS
 from lwc.pipeline.run import run
-from lwc.recipe import Recipe
+from lwc.recipe import METHODS, Recipe
 from lwc.report.compare import Predictions, paired, read_predictions
 
 FILES = (
@@ -49,7 +48,7 @@ COLUMNS = {
 }  # fmt: skip
 SOURCE = {"kind": "table", "paths": list(FILES), "columns": COLUMNS}
 LWC = {"strategy": "racing", "keep_first": 1, "width": 4, "rows": 64, "candidates": 4, "steps": 60}
-METHODS = sorted(SCORERS.keys() - {"llama_profile"})  # that one wants another model's weights
+MEASURED = sorted({*METHODS.names()} - {"llama_profile", "llm_expert"})  # those want other models
 BASELINES: dict[str, dict[str, Any]] = {
     "beam": {"strategy": "beam", "keep_first": 1, "width": 4, "rows": 64},
     "beam_free": {"strategy": "beam", "width": 4, "rows": 64},  # the first block may go too
@@ -58,7 +57,7 @@ BASELINES: dict[str, dict[str, Any]] = {
     "drop_bottom": {"strategy": "drop_bottom"},
     "random": {"strategy": "random", "draw": 0},
     "random_2": {"strategy": "random", "draw": 1},
-    **{method: {"strategy": "single", "method": method} for method in METHODS},
+    **{method: {"strategy": "single", "method": method} for method in MEASURED},
     "from_scratch": {"strategy": "drop_top", "weights": "random"},
 }
 

@@ -25,16 +25,15 @@ import torch.nn.functional as functional
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from lwc.importance.ablation import ablation
-from lwc.importance.fisher import fisher_from
+from lwc.importance.fisher import fisher
 from lwc.importance.per_example import ExampleGradients, collect, slow_gradients
-from lwc.importance.registry import SCORERS
 from lwc.importance.shap import antithetic, growing, sampled, shap
-from lwc.importance.taylor import taylor_from
+from lwc.importance.taylor import taylor
 from lwc.models.batches import Batch, Encoded, batches
 from lwc.models.families import block_list, family_of
 from lwc.models.forward.predict import loss_and_accuracy
 from lwc.models.surgery import bypass
-from lwc.recipe import Shap
+from lwc.recipe import METHODS, Ablation, EmpiricalFisher, Shap, Taylor
 
 REMOTE = {"llama_profile", "llm_expert"}
 
@@ -157,8 +156,9 @@ def ablation_ratio(model: Any, data: Sequence[Batch], setting: Setting) -> None:
                 scores.append(loss_and_accuracy(model, data)[0] - whole)
         return scores
 
+    settings = Ablation(method="ablation")
     ours, other = compare(
-        "ablation vs a full forward for each block", lambda: ablation(model, family, data).scores, plain,
+        "ablation vs a full forward for each block", lambda: ablation(model, family, data, settings).scores, plain,
         setting.rounds, 1.8,
     )  # fmt: skip
     print(f"  largest difference {np.abs(np.subtract(ours, other)).max():.1e} nats")
@@ -236,16 +236,17 @@ def conductance_ratio(model: Any, data: Sequence[Batch], setting: Setting) -> No
 def all_methods(model: Any, data: Sequence[Batch], setting: Setting) -> dict[str, float]:
     """Seconds of each local method, with Fisher and Taylor from one pass."""
     family = family_of(model)
-    configs = {"shap": Shap(method="shap", permutations=setting.permutations)}
+    cheaper = {"shap": {"permutations": setting.permutations}}
     times: dict[str, float] = {}
     started = time.monotonic()
     gradients = collect(model, family, data)
-    fisher_from(gradients, started)
-    taylor_from(gradients, started)
+    fisher.of(gradients, EmpiricalFisher(method="fisher"))
+    taylor.of(gradients, Taylor(method="taylor"))
     times["fisher + taylor"] = time.monotonic() - started
-    for name, scorer in SCORERS.items():
+    for name in METHODS.names():
         if name not in REMOTE | {"fisher", "taylor"}:
-            times[name] = seconds(lambda name=name, scorer=scorer: scorer(model, family, data, configs.get(name)))[0]
+            settings = METHODS[name](method=name, **cheaper.get(name, {}))
+            times[name] = seconds(lambda settings=settings: settings.load()(model, family, data, settings))[0]
     return times
 
 

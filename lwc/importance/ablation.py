@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from typing import Any
 
 from lwc.importance.types import LayerImportance, scorer
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list
 from lwc.models.forward.pieces import part_of, pieces_of
 from lwc.models.forward.prefix import outcomes
+from lwc.models.types import Model
+from lwc.recipe import Ablation
 
 
 @scorer
-def ablation(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
+def ablation(model: Model, family: Family, batches: Sequence[Batch], settings: Ablation) -> LayerImportance:
     """Mean loss with block l bypassed minus that of the whole model, in nats for a classifier or language model.
 
     Bypass is the identity on the residual stream (Michel et al. 2019 and Sajjad et al. 2023 drop whole layers this
@@ -23,7 +23,6 @@ def ablation(model: Any, family: Family, batches: Sequence[Batch], config: Any =
     Blocks before the bypassed one are computed once for all (``prefix``): n(n + 1)/2 block passes, not n²,
     on pieces of batches that fit a processor's cache.
     """
-    started = time.monotonic()
     whole: frozenset[int] = frozenset()
     alone = [frozenset([index]) for index in range(len(block_list(model, family)))]
     width = int(model.config.hidden_size)
@@ -31,4 +30,4 @@ def ablation(model: Any, family: Family, batches: Sequence[Batch], config: Any =
     found = outcomes(model, family, parts, [whole, *alone])
     scores = tuple(found[gone].loss - found[whole].loss for gone in alone)
     drops = [found[whole].accuracy - found[gone].accuracy for gone in alone]
-    return LayerImportance("ablation", scores, "nats", time.monotonic() - started, {"accuracy_drop": drops})
+    return LayerImportance("ablation", scores, "nats", details={"accuracy_drop": drops})

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as functional
-from torch import Tensor, nn
+from torch import Tensor
 
 from lwc.core import distributed
 from lwc.importance.types import LayerImportance, scorer
 from lwc.models.batches import Batch
-from lwc.models.families import Family, block_list, hidden_states
+from lwc.models.families import Family, block_list
+from lwc.models.forward.watch import watched
+from lwc.models.types import Model
+from lwc.recipe import AngularDistance
 
 
 def angles(before: Tensor, after: Tensor) -> Tensor:
@@ -36,7 +37,9 @@ def angles(before: Tensor, after: Tensor) -> Tensor:
 
 @scorer
 @torch.inference_mode()
-def angular_distance(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
+def angular_distance(
+    model: Model, family: Family, batches: Sequence[Batch], settings: AngularDistance
+) -> LayerImportance:
     """E[arccos(cos(h_in, h_out))] / π over all real tokens, h of shape (B, T, D).
 
     Unit: half turns, 0 (identity) to 1 (opposite direction). ``details["span_k"][l]`` is the distance over the k blocks
@@ -46,42 +49,26 @@ def angular_distance(model: Any, family: Family, batches: Sequence[Batch], confi
     token attends to every other one and the head reads the first or all of them, so that all real tokens count alike.
     Memory: the block inputs and outputs of one batch; spans are compared one example at a time.
     """
-    started = time.monotonic()
-    blocks = block_list(model, family)
-    count = len(blocks)
-    seen: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def watch(index: int) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            seen[index] = (args[0] if args else kwargs["hidden_states"], hidden_states(output))
-
-        return hook
-
-    handles = [block.register_forward_hook(watch(i), with_kwargs=True) for i, block in enumerate(blocks)]
+    count = len(block_list(model, family))
 
     def of(batch: Batch) -> list[Tensor]:
-        model(**batch.inputs)
+        seen: dict[int, tuple[Tensor, Tensor]] = {}
+        with watched(model, family, lambda index, before, after: seen.update({index: (before, after)})):
+            model(**batch.inputs)
         found = []
         for row, real in enumerate(batch.mask.bool()):
             before, after = (torch.stack([seen[i][side][row, real] for i in range(count)]) for side in (0, 1))
             found.append(angles(before, after).cpu())
-        seen.clear()
         return found
 
     sums = torch.zeros(count, count, dtype=torch.float64)
-    try:
-        for rows in distributed.spread(batches, of):
-            for row in rows:
-                sums += row
-    finally:
-        for handle in handles:
-            handle.remove()
+    for rows in distributed.spread(batches, of):
+        for row in rows:
+            sums += row
     mean = sums / sum(int(batch.mask.sum()) for batch in batches)
     spans = {
         f"span_{length}": [*mean.diagonal(length - 1).tolist(), *[math.nan] * (length - 1)]
         for length in range(1, count + 1)
     }
     scores = tuple(mean.diagonal().tolist())
-    return LayerImportance(
-        "angular_distance", scores, "arccos(cos(h_in, h_out)) / π", time.monotonic() - started, spans
-    )
+    return LayerImportance("angular_distance", scores, "arccos(cos(h_in, h_out)) / π", details=spans)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +13,10 @@ from torch import Tensor, nn
 from lwc.core import distributed
 from lwc.importance.types import LayerImportance, scorer
 from lwc.models.batches import Batch
-from lwc.models.families import Family, block_list, hidden_states
+from lwc.models.families import Family, block_list
+from lwc.models.forward.watch import watched
 from lwc.models.losses import example_loss
+from lwc.models.types import Model
 from lwc.recipe import Conductance
 
 Of = Literal["update", "output"]
@@ -35,7 +36,7 @@ class PathConductance:
 
 
 @contextmanager
-def _on_path(model: Any, fraction: list[float]) -> Iterator[None]:
+def _on_path(model: Model, fraction: list[float]) -> Iterator[None]:
     """Token embeddings are baseline + fraction[0] · (embedding − baseline); the pass back ends there."""
     table = model.get_input_embeddings()
     padding = getattr(model.config, "pad_token_id", None)
@@ -44,7 +45,7 @@ def _on_path(model: Any, fraction: list[float]) -> Iterator[None]:
     if padding is not None:
         baseline = table(torch.tensor(padding, device=table.weight.device)).detach()
 
-    def interpolate(_: nn.Module, __: tuple[Any, ...], embedded: Tensor) -> Tensor:
+    def interpolate(_: nn.Module, __: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
         return (baseline + fraction[0] * (embedded.detach() - baseline)).requires_grad_()
 
     handle = table.register_forward_hook(interpolate)
@@ -55,29 +56,20 @@ def _on_path(model: Any, fraction: list[float]) -> Iterator[None]:
 
 
 @contextmanager
-def _watched(model: Any, family: Family, of: Of) -> Iterator[tuple[dict[int, Tensor], dict[int, Tensor]]]:
+def _watched(model: Model, family: Family, of: Of) -> Iterator[tuple[dict[int, Tensor], dict[int, Tensor]]]:
     """(outputs, activations) of the blocks in the last pass; the activation is h_out, or h_out − h_in."""
     outputs: dict[int, Tensor] = {}
     activations: dict[int, Tensor] = {}
 
-    def watch(index: int) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            before = args[0] if args else kwargs["hidden_states"]
-            after = outputs[index] = hidden_states(output)
-            activations[index] = after.detach() - before.detach() if of == "update" else after.detach()
+    def look(index: int, before: Tensor, after: Tensor) -> None:
+        outputs[index] = after
+        activations[index] = after.detach() - before.detach() if of == "update" else after.detach()
 
-        return hook
-
-    blocks = block_list(model, family)
-    handles = [block.register_forward_hook(watch(i), with_kwargs=True) for i, block in enumerate(blocks)]
-    try:
+    with watched(model, family, look):
         yield outputs, activations
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def path_conductance(model: Any, family: Family, batch: Batch, steps: int, of: Of = "update") -> PathConductance:
+def path_conductance(model: Model, family: Family, batch: Batch, steps: int, of: Of = "update") -> PathConductance:
     """Σₖ ∂F/∂h_out(αₖ) · (y(αₖ₊₁) − y(αₖ)), αₖ = k / steps, y each block's update or output (B, T, D).
 
     The sum is the one Captum's ``LayerConductance`` takes with ``method="riemann_trapezoid"`` and ``n_steps=steps``
@@ -115,7 +107,7 @@ def path_conductance(model: Any, family: Family, batch: Batch, steps: int, of: O
 
 
 @scorer
-def conductance(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
+def conductance(model: Model, family: Family, batches: Sequence[Batch], settings: Conductance) -> LayerImportance:
     """E_n Σ_td |cₙₗₜ|, c = ∫₀¹ ∂F/∂y · ∂y/∂α dα over real tokens t and dimensions d of the block's update y (B, T, D).
 
     F is −`example_loss`, for a classifier the log-probability of the true label (unit: nats). The path is straight,
@@ -133,11 +125,9 @@ def conductance(model: Any, family: Family, batches: Sequence[Batch], config: An
     output − (F(x) − F(baseline))| in nats, which shows whether there were enough steps (the last entry is the model's;
     it stays large for a block that the model reads around, such as DeBERTa's block 0 under a convolution).
     """
-    started = time.monotonic()
-    steps = (config or Conductance(method="conductance")).steps
 
     def of(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        found = path_conductance(model, family, batch, steps)
+        found = path_conductance(model, family, batch, settings.steps)
         real = batch.mask.bool().unsqueeze(-1)
         totals = [total.masked_fill(~real, 0.0).double() for total in found.total]
         size = torch.stack([total.abs().sum(dim=(1, 2)) for total in totals], dim=1)
@@ -147,4 +137,4 @@ def conductance(model: Any, family: Family, batches: Sequence[Batch], config: An
     every = zip(*distributed.spread(batches, of), strict=True)
     means = [torch.cat(values).mean(dim=0).tolist() for values in every]
     details = {"net": means[1], "convergence_delta": means[2]}
-    return LayerImportance("conductance", tuple(means[0]), "nats", time.monotonic() - started, details)
+    return LayerImportance("conductance", tuple(means[0]), "nats", details=details)

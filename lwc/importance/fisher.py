@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from typing import Any
-
-from lwc.importance.per_example import ExampleGradients, collect
-from lwc.importance.types import LayerImportance, scorer
-from lwc.models.batches import Batch
-from lwc.models.families import Family
+from lwc.importance.per_example import ExampleGradients, GradientScorer
+from lwc.importance.types import LayerImportance
+from lwc.recipe import EmpiricalFisher
 
 
-@scorer
-def fisher(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
+@GradientScorer
+def fisher(gradients: ExampleGradients, settings: EmpiricalFisher) -> LayerImportance:
     """Empirical Fisher information about the scale of a block's units: Σₖ E_n[(Σᵢ gₙₖᵢ θₖᵢ)²].
 
     gₙ is the gradient of log p(yₙ | xₙ), the *true* label, of one example (Kunstner et al. 2019, eq. 3); k runs over
@@ -26,13 +21,5 @@ def fisher(model: Any, family: Family, batches: Sequence[Batch], config: Any = N
     are zero has a large trace: those zeros *would* learn. With θ = 0 they hold nothing, and here they score 0.
     Normalisation layers are left out of the score (see ``per_example.is_norm``).
     """
-    started = time.monotonic()
-    return fisher_from(collect(model, family, batches), started)
-
-
-def fisher_from(gradients: ExampleGradients, started: float) -> LayerImportance:
-    """The score from gradients (N, L) that another method may share; ``started`` is when their pass began."""
     scores, trace = gradients.units.mean(dim=0), gradients.squared.mean(dim=0)
-    return LayerImportance(
-        "fisher", tuple(scores.tolist()), "nats²", time.monotonic() - started, {"trace": trace.tolist()}
-    )
+    return LayerImportance("fisher", tuple(scores.tolist()), "nats²", details={"trace": trace.tolist()})

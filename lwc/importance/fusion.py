@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from scipy.stats import beta, kendalltau, rankdata
 
 from lwc.core.arrays import Array
 from lwc.importance.learned import cross_validated, fit, removed_sums
+from lwc.importance.types import LearnedFit
 
 # Scores closer than this, relative to the largest, differ by rounding only.
 _SAME = 1e-9
@@ -32,7 +32,7 @@ class Fusion:
     method: str = "mean_rank"
     unit: str = ""
     weights: dict[str, float] = field(default_factory=dict)
-    learned: dict[str, Any] | None = None
+    learned: LearnedFit | None = None
 
 
 def usable(scores: Mapping[str, Sequence[float]]) -> tuple[dict[str, Array], dict[str, str]]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
 
 from lwc.core.arrays import Array
+from lwc.importance.types import LearnedFit
 
 _FOLDS = 5
 # Of the mean squared column: from next to none to one that leaves little but equal weights.
@@ -34,7 +34,11 @@ def _scaled(scores: Array) -> Array:
 
 
 def _solve(x: Array, y: Array, ridge: float) -> tuple[Array, float]:
-    """Weights w ≥ 0 (M,) and intercept of min ‖y − c − x w‖² / S + ridge · mean(x²) · ‖w‖², x (S, M)."""
+    """Weights w ≥ 0 (M,) and intercept of min ‖y − c − x w‖² / S + ridge · mean(x²) · ‖w‖², x (S, M).
+
+    Solved exactly. scikit-learn's ``Ridge(positive=True)`` is L-BFGS: it stops up to 4% off where methods nearly agree,
+    or warns that it did not converge.
+    """
     middle, level = x.mean(axis=0), float(y.mean())
     centred = (x - middle) / np.sqrt(len(y))
     size = float((centred**2).sum(axis=0).mean())
@@ -80,7 +84,7 @@ class Learned:
         """Fused scores (L,) in nats: the loss that removing the block is predicted to add."""
         return np.asarray(self.weights @ _scaled(scores))
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> LearnedFit:
         """For ``importance.json``."""
         return {
             "subsets": self.subsets,

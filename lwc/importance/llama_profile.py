@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,7 +24,8 @@ from lwc.models.batches import Batch
 from lwc.models.causal import LLAMA_FAMILY, CausalSource, load_causal, locate_causal
 from lwc.models.families import Family, block_list, hidden_states
 from lwc.models.placement import device_of, placed
-from lwc.recipe import LlamaProfile
+from lwc.models.types import Model, Tokenizer
+from lwc.recipe import BlockInfluence, LlamaProfile
 
 # Raise it when what is measured changes: cached measurements of other versions are not read.
 _VERSION = 1
@@ -71,7 +71,7 @@ def _token_losses(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def measure(model: Any, family: Family, ids: Tensor, mask: Tensor) -> list[_Measured]:
+def measure(model: Model, family: Family, ids: Tensor, mask: Tensor) -> list[_Measured]:
     """Run texts (B, T), padded on the right, through the LM once, and from each block on with that block bypassed."""
     blocks = block_list(model, family)
     calls: list[tuple[Tensor, dict[str, Any]]] = []
@@ -86,6 +86,8 @@ def measure(model: Any, family: Family, ids: Tensor, mask: Tensor) -> list[_Meas
     finally:
         for handle in handles:
             handle.remove()
+    norm, head = model.base_model.get_submodule("norm"), model.get_output_embeddings()
+    assert head is not None  # a causal LM
     whole = _token_losses(output.logits, ids, mask)
     bypassed, turned = [], []
     for index in range(len(blocks)):
@@ -93,7 +95,7 @@ def measure(model: Any, family: Family, ids: Tensor, mask: Tensor) -> list[_Meas
         hidden = before  # what block `index` would have changed goes on as it is
         for later in range(index + 1, len(blocks)):
             hidden = hidden_states(blocks[later](hidden, **calls[later][1]))
-        logits = model.get_output_embeddings()(model.base_model.norm(hidden))
+        logits = head(norm(hidden))
         bypassed.append(_token_losses(logits, ids, mask))
         # The block's output is the next one's input; the last one is run again.
         after = calls[index + 1][0] if index + 1 < len(blocks) else hidden_states(blocks[index](before, **rest))
@@ -108,7 +110,7 @@ def measure(model: Any, family: Family, ids: Tensor, mask: Tensor) -> list[_Meas
 
 
 def _encoded(
-    tokenizer: Any, texts: Sequence[str], max_length: int, device: torch.device
+    tokenizer: Tokenizer, texts: Sequence[str], max_length: int, device: torch.device
 ) -> Iterator[tuple[list[str], Tensor, Tensor]]:
     """Batches (texts, ids, mask) of about equal length; a text of fewer than two tokens predicts nothing: left out."""
     rows = [(text, tokenizer(text, truncation=True, max_length=max_length)["input_ids"]) for text in texts]
@@ -124,7 +126,7 @@ def _encoded(
 
 
 @contextmanager
-def reordered(model: Any, family: Family) -> Iterator[None]:
+def reordered(model: Model, family: Family) -> Iterator[None]:
     """Rows of q and k from the order GGUF stores them in to the one transformers computes with, for a moment.
 
     GGUF interleaves the two halves of each head's rotary pairs. Weights that are already right become wrong.
@@ -146,7 +148,9 @@ def reordered(model: Any, family: Family) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def check_loaded(model: Any, family: Family, tokenizer: Any, texts: Sequence[str], max_length: int, name: str) -> float:
+def check_loaded(
+    model: Model, family: Family, tokenizer: Tokenizer, texts: Sequence[str], max_length: int, name: str
+) -> float:
     """Mean loss in nats/token on a few texts, once it is sane.
 
     Raises:
@@ -234,18 +238,17 @@ def interpolate(values: Sequence[float], blocks: int) -> tuple[float, ...]:
 
 
 @scorer
-def llama_profile(model: Any, family: Family, batches: Sequence[Batch], config: LlamaProfile) -> LayerImportance:
+def llama_profile(model: Model, family: Family, batches: Sequence[Batch], settings: LlamaProfile) -> LayerImportance:
     """s_l = ΔL((l + ½)/n): the bypass loss of a causal LM (Touvron et al. 2023) at the same relative depth.
 
     ΔL_k = mean over tokens of −log p(next) with LM block k the identity on the residual stream, minus that of the whole
-    LM, on the raw texts of the calibration set (``config.texts`` of them, (B, T) in the LM's own tokens); linear in
+    LM, on the raw texts of the calibration set (``settings.texts`` of them, (B, T) in the LM's own tokens); linear in
     between. Unit: nats/token. ``details["block_influence"]`` is the interpolated 1 − cos(h_in, h_out) of the LM.
 
     A prior, not a measurement: it says where LMs keep their work, and nothing of this model's weights. Deviation: a
     block that is the identity on the calibration set (influence below 1e-9) scores 0, or lowest where others are
     negative.
     """
-    started = time.monotonic()
     texts: list[str] = []
     for batch in batches:
         if batch.texts is None:
@@ -253,15 +256,13 @@ def llama_profile(model: Any, family: Family, batches: Sequence[Batch], config: 
                 "llama_profile reads raw texts, and the batches carry none", "make them with encode and pad"
             )
         texts.extend(batch.texts)
-    chosen = chosen_texts(texts, config.texts)
-    measured = distributed.from_main(lambda: profile(config.source, chosen, config.max_length, config.gguf_file))
-    own = block_influence(model, family, batches, None).scores
+    chosen = chosen_texts(texts, settings.texts)
+    measured = distributed.from_main(lambda: profile(settings.source, chosen, settings.max_length, settings.gguf_file))
+    own = block_influence(model, family, batches, BlockInfluence(method="block_influence")).scores
     scores = list(interpolate(measured.bypass_loss, len(own)))
     influence = list(interpolate(measured.influence, len(own)))
     lowest = min(0.0, *scores)
     for index, value in enumerate(own):
         if value < _IDENTITY:
             scores[index], influence[index] = lowest, 0.0
-    return LayerImportance(
-        "llama_profile", tuple(scores), "nats/token", time.monotonic() - started, {"block_influence": influence}
-    )
+    return LayerImportance("llama_profile", tuple(scores), "nats/token", details={"block_influence": influence})

@@ -14,10 +14,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
 from lwc.core.errors import MissingDependency
+from lwc.core.machine import cache_dir
 from lwc.core.store import key_of, write_json
 from lwc.importance.chat_client import ChatError, Reply, post_chat
 from lwc.importance.fusion import usable
-from lwc.importance.types import LayerImportance
+from lwc.importance.types import LayerImportance, Refusal
 from lwc.recipe import LlmExpert
 
 logger = logging.getLogger(__name__)
@@ -33,13 +34,6 @@ Weigh the methods against each other. Answer with one JSON object and nothing el
 
 class ExpertError(MissingDependency):
     """The expert gave no usable answer, and the recipe requires one (exit 4)."""
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why the expert is left out of the fusion."""
-
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -182,23 +176,22 @@ def _ask(body: dict[str, Any], blocks: int, config: LlmExpert) -> Reply:
 
 
 def rank_with_expert(
-    evidence: Mapping[str, Sequence[float]], blocks: int, config: LlmExpert, cache: Path
+    evidence: Mapping[str, Sequence[float]], blocks: int, config: LlmExpert
 ) -> ExpertImportance | Refusal:
     """s_b = n − position of block b in the expert's ranking (most important first): n … 1, no unit but rank.
 
     ``evidence`` are the raw scores (L,) of the other methods; the model, its texts and labels are never sent. Answers
-    are kept in ``cache`` under a digest of endpoint and request; the key is in neither, nor in any message. No paper:
-    an expert's guess, as good as its correlation with measured loss says it is.
+    are kept in the user's cache under a digest of endpoint and request; the key is in neither, nor in any message. No
+    paper: an expert's guess, as good as its correlation with measured loss says it is.
 
     At most ``retries`` + 1 requests of ``max_tokens`` each, ``timeout_seconds`` each.
 
     Raises:
         ExpertError: no usable answer, and ``config.required``. Otherwise a `Refusal` gives the reason.
     """
-    started = time.monotonic()
     try:
         body = request_body(evidence, blocks, config)
-        file = cache / f"{key_of({'endpoint': config.base_url, 'body': body})}.json"
+        file = cache_dir() / "llm_expert" / f"{key_of({'endpoint': config.base_url, 'body': body})}.json"
         reply = _cached(file, blocks)
         if reply is None:
             reply = _ask(body, blocks, config)
@@ -217,7 +210,6 @@ def rank_with_expert(
         "llm_expert",
         tuple(float(blocks - position[block]) for block in range(blocks)),
         "rank",
-        time.monotonic() - started,
         reasons=tuple(answer.reasons[str(block)].strip() for block in range(blocks)),
         usage=reply.usage,
     )

@@ -1,4 +1,4 @@
-"""Run the recipe's methods: gradients that two of them need are computed once, the expert comes last."""
+"""Run the recipe's methods: gradients that several of them need are computed once; those that read scores come last."""
 
 from __future__ import annotations
 
@@ -6,26 +6,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from lwc.core import distributed
-from lwc.core.machine import cache_dir
-from lwc.importance.fisher import fisher, fisher_from
-from lwc.importance.llm_expert import Refusal, rank_with_expert
-from lwc.importance.per_example import ExampleGradients, collect
-from lwc.importance.registry import SCORERS
-from lwc.importance.taylor import taylor, taylor_from
-from lwc.importance.types import LayerImportance, Scorer
+from lwc.importance.per_example import ExampleGradients, GradientScorer, collect
+from lwc.importance.types import LayerImportance, Refusal, Scorer, ScorerOfScores
 from lwc.models.batches import Batch
-from lwc.models.families import Family, block_list
-from lwc.recipe import LlmExpert, Method
+from lwc.models.families import Family
+from lwc.models.types import Model
+from lwc.recipe import Method
 
-# Scorers that read nothing but the per-example gradients, and how.
-_FROM_GRADIENTS: dict[Scorer, Callable[[ExampleGradients, float], LayerImportance]] = {
-    fisher: fisher_from,
-    taylor: taylor_from,
-}
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -36,38 +26,30 @@ class Results:
     refused: dict[str, str]
 
 
-def measured(methods: Sequence[Method]) -> list[Method]:
-    """The methods that measure model and data: all but the expert, who reads what they found."""
-    return [method for method in methods if not isinstance(method, LlmExpert)]
-
-
 def run_methods(
-    model: Any,
-    family: Family,
-    batches: Sequence[Batch],
-    methods: Sequence[Method],
-    progress: Callable[[str], None] | None = None,
+    model: Model, family: Family, batches: Sequence[Batch], methods: Sequence[Method], progress: Say | None = None
 ) -> dict[str, LayerImportance]:
-    """Scores by method, in the order of the recipe; the expert is left out.
+    """Scores by method, in the order of the recipe, of all methods that measure the model.
 
-    ``seconds`` of the first method that needs the per-example gradients holds their pass; those after it reuse it.
+    ``seconds`` of the first method that needs the per-example gradients contains their pass; the others reuse it.
     """
-    asked = measured(methods)
-    sharing = sum(SCORERS[method.method] in _FROM_GRADIENTS for method in asked) > 1
     shared: ExampleGradients | None = None
     results: dict[str, LayerImportance] = {}
     numbers = batches[0].labels.is_floating_point()
-    for method in asked:
+    for method in methods:
+        if method.reads != "model":
+            continue
         if progress is not None:
             progress(f"{method.method} ({len(results) + 1}/{len(methods)})")
-        scorer = SCORERS[method.method]
-        if sharing and scorer in _FROM_GRADIENTS:
-            started = time.monotonic()
+        started = time.monotonic()
+        scorer: Scorer[Method] = method.load()
+        if isinstance(scorer, GradientScorer):
             shared = collect(model, family, batches) if shared is None else shared
-            found = _FROM_GRADIENTS[scorer](shared, started)
+            found = scorer.of(shared, method)
         else:
             found = scorer(model, family, batches, method)
-        results[method.method] = found if not numbers else replace(found, unit=_unit_of_numbers(found))
+        unit = _unit_of_numbers(found) if numbers else found.unit
+        results[method.method] = replace(found, unit=unit, seconds=time.monotonic() - started)
     return results
 
 
@@ -76,34 +58,26 @@ def _unit_of_numbers(found: LayerImportance) -> str:
     return found.unit if found.method == "mutual_information" else found.unit.replace("nats", "squared error")
 
 
-def with_expert(
-    model: Any,
-    family: Family,
-    results: Mapping[str, LayerImportance],
-    methods: Sequence[Method],
-    progress: Callable[[str], None] | None = None,
-    cache: Path | None = None,
+def run_on_scores(
+    results: Mapping[str, LayerImportance], blocks: int, methods: Sequence[Method], progress: Say | None = None
 ) -> Results:
-    """The results, with the expert's where the recipe lists one. It reads the scores of all others, and only these.
-
-    Args:
-        cache: folder of its answers; the user's cache folder by default.
+    """The results, with those of the methods that read the scores of the others.
 
     Raises:
-        ExpertError: it gave no usable answer and the recipe says that it must.
+        ExpertError: the expert gave no usable answer and the recipe requires one.
     """
     found, refused = dict(results), dict[str, str]()
+    evidence = {name: result.scores for name, result in results.items()}
     for method in methods:
-        if not isinstance(method, LlmExpert):
+        if method.reads != "scores":
             continue
         if progress is not None:
             progress(f"{method.method} ({len(methods)}/{len(methods)})")
-        evidence = {name: result.scores for name, result in results.items()}
-        folder = cache_dir() / "llm_expert" if cache is None else cache
-        blocks = len(block_list(model, family))
-        answer = distributed.from_main(partial(rank_with_expert, evidence, blocks, method, folder))
+        started = time.monotonic()
+        scorer: ScorerOfScores[Method] = method.load()
+        answer = distributed.from_main(partial(scorer, evidence, blocks, method))
         if isinstance(answer, Refusal):
             refused[method.method] = answer.reason
         else:
-            found[method.method] = answer
+            found[method.method] = replace(answer, seconds=time.monotonic() - started)
     return Results(found, refused)

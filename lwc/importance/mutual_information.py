@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lwc.core import distributed
 from lwc.core.arrays import Array
 from lwc.importance.types import LayerImportance, scorer
 from lwc.models.batches import Batch
-from lwc.models.families import Family, block_list, hidden_states
+from lwc.models.families import Family
+from lwc.models.forward.watch import watched
+from lwc.models.types import Model
 from lwc.recipe import MutualInformation
 
 FOLDS = 5
@@ -27,37 +27,34 @@ SEED = 0
 _FLOOR = 1e-3
 
 
-def pooled(model: Any, family: Family, batches: Sequence[Batch]) -> tuple[Array, Array, Array]:
-    """(first token and mean over real tokens of every block's input and output (2, L, N, 2D), labels, rows (N,))."""
-    blocks = block_list(model, family)
-    seen: dict[int, Tensor] = {}
-    masks: list[Tensor] = []
+def pooled(model: Model, family: Family, batches: Sequence[Batch]) -> tuple[Array, Array, Array]:
+    """(what a head may read of every block's input and output (2, L, N, R), labels (N,), rows (N,)).
 
-    def read(hidden: Tensor) -> Tensor:
-        real = masks[-1].bool()
-        # Masked, not multiplied by 0: what a model leaves in padded places may be anything.
-        mean = hidden.double().masked_fill(~real.unsqueeze(-1), 0.0).sum(dim=1) / real.sum(dim=1, keepdim=True)
-        first = hidden.double()[torch.arange(len(real), device=real.device), real.int().argmax(dim=1)]
-        return torch.cat([first, mean], dim=1)
-
-    def watch(index: int) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            seen[index] = torch.stack([read(args[0] if args else kwargs["hidden_states"]), read(hidden_states(output))])
-
-        return hook
-
-    handles = [block.register_forward_hook(watch(i), with_kwargs=True) for i, block in enumerate(blocks)]
+    An encoder's heads read the first real token or the mean over all of them: both, R = 2D. A decoder's reads the last
+    real token, which alone has seen the whole text: R = D.
+    """
 
     def of(batch: Batch) -> Tensor:
-        masks[:] = [batch.mask]
-        model(**batch.inputs)
-        return torch.stack([seen[i] for i in range(len(blocks))], dim=1).float().cpu()
+        real = batch.mask.bool()
+        every, places = torch.arange(len(real), device=real.device), torch.arange(real.shape[1], device=real.device)
+        seen: dict[int, Tensor] = {}
 
-    try:
-        found = distributed.spread(batches, of)
-    finally:
-        for handle in handles:
-            handle.remove()
+        def read(hidden: Tensor) -> Tensor:
+            if family.decoder:
+                return hidden.double()[every, (real * places).argmax(dim=1)]
+            # Masked, not multiplied by 0: what a model leaves in padded places may be anything.
+            mean = hidden.double().masked_fill(~real.unsqueeze(-1), 0.0).sum(dim=1) / real.sum(dim=1, keepdim=True)
+            first = hidden.double()[every, real.int().argmax(dim=1)]
+            return torch.cat([first, mean], dim=1)
+
+        def look(index: int, before: Tensor, after: Tensor) -> None:
+            seen[index] = torch.stack([read(before), read(after)])
+
+        with watched(model, family, look):
+            model(**batch.inputs)
+        return torch.stack([seen[index] for index in sorted(seen)], dim=1).float().cpu()
+
+    found = distributed.spread(batches, of)
     labels, rows = (torch.cat([getattr(batch, name) for batch in batches]).cpu() for name in ("labels", "rows"))
     return torch.cat(found, dim=2).numpy(), labels.numpy(), rows.numpy()
 
@@ -144,10 +141,13 @@ def _examples(features: Array, labels: Array, rows: Array) -> tuple[Array, Array
 
 @scorer
 @torch.inference_mode()
-def mutual_information(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
-    """I(h_out; Y) − I(h_in; Y) in nats; h is a block's input or output (N, 2D), Y the label.
+def mutual_information(
+    model: Model, family: Family, batches: Sequence[Batch], settings: MutualInformation
+) -> LayerImportance:
+    """I(h_out; Y) − I(h_in; Y) in nats; h is a block's input or output (N, R), Y the label.
 
-    h holds the first real token and the mean over all of them side by side: heads read one or the other.
+    h is what the head may read: the first real token and the mean over all real tokens side by side, of a decoder the
+    last real token (see ``pooled``).
 
     I is V-information (Xu et al. 2020, "A theory of usable computation under resource constraints", def. 2) with V the
     regularised linear classifiers on the 64 leading principal components: H(Y) − CE, both cross-fitted over 5 folds. In
@@ -159,17 +159,15 @@ def mutual_information(model: Any, family: Family, batches: Sequence[Batch], con
     subtracted; it also holds what the choice of the prior gained on the rows it was chosen on. After that the figure is
     an estimate, no longer a bound. Deviations: a block that leaves less to a linear reader scores below 0. Examples
     that stand in the calibration set more than once share a fold and weigh more. The seed is fixed; float32 features of
-    all examples (2, L, N, 2D) are kept in memory.
+    all examples (2, L, N, R) are kept in memory.
 
     ``details``: ``before`` and ``after``, corrected; ``null_before`` and ``null_after``, the means subtracted;
     ``p_value``, the share of label orders, the true one included, whose gain is at least that of the true one.
     """
-    started = time.monotonic()
-    permutations = (config or MutualInformation(method="mutual_information")).permutations
     features, labels, rows, weights = _examples(*pooled(model, family, batches))
     random = np.random.default_rng(SEED)
     folds = folds_of(rows, labels, random)
-    columns = np.stack([labels, *[random.permutation(labels) for _ in range(permutations)]])
+    columns = np.stack([labels, *[random.permutation(labels) for _ in range(settings.permutations)]])
     places = features.swapaxes(0, 1).reshape(-1, *features.shape[2:])  # in, out, in, out, …
     # A block mostly reads what the one before it wrote, and an identity writes what it read.
     fresh = [not index or not np.array_equal(places[index], places[index - 1]) for index in range(len(places))]
@@ -189,4 +187,4 @@ def mutual_information(model: Any, family: Family, batches: Sequence[Batch], con
         "p_value": np.where(np.isnan(gains[:, 0]), np.nan, reached).tolist(),
     }
     scores = tuple((corrected[1] - corrected[0]).tolist())
-    return LayerImportance("mutual_information", scores, "nats", time.monotonic() - started, details)
+    return LayerImportance("mutual_information", scores, "nats", details=details)

@@ -11,18 +11,21 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any
+from functools import update_wrapper
+from typing import Generic
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from lwc.core import distributed
+from lwc.importance.types import LayerImportance, S
 from lwc.models.batches import Batch
-from lwc.models.families import Family, block_list
+from lwc.models.families import Family, block_input, block_list
 from lwc.models.forward.pieces import labels_of, part_of, pieces_of
 from lwc.models.forward.undisturbed import undisturbed
 from lwc.models.losses import example_loss
+from lwc.models.types import Model
 
 logger = logging.getLogger(__name__)
 # Exact types: a subclass may compute something else with the same parameters.
@@ -104,7 +107,7 @@ def _norm(module: nn.LayerNorm, x: Tensor, g: Tensor) -> Iterator[tuple[Tensor, 
 def _hooked(blocks: nn.ModuleList, hook: Callable[[int, nn.Module, Tensor, Tensor], None]) -> Iterator[None]:
     """Call ``hook(block, module, inputs, output)`` in the forward pass of every module that owns parameters."""
 
-    def forward_hook(index: int) -> Any:
+    def forward_hook(index: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         return lambda module, args, output: hook(index, module, args[0], output)
 
     handles = [
@@ -119,7 +122,7 @@ def _hooked(blocks: nn.ModuleList, hook: Callable[[int, nn.Module, Tensor, Tenso
             handle.remove()
 
 
-def uncovered(model: Any, family: Family, batch: Batch) -> str | None:
+def uncovered(model: Model, family: Family, batch: Batch) -> str | None:
     """Why the fast way is not exact for this model, None where it is. Runs the first rows of the batch both ways."""
     few = part_of(batch, torch.arange(min(2, len(batch)), device=batch.labels.device))
     blocks = block_list(model, family)
@@ -148,15 +151,17 @@ def uncovered(model: Any, family: Family, batch: Batch) -> str | None:
     return None
 
 
-def fast_gradients(model: Any, family: Family, batch: Batch) -> ExampleGradients:
+def fast_gradients(model: Model, family: Family, batch: Batch) -> ExampleGradients:
     """All examples in one backward pass. Exact where ``uncovered`` is None."""
     blocks = block_list(model, family)
     result = ExampleGradients.zeros(batch, len(blocks))
     entry: list[Tensor] = []
 
-    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def enter(
+        _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
+    ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
         # The pass back ends here; no gradient of a weight is formed, so none need require one.
-        hidden = (args[0] if args else kwargs["hidden_states"]).detach().requires_grad_()
+        hidden = block_input(args, kwargs).detach().requires_grad_()
         entry.append(hidden)
         return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
@@ -184,7 +189,7 @@ def fast_gradients(model: Any, family: Family, batch: Batch) -> ExampleGradients
     return result
 
 
-def slow_gradients(model: Any, family: Family, batch: Batch) -> ExampleGradients:
+def slow_gradients(model: Model, family: Family, batch: Batch) -> ExampleGradients:
     """The same, one backward pass an example: for layers the fast way does not cover, and as its oracle."""
     blocks = block_list(model, family)
     result = ExampleGradients.zeros(batch, len(blocks))
@@ -211,7 +216,7 @@ def slow_gradients(model: Any, family: Family, batch: Batch) -> ExampleGradients
     return result
 
 
-def example_gradients(model: Any, family: Family, batches: Sequence[Batch]) -> list[ExampleGradients]:
+def example_gradients(model: Model, family: Family, batches: Sequence[Batch]) -> list[ExampleGradients]:
     """Per-example gradients of every batch: the fast way where it is exact for this model, else the slow one."""
     # The largest batch: in a batch of one, what all rows share (DeBERTa's positions) looks like a row's own input.
     reason = uncovered(model, family, max(batches, key=len))
@@ -231,8 +236,24 @@ def example_gradients(model: Any, family: Family, batches: Sequence[Batch]) -> l
     return distributed.spread(batches, of)
 
 
-def collect(model: Any, family: Family, batches: Sequence[Batch]) -> ExampleGradients:
-    """(N, L) of all rows in the order of the batches: one pass, from which ``fisher.fisher_from`` and
-    ``taylor.taylor_from`` both take their scores, and a bootstrap over rows its intervals."""
+def collect(model: Model, family: Family, batches: Sequence[Batch]) -> ExampleGradients:
+    """(N, L) of all rows in the order of the batches, in one pass."""
     with undisturbed(model):
         return ExampleGradients.joined(example_gradients(model, family, batches))
+
+
+class GradientScorer(Generic[S]):
+    """Makes a `Scorer` of a function that reads the per-example gradients only: several such share one `collect`.
+
+    Example:
+        >>> @GradientScorer
+        ... def norm(gradients: ExampleGradients, settings: Method) -> LayerImportance:
+        ...     return LayerImportance("norm", tuple(gradients.squared.mean(dim=0).tolist()), "nats²")
+    """
+
+    def __init__(self, of: Callable[[ExampleGradients, S], LayerImportance]) -> None:
+        self.of = of
+        update_wrapper(self, of)
+
+    def __call__(self, model: Model, family: Family, batches: Sequence[Batch], settings: S) -> LayerImportance:
+        return self.of(collect(model, family, batches), settings)

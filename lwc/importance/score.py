@@ -3,74 +3,91 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from lwc.core.errors import DataError, RecipeError
 from lwc.importance.fusion import Fusion, fuse, kendall_tau
-from lwc.importance.methods import run_methods, with_expert
+from lwc.importance.methods import Say, run_methods, run_on_scores
+from lwc.importance.resampling import Rows
 from lwc.importance.subsets import CutModel, Recover, measure, random_subsets
 from lwc.importance.trust import Scored, against_cut_models, resampled
+from lwc.importance.types import FusedScores, Importance, TrustFigures
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list
+from lwc.models.types import Model
 from lwc.recipe import Score, Trust
 
-Say = Callable[[str], None]
+
+@dataclass(frozen=True)
+class Trial:
+    """How models are cut to test the scores against (``trust``, or a learned fusion).
+
+    Args:
+        held_out: batches that their loss is measured on; without them it is measured on the calibration batches that
+            the scores come from, and ``importance.json`` says so.
+        recover: removed blocks → loss on those batches after ``trust.recovery_steps`` steps of recovery.
+        removed: how many blocks the cut models lack, best as many as the target removes; half of them by default.
+    """
+
+    held_out: Sequence[Batch] | None = None
+    recover: Recover | None = None
+    removed: int | None = None
 
 
 def score_blocks(
-    model: Any,
+    model: Model,
     family: Family,
     batches: Sequence[Batch],
-    config: Score,
+    settings: Score,
     progress: Say | None = None,
-    *,
-    validation: Sequence[Batch] | None = None,
-    recover: Recover | None = None,
-    cut: int | None = None,
+    trial: Trial = Trial(),
     seed: int = 0,
-    cache: Path | None = None,
-) -> dict[str, Any]:
+) -> Importance:
     """Content of ``importance.json``: every method's raw scores, the fusion, Kendall τ, what was left out, and trust.
 
     Args:
-        validation: where the loss of cut models is measured (``config.trust``, or a learned fusion); without it they
-            are measured on the calibration batches that the scores come from, and ``importance.json`` says so.
-        recover: removed blocks → loss on that same split after ``config.trust.recovery_steps`` steps of recovery.
-        cut: how many blocks the cut models lack, best as many as the target removes; half of them by default.
         seed: of the cut models and of every draw.
-        cache: folder of an LLM expert's answers.
 
     Raises:
         DataError: the calibration set is empty or has rows of one class only, or no method tells the blocks apart.
-        RecipeError: recovery of cut models is asked for and ``recover`` is not given.
+        RecipeError: recovery of cut models is asked for and the trial cannot recover one.
         ExpertError: the recipe requires an LLM expert's answer, and there is none.
     """
     count = _checked(batches)
-    if config.trust is not None and config.trust.recovery_steps > 0 and recover is None:
+    if settings.trust is not None and settings.trust.recovery_steps > 0 and trial.recover is None:
         raise RecipeError("score.trust.recovery_steps: nothing here can recover a cut model", "set it to 0")
-    measured = run_methods(model, family, batches, config.methods, progress)
-    results = with_expert(model, family, measured, config.methods, progress, cache)
-    scores = {name: result.scores for name, result in results.found.items()}
-    weights: dict[str, float] = {method.method: method.weight for method in config.methods}
     blocks = len(block_list(model, family))
-    learning = config.fusion == "learned"
-    asked = config.trust or (Trust() if learning else None)
+    measured = run_methods(model, family, batches, settings.methods, progress)
+    results = run_on_scores(measured, blocks, settings.methods, progress)
+    scores = {name: result.scores for name, result in results.found.items()}
+    weights: dict[str, float] = {method.method: method.weight for method in settings.methods}
+    learning = settings.fusion == "learned"
+    asked = settings.trust or (Trust() if learning else None)
     cut_models: list[CutModel] = []
     if asked is not None:
-        subsets = random_subsets(blocks, asked.subsets, seed, family.protected, cut)
-        again = recover if asked.recovery_steps > 0 else None
-        cut_models = measure(model, family, batches if validation is None else validation, subsets, again, progress)
-    scored = Scored(scores, weights, config.fusion, cut_models)
-    trust: dict[str, Any] | None = None
+        subsets = random_subsets(blocks, asked.subsets, seed, family.protected, trial.removed)
+        again = trial.recover if asked.recovery_steps > 0 else None
+        held_out = batches if trial.held_out is None else trial.held_out
+        cut_models = measure(model, family, held_out, subsets, again, progress)
+    scored = Scored(scores, weights, settings.fusion, cut_models)
+
+    def rescore(drawn: Sequence[Batch]) -> dict[str, Sequence[float]]:
+        return {name: result.scores for name, result in run_methods(model, family, drawn, settings.methods).items()}
+
+    trust: TrustFigures | None = None
     try:
-        fusion = fuse(scores, weights, config.fusion, scored.targets())
-        if config.trust is not None:
-            trust = _trust(model, family, batches, config, scored, validation is not None, seed, progress)
+        fusion = fuse(scores, weights, settings.fusion, scored.targets())
+        if settings.trust is not None:
+            rows = Rows(batches, model.config.pad_token_id)
+            split = "calibration" if trial.held_out is None else "validation"
+            trust = {
+                **resampled(scored, rows, settings.trust, seed, rescore, progress),
+                **against_cut_models(scored, split, settings.trust, seed),
+            }
     except ValueError as error:
         hint = "use fusion: mean_rank" if learning else "use more methods or more calibration rows"
         raise DataError(f"the blocks cannot be ranked: {error}", hint) from error
@@ -84,7 +101,7 @@ def score_blocks(
         "kendall_tau": {"names": names, "matrix": matrix},
         "trust": trust,
     }
-    finite: dict[str, Any] = _finite(content)
+    finite: Importance = _finite(content)
     return finite
 
 
@@ -102,29 +119,7 @@ def _checked(batches: Sequence[Batch]) -> int:
     return len(labels)
 
 
-def _trust(
-    model: Any,
-    family: Family,
-    batches: Sequence[Batch],
-    config: Score,
-    scored: Scored,
-    held_out: bool,
-    seed: int,
-    progress: Say | None,
-) -> dict[str, Any]:
-    assert config.trust is not None
-
-    def rescore(drawn: Sequence[Batch]) -> dict[str, Sequence[float]]:
-        return {name: result.scores for name, result in run_methods(model, family, drawn, config.methods).items()}
-
-    split = "validation" if held_out else "calibration"
-    return {
-        **resampled(scored, batches, model.config.pad_token_id, config.trust, seed, rescore, progress),
-        **against_cut_models(scored, split, config.trust, seed),
-    }
-
-
-def _fused(fusion: Fusion) -> dict[str, Any]:
+def _fused(fusion: Fusion) -> FusedScores:
     return {
         "scores": list(fusion.scores),
         "ranking": list(fusion.ranking),
@@ -135,7 +130,7 @@ def _fused(fusion: Fusion) -> dict[str, Any]:
     }
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> Any:
     """Numbers as JSON has them: what is not finite becomes null (and its method is excluded by name)."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}

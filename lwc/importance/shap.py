@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +14,7 @@ from lwc.importance.types import LayerImportance, scorer
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list
 from lwc.models.forward.prefix import outcomes
+from lwc.models.types import Model
 from lwc.recipe import Shap
 
 Coalition = frozenset[int]
@@ -71,7 +70,7 @@ def exact(value: Mapping[Coalition, float], players: int) -> Array:
 
 
 def values_of(
-    model: Any, family: Family, batches: Sequence[Batch], coalitions: Sequence[Coalition]
+    model: Model, family: Family, batches: Sequence[Batch], coalitions: Sequence[Coalition]
 ) -> dict[Coalition, float]:
     """v(S) = −mean loss (`example_loss`) with all blocks but those of S bypassed; each coalition measured once."""
     everyone = frozenset(range(len(block_list(model, family))))
@@ -80,7 +79,7 @@ def values_of(
 
 
 @scorer
-def shap(model: Any, family: Family, batches: Sequence[Batch], config: Any = None) -> LayerImportance:
+def shap(model: Model, family: Family, batches: Sequence[Batch], settings: Shap) -> LayerImportance:
     """Shapley values of the blocks as players, v(S) = −mean loss with the blocks not in S bypassed, in nats.
 
     φ_l is the mean over orders of the blocks of v(S ∪ {l}) − v(S), S the blocks that come before l in the order, not
@@ -95,27 +94,25 @@ def shap(model: Any, family: Family, batches: Sequence[Batch], config: Any = Non
     Raises:
         ModelError: ``exact`` is asked for and the model has more than 10 blocks.
     """
-    started = time.monotonic()
-    config = config or Shap(method="shap")
     players = len(block_list(model, family))
-    if config.exact and players > MOST_EXACT:
+    if settings.exact and players > MOST_EXACT:
         raise ModelError(
             f"exact Shapley values of {players} blocks need {2**players} runs of the calibration set; "
             f"at most {MOST_EXACT} blocks can be enumerated",
             "leave out exact: the sampled values come with their standard errors",
         )
-    if config.exact:
+    if settings.exact:
         value = values_of(model, family, batches, all_coalitions(players))
         scores, error = exact(value, players), np.zeros(players)
     else:
-        orders = antithetic(players, config.permutations)
+        orders = antithetic(players, settings.permutations)
         value = values_of(model, family, batches, [each for order in orders for each in growing(order)])
         scores, error = sampled(value, orders)
     total = value[frozenset(range(players))] - value[frozenset()]
     check_efficiency(scores, total)
     share = [score / total if total else math.nan for score in scores.tolist()]
     details = {"standard_error": error.tolist(), "share": share}
-    return LayerImportance("shap", tuple(scores.tolist()), "nats", time.monotonic() - started, details)
+    return LayerImportance("shap", tuple(scores.tolist()), "nats", details=details)
 
 
 def check_efficiency(scores: Array, total: float) -> None:

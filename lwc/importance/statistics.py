@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 from scipy.stats import t as student
 
 from lwc.core.arrays import Array
 from lwc.importance.fusion import tau
+from lwc.importance.types import Comparison, Estimate
 from lwc.metrics.classification import LEVEL, interval
 
 # Fewer points than this have no rank correlation worth the name.
@@ -37,24 +37,22 @@ def rank_stability(rankings: Array) -> float:
     return float(np.mean([tau(one, other) for one, other in pairs])) if pairs else 1.0
 
 
-def _correlation(one: Array, other: Array) -> Array:
-    """Spearman's ρ of each pair of rows (B, S): Pearson of mean ranks. NaN where a row is constant."""
-    x, y = rankdata(one, axis=-1), rankdata(other, axis=-1)
-    x, y = x - x.mean(axis=-1, keepdims=True), y - y.mean(axis=-1, keepdims=True)
-    scale = np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1))
-    return np.asarray(np.divide((x * y).sum(axis=-1), scale, out=np.full(scale.shape, np.nan), where=scale > 0))
+def _spearman(one: Array, other: Array) -> float:
+    """Spearman's ρ of two vectors (S,), NaN where one is constant."""
+    return float(spearmanr(one, other).statistic) if np.ptp(one) > 0 and np.ptp(other) > 0 else float("nan")
 
 
-def _with_interval(value: float, samples: Array) -> dict[str, float | None]:
+def _estimate(value: float, samples: Array) -> Estimate:
     finite = samples[np.isfinite(samples)]
     if not np.isfinite(value) or not finite.size:
         return {"value": None, "low": None, "high": None}
-    return {**interval(float(value), finite)}
+    found = interval(float(value), finite)
+    return {"value": found["value"], "low": found["low"], "high": found["high"]}
 
 
 def compare_predictions(
     predicted: Mapping[str, Array], fused: Array, sizes: Sequence[int], actual: Sequence[float], draws: int, seed: int
-) -> dict[str, Any] | None:
+) -> Comparison | None:
     """Spearman's ρ of predicted damage (S,) and actual loss (S,) of cut models, by method and for the fusion.
 
     Intervals are 95% percentiles over ``draws`` resamples of the cut models, the same ones for every method, so that
@@ -67,17 +65,22 @@ def compare_predictions(
     if len(losses) < _LEAST:
         return None
     rows = np.random.default_rng(seed).integers(0, len(losses), size=(draws, len(losses)))
-    named = {**predicted, "": np.asarray(fused), " size": np.asarray(sizes, dtype=np.float64)}
-    values = {name: float(_correlation(x[None], losses[None])[0]) for name, x in named.items()}
-    samples = {name: _correlation(x[rows], losses[rows]) for name, x in named.items()}
-    known = [name for name in predicted if np.isfinite(values[name])]
-    best = max(known, key=lambda name: values[name]) if known else None
-    comparable = best is not None and bool(np.isfinite(values[""]))
+
+    def correlated(values: Array) -> tuple[float, Array]:
+        """ρ, and ρ on every resample."""
+        return _spearman(values, losses), np.array([_spearman(values[drawn], losses[drawn]) for drawn in rows])
+
+    own = {name: correlated(values) for name, values in predicted.items()}
+    whole, sampled = correlated(np.asarray(fused))
+    size = _spearman(np.asarray(sizes), losses)
+    known = [name for name in own if np.isfinite(own[name][0])]
+    best = max(known, key=lambda name: own[name][0]) if known else None
+    difference = _estimate(whole - own[best][0], sampled - own[best][1]) if best else None
     return {
-        "methods": {name: _with_interval(values[name], samples[name]) for name in predicted},
-        "fused": _with_interval(values[""], samples[""]),
-        "size_only": _with_interval(values[" size"], samples[" size"])["value"],
+        "methods": {name: _estimate(*found) for name, found in own.items()},
+        "fused": _estimate(whole, sampled),
+        "size_only": size if np.isfinite(size) else None,
         "best_single": best,
-        "difference": _with_interval(values[""] - values[best], samples[""] - samples[best]) if best else None,
-        "fusion_beats_best_single": bool(values[""] > values[best] + 1e-12) if best and comparable else None,
+        "difference": difference,
+        "fusion_beats_best_single": bool(whole > own[best][0] + 1e-12) if best and np.isfinite(whole) else None,
     }

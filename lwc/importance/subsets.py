@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from lwc.models.batches import Batch
 from lwc.models.families import Family
 from lwc.models.forward.prefix import outcomes
 from lwc.models.forward.undisturbed import undisturbed
+from lwc.models.types import Model
 
 Recover = Callable[[set[int]], float]
 """Removed blocks → loss in nats, on the split the cut models are measured on, after some steps of recovery."""
@@ -63,7 +63,7 @@ def _of_size(removable: Sequence[int], size: int, count: int, random: np.random.
 
 
 def measure(
-    model: Any,
+    model: Model,
     family: Family,
     batches: Sequence[Batch],
     subsets: Sequence[frozenset[int]],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from lwc.importance.learned import removed_sums
 from lwc.importance.resampling import Rows
 from lwc.importance.statistics import bootstrap_interval, compare_predictions, rank_stability
 from lwc.importance.subsets import CutModel
+from lwc.importance.types import AgainstCutModels, Comparison, Correlation, Estimate, Resampled
 from lwc.metrics.classification import LEVEL
 from lwc.models.batches import Batch
 from lwc.recipe import Trust
@@ -40,71 +40,74 @@ class Scored:
         return fuse({**self.scores, **scores}, self.weights, self.fusion, self.targets()).scores
 
 
+@dataclass(frozen=True)
+class Draws:
+    """Scores (R, L) on every draw of the calibration set, of each method that was scored again, and of the fusion."""
+
+    methods: dict[str, Array]
+    fused: Array
+
+
 def _draws(
-    scored: Scored,
-    draw: Callable[[int], list[Batch]],
-    seeds: Sequence[int],
-    rescore: Rescore,
-    say: Callable[[int], None],
-) -> dict[str, Array]:
-    """Scores (R, L) of each method, and of the fusion under ``""``, on every draw of the calibration set."""
-    found: dict[str, list[Sequence[float]]] = {}
+    scored: Scored, draw: Callable[[int], list[Batch]], seeds: range, rescore: Rescore, say: Callable[[int], None]
+) -> Draws:
+    methods: dict[str, list[Sequence[float]]] = {}
+    fused = []
     for number, seed in enumerate(seeds, start=1):
         say(number)
         scores = rescore(draw(seed))
-        for name, values in {**scores, "": scored.fused(scores)}.items():
-            found.setdefault(name, []).append(values)
-    return {name: np.asarray(values, dtype=np.float64) for name, values in found.items()}
+        for name, values in scores.items():
+            methods.setdefault(name, []).append(values)
+        fused.append(scored.fused(scores))
+    return Draws({name: np.asarray(values, dtype=np.float64) for name, values in methods.items()}, np.asarray(fused))
 
 
 def resampled(
     scored: Scored,
-    batches: Sequence[Batch],
-    pad_id: int | None,
-    config: Trust,
+    rows: Rows,
+    settings: Trust,
     seed: int,
     rescore: Rescore,
     progress: Callable[[str], None] | None = None,
-) -> dict[str, Any]:
+) -> Resampled:
     """``intervals`` of each block and ``stability`` of each ranking, by method and for the fusion.
 
-    Every method is scored again on ``config.resamples`` bootstrap draws of the calibration set (within each class), and
-    on ``config.seeds`` random halves of it. Methods that ``rescore`` leaves out (the answers of a language model are no
-    measurement of the data) have no interval of their own and stay as they are in the fusion.
+    Every method is scored again on ``settings.resamples`` bootstrap draws of the calibration set (within each class),
+    and on ``settings.seeds`` random halves of it. Methods that ``rescore`` leaves out (the answers of a language model
+    are no measurement of the data) have no interval of their own and stay as they are in the fusion.
     """
-    rows = Rows(batches, pad_id)
 
     def say(what: str, count: int) -> Callable[[int], None]:
         return lambda number: progress(f"{what} ({number}/{count})") if progress is not None else None
 
-    again = _draws(
-        scored, rows.bootstrap, [seed + i for i in range(config.resamples)], rescore, say("resample", config.resamples)
-    )
-    halves = _draws(scored, rows.part, [seed + i for i in range(config.seeds)], rescore, say("half", config.seeds))
-    fused = scored.fused({})
-    own = {"": fused, **{name: scored.scores[name] for name in scored.scores if name in again}}
-    intervals = {name: bootstrap_interval(values, again[name]) for name, values in own.items()}
-    stability = {
-        name: {"resamples": rank_stability(again[name]), "halves": rank_stability(halves[name])} for name in own
-    }
+    def drawn(draw: Callable[[int], list[Batch]], what: str, count: int) -> Draws:
+        return _draws(scored, draw, range(seed, seed + count), rescore, say(what, count))
+
+    again = drawn(rows.bootstrap, "resample", settings.resamples)
+    halves = drawn(rows.part, "half", settings.seeds)
+
+    def stability(resamples: Array, parts: Array) -> dict[str, float]:
+        return {"resamples": rank_stability(resamples), "halves": rank_stability(parts)}
+
+    names = [name for name in scored.scores if name in again.methods]
     return {
         "intervals": {
             "level": LEVEL,
-            "kind": f"score ± t × standard deviation over {config.resamples} bootstrap draws of the calibration set",
-            "methods": {name: value for name, value in intervals.items() if name},
-            "fused": intervals[""],
+            "kind": f"score ± t × standard deviation over {settings.resamples} bootstrap draws of the calibration set",
+            "methods": {name: bootstrap_interval(scored.scores[name], again.methods[name]) for name in names},
+            "fused": bootstrap_interval(scored.fused({}), again.fused),
         },
         "stability": {
-            "resamples": config.resamples,
-            "seeds": config.seeds,
-            "methods": {name: value for name, value in stability.items() if name},
-            "fused": stability[""],
+            "resamples": settings.resamples,
+            "seeds": settings.seeds,
+            "methods": {name: stability(again.methods[name], halves.methods[name]) for name in names},
+            "fused": stability(again.fused, halves.fused),
         },
-        "not_rescored": [name for name in scored.scores if name not in again],
+        "not_rescored": [name for name in scored.scores if name not in again.methods],
     }
 
 
-def against_cut_models(scored: Scored, split: str, config: Trust, seed: int) -> dict[str, Any]:
+def against_cut_models(scored: Scored, split: str, settings: Trust, seed: int) -> AgainstCutModels:
     """``cut_models`` (what was measured), ``predicted`` damage, its ``correlation`` with the loss, and the verdict.
 
     Damage is predicted before recovery and without looking: the sum of a method's scores of the removed blocks. For a
@@ -116,14 +119,16 @@ def against_cut_models(scored: Scored, split: str, config: Trust, seed: int) -> 
     before = [one.loss for one in scored.cut]
     after = [one.recovered for one in scored.cut if one.recovered is not None]
     predicted = {name: removed_sums(values[None], removed)[:, 0] for name, values in good.items()} if removed else {}
-    correlation: dict[str, Any] = {"before_recovery": None, "after_recovery": None}
     fused: Array = np.zeros(0)
     if removed:
         fused = predicted_damage(scored.scores, scored.weights, scored.fusion, scored.targets())
-        for name, losses in (("before_recovery", before), ("after_recovery", after)):
-            correlation[name] = compare_predictions(predicted, fused, sizes, losses, config.bootstrap, seed)
-    judged = "after_recovery" if correlation["after_recovery"] else "before_recovery"
-    found = correlation[judged]
+
+    def compared(losses: Sequence[float]) -> Comparison | None:
+        return compare_predictions(predicted, fused, sizes, losses, settings.bootstrap, seed) if losses else None
+
+    correlation: Correlation = {"before_recovery": compared(before), "after_recovery": compared(after)}
+    judged = "after recovery" if correlation["after_recovery"] else "before recovery"
+    found = correlation["after_recovery"] or correlation["before_recovery"]
     return {
         "cut_models": {"split": split, "removed": removed, "loss": before, "recovered": after or None},
         "predicted": {
@@ -138,7 +143,7 @@ def against_cut_models(scored: Scored, split: str, config: Trust, seed: int) -> 
     }
 
 
-def _verdict(fusion: str, found: Mapping[str, Any] | None, judged: str, split: str, count: int) -> str:
+def _verdict(fusion: str, found: Comparison | None, judged: str, split: str, count: int) -> str:
     """In one or two sentences, whether fusing was worth it; both numbers are in it."""
     if found is None:
         return f"Only {count} cut models exist for this model: how well the scores predict their loss is not measured."
@@ -146,15 +151,16 @@ def _verdict(fusion: str, found: Mapping[str, Any] | None, judged: str, split: s
     if best is None or beats is None:
         return "Scores or losses of the cut models are constant: how well the scores predict is not measured."
 
-    def told(value: Mapping[str, float]) -> str:
+    def told(value: Estimate) -> str:
         return f"{value['value']:.2f} ({value['low']:.2f} to {value['high']:.2f})"
 
-    low, high = found["difference"]["low"], found["difference"]["high"]
-    sure = low is not None and (low > 0 or high < 0)
+    difference = found["difference"]
+    low, high = (difference["low"], difference["high"]) if difference else (None, None)
+    sure = low is not None and high is not None and (low > 0 or high < 0)
     doubt = "" if sure else ", a difference within chance"
     end = f"The fusion is better{doubt}." if beats else f"The fusion is not better than the best single method{doubt}."
     return (
-        f"The loss of {count} cut models ({split} split, {judged.replace('_', ' ')}) is predicted with a rank "
+        f"The loss of {count} cut models ({split} split, {judged}) is predicted with a rank "
         f"correlation of {told(found['fused'])} by the fusion ({fusion}) and {told(found['methods'][best])} by the "
         f"best single method ({best}). {end}"
     )

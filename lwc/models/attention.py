@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 from torch.backends import cuda
+from transformers import PreTrainedModel
+
+from lwc.models.types import Model
 
 
 @contextmanager
-def fused_attention(*models: Any) -> Iterator[None]:
+def fused_attention(*models: Model) -> Iterator[None]:
     """PyTorch's fused attention (SDPA) for a while, in those models that have it; their own is put back after.
 
     For training: a fifth faster on a CPU, equal up to rounding. Scores, parity and export use eager attention, which
@@ -23,7 +25,7 @@ def fused_attention(*models: Any) -> Iterator[None]:
         stack.callback(cuda.enable_cudnn_sdp, cuda.cudnn_sdp_enabled())  # type: ignore[no-untyped-call]
         cuda.enable_cudnn_sdp(False)
         for model in models:
-            if getattr(model, "_supports_sdpa", False):
+            if isinstance(model, PreTrainedModel) and model._supports_sdpa:
                 stack.callback(model.set_attn_implementation, model.config._attn_implementation)
                 model.set_attn_implementation("sdpa")
         yield

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lwc.core.errors import ModelError
+from lwc.models.types import Model
+
+BlockOutput = Tensor | tuple[Tensor | None, ...]
+"""What a block returns: hidden states (B, T, D), alone or first of several."""
 
 
-def _tensor(hidden: Tensor) -> Any:
+def _tensor(hidden: Tensor) -> BlockOutput:
     return hidden
 
 
-def _one_tuple(hidden: Tensor) -> Any:
+def _one_tuple(hidden: Tensor) -> BlockOutput:
     return (hidden,)
 
 
-def _pair(hidden: Tensor) -> Any:
+def _pair(hidden: Tensor) -> BlockOutput:
     return (hidden, None)
 
 
 CLASSIFICATION = "sequence-classification"
 CAUSAL_LM = "causal-lm"
+DECODER = (CLASSIFICATION, CAUSAL_LM)
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Family:
     ``convolution_field`` the config field of a convolution that the encoder runs after block 0, which protects block 0
     where it is set; ``as_output`` wraps hidden states (B, T, D) the way a block of this type returns them. ``tasks``:
     what models of this type do here; a decoder does `CAUSAL_LM` too, and its classifier reads the last token that is
-    not padding. ``export``: why ONNX export cannot do this type, empty where it can.
+    not padding.
     """
 
     model_type: str
@@ -49,22 +53,17 @@ class Family:
     depth_field: str = "num_hidden_layers"
     per_block_fields: tuple[str, ...] = ("layer_types",)
     protected: tuple[int, ...] = ()
-    as_output: Callable[[Tensor], Any] = _tensor
+    as_output: Callable[[Tensor], BlockOutput] = _tensor
     convolution_field: str | None = None
     split_fields: tuple[str, ...] = ()
     pattern_fields: tuple[str, ...] = ()
     numbered_field: str | None = None
     tasks: tuple[str, ...] = (CLASSIFICATION,)
-    export: str = ""
 
     @property
     def decoder(self) -> bool:
         """Whether tokens see only those before them."""
         return CAUSAL_LM in self.tasks
-
-
-def _decoder(model_type: str, blocks: str = "layers", **fields: Any) -> Family:
-    return Family(model_type, blocks, tasks=(CLASSIFICATION, CAUSAL_LM), **fields)
 
 
 _PATTERN = ("sliding_window_pattern", "_sliding_window_pattern")
@@ -85,17 +84,17 @@ FAMILIES: dict[str, Family] = {
         # Block 0 has no attention norm: the embedding norm stands in its place.
         Family("modernbert", "layers", protected=(0,)),
         # Decoders.
-        _decoder("gpt2", "h", depth_field="n_layer", numbered_field="scale_attn_by_inverse_layer_idx"),
-        _decoder("llama"),
-        _decoder("mistral"),
-        _decoder("qwen2", split_fields=("max_window_layers",)),
-        _decoder("qwen3", split_fields=("max_window_layers",)),
-        _decoder("gemma"),
-        _decoder("gemma2"),
-        _decoder("gemma3_text", pattern_fields=_PATTERN),
-        _decoder("phi"),
-        _decoder("phi3"),
-        _decoder("smollm3", per_block_fields=("layer_types", "no_rope_layers")),
+        Family("gpt2", "h", tasks=DECODER, depth_field="n_layer", numbered_field="scale_attn_by_inverse_layer_idx"),
+        Family("llama", "layers", tasks=DECODER),
+        Family("mistral", "layers", tasks=DECODER),
+        Family("qwen2", "layers", tasks=DECODER, split_fields=("max_window_layers",)),
+        Family("qwen3", "layers", tasks=DECODER, split_fields=("max_window_layers",)),
+        Family("gemma", "layers", tasks=DECODER),
+        Family("gemma2", "layers", tasks=DECODER),
+        Family("gemma3_text", "layers", tasks=DECODER, pattern_fields=_PATTERN),
+        Family("phi", "layers", tasks=DECODER),
+        Family("phi3", "layers", tasks=DECODER),
+        Family("smollm3", "layers", tasks=DECODER, per_block_fields=("layer_types", "no_rope_layers")),
     )
 }
 
@@ -118,8 +117,7 @@ def families_table() -> list[dict[str, str]]:
     """Every model type known by name, for people: supported ones in the order of the table, then refused ones.
 
     Keys: ``model_type``, ``blocks``, ``depth_field``, ``protected`` (block numbers, or when there are some), ``tasks``,
-    ``export`` (empty, or why it cannot be exported), ``refused`` (empty, or why it cannot be cut). What does not apply
-    to a refused type is empty.
+    ``refused`` (empty, or why it cannot be cut). What does not apply to a refused type is empty.
     """
     supported = [
         {
@@ -128,12 +126,11 @@ def families_table() -> list[dict[str, str]]:
             "depth_field": row.depth_field,
             "protected": _protected(row),
             "tasks": ", ".join(row.tasks),
-            "export": row.export,
             "refused": "",
         }
         for row in FAMILIES.values()
     ]
-    empty = dict.fromkeys(("blocks", "depth_field", "protected", "tasks", "export"), "")
+    empty = dict.fromkeys(("blocks", "depth_field", "protected", "tasks"), "")
     return supported + [{"model_type": name, **empty, "refused": reason} for name, reason in REFUSED.items()]
 
 
@@ -142,20 +139,7 @@ def _protected(row: Family) -> str:
     return ", ".join(always + ([f"0 with {row.convolution_field}"] if row.convolution_field else []))
 
 
-def check_exportable(family: Family) -> None:
-    """Refuse what ONNX export is known not to do, before anything is traced.
-
-    Raises:
-        ModelError: the row says why this type cannot be exported.
-    """
-    if family.export:
-        raise ModelError(
-            f"model type {family.model_type!r} cannot be exported to ONNX: {family.export}",
-            "stop before the export stage, or use another family",
-        )
-
-
-def check_padding(model: nn.Module, family: Family, pad_id: int | None = None) -> None:
+def check_padding(model: Model, family: Family, pad_id: int | None = None) -> None:
     """A decoder's classifier reads the last token that is not ``config.pad_token_id``: that must be the padding.
 
     ``pad_id`` is the tokenizer's padding token, None where it is not at hand. Encoders and language models pass: they
@@ -179,7 +163,7 @@ def check_padding(model: nn.Module, family: Family, pad_id: int | None = None) -
         )
 
 
-def family_of(model: nn.Module) -> Family:
+def family_of(model: Model) -> Family:
     """The family row of a model.
 
     Raises:
@@ -209,9 +193,9 @@ def family_of(model: nn.Module) -> Family:
     return family
 
 
-def block_list(model: nn.Module, family: Family) -> nn.ModuleList:
+def block_list(model: Model, family: Family) -> nn.ModuleList:
     """The model's blocks in order."""
-    node: Any = getattr(model, "base_model", model)
+    node: object = getattr(model, "base_model", model)
     for part in family.blocks.split("."):
         node = getattr(node, part, None)
         if node is None:
@@ -223,7 +207,12 @@ def block_list(model: nn.Module, family: Family) -> nn.ModuleList:
     return node
 
 
-def hidden_states(output: Any) -> Tensor:
+def block_input(args: Sequence[Tensor], kwargs: Mapping[str, Tensor]) -> Tensor:
+    """The (B, T, D) hidden states in the arguments of a block's call."""
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def hidden_states(output: BlockOutput) -> Tensor:
     """The (B, T, D) hidden states in whatever a block returns."""
     hidden = output[0] if isinstance(output, tuple | list) else output
     if not isinstance(hidden, torch.Tensor):

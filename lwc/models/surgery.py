@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lwc.core.errors import ModelError
-from lwc.models.families import Family, block_list
+from lwc.models.families import BlockOutput, Family, block_input, block_list
+from lwc.models.types import M, Model
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class ParameterCounts:
         return self.total - sum(self.per_block[index] for index in removed)
 
 
-def parameter_counts(model: nn.Module, family: Family) -> ParameterCounts:
+def parameter_counts(model: Model, family: Family) -> ParameterCounts:
     """Count parameters, in all and per block."""
     per_block = [sum(p.numel() for p in block.parameters()) for block in block_list(model, family)]
-    read, written = (getattr(model, name)() for name in ("get_input_embeddings", "get_output_embeddings"))
+    read, written = model.get_input_embeddings(), model.get_output_embeddings()
     tied = written is not None and written.weight is read.weight
     total = sum(p.numel() for p in model.parameters())
     return ParameterCounts(total, per_block, read.weight.numel() if tied else 0)
@@ -48,7 +48,7 @@ def _checked(count: int, blocks: Collection[int]) -> set[int]:
 
 
 @contextmanager
-def bypass(model: nn.Module, family: Family, blocks: Collection[int]) -> Iterator[None]:
+def bypass(model: Model, family: Family, blocks: Collection[int]) -> Iterator[None]:
     """Replace blocks by the identity on the residual stream: h_out = h_in, nothing is computed.
 
     This is not zeroing a block's output, which would also kill the residual. Nests; restores exactly. A bypassed block
@@ -58,10 +58,10 @@ def bypass(model: nn.Module, family: Family, blocks: Collection[int]) -> Iterato
     modules = block_list(model, family)
     chosen = _checked(len(modules), blocks)
 
-    def identity(*args: Any, **kwargs: Any) -> Any:
-        return family.as_output(args[0] if args else kwargs["hidden_states"])
+    def identity(*args: Tensor, **kwargs: Tensor) -> BlockOutput:
+        return family.as_output(block_input(args, kwargs))
 
-    replaced: list[tuple[nn.Module, Any]] = []
+    replaced: list[tuple[nn.Module, Callable[..., BlockOutput] | None]] = []
     try:
         for index in sorted(chosen):
             module = modules[index]
@@ -76,7 +76,7 @@ def bypass(model: nn.Module, family: Family, blocks: Collection[int]) -> Iterato
                 module.__dict__["forward"] = before
 
 
-def remove_blocks(model: nn.Module, family: Family, removed: Collection[int]) -> Any:
+def remove_blocks(model: M, family: Family, removed: Collection[int]) -> M:
     """A copy of the model without these blocks, consistent down to config lists and ``layer_idx``.
 
     Saved, it loads in stock transformers; its logits are those of the model with the blocks bypassed.
@@ -91,7 +91,7 @@ def remove_blocks(model: nn.Module, family: Family, removed: Collection[int]) ->
     role = sorted(gone & set(family.protected))
     if role:
         raise ModelError(f"blocks {role} of {family.model_type} carry a role and cannot be removed", "keep them")
-    smaller: Any = copy.deepcopy(model)
+    smaller = copy.deepcopy(model)
     modules = block_list(smaller, family)
     kept = [index for index in range(count) if index not in gone]
     survivors = [modules[index] for index in kept]

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from lwc.core import distributed
 from lwc.core.store import read_json, write_json
 from lwc.pipeline.stage import StageContext
+from lwc.recipe import Iterated, Racing
 
 if TYPE_CHECKING:
     from lwc.models.batches import Batch
+    from lwc.selection.select import CutPlan
     from lwc.tasks.task import Checkpoint
-from lwc.recipe import Iterated, Racing
 
 
 def _base(context: StageContext) -> Checkpoint:
@@ -78,30 +79,22 @@ def _cut(context: StageContext, base: Checkpoint, family: Any) -> int | None:
     recipe = context.recipe
     if recipe.target.of == "latency":
         return None
-    counts, keep, _ = plan_cut(base.model, family, recipe.target, recipe.select, _trimmed_parameters(context, base))
-    return len(counts.per_block) - keep or None
+    plan = plan_cut(base.model, family, recipe.target, recipe.select, _trimmed_parameters(context, base))
+    return plan.total - plan.keep or None
 
 
 def score(context: StageContext) -> None:
     """The score stage: ``importance.json``."""
-    from lwc.importance.score import score_blocks
+    from lwc.importance.score import Trial, score_blocks
 
     base, family = _measured_on(context)
     settings = context.recipe.score
     # Cut models are judged on rows that no score has seen.
     needed = settings.trust is not None or settings.fusion == "learned"
     held_out = _batches(context, base, "validation") if needed else None
-    importance = score_blocks(
-        base.model,
-        family,
-        _batches(context, base, "calibration"),
-        settings,
-        context.progress,
-        validation=held_out,
-        recover=_short_recovery(context, base),
-        cut=_cut(context, base, family) if needed else None,
-        seed=context.recipe.seed,
-    )
+    trial = Trial(held_out, _short_recovery(context, base), _cut(context, base, family) if needed else None)
+    calibration, seed = _batches(context, base, "calibration"), context.recipe.seed
+    importance = score_blocks(base.model, family, calibration, settings, context.progress, trial, seed=seed)
     write_json(context.out / "importance.json", importance)
     ranking = importance["fused"]["ranking"]
     context.progress(f"{len(importance['methods'])} methods, most important first: {ranking}")
@@ -124,7 +117,7 @@ def _trimmed_parameters(context: StageContext, base: Checkpoint) -> int:
 def select(context: StageContext) -> None:
     """The select stage: ``selection.json``, and ``model/`` where rounds of recovery made one."""
     from lwc.pipeline.blocks_for_latency import blocks_for_latency
-    from lwc.selection.select import select_blocks
+    from lwc.selection.select import plan_cut, select_blocks
 
     recipe = context.recipe
     base, family = _measured_on(context)
@@ -143,25 +136,15 @@ def select(context: StageContext) -> None:
                 settings,
                 context.scratch,
                 context.progress,
-                family.protected,
             )
         )
     keep = None if latency is None else int(latency["keep"])
+    plan = plan_cut(base.model, family, recipe.target, recipe.select, trimmed, keep)
     if isinstance(recipe.select, Iterated):
-        selection = _iterate(context, base, calibration, recipe.select, trimmed, keep)
+        selection = _iterate(context, base, calibration, recipe.select, plan)
     else:
-        selection = select_blocks(
-            base.model,
-            family,
-            calibration,
-            importance,
-            recipe.target,
-            recipe.select,
-            recovered=_after_recovery(context, base, "distance") if isinstance(recipe.select, Racing) else None,
-            trimmed=trimmed,
-            keep=keep,
-            seed=recipe.seed,
-        )
+        recovered = _after_recovery(context, base, "distance") if isinstance(recipe.select, Racing) else None
+        selection = select_blocks(base.model, family, calibration, importance, plan, recovered, seed=recipe.seed)
     if latency is not None:
         selection["latency"] = latency["measured"]
     write_json(context.out / "selection.json", selection)
@@ -169,14 +152,13 @@ def select(context: StageContext) -> None:
 
 
 def _iterate(
-    context: StageContext, base: Checkpoint, calibration: list[Batch], config: Iterated, trimmed: int, keep: int | None
+    context: StageContext, base: Checkpoint, calibration: list[Batch], config: Iterated, plan: CutPlan
 ) -> dict[str, Any]:
     """Iterated removal; leaves the model of the last round, on which the recover stage goes on, in ``model/``."""
     from lwc.models.families import family_of
     from lwc.models.placement import placed
-    from lwc.selection.choice import Choice
     from lwc.selection.iterated import iterated
-    from lwc.selection.select import describe, measured, plan_cut
+    from lwc.selection.select import describe
     from lwc.tasks.task import task_of
     from lwc.training.distillation import blocks_name
 
@@ -200,13 +182,9 @@ def _iterate(
             distributed.from_main(keep)
         return placed(task.load(done).model)
 
-    target = recipe.target
-    counts, keep, required = plan_cut(model, family, target, config, trimmed, keep)
-    losses = measured(model, family, calibration, config.rows)
-    choice = Choice({}, len(counts.per_block), keep, required, losses, seed=recipe.seed)
-    course = iterated(config, model, family, calibration, choice, heal)
+    course = iterated(config, model, family, calibration, plan, heal)
     task.save(base._replace(model=course.model.to("cpu")), context.out / "model")
-    return {**describe(course.kept, counts, target, config, trimmed), "rounds": course.rounds}
+    return {**describe(course.kept, plan), "rounds": course.rounds}
 
 
 def remove(context: StageContext) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from lwc.export.onnx import export_onnx
 from lwc.models.families import Family, block_list
 from lwc.models.positions import check_shapes
 from lwc.models.surgery import remove_blocks
+from lwc.models.types import Model, Tokenizer
 from lwc.recipe import Export
 
 # Within this of the target one measurement decides nothing: the least of so many must reach it, since the export is
@@ -21,14 +22,13 @@ _CLOSE, _AGAIN = 0.05, 3
 
 
 def blocks_for_latency(
-    model: Any,
-    tokenizer: Any,
+    model: Model,
+    tokenizer: Tokenizer,
     family: Family,
     ratio: float,
     settings: Export,
     folder: Path,
     progress: Callable[[str], None],
-    protected: Collection[int] = (),
 ) -> dict[str, Any]:
     """The most blocks whose exported model reaches ``ratio``, found by bisection over models cut from the top.
 
@@ -44,7 +44,7 @@ def blocks_for_latency(
         TargetError: not even the smallest cut model is fast enough.
     """
     total = len(block_list(model, family))
-    order = [*sorted(protected), *(block for block in range(total) if block not in set(protected))]
+    order = [*sorted(family.protected), *(block for block in range(total) if block not in family.protected)]
     rows: list[dict[str, Any]] = []
     if ratio <= 1:
         return {"keep": total, "measured": rows}
@@ -67,7 +67,7 @@ def blocks_for_latency(
         rows.append({"blocks": keep, "ratio": found["ratio"], "shapes": found["shapes"]})
         return bool(found["ratio"] >= ratio)
 
-    least, most = max(1, len(set(protected))), total
+    least, most = max(1, len(family.protected)), total
     if not reaches(least):
         raise TargetError(
             f"target {ratio:g}x of latency cannot be reached by removing blocks: with {least} of {total} left it is "

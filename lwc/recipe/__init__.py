@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from lwc.recipe.base import NAME_PATTERN, Fraction, Positive, Ratio, RatioBase, Section
 from lwc.recipe.blocks import (
     METHODS,
+    STRATEGIES,
     Ablation,
     AngularDistance,
     Beam,
@@ -31,6 +32,7 @@ from lwc.recipe.blocks import (
     Select,
     Shap,
     Single,
+    Strategy,
     Target,
     Taylor,
     Trust,
@@ -58,6 +60,7 @@ __all__ = [
     "METHODS",
     "NAME_PATTERN",
     "SOURCES",
+    "STRATEGIES",
     "TASKS",
     "Ablation",
     "Amazon2023",
@@ -115,6 +118,7 @@ __all__ = [
     "Shape",
     "Single",
     "Split",
+    "Strategy",
     "Sweep",
     "TableFile",
     "Target",

@@ -61,6 +61,10 @@ class Table(Generic[R]):
     def __iter__(self) -> Iterator[type[R]]:
         return iter(self._rows.values())
 
+    def names(self) -> list[str]:
+        """The tags of all rows, in order."""
+        return list(self._rows)
+
     def __getitem__(self, name: str) -> type[R]:
         return self._rows[name]
 

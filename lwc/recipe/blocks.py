@@ -10,8 +10,12 @@ from lwc.recipe.base import Positive, Ratio, RatioBase, Row, Section, Table
 
 
 class Method(Row):
-    """Settings of a scoring method; ``implementation`` names its `lwc.importance.types.Scorer`."""
+    """Settings of a scoring method; ``implementation`` names its `lwc.importance.types.Scorer`.
 
+    ``reads``: a method of ``scores`` runs after the others, on their results (`lwc.importance.types.ScorerOfScores`).
+    """
+
+    reads: ClassVar[Literal["model", "scores"]] = "model"
     method: str
     weight: Annotated[float, Field(ge=0.0)] = 1.0
 
@@ -81,6 +85,7 @@ class LlmExpert(Method):
     """An OpenAI-compatible endpoint ranks the blocks from the measured evidence. Off unless listed."""
 
     implementation: ClassVar[str] = "lwc.importance.llm_expert:rank_with_expert"
+    reads: ClassVar[Literal["model", "scores"]] = "scores"
     method: Literal["llm_expert"]
     base_url: Annotated[str, Field(pattern=r"^https?://")]
     model: str
@@ -143,40 +148,48 @@ class Target(Section):
     of: RatioBase
 
 
-class _Strategy(Section):
-    """What every strategy obeys. ``weights: random`` gives the cut model its shape only (a baseline)."""
+class Strategy(Row):
+    """What every strategy obeys. ``weights: random`` gives the cut model its shape only (a baseline).
 
+    ``implementation`` names its `lwc.selection.choice.Chooser`; `Iterated`, which recovers between removals, its own.
+    """
+
+    strategy: str
     keep_first: Annotated[int, Field(ge=0)] = 0
     keep_last: Annotated[int, Field(ge=0)] = 0
     weights: Literal["kept", "random"] = "kept"
 
 
-class _Spans(_Strategy):
+class _Spans(Strategy):
     contiguous: bool = Field(default=False, description="the removed blocks are neighbours")
 
 
 class Fused(_Spans):
     """The blocks that the fusion of the scores ranks highest."""
 
+    implementation: ClassVar[str] = "lwc.selection.strategies:fused"
     strategy: Literal["fused"] = "fused"
 
 
 class Single(_Spans):
     """The blocks that one of the scored methods ranks highest."""
 
+    implementation: ClassVar[str] = "lwc.selection.strategies:single"
     strategy: Literal["single"]
     method: str
 
 
-class Greedy(_Strategy):
+class Greedy(Strategy):
     """One block after the other, each time the one whose absence costs least with those already gone."""
 
+    implementation: ClassVar[str] = "lwc.selection.search:greedy"
     strategy: Literal["greedy"]
 
 
 class Beam(_Spans):
     """Beam search over subsets, by the loss with the others bypassed."""
 
+    implementation: ClassVar[str] = "lwc.selection.search:beam"
     strategy: Literal["beam"]
     width: Positive = 8
     rows: Positive = Field(default=128, description="calibration rows that subsets are measured on")
@@ -185,6 +198,7 @@ class Beam(_Spans):
 class Racing(_Spans):
     """The best candidates recover for some steps; the better half goes on with twice as many, until one is left."""
 
+    implementation: ClassVar[str] = "lwc.selection.racing:racing"
     strategy: Literal["racing"]
     candidates: Annotated[int, Field(ge=2, le=64)] = 8
     steps: Positive = Field(default=50, description="recovery steps of the first round")
@@ -192,44 +206,49 @@ class Racing(_Spans):
     rows: Positive = 128
 
 
-class Iterated(_Strategy):
+class Iterated(Strategy):
     """Remove some blocks, recover, look again; for deep cuts. Each round ends with a short recovery."""
 
+    implementation: ClassVar[str] = "lwc.selection.iterated:iterated"
     strategy: Literal["iterated"]
     rounds: Annotated[int, Field(ge=2, le=50)] = 3
     steps: Positive = Field(default=100, description="recovery steps after each round but the last")
     rows: Positive = 128
 
 
-class Drawn(_Strategy):
+class Drawn(Strategy):
     """Baseline: blocks drawn at random; another ``draw``, another set."""
 
+    implementation: ClassVar[str] = "lwc.selection.strategies:drawn"
     strategy: Literal["random"]
     draw: Annotated[int, Field(ge=0)] = 0
 
 
-class DropTop(_Strategy):
+class DropTop(Strategy):
     """Baseline: the first blocks stay (Sajjad et al. 2023, top dropping; also called first-k)."""
 
+    implementation: ClassVar[str] = "lwc.selection.strategies:drop_top"
     strategy: Literal["drop_top"]
 
 
-class DropBottom(_Strategy):
+class DropBottom(Strategy):
     """Baseline: the last blocks stay."""
 
+    implementation: ClassVar[str] = "lwc.selection.strategies:drop_bottom"
     strategy: Literal["drop_bottom"]
 
 
-class DropEven(_Strategy):
+class DropEven(Strategy):
     """Baseline: evenly spaced blocks stay, the first among them (Fan et al. 2020, LayerDrop)."""
 
+    implementation: ClassVar[str] = "lwc.selection.strategies:drop_even"
     strategy: Literal["drop_even"]
 
 
-Select = Annotated[
-    Fused | Single | Greedy | Beam | Racing | Iterated | Drawn | DropTop | DropBottom | DropEven,
-    Field(discriminator="strategy"),
-]
+STRATEGIES = Table("strategy", Fused, Single, Greedy, Beam, Racing, Iterated, Drawn, DropTop, DropBottom, DropEven)
+"""Every way to choose blocks. Baselines are in the same table."""
+
+Select = Annotated[Strategy, STRATEGIES]
 
 
 class Vocabulary(Section):

@@ -136,6 +136,11 @@ def _models_of(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in get_args(annotation) for model in _models_of(part)]
 
 
+def _accepted(info: FieldInfo) -> Any:
+    """The annotation of a field; pydantic stores a `Table` that annotates the whole field as metadata."""
+    return next((extra for extra in info.metadata if isinstance(extra, Table)), info.annotation)
+
+
 def _tags(model: type[BaseModel]) -> set[str]:
     """The values of a model's Literal discriminators."""
     tags: set[str] = set()
@@ -163,7 +168,7 @@ def _resolve(location: Location, value: Any) -> tuple[Location, list[str]]:
                 sub
                 for model in models
                 if part in model.model_fields
-                for sub in _models_of(model.model_fields[part].annotation)
+                for sub in _models_of(_accepted(model.model_fields[part]))
             ]
             value = value.get(part) if isinstance(value, dict) else None
         else:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from lwc.core.errors import TargetError
+from lwc.importance.types import Importance
+from lwc.recipe import Strategy
 
 Subset = frozenset[int]
 """Blocks that are removed."""
@@ -23,7 +25,7 @@ class Choice:
     ``recovered`` is None where nothing can be recovered; ``notes`` is what a strategy tells of its way.
     """
 
-    importance: Mapping[str, Any]
+    importance: Importance
     total: int
     keep: int
     required: frozenset[int]
@@ -57,6 +59,11 @@ class Choice:
                 "lower target.ratio, select.keep_first or select.keep_last, or set select.contiguous: false",
             )
         return free
+
+
+S = TypeVar("S", bound=Strategy)
+Chooser = Callable[[S, Choice], Subset]
+"""What a strategy's settings class names: ``(settings, choice) → blocks to remove``."""
 
 
 def lowest(scores: Sequence[float], choice: Choice) -> Subset:

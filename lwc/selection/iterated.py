@@ -9,11 +9,12 @@ from typing import Any
 from lwc.models.batches import Batch
 from lwc.models.families import Family
 from lwc.models.surgery import remove_blocks
+from lwc.models.types import Model
 from lwc.recipe import Iterated
-from lwc.selection.choice import Choice, Subset
-from lwc.selection.select import measured
+from lwc.selection.choice import Subset
+from lwc.selection.select import CutPlan, measured
 
-Heal = Callable[[Any, list[int], int], Any]
+Heal = Callable[[Model, list[int], int], Model]
 """(cut model, the teacher's blocks it holds, round) → the same model after a short recovery."""
 
 
@@ -21,7 +22,7 @@ Heal = Callable[[Any, list[int], int], Any]
 class Course:
     """Where the rounds led: the cut model, its blocks in the numbering of the uncut one, and each round's removals."""
 
-    model: Any
+    model: Model
     kept: list[int]
     rounds: list[dict[str, Any]]
 
@@ -33,18 +34,18 @@ def quotas(count: int, rounds: int) -> list[int]:
 
 
 def iterated(
-    config: Iterated, model: Any, family: Family, batches: Sequence[Batch], choice: Choice, heal: Heal
+    settings: Iterated, model: Model, family: Family, batches: Sequence[Batch], plan: CutPlan, heal: Heal
 ) -> Course:
     """Each round removes greedily, by the loss of the model *as it has recovered so far*, then heals it.
 
     Not healed after the last round: that is what the recover stage does, in full.
     """
-    kept, student, rounds = list(range(choice.total)), model, []
-    sizes = quotas(choice.count, config.rounds)
+    kept, student, rounds = list(range(plan.total)), model, []
+    sizes = quotas(plan.total - plan.keep, settings.rounds)
     for number, take in enumerate(sizes, start=1):
-        losses = measured(student, family, batches, config.rows)
+        losses = measured(student, family, batches, settings.rows)
         gone: Subset = frozenset()
-        free = [place for place, block in enumerate(kept) if block not in choice.required]
+        free = [place for place, block in enumerate(kept) if block not in plan.required]
         for _ in range(take):
             wider = [gone | {place} for place in free if place not in gone]
             found = losses(wider)

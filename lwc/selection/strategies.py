@@ -1,19 +1,14 @@
-"""STRATEGIES: which blocks to remove, one row a strategy. Baselines stand in the same table."""
+"""Strategies that go by the scores, or by no measurement at all: which blocks to remove."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from lwc.core.errors import RecipeError
-from lwc.recipe import Beam, Drawn, DropBottom, DropEven, DropTop, Fused, Greedy, Iterated, Racing, Single
+from lwc.recipe import Drawn, DropBottom, DropEven, DropTop, Fused, Single
 from lwc.selection.choice import Choice, Subset, lowest
-from lwc.selection.racing import racing
-from lwc.selection.search import beam, greedy
-
-Strategy = Callable[[Any, Choice], Subset]
 
 
 def _by_score(scores: Sequence[float], contiguous: bool, choice: Choice) -> Subset:
@@ -38,9 +33,9 @@ def single(config: Single, choice: Choice) -> Subset:
     Raises:
         RecipeError: the method was not scored, or left out for what it gave.
     """
-    methods = choice.importance["methods"]
-    if config.method not in methods or config.method in choice.importance.get("excluded", {}):
-        usable = [name for name in methods if name not in choice.importance.get("excluded", {})]
+    methods, excluded = choice.importance["methods"], choice.importance["excluded"]
+    if config.method not in methods or config.method in excluded:
+        usable = [name for name in methods if name not in excluded]
         raise RecipeError(
             f"select.method {config.method!r} has no usable scores; scored: {', '.join(usable)}",
             "list it under score.methods, or name one of these",
@@ -76,18 +71,3 @@ def drop_even(config: DropEven, choice: Choice) -> Subset:
         if len(kept) < choice.keep:
             kept.add(block)
     return frozenset(range(choice.total)) - kept
-
-
-STRATEGIES: dict[type, Strategy] = {
-    Fused: fused,
-    Single: single,
-    Greedy: greedy,
-    Beam: beam,
-    Racing: racing,
-    Drawn: drawn,
-    DropTop: drop_top,
-    DropBottom: drop_bottom,
-    DropEven: drop_even,
-}
-"""`Iterated` has no row: it recovers between removals, so that its model is made where it chooses."""
-assert Iterated not in STRATEGIES

@@ -21,7 +21,7 @@ from lwc.data.splits import Examples, load_labels, load_split
 from lwc.data.unlabelled import more_texts
 from lwc.models.augment import Windows
 from lwc.models.batches import Batch, Encoded, batches, encode
-from lwc.models.families import check_exportable, check_padding, family_of
+from lwc.models.families import check_padding, family_of
 from lwc.models.forward.answer import Answer
 from lwc.models.forward.kept import asked_once
 from lwc.models.load import build_from_config, check_weights, load_classifier, load_model, load_tokenizer
@@ -221,11 +221,7 @@ def text_graph(model: Any, tokenizer: Any, texts: Sequence[str] = (), max_length
     """Token ids in, logits out: (B, C), or (B, V) after the last real token of a language model.
 
     Parity is checked over batch {1, 3, 8} × length {2, 17, full} × right, left and scattered padding, and on ``texts``.
-
-    Raises:
-        ModelError: the family cannot be exported.
     """
-    check_exportable(family_of(model))
     both = tokenizer(["a short text", "another text that is a little longer"], padding=True, return_tensors="pt")
     sample = {name: both[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in both}
     encoded = encode(tokenizer, texts, max_length) if texts else Encoded([], None, 0, max_length, 0)

@@ -196,7 +196,7 @@ def test_z_score_by_hand() -> None:
 
 
 @given(cases(least=2, varied=True))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_robust_rank_is_the_paper(case: Case) -> None:
     """ρ = min_k P(k-th smallest of n uniform numbers ≤ r_(k)), the binomial sum written out."""
     scores, _ = case
@@ -247,7 +247,7 @@ def test_learned_finds_the_method_that_predicts() -> None:
 
 
 @given(st.integers(0, 50), st.sampled_from([1e-6, 1.0, 1e6]))
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 def test_learned_weights_are_not_negative_and_units_do_not_matter(seed: int, scale: float) -> None:
     scores, measured = planted(seed, noise=0.5)
     fused = fuse(scores, {}, "learned", measured)

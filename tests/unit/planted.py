@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from tiny_models import VOCAB, tiny, tokens
-from torch import nn
+from tiny_models import OUTPUTS, VOCAB, tiny, tokens
 
-from lwc.importance.registry import SCORERS
 from lwc.models.batches import Batch, Encoded, batches
 from lwc.models.families import block_list, family_of
 from lwc.models.forward.predict import predict
 from lwc.models.load import build_from_config
-from lwc.recipe import FromConfig, Score
+from lwc.recipe import METHODS, FromConfig, Score
 
 BLOCKS = 4
+SCORERS = {name: METHODS[name].load() for name in METHODS.names() if METHODS[name].reads == "model"}
 # A depth profile is measured on another model and needs one: test_llama_profile.py.
 MEASURING = sorted(set(SCORERS) - {"llama_profile"})
-PROJECTIONS = {
-    "modernbert": ("attn.Wo", "mlp.Wo"),  # pre-norm
-    "bert": ("attention.output.dense", "output.dense"),  # post-norm
-}
+# An encoder with norms after, one with norms before, and a decoder; then, where a test has none of these, others.
+_FIRST = ("bert", "modernbert", "llama", "distilbert", "deberta-v2", "gpt2")
+_TWO = ("ablation", "fisher")  # one reads the loss of passes forward, one its gradients
+
+
+def three_of(types: Sequence[str]) -> list[Any]:
+    """Parameters of a test: three families by default, the others in the grid."""
+    first = [name for name in _FIRST if name in types][:3]
+    return [pytest.param(name, marks=[] if name in first else pytest.mark.grid) for name in types]
+
+
+def methods_and(types: Sequence[str]) -> pytest.MarkDecorator:
+    """``method`` × ``model_type``: by default every method on three families and every family on two methods."""
+    cases = [
+        pytest.param(method, *case.values, marks=[] if method in _TWO else case.marks)
+        for method in MEASURING
+        for case in three_of(types)
+    ]
+    return pytest.mark.parametrize(("method", "model_type"), cases)
 
 
 def scale_output(model: Any, block: int, factor: float) -> None:
     """Multiply what a block adds to the residual stream: 0 makes it the identity (post-norm: as its norms are at 1)."""
-    for path in PROJECTIONS[model.config.model_type]:
+    for path in OUTPUTS[model.config.model_type]:
         projection = block_list(model, family_of(model))[block].get_submodule(path)
-        assert isinstance(projection, nn.Linear)
         with torch.no_grad():
             for parameter in projection.parameters():
                 parameter.mul_(factor)
@@ -38,8 +53,9 @@ def scale_output(model: Any, block: int, factor: float) -> None:
 def own_labels(model: Any, encoded: Encoded) -> np.ndarray:
     """The model's own answers, centred so that every class is given: labels its blocks are needed for."""
     logits = predict(model, batches(encoded, np.zeros(len(encoded)), 8, length_bucketed=True, seed=None))
-    with torch.no_grad():
-        model.classifier.bias.sub_(torch.from_numpy(logits.mean(axis=0)))
+    if hasattr(model, "classifier"):  # a decoder's head has no bias
+        with torch.no_grad():
+            model.classifier.bias.sub_(torch.from_numpy(logits.mean(axis=0)))
     labels: np.ndarray = (logits - logits.mean(axis=0)).argmax(axis=1)
     assert len(set(labels.tolist())) > 1
     return labels

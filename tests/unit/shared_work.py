@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from judged import judged
+from planted import SCORERS
 from taught import live_teacher, recovery_loss
 from tiny_models import learnable, tiny, tokens
 
 from lwc.core import distributed
-from lwc.importance.registry import SCORERS
-from lwc.importance.score import score_blocks
+from lwc.importance.score import Trial, score_blocks
 from lwc.models.batches import Batch, batches
 from lwc.models.families import family_of
 from lwc.models.losses import label_loss
@@ -110,7 +110,7 @@ def score(folder: Path) -> dict[str, Any]:
     methods = [{"method": name, **cheaper.get(name, {})} for name in SCORERS if name != "llama_profile"]
     asked = {"methods": methods, "fusion": "learned"}
     config = Score.model_validate({**asked, "trust": {"subsets": 20, "resamples": 5, "seeds": 3}})
-    return score_blocks(model, family_of(model), calibration, config, validation=calibration[:2])
+    return score_blocks(model, family_of(model), calibration, config, trial=Trial(calibration[:2]))
 
 
 def gather(folder: Path) -> dict[str, Any]:

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from planted import three_of
 from tiny_models import tiny, tokens
 
 from lwc.importance.angular_distance import angles, angular_distance
 from lwc.models.batches import batches
 from lwc.models.families import FAMILIES, block_list, family_of, hidden_states
+from lwc.recipe import AngularDistance
 
 BLOCKS = 4
 ENCODED = tokens(7)
@@ -41,11 +43,11 @@ def literal(model: Any) -> np.ndarray:
     return found / count
 
 
-@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+@pytest.mark.parametrize("model_type", three_of(sorted(FAMILIES)))
 def test_blocks_and_spans_are_the_formula(model_type: str) -> None:
     model = tiny(model_type, blocks=BLOCKS)
     want = literal(model)
-    result = angular_distance(model, family_of(model), DATA, None)
+    result = angular_distance(model, family_of(model), DATA, AngularDistance(method="angular_distance"))
     np.testing.assert_allclose(result.scores, want.diagonal(), rtol=1e-4)
     assert list(result.details) == ["span_1", "span_2", "span_3", "span_4"]
     for length in range(1, BLOCKS + 1):
@@ -73,7 +75,7 @@ def test_a_small_turn_is_not_lost_in_rounding() -> None:
 def test_spans_see_what_blocks_undo() -> None:
     """Two turns may add up or cancel; a triangle inequality holds either way."""
     model = tiny("modernbert", blocks=BLOCKS)
-    details = angular_distance(model, family_of(model), DATA, None).details
+    details = angular_distance(model, family_of(model), DATA, AngularDistance(method="angular_distance")).details
     for first in range(BLOCKS - 1):
         together = details["span_1"][first] + details["span_1"][first + 1]
         assert 0 < details["span_2"][first] <= together + 1e-12

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from planted import MEASURING, config_for, rows_for
+from planted import MEASURING, SCORERS, config_for, methods_and, rows_for
 from tiny_models import OUTPUTS, VOCAB, tiny, tokens
-from torch import Tensor, nn
+from torch import Tensor
+from toy_model import ToyConfig, ToyForSequenceClassification
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    PretrainedConfig,
-    PreTrainedModel,
 )
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 from lwc.core.errors import ModelError
 from lwc.export.onnx import export_onnx
 from lwc.export.session import cpu_session, run
-from lwc.importance.registry import SCORERS
 from lwc.models.batches import Batch, batches
 from lwc.models.families import (
     CAUSAL_LM,
@@ -34,7 +30,6 @@ from lwc.models.families import (
     REFUSED,
     Family,
     block_list,
-    check_exportable,
     check_padding,
     families_table,
     family_of,
@@ -56,7 +51,7 @@ def test_the_table_says_what_the_rows_say() -> None:
     table = families_table()
     assert [row["model_type"] for row in table] == [*FAMILIES, *REFUSED]
     assert not set(FAMILIES) & set(REFUSED)
-    keys = ["model_type", "blocks", "depth_field", "protected", "tasks", "export", "refused"]
+    keys = ["model_type", "blocks", "depth_field", "protected", "tasks", "refused"]
     assert all(list(row) == keys and all(type(value) is str for value in row.values()) for row in table)
     rows = {row["model_type"]: row for row in table}
     assert rows["modernbert"]["protected"] == "0"
@@ -240,8 +235,7 @@ def scores_of(method: str, model: Any, rows: int) -> tuple[float, ...]:
     return SCORERS[method](model, family_of(model), scored_data(model, rows), config_for(method)).scores
 
 
-@pytest.mark.parametrize("method", MEASURING)
-@pytest.mark.parametrize("model_type", sorted(set(TYPES) - set(PRE_NORM)))
+@methods_and(sorted(set(TYPES) - set(PRE_NORM)))
 def test_scorers_run_on_every_row(model_type: str, method: str) -> None:
     model = tiny(model_type, blocks=3)
     before = predict(model, scored_data(model, 12))
@@ -252,8 +246,7 @@ def test_scorers_run_on_every_row(model_type: str, method: str) -> None:
     assert np.array_equal(predict(model, scored_data(model, 12)), before)
 
 
-@pytest.mark.parametrize("method", MEASURING)
-@pytest.mark.parametrize("model_type", PRE_NORM)
+@methods_and(PRE_NORM)
 def test_a_block_that_adds_nothing_scores_lowest(model_type: str, method: str) -> None:
     model = tiny(model_type, blocks=4, seed=1)
     for path in OUTPUTS[model_type]:
@@ -278,11 +271,10 @@ class Words:
         return {"input_ids": ids, "attention_mask": (ids != 1).long()}
 
 
-@pytest.mark.parametrize("model_type", [name for name in TYPES if not FAMILIES[name].export])
+@pytest.mark.parametrize("model_type", TYPES)
 def test_exported_classifier_gives_the_same_logits(model_type: str, tmp_path: Path) -> None:
     model = tiny(model_type, blocks=3)
     model = remove_blocks(model, family_of(model), [1])
-    check_exportable(family_of(model))
     export_onnx(model, Words(), tmp_path / "model.onnx")
     session = cpu_session(tmp_path / "model.onnx", 1)
     # One row, fewer and more tokens than the sample, texts of 1 token and of more than the attention window.
@@ -291,59 +283,6 @@ def test_exported_classifier_gives_the_same_logits(model_type: str, tmp_path: Pa
         (batch,) = batches(encoded, np.zeros(rows), rows, length_bucketed=False, seed=None)
         given = {name: value.numpy() for name, value in batch.inputs.items()}
         np.testing.assert_allclose(run(session, given), predict(model, [batch]), atol=1e-5, rtol=0)
-
-
-def test_what_cannot_be_exported_says_why() -> None:
-    with pytest.raises(ModelError, match="'bert' cannot be exported to ONNX: no such operator"):
-        check_exportable(replace(FAMILIES["bert"], export="no such operator"))
-
-
-class ToyConfig(PretrainedConfig):
-    model_type = "toy"
-
-    def __init__(self, depth: int = 4, hidden_size: int = 16, gains: list[float] | None = None, **more: Any) -> None:
-        self.depth = depth
-        self.hidden_size = hidden_size
-        self.gains = [1.0 + index for index in range(depth)] if gains is None else gains
-        super().__init__(**more)
-
-
-class ToyUnit(nn.Module):
-    """A gated sum over the tokens seen; it returns a pair, and its gain is read from the config."""
-
-    def __init__(self, config: ToyConfig, layer_idx: int) -> None:
-        super().__init__()
-        self.layer_idx = layer_idx
-        self.gain = config.gains[layer_idx]
-        self.inner, self.outer = (nn.Linear(config.hidden_size, config.hidden_size) for _ in range(2))
-
-    def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, None]:
-        mean = (hidden * mask).sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True)
-        return hidden + self.gain * self.outer(torch.tanh(self.inner(hidden + mean))), None
-
-
-class ToyForSequenceClassification(PreTrainedModel):
-    config_class = ToyConfig
-    base_model_prefix = "trunk"
-
-    def __init__(self, config: ToyConfig) -> None:
-        super().__init__(config)
-        self.trunk = nn.Module()
-        self.trunk.words = nn.Embedding(VOCAB, config.hidden_size)
-        self.trunk.tower = nn.Module()
-        self.trunk.tower.units = nn.ModuleList(ToyUnit(config, index) for index in range(config.depth))
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        words: nn.Module = self.trunk.words
-        return words
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SequenceClassifierOutput:
-        hidden, mask = self.trunk.words(input_ids), attention_mask.unsqueeze(-1).float()
-        for unit in self.trunk.tower.units:
-            hidden = unit(hidden, mask)[0]
-        return SequenceClassifierOutput(logits=self.classifier((hidden * mask).sum(dim=1) / mask.sum(dim=1)))
 
 
 def test_a_new_family_is_one_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 
 import numpy as np
 import pytest
@@ -12,13 +11,15 @@ from planted import data, with_identity
 from tiny_models import tiny, tokens
 from torch import nn
 
-from lwc.importance.fisher import fisher, fisher_from
+from lwc.importance.fisher import fisher
 from lwc.importance.per_example import collect, example_gradients, fast_gradients, is_norm, slow_gradients, uncovered
-from lwc.importance.taylor import taylor, taylor_from
+from lwc.importance.taylor import taylor
 from lwc.models.batches import Batch, Encoded, batches
 from lwc.models.families import block_list, family_of
 from lwc.models.forward import pieces
+from lwc.recipe import EmpiricalFisher, Taylor
 
+FISHER, TAYLOR = EmpiricalFisher(method="fisher"), Taylor(method="taylor")
 DATA = batches(tokens(9), np.arange(9) % 3, 4, length_bucketed=False, seed=None)
 
 
@@ -37,15 +38,15 @@ def test_opposite_gradients_do_not_cancel() -> None:
     family = family_of(model)
     nn.functional.cross_entropy(model(**batch.inputs).logits, batch.labels).backward()
     mean = [sum(float((p.grad**2).sum()) for p in block.parameters()) for block in block_list(model, family)]
-    result = fisher(model, family, [batch])
+    result = fisher(model, family, [batch], FISHER)
     assert max(mean) < 1e-9 * min(result.details["trace"]), "the squared mean gradient is 0 here"
     assert min(result.scores) > 1e-6
-    assert min(taylor(model, family, [batch]).scores) > 1e-4
+    assert min(taylor(model, family, [batch], TAYLOR).scores) > 1e-4
 
 
 def test_plain_trace_would_not_see_an_identity_block() -> None:
     model = with_identity("modernbert", 2)
-    result = fisher(model, family_of(model), data(model))
+    result = fisher(model, family_of(model), data(model), FISHER)
     assert result.scores[2] == 0
     assert result.details["trace"][2] > 0.01 * max(result.details["trace"]), "why the trace is not the score"
 
@@ -53,9 +54,9 @@ def test_plain_trace_would_not_see_an_identity_block() -> None:
 def test_frozen_parameters_are_scored_all_the_same() -> None:
     model = tiny("bert")
     calibration = data(model)
-    expected = fisher(model, family_of(model), calibration).scores
+    expected = fisher(model, family_of(model), calibration, FISHER).scores
     model.requires_grad_(False)
-    assert fisher(model, family_of(model), calibration).scores == expected
+    assert fisher(model, family_of(model), calibration, FISHER).scores == expected
 
 
 def test_tied_weights_are_noticed(caplog: pytest.LogCaptureFixture) -> None:
@@ -66,7 +67,7 @@ def test_tied_weights_are_noticed(caplog: pytest.LogCaptureFixture) -> None:
     first.attention.output.dense.weight = second.attention.output.dense.weight
     assert "shared" in (uncovered(model, family, data(model)[0]) or "")
     with caplog.at_level(logging.WARNING, logger="lwc"):
-        fisher(model, family, data(model)[:1])
+        fisher(model, family, data(model)[:1], FISHER)
     assert "one example at a time, since weights are shared" in caplog.text
 
 
@@ -108,9 +109,12 @@ def test_fisher_and_taylor_share_one_pass() -> None:
     model = tiny("bert")
     family, calibration = family_of(model), data(model)
     shared = collect(model, family, calibration)
-    one, other = fisher_from(shared, time.monotonic()), taylor_from(shared, time.monotonic())
-    assert (one.scores, one.details) == ((alone := fisher(model, family, calibration)).scores, alone.details)
-    assert (other.scores, other.details) == ((alone := taylor(model, family, calibration)).scores, alone.details)
+    one, other = fisher.of(shared, FISHER), taylor.of(shared, TAYLOR)
+    assert (one.scores, one.details) == ((alone := fisher(model, family, calibration, FISHER)).scores, alone.details)
+    assert (other.scores, other.details) == (
+        (alone := taylor(model, family, calibration, TAYLOR)).scores,
+        alone.details,
+    )
 
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert", "electra", "modernbert"])

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from planted import SCORERS, config_for
 from tiny_models import tiny, tokens
 
-from lwc.importance.registry import SCORERS
 from lwc.models.batches import batches
 from lwc.models.families import FAMILIES, block_list, family_of
 from lwc.models.forward.predict import loss_and_accuracy
@@ -41,7 +41,9 @@ def test_block_influence_is_its_formula_on_real_tokens(model_type: str) -> None:
                     sums[index] += 1 - float(x @ y / (x.norm() * y.norm()))
             count += len(ids)
     np.testing.assert_allclose(
-        SCORERS["block_influence"](model, family_of(model), DATA, None).scores, sums / count, rtol=1e-4
+        SCORERS["block_influence"](model, family_of(model), DATA, config_for("block_influence")).scores,
+        sums / count,
+        rtol=1e-4,
     )
 
 
@@ -49,7 +51,7 @@ def test_block_influence_is_its_formula_on_real_tokens(model_type: str) -> None:
 def test_ablation_is_the_loss_of_the_model_with_the_block_removed(model_type: str) -> None:
     model = tiny(model_type, blocks=4)
     family = family_of(model)
-    result = SCORERS["ablation"](model, family, DATA, None)
+    result = SCORERS["ablation"](model, family, DATA, config_for("ablation"))
     whole, accuracy = loss_and_accuracy(model, DATA)
     for block in set(range(4)) - set(family.protected):
         loss, left = loss_and_accuracy(remove_blocks(model, family, [block]), DATA)

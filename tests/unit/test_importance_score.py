@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from planted import data, pre_norm, scale, with_identity
+from planted import SCORERS, config_for, data, pre_norm, scale, with_identity
 from tiny_models import tiny, tokens
 
 from lwc.core.errors import DataError, MissingDependency
-from lwc.importance import methods
-from lwc.importance.llm_expert import ExpertImportance, Refusal
-from lwc.importance.registry import SCORERS
+from lwc.importance import llm_expert, methods
+from lwc.importance.llm_expert import ExpertImportance
 from lwc.importance.score import score_blocks
-from lwc.importance.types import LayerImportance
+from lwc.importance.types import LayerImportance, Refusal
 from lwc.models.batches import batches
 from lwc.models.families import block_list, family_of
-from lwc.recipe import Score
+from lwc.recipe import EmpiricalFisher, Score, Taylor
 
 METHODS = [method.method for method in Score().methods]
 ENCODED = tokens(9)
@@ -63,11 +61,10 @@ def test_no_rows() -> None:
 
 def test_degenerate_methods_are_left_out_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     def giving(method: str, *scores: float) -> Any:
-        return lambda *_: LayerImportance(method, scores, "", 0.0)
+        return lambda _: lambda *_: LayerImportance(method, scores, "")
 
-    replaced = {"fisher": giving("fisher", 1.0, float("nan"), 0.0, 2.0), "taylor": giving("taylor", 3.0, 3.0, 3.0, 3.0)}
-    for name, scorer in replaced.items():
-        monkeypatch.setitem(SCORERS, name, scorer)
+    monkeypatch.setattr(EmpiricalFisher, "load", giving("fisher", 1.0, float("nan"), 0.0, 2.0))
+    monkeypatch.setattr(Taylor, "load", giving("taylor", 3.0, 3.0, 3.0, 3.0))
     model = tiny("bert")
     result = score_blocks(model, family_of(model), data(model), Score())
     assert set(result["excluded"]) == {"fisher", "taylor"}
@@ -152,7 +149,7 @@ def test_fisher_and_taylor_take_one_pass(monkeypatch: pytest.MonkeyPatch) -> Non
     result = score_blocks(model, family_of(model), DATA, Score())
     assert len(calls) == 1
     for name in ("fisher", "taylor"):
-        alone = SCORERS[name](model, family_of(model), DATA, None)
+        alone = SCORERS[name](model, family_of(model), DATA, config_for(name))
         assert result["methods"][name]["scores"] == list(alone.scores)
         assert result["methods"][name]["details"] == alone.details
 
@@ -160,20 +157,19 @@ def test_fisher_and_taylor_take_one_pass(monkeypatch: pytest.MonkeyPatch) -> Non
 EXPERT = {"method": "llm_expert", "base_url": "http://127.0.0.1:9/v1", "model": "m"}
 
 
-def test_the_expert_comes_last_and_reads_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_expert_comes_last_and_reads_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
 
-    def answer(evidence: Any, blocks: int, config: Any, cache: Path) -> ExpertImportance:
-        seen.update(evidence=evidence, blocks=blocks, cache=cache)
+    def answer(evidence: Any, blocks: int, config: Any) -> ExpertImportance:
+        seen.update(evidence=evidence, blocks=blocks)
         return ExpertImportance("llm_expert", (3.0, 2.0, 1.0), "rank", 0.1, reasons=("a", "b", "c"))
 
-    monkeypatch.setattr(methods, "rank_with_expert", answer)
+    monkeypatch.setattr(llm_expert, "rank_with_expert", answer)
     model = tiny("bert", blocks=3)
     config = Score.model_validate({"methods": [EXPERT, {"method": "ablation"}, {"method": "taylor"}], "trust": {}})
-    result = score_blocks(model, family_of(model), DATA, config, cache=tmp_path)
+    result = score_blocks(model, family_of(model), DATA, config)
     assert list(result["methods"]) == ["ablation", "taylor", "llm_expert"]
     assert seen["blocks"] == 3
-    assert seen["cache"] == tmp_path
     assert {name: list(values) for name, values in seen["evidence"].items()} == {
         name: result["methods"][name]["scores"] for name in ("ablation", "taylor")
     }
@@ -182,15 +178,15 @@ def test_the_expert_comes_last_and_reads_the_others(monkeypatch: pytest.MonkeyPa
     assert "llm_expert" in result["trust"]["correlation"]["before_recovery"]["methods"], "held to account like all"
 
 
-def test_an_expert_that_refuses_is_left_out_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(methods, "rank_with_expert", lambda *_: Refusal("no answer in 60 s"))
+def test_an_expert_that_refuses_is_left_out_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llm_expert, "rank_with_expert", lambda *_: Refusal("no answer in 60 s"))
     model = tiny("bert", blocks=3)
     config = Score.model_validate({"methods": [{"method": "ablation"}, EXPERT]})
-    result = score_blocks(model, family_of(model), DATA, config, cache=tmp_path)
+    result = score_blocks(model, family_of(model), DATA, config)
     assert result["excluded"] == {"llm_expert": "no answer in 60 s"}
     assert list(result["methods"]) == ["ablation"]
     monkeypatch.undo()
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     required = Score.model_validate({"methods": [{"method": "ablation"}, {**EXPERT, "required": True}]})
     with pytest.raises(MissingDependency, match="OPENAI_API_KEY"):
-        score_blocks(model, family_of(model), DATA, required, cache=tmp_path)
+        score_blocks(model, family_of(model), DATA, required)

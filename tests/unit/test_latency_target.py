@@ -63,7 +63,7 @@ def test_out_of_reach_says_what_can_be_had(timed: list[int], tmp_path: Path) -> 
     model = tiny("modernbert", blocks=6)
     family = family_of(model)
     with pytest.raises(TargetError, match=r"9x of latency cannot be reached.*1 of 6 left it is 6\.00x") as caught:
-        latency.blocks_for_latency(model, None, family, 9.0, Export(), tmp_path, lambda _: None, family.protected)
+        latency.blocks_for_latency(model, None, family, 9.0, Export(), tmp_path, lambda _: None)
     assert "5.7x" in caught.value.hint
     assert "not counted" in caught.value.hint, "int8 would not bring the target into reach: fp32 is measured"
     assert timed == [1]

@@ -20,7 +20,8 @@ from tiny_llama import random_llama, save
 from transformers import AutoTokenizer
 
 from lwc.importance import chat_client, llm_expert
-from lwc.importance.llm_expert import ExpertError, ExpertImportance, Refusal, evidence_table, rank_with_expert
+from lwc.importance.llm_expert import ExpertError, ExpertImportance, evidence_table, rank_with_expert
+from lwc.importance.types import Refusal
 from lwc.recipe import LlmExpert
 
 KEY = "sk-very-secret-0123456789"
@@ -79,7 +80,8 @@ def send(status: int, body: Any, wait: float = 0.0, **headers: str) -> Callable[
 
 
 @pytest.fixture
-def chat(monkeypatch: pytest.MonkeyPatch) -> Iterator[Chat]:
+def chat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Chat]:
+    monkeypatch.setenv("LWC_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("TEST_EXPERT_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(llm_expert, "_FIRST_PAUSE", 0.0)
@@ -94,7 +96,7 @@ def chat(monkeypatch: pytest.MonkeyPatch) -> Iterator[Chat]:
 
 def ask(chat: Chat, cache: Path, **changes: Any) -> ExpertImportance | Refusal:
     settings = {"base_url": chat.url, "model": "tiny", "api_key_env": "TEST_EXPERT_KEY", **changes}
-    return rank_with_expert(EVIDENCE, 3, LlmExpert(method="llm_expert", **settings), cache)
+    return rank_with_expert(EVIDENCE, 3, LlmExpert(method="llm_expert", **settings))
 
 
 def refusal(chat: Chat, cache: Path, **changes: Any) -> str:
@@ -131,7 +133,7 @@ def test_answers_are_cached_by_content(chat: Chat, tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("TEST_EXPERT_KEY", KEY)
     ask(chat, tmp_path, model="other")
     config = LlmExpert(method="llm_expert", base_url=chat.url, model="tiny", api_key_env="TEST_EXPERT_KEY")
-    rank_with_expert({**EVIDENCE, "taylor": [1.0, 2.0, 3.0]}, 3, config, tmp_path)
+    rank_with_expert({**EVIDENCE, "taylor": [1.0, 2.0, 3.0]}, 3, config)
     assert len(chat.asked) == 3, "another model or other evidence is another question"
 
 
@@ -312,14 +314,14 @@ def test_evidence() -> None:
 @pytest.mark.parametrize("evidence", [{}, {"flat": [1.0, 1.0, 1.0]}, {"short": [1.0, 2.0]}])
 def test_no_evidence_no_question(evidence: dict[str, list[float]], chat: Chat, tmp_path: Path) -> None:
     config = LlmExpert(method="llm_expert", base_url=chat.url, model="tiny", api_key_env="TEST_EXPERT_KEY")
-    assert isinstance(rank_with_expert(evidence, 3, config, tmp_path), Refusal)
+    assert isinstance(rank_with_expert(evidence, 3, config), Refusal)
     assert not chat.asked
 
 
 def test_one_block(chat: Chat, tmp_path: Path) -> None:
     chat.says({"ranking": [0], "reasons": {"0": "the only one"}})
     config = LlmExpert(method="llm_expert", base_url=chat.url, model="tiny", api_key_env="TEST_EXPERT_KEY")
-    result = rank_with_expert({"ablation": [0.3]}, 1, config, tmp_path)
+    result = rank_with_expert({"ablation": [0.3]}, 1, config)
     assert isinstance(result, ExpertImportance)
     assert result.scores == (1.0,)
 

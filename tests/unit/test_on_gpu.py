@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from planted import MEASURING, config_for, data
+from planted import MEASURING, SCORERS, config_for, data
 from test_train_and_recover import base, quiet, recipe_of, trained  # noqa: F401 - base is a fixture
 from tiny_models import tiny
 
 from lwc.data.splits import load_split
-from lwc.importance.registry import SCORERS
 from lwc.models.batches import batches, encode
 from lwc.models.families import family_of
 from lwc.models.forward.predict import predict

@@ -18,6 +18,7 @@ from lwc.models.families import FAMILIES, block_list, family_of
 from lwc.models.forward.predict import loss_and_accuracy
 from lwc.models.forward.prefix import outcomes, visiting_order
 from lwc.models.surgery import bypass
+from lwc.recipe import Ablation
 
 DATA = batches(tokens(9, seed=4), np.arange(9) % 3, 4, length_bucketed=False, seed=None)
 SUBSETS = [frozenset(chosen) for size in range(5) for chosen in combinations(range(4), size)]
@@ -57,7 +58,7 @@ def test_each_prefix_is_computed_once() -> None:
 def test_ablation_needs_half_the_block_passes() -> None:
     model = tiny("bert", blocks=12)
     runs = counted(model)
-    ablation(model, family_of(model), DATA[:1])
+    ablation(model, family_of(model), DATA[:1], Ablation(method="ablation"))
     assert sum(runs.values()) == 12 * 13 / 2
 
 

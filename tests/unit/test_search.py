@@ -24,7 +24,7 @@ from lwc.selection.choice import Choice, Subset
 from lwc.selection.iterated import iterated, quotas
 from lwc.selection.racing import candidates, racing
 from lwc.selection.search import beam, best_subsets, greedy
-from lwc.selection.select import measured
+from lwc.selection.select import measured, plan_cut
 from lwc.selection.strategies import drawn, drop_bottom, drop_even, drop_top, fused, single
 from lwc.training.distillation import blocks_name
 
@@ -37,6 +37,7 @@ def choice(total: int, keep: int, loss: Any = None, required: tuple[int, ...] = 
     importance = {
         "fused": {"ranking": sorted(range(total), reverse=True)},
         "methods": {"fisher": {"scores": scores}, "taylor": {"scores": scores[::-1]}},
+        "excluded": {},
     }
     judge = loss or (lambda removed: sum(scores[block] for block in removed))
     return Choice(importance, total, keep, frozenset(required), lambda many: {one: judge(one) for one in many}, **more)
@@ -195,8 +196,9 @@ def test_iterated_removal_looks_at_the_model_as_it_has_recovered() -> None:
             student.model.layers[-1].mlp.Wo.weight.zero_()
         return student
 
-    given = Choice({}, 6, 3, frozenset({0}), lambda many: dict.fromkeys(many, 0.0))
-    course = iterated(chosen("iterated", rounds=3), model, family, ROWS, given, heal)
+    settings = chosen("iterated", rounds=3)
+    plan = plan_cut(model, family, Target(ratio=2, of="blocks"), settings)
+    course = iterated(settings, model, family, ROWS, plan, heal)
     assert [number for number, _, _ in healed] == [1, 2], "the last round is left to the recover stage"
     assert [blocks for _, _, blocks in healed] == [5, 4]
     assert len(course.kept) == 3
@@ -209,8 +211,9 @@ def test_iterated_removal_looks_at_the_model_as_it_has_recovered() -> None:
 
 def test_iterated_removal_of_nothing() -> None:
     model = tiny("bert", blocks=3)
-    given = Choice({}, 3, 3, frozenset(), lambda many: dict.fromkeys(many, 0.0))
-    course = iterated(chosen("iterated"), model, family_of(model), ROWS, given, lambda *_: pytest.fail("healed"))
+    settings, family = chosen("iterated"), family_of(model)
+    plan = plan_cut(model, family, Target(ratio=1, of="blocks"), settings)
+    course = iterated(settings, model, family, ROWS, plan, lambda *_: pytest.fail("healed"))
     assert course.kept == [0, 1, 2]
 
 

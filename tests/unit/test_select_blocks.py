@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from strategies import NAMES, chosen
+from strategies import NAMES, chosen, selection
 from tiny_models import tiny, tokens
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -17,7 +17,6 @@ from lwc.models.families import block_list, family_of
 from lwc.models.forward.predict import loss_and_accuracy
 from lwc.models.surgery import bypass, parameter_counts, remove_blocks
 from lwc.recipe import Target
-from lwc.selection.select import select_blocks
 from lwc.selection.target import blocks_to_keep, ratios
 
 DATA = batches(tokens(6), np.array([0, 1, 2, 0, 1, 2]), 3, length_bucketed=False, seed=None)
@@ -25,7 +24,12 @@ DATA = batches(tokens(6), np.array([0, 1, 2, 0, 1, 2]), 3, length_bucketed=False
 
 def ranking(order: list[int]) -> dict[str, Any]:
     scores = [float(len(order) - order.index(block)) for block in range(len(order))]
-    return {"blocks": len(order), "fused": {"ranking": order}, "methods": {"fisher": {"scores": scores}}}
+    return {
+        "blocks": len(order),
+        "fused": {"ranking": order},
+        "methods": {"fisher": {"scores": scores}},
+        "excluded": {},
+    }
 
 
 def by_hand(removed: frozenset[int], steps: int) -> float:
@@ -58,7 +62,7 @@ def test_every_strategy_gives_a_sorted_subset_that_meets_the_target(
     family = family_of(model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     target = Target(ratio=ratio, of=of)
-    found = select_blocks(model, family, DATA, ranking([5, 3, 1, 4, 2, 0]), target, chosen(strategy), recovered=by_hand)
+    found = selection(model, DATA, ranking([5, 3, 1, 4, 2, 0]), target, chosen(strategy), by_hand)
     assert found["kept"] == sorted(set(found["kept"]))
     assert found["kept"]
     assert sorted(found["kept"] + found["removed"]) == list(range(6))
@@ -78,9 +82,7 @@ def test_constraints_beyond_the_model_mean_all_of_it(constraints: dict[str, int]
 
     def kept(ratio: float) -> list[int]:
         target = Target(ratio=ratio, of="blocks")
-        return select_blocks(model, family_of(model), DATA, ranking([0, 1, 2, 3]), target, select, recovered=by_hand)[
-            "kept"
-        ]
+        return selection(model, DATA, ranking([0, 1, 2, 3]), target, select, by_hand)["kept"]
 
     assert kept(1.0) == [0, 1, 2, 3]
     with pytest.raises(TargetError, match="must stay") as caught:
@@ -94,9 +96,9 @@ def test_greedy_scores_again_after_each_removal() -> None:
     for seed in range(6):
         model = tiny("modernbert", blocks=5, seed=seed)
         family = family_of(model)
-        found = select_blocks(
-            model, family, DATA, ranking(list(range(5))), Target(ratio=2.5, of="blocks"), chosen("greedy")
-        )["kept"]
+        found = selection(model, DATA, ranking(list(range(5))), Target(ratio=2.5, of="blocks"), chosen("greedy"))[
+            "kept"
+        ]
         left = list(range(5))
         while len(left) > 2:
             losses = {}
@@ -116,7 +118,7 @@ def test_greedy_scores_again_after_each_removal() -> None:
 def test_greedy_goes_the_same_way_on_a_model_left_in_training_mode() -> None:
     model = tiny("bert", blocks=6)
     target, select = Target(ratio=2.0, of="blocks"), chosen("greedy")
-    want = select_blocks(model, family_of(model), DATA, ranking(list(range(6))), target, select)
+    want = selection(model, DATA, ranking(list(range(6))), target, select)
     model.train()
-    assert select_blocks(model, family_of(model), DATA, ranking(list(range(6))), target, select) == want
+    assert selection(model, DATA, ranking(list(range(6))), target, select) == want
     assert all(module.training for module in model.modules())

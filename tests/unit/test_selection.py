@@ -9,7 +9,7 @@ import pytest
 import torch
 from planted import data, with_identity
 from safetensors.torch import save_file
-from strategies import chosen
+from strategies import chosen, selection
 from tiny_models import tiny
 from transformers import AutoModelForCausalLM
 
@@ -20,7 +20,6 @@ from lwc.models.forward.predict import loss_and_accuracy
 from lwc.models.surgery import ParameterCounts, bypass, parameter_counts, remove_blocks
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import Target
-from lwc.selection.select import select_blocks
 from lwc.selection.target import blocks_to_keep, ratios
 
 # 12 × 512 with a vocabulary of 10,000; BERT-base.
@@ -103,35 +102,32 @@ def test_trimming_the_vocabulary_brings_a_ratio_of_params_into_reach() -> None:
 def test_ratios_are_those_of_the_removed_model(model_type: str, tmp_path: Any) -> None:
     model = tiny(model_type, blocks=6)
     family = family_of(model)
-    selection = select_blocks(
-        model, family, data(model), importance(5, 4, 3, 2, 1, 0), Target(ratio=2, of="blocks"), chosen()
-    )
+    found = selection(model, data(model), importance(5, 4, 3, 2, 1, 0), Target(ratio=2, of="blocks"), chosen())
     kept = [0, 4, 5] if 0 in family.protected else [3, 4, 5]
-    assert selection["kept"] == kept
-    assert selection["removed"] == [block for block in range(6) if block not in kept]
-    smaller = remove_blocks(model, family, selection["removed"])
+    assert found["kept"] == kept
+    assert found["removed"] == [block for block in range(6) if block not in kept]
+    smaller = remove_blocks(model, family, found["removed"])
     after = sum(parameter.numel() for parameter in smaller.parameters())
-    assert selection["params_after"] == after
-    assert selection["params_before"] == sum(parameter.numel() for parameter in model.parameters())
-    assert selection["ratios"]["blocks"] == 2
-    assert selection["ratios"]["params"] == pytest.approx(selection["params_before"] / after)
+    assert found["params_after"] == after
+    assert found["params_before"] == sum(parameter.numel() for parameter in model.parameters())
+    assert found["ratios"]["blocks"] == 2
+    assert found["ratios"]["params"] == pytest.approx(found["params_before"] / after)
     sizes = []
     for name, one in (("before", model), ("after", smaller)):
         save_file({key: value.detach().clone() for key, value in one.named_parameters()}, tmp_path / name)
         written = (tmp_path / name).read_bytes()
         header = 8 + int.from_bytes(written[:8], "little")
         sizes.append(len(written) - header)
-    assert selection["ratios"]["size"] == pytest.approx(sizes[0] / sizes[1])
+    assert found["ratios"]["size"] == pytest.approx(sizes[0] / sizes[1])
 
 
 def test_constraints() -> None:
     model = tiny("bert", blocks=6)
-    family = family_of(model)
     ranked, target = importance(2, 3, 1, 4, 5, 0), Target(ratio=2, of="blocks")
     calibration = data(model)
 
     def kept(**options: Any) -> list[int]:
-        result: list[int] = select_blocks(model, family, calibration, ranked, target, chosen(**options))["kept"]
+        result: list[int] = selection(model, calibration, ranked, target, chosen(**options))["kept"]
         return result
 
     assert kept() == [1, 2, 3]
@@ -149,22 +145,20 @@ def test_constraints() -> None:
 def test_ratio_one_keeps_everything() -> None:
     model = tiny("bert", blocks=2)
     for strategy in ("fused", "greedy"):
-        selection = select_blocks(
-            model, family_of(model), data(model), importance(0, 1), Target(ratio=1, of="params"),
+        found = selection(
+            model, data(model), importance(0, 1), Target(ratio=1, of="params"),
             chosen(strategy),
         )  # fmt: skip
-        assert selection["kept"] == [0, 1]
-        assert selection["removed"] == []
-        assert selection["ratios"] == {"blocks": 1, "params": 1, "size": 1}
+        assert found["kept"] == [0, 1]
+        assert found["removed"] == []
+        assert found["ratios"] == {"blocks": 1, "params": 1, "size": 1}
 
 
 def test_one_block_model() -> None:
     model = tiny("bert", blocks=1)
-    assert select_blocks(model, family_of(model), data(model), importance(0), Target(ratio=1, of="blocks"), chosen())[
-        "kept"
-    ] == [0]
+    assert selection(model, data(model), importance(0), Target(ratio=1, of="blocks"), chosen())["kept"] == [0]
     with pytest.raises(TargetError, match="1 of 1 left it is 1x"):
-        select_blocks(model, family_of(model), data(model), importance(0), Target(ratio=2, of="blocks"), chosen())
+        selection(model, data(model), importance(0), Target(ratio=2, of="blocks"), chosen())
 
 
 @pytest.mark.parametrize("model_type", ["bert", "modernbert"])
@@ -183,17 +177,17 @@ def test_greedy_removes_what_costs_least_each_time(model_type: str) -> None:
         # The ranking would keep exactly those that greedy removes: greedy measures, it does not read it.
         ranked = importance(*gone, *(block for block in range(5) if block not in gone))
         target = Target(ratio=5 / keep, of="blocks")
-        selection = select_blocks(model, family, calibration, ranked, target, chosen("greedy"))
-        assert selection["removed"] == sorted(gone)
-        assert selection["strategy"] == "greedy"
+        found = selection(model, calibration, ranked, target, chosen("greedy"))
+        assert found["removed"] == sorted(gone)
+        assert found["strategy"] == "greedy"
 
 
 def test_greedy_removes_an_identity_block_first() -> None:
     """The answers that labels were taken from cannot be had more cheaply than with nothing changed."""
     model = with_identity("bert", 2)
     target = Target(ratio=4 / 3, of="blocks")
-    selection = select_blocks(model, family_of(model), data(model), importance(2, 1, 0, 3), target, chosen("greedy"))
-    assert selection["removed"] == [2]
+    found = selection(model, data(model), importance(2, 1, 0, 3), target, chosen("greedy"))
+    assert found["removed"] == [2]
 
 
 def test_worst_case_holds_for_a_real_model() -> None:

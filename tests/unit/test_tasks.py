@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
+from lwc.evaluation.causal_lm import unigram
 from measured_figures import differences
-from planted import config_for, scale_output
+from planted import SCORERS, config_for, scale_output
 from tiny_llama import periodic_texts, save, trained_folder
 from tiny_models import tiny, tokens
 from tokenizers import Tokenizer
@@ -22,8 +23,6 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from lwc.core.errors import ModelError, RecipeError
-from lwc.evaluation.causal_lm import unigram
-from lwc.importance.registry import SCORERS
 from lwc.metrics.causal_lm import TokenSums, token_quality, token_retention
 from lwc.metrics.regression import number_quality, number_retention, spearman
 from lwc.models.batches import Batch, Encoded, batches, slices

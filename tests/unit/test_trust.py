@@ -17,7 +17,7 @@ from tiny_models import tiny, tokens
 from lwc.cli import terminal as render
 from lwc.core.errors import DataError, RecipeError
 from lwc.importance.resampling import Rows
-from lwc.importance.score import score_blocks
+from lwc.importance.score import Trial, score_blocks
 from lwc.importance.statistics import bootstrap_interval, compare_predictions, rank_stability
 from lwc.importance.subsets import CutModel, measure, random_subsets
 from lwc.importance.trust import Scored, against_cut_models
@@ -218,9 +218,10 @@ def test_learned_is_judged_on_what_it_has_not_seen() -> None:
 
 
 def score(model: Any, blocks_data: list[Batch], **settings: Any) -> dict[str, Any]:
-    keywords = {name: settings.pop(name) for name in ("validation", "recover", "seed", "cut") if name in settings}
+    trial = Trial(settings.pop("held_out", None), settings.pop("recover", None), settings.pop("removed", None))
+    seed = settings.pop("seed", 0)
     config = Score.model_validate({"methods": METHODS, "trust": {}, **settings})
-    return score_blocks(model, family_of(model), blocks_data, config, **keywords)
+    return score_blocks(model, family_of(model), blocks_data, config, trial=trial, seed=seed)
 
 
 @pytest.mark.parametrize("fusion", ["mean_rank", "z_score", "robust_rank", "learned"])
@@ -257,7 +258,9 @@ def test_validation_recovery_and_cut_are_used() -> None:
         asked.append(removed)
         return 0.1 * sum(removed) + 1
 
-    found = score(model, calibration, validation=held_out, recover=recover, cut=1, seed=4, trust={"recovery_steps": 5})
+    found = score(
+        model, calibration, held_out=held_out, recover=recover, removed=1, seed=4, trust={"recovery_steps": 5}
+    )
     cut = found["trust"]["cut_models"]
     assert cut["split"] == "validation"
     assert [sorted(one) for one in asked] == cut["removed"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +12,11 @@ from lwc.core.arrays import Array
 from lwc.models.batches import Batch
 from lwc.models.forward.prefix import outcome
 from lwc.models.placement import device_of
+from lwc.models.types import Model
 
 
 @torch.inference_mode()
-def predict(model: Any, groups: Sequence[Batch]) -> Array:
+def predict(model: Model, groups: Sequence[Batch]) -> Array:
     """Logits (N, C) in float32, in the rows' own order, whatever order the batches come in.
 
     Where several processes work together, each takes its share of the batches, and all get all logits.
@@ -38,7 +38,7 @@ def predict(model: Any, groups: Sequence[Batch]) -> Array:
 
 
 @torch.inference_mode()
-def loss_and_accuracy(model: Any, batches: Sequence[Batch]) -> tuple[float, float]:
+def loss_and_accuracy(model: Model, batches: Sequence[Batch]) -> tuple[float, float]:
     """Mean loss (`example_loss`) and accuracy over all rows of the batches."""
     loss, correct, count = 0.0, 0.0, 0
     device = device_of(model)

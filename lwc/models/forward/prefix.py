@@ -9,11 +9,10 @@ what makes this work for every family.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +20,9 @@ from torch import Tensor, nn
 from lwc.core import distributed
 from lwc.core.errors import ModelError
 from lwc.models.batches import Batch
-from lwc.models.families import Family, block_list
+from lwc.models.families import BlockOutput, Family, block_list
 from lwc.models.losses import example_accuracy, example_loss
+from lwc.models.types import Model
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Outcome:
     accuracy: float
 
 
-def outcome(model: Any, batch: Batch) -> tuple[float, float]:
+def outcome(model: Model, batch: Batch) -> tuple[float, float]:
     """Sums over the rows of `example_loss` and `example_accuracy` of the model as it stands."""
     logits = model(**batch.inputs).logits
     if logits.ndim == 2:  # over a vocabulary, doubles would take gigabytes
@@ -56,8 +56,8 @@ def _steered(blocks: nn.ModuleList, family: Family) -> Iterator[_Course]:
     """Let a ``_Course`` steer the blocks. Nests with ``bypass``; restores exactly."""
     course = _Course()
 
-    def steer(index: int, compute: Any) -> Any:
-        def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def steer(index: int, compute: Callable[..., BlockOutput]) -> Callable[..., BlockOutput]:
+        def forward(hidden: Tensor, *args: Tensor, **kwargs: Tensor) -> BlockOutput:
             if index < course.start:
                 return family.as_output(hidden)
             if index == course.start and index in course.inputs:
@@ -90,7 +90,7 @@ def visiting_order(bypassed: Iterable[frozenset[int]], count: int) -> list[tuple
 
 @torch.inference_mode()
 def outcomes(
-    model: Any, family: Family, batches: Sequence[Batch], bypassed: Iterable[frozenset[int]]
+    model: Model, family: Family, batches: Sequence[Batch], bypassed: Iterable[frozenset[int]]
 ) -> dict[frozenset[int], Outcome]:
     """Loss and accuracy of the model with each of these sets of blocks bypassed.
 

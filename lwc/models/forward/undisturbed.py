@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+
+from lwc.models.types import Model
 
 
 @contextmanager
-def undisturbed(model: Any) -> Iterator[None]:
+def undisturbed(model: Model) -> Iterator[None]:
     """Eval mode (dropout would make scores random), gradients for every weight; all flags and .grad put back after."""
     flags = [(module, module.training) for module in model.modules()]
     gradients = [(weight, weight.requires_grad, weight.grad) for weight in model.parameters()]

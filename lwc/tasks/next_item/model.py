@@ -53,6 +53,10 @@ class NextItemView(nn.Module):
         """The layer that answers with them."""
         return self.model.get_output_embeddings()
 
+    def save_pretrained(self, folder: Path, *, safe_serialization: bool) -> None:
+        """A plain `GPT2LMHeadModel` checkpoint: loads without lwc."""
+        self.model.save_pretrained(folder, safe_serialization=safe_serialization)
+
     def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Last hidden states (B, T, D) of rows that are padded on the right, after the final norm."""
         output = self.model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
@@ -117,7 +121,7 @@ def load(folder: Path) -> NextItemView:
 
 def save(view: NextItemView, folder: Path) -> None:
     """A plain `GPT2LMHeadModel` checkpoint: loads without lwc."""
-    view.model.save_pretrained(folder, safe_serialization=True)
+    view.save_pretrained(folder, safe_serialization=True)
 
 
 def encoded(histories: Sequence[Sequence[int]], max_length: int) -> Encoded:
