@@ -14,7 +14,6 @@ import random
 import re
 import socket
 import struct
-import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,10 +23,8 @@ import numpy as np
 import psutil
 import pytest
 import tritonclient.grpc
-from tritonclient.utils import InferenceServerException
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from tiny_repository import LIMIT, WORDS, tiny_repository
+from tritonclient.utils import InferenceServerException
 
 from lwc.serving.triton.server import TritonServer
 

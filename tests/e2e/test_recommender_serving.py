@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,10 +13,8 @@ import grpc
 import numpy as np
 import pytest
 import torch
-from tritonclient.grpc import service_pb2_grpc
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from histories import recipe, write_chain
+from tritonclient.grpc import service_pb2_grpc
 
 from lwc.pipeline.run import run
 from lwc.recipe import FromConfig, Package

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,11 +16,9 @@ import torch
 import tritonclient.grpc
 import tritonclient.http
 from onnx import helper
+from tiny_models import tiny
 from tokenizers import Tokenizer
 from tritonclient.utils import InferenceServerException
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-from tiny_models import tiny
 
 from lwc.export.onnx import export_onnx
 from lwc.export.session import cpu_session, run

@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from tiny_repository import tiny_repository
 
 from lwc.core.errors import GATE_FAILED, USAGE, ServingError

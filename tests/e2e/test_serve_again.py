@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from serving_faults import SPEAK_S, Serve, killed
 from tiny_repository import tiny_repository
 

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from captum.attr import LayerConductance
-from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "unit"))
-
 from planted import with_identity
 from tiny_models import tiny, tokens
+from torch import Tensor, nn
 
 from lwc.importance.conductance import conductance, path_conductance
 from lwc.models.batches import batches

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import permutations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "unit"))
-
 from tiny_models import tiny, tokens
 
 from lwc.importance.ablation import ablation

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
+from grid import methods_by_family
 from planted import (
     BLOCKS,
     MEASURING,
@@ -33,6 +34,8 @@ from lwc.recipe import Method, Score
 METHODS = MEASURING
 SIGNED = {"ablation", "mutual_information", "shap"}
 TYPES = sorted(FAMILIES)
+POST_NORM = ["bert", "roberta", "distilbert", "deberta-v2", "mpnet", "electra"]
+PADDING = ["bert", "roberta", "mpnet", "distilbert", "modernbert", "deberta-v2"]
 ENCODED = tokens(9)
 LABELS = np.array([0, 1, 2, 1, 0, 2, 0, 1, 1])
 DATA = batches(ENCODED, LABELS, 4, length_bucketed=False, seed=None)
@@ -73,8 +76,9 @@ def test_a_block_whose_output_projections_are_zero_scores_zero(method: str) -> N
     assert score(method, model)[2] == 0.0
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert", "deberta-v2", "mpnet", "electra"])
+@pytest.mark.parametrize(
+    ("method", "model_type"), methods_by_family(METHODS, POST_NORM, ("bert", "deberta-v2", "mpnet"))
+)
 def test_a_post_norm_identity_block_scores_lowest(model_type: str, method: str) -> None:
     """Post-norm blocks normalise the stream again, which changes nothing but the last digits."""
     model = tiny(model_type, blocks=5)
@@ -127,8 +131,7 @@ def test_an_indispensable_post_norm_block_scores_highest(method: str, block: int
     assert scores[block] > 3 * max(others), scores
 
 
-@pytest.mark.parametrize("model_type", TYPES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "model_type"), methods_by_family(METHODS, TYPES))
 def test_bypassed_block_scores_nothing_in_every_family(method: str, model_type: str) -> None:
     model = tiny(model_type)
     family = family_of(model)
@@ -170,8 +173,9 @@ def padded(batch: Batch, extra: int) -> Batch:
 
 
 # Each treats positions and padding its own way; the other families are BERT or RoBERTa in that.
-@pytest.mark.parametrize("model_type", ["bert", "roberta", "mpnet", "distilbert", "modernbert", "deberta-v2"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "model_type"), methods_by_family(METHODS, PADDING, ("mpnet", "modernbert", "deberta-v2"))
+)
 def test_padding_batch_size_and_batch_order_change_nothing(model_type: str, method: str) -> None:
     model = tiny(model_type, blocks=3)
     want = score(method, model)
