@@ -12,6 +12,8 @@ import pytest
 # Nothing loads from a hub in tests; a test that tried would hang on a machine without a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The models of tests are tiny, and two processes test at once: more threads would be in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell that starts the suite in the background ignores Ctrl-C, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -15,7 +15,7 @@ import re
 import socket
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(repository: Path) -> Iterator[TritonServer]:
-    with TritonServer(repository) as running:
-        yield running
+def server(load: Callable[[Path], TritonServer], repository: Path) -> TritonServer:
+    return load(repository)
 
 
 def send(

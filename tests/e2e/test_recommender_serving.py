@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -57,9 +57,8 @@ def repository(view: NextItemView, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-def server(repository: Path) -> Iterator[TritonServer]:
-    with TritonServer(repository, startup_seconds=120) as running:
-        yield running
+def server(load: Callable[[Path], TritonServer], repository: Path) -> TritonServer:
+    return load(repository)
 
 
 def post(server: TritonServer, body: bytes, headers: dict[str, str]) -> tuple[int, bytes, str | None]:

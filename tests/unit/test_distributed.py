@@ -92,6 +92,7 @@ def test_rows_are_shared_whole_and_weighted(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.grid
 def test_a_killed_process_ends_the_run_and_it_goes_on_from_the_checkpoint(two: Path, tmp_path: Path) -> None:
     with pytest.raises(LwcError, match="worker 1 of 2 was ended by SIGKILL") as ended:
         in_two(tmp_path, "killed")
