@@ -16,7 +16,7 @@ from lwc.core import distributed
 from lwc.core.errors import BUG, INTERRUPTED, LwcError
 from lwc.core.launcher import launch
 
-SCRIPT = Path(__file__).with_name("shared_work.py")
+SCRIPT = Path(shared_work.__file__)
 
 
 def read(folder: Path, job: str) -> Any:

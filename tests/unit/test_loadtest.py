@@ -50,7 +50,7 @@ def fake_server(folder: Path, **faults: Any) -> Iterator[dict[str, str]]:
     settings = folder / "fake.json"
     answers = {s.text: s.offline for s in SAMPLES}
     settings.write_text(json.dumps({"model": "m", "names": NAMES, "answers": answers, **faults}))
-    script = Path(__file__).with_name("fake_triton.py")
+    script = Path(__file__).parents[1] / "support" / "fake_triton.py"
     child = subprocess.Popen([sys.executable, str(script), str(settings)], stdout=subprocess.PIPE)
     try:
         assert child.stdout is not None
