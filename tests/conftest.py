@@ -40,3 +40,11 @@ def reviews_dir() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("LWC_DATA_DIR is not set to a folder of real reviews")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small classifier with its ONNX file, for all tests that only read it."""
+    from small_repository import small_checkpoint
+
+    return small_checkpoint(tmp_path_factory.mktemp("checkpoint"))

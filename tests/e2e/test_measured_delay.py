@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small_repository import configs, small_checkpoint
+from small_repository import configs
 
 from lwc.core.errors import ServingError
 from lwc.recipe import Package
@@ -14,11 +14,6 @@ from lwc.serving.tune import delay
 from lwc.serving.tune.delay import measure
 
 pytestmark = pytest.mark.serving
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 def test_a_lone_client_waits_for_nobody_and_gets_no_delay(
