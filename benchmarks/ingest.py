@@ -249,7 +249,7 @@ def measured(name: str, files: list[Path], workers: int, python: str) -> dict[st
 
 def damaged(count: int) -> None:
     """Randomly damaged files: no crash, and rows + quarantine = lines present."""
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "unit"))
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
     from damage import damage, packed, present, review_file
 
     from lwc.core.errors import DataError

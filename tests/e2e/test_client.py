@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import socket
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from tiny_models import tiny
 
 from lwc.core.errors import ServingError
@@ -30,10 +27,11 @@ pytestmark = pytest.mark.serving
 
 TEXTS = ["a good thing that works", "bad", "broken after one day and never replaced"]
 NAMES = ["great", "other", "odd ünï"]
+Loader = Callable[[Path], TritonServer]
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TritonServer, Path, Any]]:
+def served(load: Loader, tmp_path_factory: pytest.TempPathFactory) -> tuple[TritonServer, Path, Any]:
     checkpoint, repository = tmp_path_factory.mktemp("checkpoint"), tmp_path_factory.mktemp("repository")
     tokenizer = train_wordpiece(TEXTS * 4, 60, 32)
     model = tiny("modernbert", blocks=2, pad_token_id=0, id2label=dict(enumerate(NAMES)))
@@ -44,8 +42,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TritonSer
     # As editors and notebooks leave them.
     (repository / "reviews" / ".ipynb_checkpoints").mkdir()
     (repository / "reviews_tokens" / "1" / "tmp").mkdir()
-    with TritonServer(repository) as server:
-        yield server, checkpoint, tokenizer
+    return load(repository), checkpoint, tokenizer
 
 
 def test_stray_folders_are_told_and_the_server_ignores_them(served: tuple[TritonServer, Path, Any]) -> None:

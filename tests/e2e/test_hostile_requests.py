@@ -14,9 +14,8 @@ import random
 import re
 import socket
 import struct
-import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,8 @@ import numpy as np
 import psutil
 import pytest
 import tritonclient.grpc
-from tritonclient.utils import InferenceServerException
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from tiny_repository import LIMIT, WORDS, tiny_repository
+from tritonclient.utils import InferenceServerException
 
 from lwc.serving.triton.server import TritonServer
 
@@ -49,9 +46,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(repository: Path) -> Iterator[TritonServer]:
-    with TritonServer(repository) as running:
-        yield running
+def server(load: Callable[[Path], TritonServer], repository: Path) -> TritonServer:
+    return load(repository)
 
 
 def send(

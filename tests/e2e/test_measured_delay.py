@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-from small_repository import configs, small_checkpoint
+from small_repository import configs
 
 from lwc.core.errors import ServingError
 from lwc.recipe import Package
@@ -17,11 +14,6 @@ from lwc.serving.tune import delay
 from lwc.serving.tune.delay import measure
 
 pytestmark = pytest.mark.serving
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 def test_a_lone_client_waits_for_nobody_and_gets_no_delay(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ import grpc
 import numpy as np
 import pytest
 import torch
-from tritonclient.grpc import service_pb2_grpc
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from histories import recipe, write_chain
+from lwc.tasks.next_item.export import export_top_items
+from lwc.tasks.next_item.training import answers
+from tritonclient.grpc import service_pb2_grpc
 
 from lwc.pipeline.run import run
 from lwc.recipe import FromConfig, Package
@@ -25,11 +24,9 @@ from lwc.serving.checks.run import check_repository
 from lwc.serving.loadtest import wire
 from lwc.serving.triton.server import TritonServer
 from lwc.tasks.next_item import asking, ranking
-from lwc.tasks.next_item.export import export_top_items
 from lwc.tasks.next_item.histories import Catalogue
 from lwc.tasks.next_item.model import NextItemView, build, save
 from lwc.tasks.next_item.repository import build_repository
-from lwc.tasks.next_item.training import answers
 
 pytestmark = pytest.mark.serving
 
@@ -60,9 +57,8 @@ def repository(view: NextItemView, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-def server(repository: Path) -> Iterator[TritonServer]:
-    with TritonServer(repository, startup_seconds=120) as running:
-        yield running
+def server(load: Callable[[Path], TritonServer], repository: Path) -> TritonServer:
+    return load(repository)
 
 
 def post(server: TritonServer, body: bytes, headers: dict[str, str]) -> tuple[int, bytes, str | None]:

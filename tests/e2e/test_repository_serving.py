@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,9 @@ import torch
 import tritonclient.grpc
 import tritonclient.http
 from onnx import helper
+from tiny_models import tiny
 from tokenizers import Tokenizer
 from tritonclient.utils import InferenceServerException
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-from tiny_models import tiny
 
 from lwc.export.onnx import export_onnx
 from lwc.export.session import cpu_session, run
@@ -109,7 +106,9 @@ def nan_for(path: Path, out: Path, token: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+def server(
+    load: Callable[[Path], TritonServer], checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> TritonServer:
     folder = tmp_path_factory.mktemp("repository")
     build_repository(checkpoint / "model.onnx", checkpoint, folder, PACKAGE, "reviews")
     token = Tokenizer.from_file(str(checkpoint / "tokenizer.json")).token_to_id("broke")
@@ -129,8 +128,7 @@ def server(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     assert described["token_inputs"] == "input_ids,attention_mask,token_type_ids"
     cached = Package(max_batch_size=LIMIT, intra_op_threads=1, response_cache=True)
     build_repository(checkpoint / "model.onnx", checkpoint, folder, cached, "cached")
-    with TritonServer(folder) as running:
-        yield running
+    return load(folder)
 
 
 Answer = list[tuple[str, np.ndarray]]

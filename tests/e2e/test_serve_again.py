@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from grid import kept
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from serving_faults import SPEAK_S, Serve, killed
 from tiny_repository import tiny_repository
 
@@ -53,7 +53,10 @@ def ask(url: str, body: bytes | None = None) -> tuple[int, str]:
         connection.close()
 
 
-@pytest.mark.parametrize("victim", ["reviews_0_0", "reviews_tokens_0_0", "tritonserver"])
+VICTIMS = ["reviews_0_0", "reviews_tokens_0_0", "tritonserver"]
+
+
+@pytest.mark.parametrize("victim", kept(VICTIMS, ["reviews_0_0", "tritonserver"]))
 def test_a_killed_process_under_load_is_replaced_and_no_request_hangs(serve: Serve, victim: str) -> None:
     samples = [Sample(0, "good", None, "great"), Sample(1, "it works good", None, "other")]
     process = serve.triton if victim == "tritonserver" else serve.instance(victim)

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from captum.attr import LayerConductance
-from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "unit"))
-
-from planted import three_of, with_identity
+from grid import families
+from planted import with_identity
 from tiny_models import tiny, tokens
+from torch import Tensor, nn
 
 from lwc.importance.conductance import conductance, path_conductance
 from lwc.models.batches import batches
@@ -79,7 +75,7 @@ def literal(
 
 
 # Without padding, so that positions that RoBERTa and MPNet count from token ids are the same from embeddings.
-@pytest.mark.parametrize("model_type", three_of(sorted(FAMILIES)))
+@pytest.mark.parametrize("model_type", families(sorted(FAMILIES)))
 def test_scores_are_the_literal_sum(model_type: str) -> None:
     model = tiny(model_type, blocks=3)
     size, net, gap = np.zeros(3), np.zeros(3), np.zeros(3)
@@ -118,7 +114,7 @@ def test_outputs_are_captums(model_type: str, steps: int) -> None:
                 assert float(mine.abs().sum()) == pytest.approx(float(want.abs().sum()), rel=1e-4)
 
 
-@pytest.mark.parametrize("model_type", ["bert", "modernbert", "deberta-v2", "mpnet"])
+@pytest.mark.parametrize("model_type", families(["bert", "modernbert", "deberta-v2", "mpnet"]))
 def test_completeness_comes_with_steps(model_type: str) -> None:
     model = tiny(model_type, blocks=3)
     data = batches(ENCODED, LABELS, 5, length_bucketed=False, seed=None)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "unit"))
-
-from planted import three_of
+from grid import families
 from tiny_models import tiny, tokens
 
 from lwc.importance.fisher import fisher
@@ -52,7 +47,7 @@ def oracle(model: Any, texts: list[list[int]], labels: np.ndarray) -> dict[str, 
 
 
 @pytest.mark.parametrize("longest", [12, 30])
-@pytest.mark.parametrize("model_type", three_of(TYPES))
+@pytest.mark.parametrize("model_type", families(TYPES))
 def test_equals_the_loop(model_type: str, longest: int) -> None:
     model = tiny(model_type, blocks=3)
     encoded, labels = tokens(9, seed=2, longest=longest), np.arange(9) % 3

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import permutations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "unit"))
-
-from planted import three_of
+from grid import families
 from tiny_models import tiny, tokens
 
 from lwc.importance.ablation import ablation
@@ -48,7 +43,7 @@ def shapley(model: Any, orders: list[tuple[int, ...]], blocks: int) -> np.ndarra
     return gains / len(orders)
 
 
-@pytest.mark.parametrize("model_type", three_of(sorted(FAMILIES)))
+@pytest.mark.parametrize("model_type", families(sorted(FAMILIES)))
 def test_exact_is_the_mean_over_every_order(model_type: str) -> None:
     model = tiny(model_type, blocks=3)
     found = shap(model, family_of(model), DATA, Shap(method="shap", exact=True))
@@ -62,7 +57,7 @@ def test_sampled_is_the_loop_over_the_same_orders(model_type: str) -> None:
     np.testing.assert_allclose(found.scores, shapley(model, antithetic(5, 2), 5), atol=2e-6)
 
 
-@pytest.mark.parametrize("model_type", three_of(sorted(FAMILIES)))
+@pytest.mark.parametrize("model_type", families(sorted(FAMILIES)))
 def test_ablation_is_the_loss_of_its_absence(model_type: str) -> None:
     model = tiny(model_type)
     everyone = set(range(4))

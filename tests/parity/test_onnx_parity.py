@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import sys
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from grid import families
 from onnx import helper
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from tiny_models import tiny
 
 from lwc.core.errors import ModelError
+from lwc.export import latency
 from lwc.export.latency import compare_latency, compare_runtimes
 from lwc.export.onnx import OnnxInfo, export_onnx, read_io
 from lwc.export.parity import check_parity
@@ -47,7 +48,7 @@ def with_types() -> Any:
 Exported = tuple[Any, Path, OnnxInfo]
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+@pytest.fixture(scope="module", params=families(sorted(FAMILIES)))
 def exported(request: pytest.FixtureRequest, with_types: Any, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     # Two blocks reach every kind of block in the table; dropout is large, so that one left alive would show.
     rates = {"dropout": 0.5} if request.param == "distilbert" else {"hidden_dropout_prob": 0.5}
@@ -219,11 +220,34 @@ def test_a_model_the_exporter_cannot_do_is_an_error_with_its_type(tokenizer: Any
         export_onnx(Strange(), tokenizer, tmp_path / "model.onnx")
 
 
-def test_latency_of_a_deeper_model_is_higher(bert: tuple[Any, Path], tokenizer: Any, tmp_path: Path) -> None:
-    export_onnx(tiny("bert", blocks=12), tokenizer, tmp_path / "deep.onnx")
+def test_latency_is_the_median_of_turns_and_the_ratio_a_geometric_mean(
+    bert: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that moves when a model is called: the deeper one takes 40 ms a row, the other 10."""
+    now, calls = [0.0], itertools.count()
+
+    def takes(seconds: float) -> latency.Call:
+        def call(inputs: dict[str, Any]) -> np.ndarray:
+            # Now and then, something else has the machine.
+            now[0] += seconds * len(inputs["input_ids"]) * (10.0 if next(calls) % 9 == 0 else 1.0)
+            return np.zeros((1, 3))
+
+        return call
+
+    monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(latency, "in_onnxruntime", lambda path, _: takes(0.04 if path == Path("deep") else 0.01))
+    monkeypatch.setattr(latency, "read_io", lambda _: read_io(bert[1]))
     shapes = [Shape(batch=1, length=8), Shape(batch=2, length=16)]
-    result = compare_latency(tmp_path / "deep.onnx", bert[1], shapes, 15, 1)
-    assert result["ratio"] > 1.5
+    result = compare_latency(Path("deep"), bert[1], shapes, 15, 1)
+    assert [(row["batch"], row["length"]) for row in result["shapes"]] == [(1, 8), (2, 16)]
+    times = [(row["base_ms"], row["compressed_ms"]) for row in result["shapes"]]
+    assert times == [pytest.approx((40.0, 10.0)), pytest.approx((80.0, 20.0))]
+    assert result["ratio"] == pytest.approx(4.0)
+
+
+def test_latency_of_real_files_has_a_row_for_each_shape(bert: tuple[Any, Path]) -> None:
+    shapes = [Shape(batch=1, length=8), Shape(batch=2, length=16)]
+    result = compare_latency(bert[1], bert[1], shapes, 3, 1)
     assert [(row["batch"], row["length"]) for row in result["shapes"]] == [(1, 8), (2, 16)]
     assert result["ratio"] == pytest.approx(np.sqrt(np.prod([row["ratio"] for row in result["shapes"]])))
 

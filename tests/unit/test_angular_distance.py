@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from planted import three_of
+from grid import families
 from tiny_models import tiny, tokens
 
 from lwc.importance.angular_distance import angles, angular_distance
@@ -43,7 +43,7 @@ def literal(model: Any) -> np.ndarray:
     return found / count
 
 
-@pytest.mark.parametrize("model_type", three_of(sorted(FAMILIES)))
+@pytest.mark.parametrize("model_type", families(sorted(FAMILIES)))
 def test_blocks_and_spans_are_the_formula(model_type: str) -> None:
     model = tiny(model_type, blocks=BLOCKS)
     want = literal(model)

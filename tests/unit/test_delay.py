@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from small_repository import configs, small_checkpoint
+from small_repository import configs
 
 from lwc.pipeline.stages import STAGES
 from lwc.recipe import Package
@@ -20,11 +20,6 @@ name: small
 model: {kind: config, blocks: 4, hidden: 16, heads: 2}
 target: {ratio: 2x, of: blocks}
 """
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 def rounds_of(throughput: float, p95: float, noise: Sequence[float]) -> list[Window]:

@@ -77,7 +77,7 @@ def test_the_build_finds_its_files_through_the_ignore_file() -> None:
 
 
 def test_the_image_holds_what_the_text_model_imports() -> None:
-    tree = ast.parse((ROOT / "lwc" / "serving" / "backends" / "text_model.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "lwc" / "serving" / "triton" / "backends" / "text_model.py").read_text(encoding="utf-8"))
     imported = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -16,7 +16,7 @@ from lwc.core import distributed
 from lwc.core.errors import BUG, INTERRUPTED, LwcError
 from lwc.core.launcher import launch
 
-SCRIPT = Path(__file__).with_name("shared_work.py")
+SCRIPT = Path(shared_work.__file__)
 
 
 def read(folder: Path, job: str) -> Any:
@@ -92,6 +92,7 @@ def test_rows_are_shared_whole_and_weighted(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.grid
 def test_a_killed_process_ends_the_run_and_it_goes_on_from_the_checkpoint(two: Path, tmp_path: Path) -> None:
     with pytest.raises(LwcError, match="worker 1 of 2 was ended by SIGKILL") as ended:
         in_two(tmp_path, "killed")

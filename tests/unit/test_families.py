@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from planted import MEASURING, SCORERS, config_for, methods_and, rows_for
+from grid import families, methods_by_family
+from planted import MEASURING, SCORERS, config_for, rows_for
 from tiny_models import OUTPUTS, VOCAB, tiny, tokens
 from torch import Tensor
 from toy_model import ToyConfig, ToyForSequenceClassification
@@ -235,7 +236,9 @@ def scores_of(method: str, model: Any, rows: int) -> tuple[float, ...]:
     return SCORERS[method](model, family_of(model), scored_data(model, rows), config_for(method)).scores
 
 
-@methods_and(sorted(set(TYPES) - set(PRE_NORM)))
+@pytest.mark.parametrize(
+    ("method", "model_type"), methods_by_family(MEASURING, [name for name in TYPES if name not in PRE_NORM], ("bert",))
+)
 def test_scorers_run_on_every_row(model_type: str, method: str) -> None:
     model = tiny(model_type, blocks=3)
     before = predict(model, scored_data(model, 12))
@@ -246,7 +249,7 @@ def test_scorers_run_on_every_row(model_type: str, method: str) -> None:
     assert np.array_equal(predict(model, scored_data(model, 12)), before)
 
 
-@methods_and(PRE_NORM)
+@pytest.mark.parametrize(("method", "model_type"), methods_by_family(MEASURING, PRE_NORM, ("llama", "modernbert")))
 def test_a_block_that_adds_nothing_scores_lowest(model_type: str, method: str) -> None:
     model = tiny(model_type, blocks=4, seed=1)
     for path in OUTPUTS[model_type]:
@@ -271,7 +274,7 @@ class Words:
         return {"input_ids": ids, "attention_mask": (ids != 1).long()}
 
 
-@pytest.mark.parametrize("model_type", TYPES)
+@pytest.mark.parametrize("model_type", families(TYPES))
 def test_exported_classifier_gives_the_same_logits(model_type: str, tmp_path: Path) -> None:
     model = tiny(model_type, blocks=3)
     model = remove_blocks(model, family_of(model), [1])

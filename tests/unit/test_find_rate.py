@@ -5,15 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 if importlib.util.find_spec("locust") is None:  # not imported: it would patch this process
     pytest.skip("locust is not installed", allow_module_level=True)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
+from grid import methods_by_family
 from planted import (
     BLOCKS,
     MEASURING,
     SCORERS,
     config_for,
     data,
-    methods_and,
     pre_norm,
     rows_for,
     scale,
@@ -32,6 +32,8 @@ from lwc.recipe import METHODS, Score
 
 SIGNED = {"ablation", "mutual_information", "shap"}
 TYPES = sorted(FAMILIES)
+POST_NORM = ["bert", "roberta", "distilbert", "deberta-v2", "mpnet", "electra"]
+PADDING = ["bert", "roberta", "mpnet", "distilbert", "modernbert", "deberta-v2"]
 ENCODED = tokens(9)
 LABELS = np.array([0, 1, 2, 1, 0, 2, 0, 1, 1])
 DATA = batches(ENCODED, LABELS, 4, length_bucketed=False, seed=None)
@@ -72,7 +74,9 @@ def test_a_block_whose_output_projections_are_zero_scores_zero(method: str) -> N
     assert score(method, model)[2] == 0.0
 
 
-@methods_and(["bert", "roberta", "distilbert", "deberta-v2", "mpnet", "electra"])
+@pytest.mark.parametrize(
+    ("method", "model_type"), methods_by_family(MEASURING, POST_NORM, ("bert", "deberta-v2", "mpnet"))
+)
 def test_a_post_norm_identity_block_scores_lowest(model_type: str, method: str) -> None:
     """Post-norm blocks normalise the stream again, which changes nothing but the last digits."""
     model = tiny(model_type, blocks=5)
@@ -117,7 +121,10 @@ def test_an_indispensable_block_scores_highest(method: str, rest: float, needed:
 
 
 @pytest.mark.parametrize("block", [0, BLOCKS - 1])
-@methods_and(["bert", "modernbert", "llama", "distilbert", "gpt2", "mistral", "qwen3"])
+@pytest.mark.parametrize(
+    ("method", "model_type"),
+    methods_by_family(MEASURING, ["bert", "modernbert", "llama", "distilbert", "gpt2", "mistral", "qwen3"]),
+)
 def test_an_indispensable_block_scores_highest_in_encoders_and_decoders(
     method: str, model_type: str, block: int
 ) -> None:
@@ -127,7 +134,7 @@ def test_an_indispensable_block_scores_highest_in_encoders_and_decoders(
     assert scores[block] > 3 * max(others), scores
 
 
-@methods_and(TYPES)
+@pytest.mark.parametrize(("method", "model_type"), methods_by_family(MEASURING, TYPES))
 def test_bypassed_block_scores_nothing_in_every_family(method: str, model_type: str) -> None:
     model = tiny(model_type)
     family = family_of(model)
@@ -169,7 +176,9 @@ def padded(batch: Batch, extra: int) -> Batch:
 
 
 # Each treats positions and padding its own way; the other families are BERT or RoBERTa in that.
-@methods_and(["bert", "roberta", "mpnet", "distilbert", "modernbert", "deberta-v2"])
+@pytest.mark.parametrize(
+    ("method", "model_type"), methods_by_family(MEASURING, PADDING, ("mpnet", "modernbert", "deberta-v2"))
+)
 def test_padding_batch_size_and_batch_order_change_nothing(model_type: str, method: str) -> None:
     model = tiny(model_type, blocks=3)
     want = score(method, model)

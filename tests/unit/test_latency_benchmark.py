@@ -85,6 +85,7 @@ def test_the_fastest_runtime_is_named_for_the_same_file_only(benchmark: Any) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.grid
 def test_it_runs_and_its_exit_code_is_its_verdict(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--quick", "--threads", "1", "--batches", "1", "2", "--lengths", "8"]
     done = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, check=False, timeout=500)

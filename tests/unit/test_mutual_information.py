@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from planted import data, three_of, with_identity
+from grid import families
+from planted import data, with_identity
 from sklearn.linear_model import LogisticRegression
 from tiny_models import tiny, tokens
 
@@ -79,7 +80,7 @@ def test_the_probe_is_logistic_regression(monkeypatch: pytest.MonkeyPatch) -> No
     assert found == pytest.approx(want / 400, abs=1e-4)
 
 
-@pytest.mark.parametrize("model_type", three_of(sorted(FAMILIES)))
+@pytest.mark.parametrize("model_type", families(sorted(FAMILIES)))
 def test_features_are_the_first_token_and_the_mean_of_real_ones_and_a_decoders_last(model_type: str) -> None:
     model = tiny(model_type, blocks=2)
     encoded = tokens(5)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from small_repository import configs, small_checkpoint
+from small_repository import configs
 from tokenizers import Tokenizer
 
 from lwc.core.errors import ModelError
@@ -23,11 +23,6 @@ from lwc.serving.triton.repository import build_repository
 
 PACKAGE = Package(max_batch_size=16, queue_delay_microseconds=500, instances=2, intra_op_threads=3)
 KINDS = pb.ModelInstanceGroup
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 def built(checkpoint: Path, out: Path, target: str = "cpu", package: Package = PACKAGE) -> Path:

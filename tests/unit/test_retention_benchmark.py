@@ -64,6 +64,7 @@ def test_the_cases_of_all_seeds_come_side_by_side(benchmark: Any) -> None:
     assert [case[:3] for case in benchmark.asked(options)] == [(seed, *case) for case in cases for seed in (17, 18)]
 
 
+@pytest.mark.grid
 def test_a_case_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--model", "scratch", "--runs", str(tmp_path / "runs"), "--seeds", "1", "2",
                "--ratios", "3", "--baselines", "--jobs", "2"]  # fmt: skip

@@ -44,6 +44,7 @@ def test_without_a_gpu_it_says_so(benchmark: Any, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.slow
+@pytest.mark.grid
 def test_two_processes_share_the_batches(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--quick", "--workers", "2"]
     command += [] if torch.cuda.is_available() else ["--cpu"]

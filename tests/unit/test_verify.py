@@ -64,7 +64,7 @@ class FakeTriton:
         self.log_path = self.settings
 
     def __enter__(self) -> FakeTriton:
-        script = Path(__file__).with_name("fake_triton.py")
+        script = Path(__file__).parents[1] / "support" / "fake_triton.py"
         self.child = subprocess.Popen([sys.executable, str(script), str(self.settings)], stdout=subprocess.PIPE)
         assert self.child.stdout is not None
         ports = json.loads(self.child.stdout.readline())

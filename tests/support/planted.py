@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from tiny_models import OUTPUTS, VOCAB, tiny, tokens
 
@@ -20,25 +18,6 @@ BLOCKS = 4
 SCORERS = {name: METHODS[name].load() for name in METHODS.names() if METHODS[name].reads == "model"}
 # A depth profile is measured on another model and needs one: test_llama_profile.py.
 MEASURING = sorted(set(SCORERS) - {"llama_profile"})
-# An encoder with norms after, one with norms before, and a decoder; then, where a test has none of these, others.
-_FIRST = ("bert", "modernbert", "llama", "distilbert", "deberta-v2", "gpt2")
-_TWO = ("ablation", "fisher")  # one reads the loss of passes forward, one its gradients
-
-
-def three_of(types: Sequence[str]) -> list[Any]:
-    """Parameters of a test: three families by default, the others in the grid."""
-    first = [name for name in _FIRST if name in types][:3]
-    return [pytest.param(name, marks=[] if name in first else pytest.mark.grid) for name in types]
-
-
-def methods_and(types: Sequence[str]) -> pytest.MarkDecorator:
-    """``method`` × ``model_type``: by default every method on three families and every family on two methods."""
-    cases = [
-        pytest.param(method, *case.values, marks=[] if method in _TWO else case.marks)
-        for method in MEASURING
-        for case in three_of(types)
-    ]
-    return pytest.mark.parametrize(("method", "model_type"), cases)
 
 
 def scale_output(model: Any, block: int, factor: float) -> None:

@@ -3,10 +3,10 @@
 Run as a script: ``fake_triton.py <settings.json>``; prints one JSON line with the ports when it listens.
 Its answer to a text: ``settings["answers"][text]``, else the first class. ``fail_every``, ``wrong_every``,
 ``nan_every``: the n-th, 2n-th, ... request (after the first ``after``) goes wrong. ``delay_s``: before each answer;
-``stall_s``: once, at the ``stall_at``-th request; ``one_at_a_time``: the others wait.
+``one_at_a_time``: the others wait.
 ``input`` and ``label`` are other names of those tensors, ``tensors`` other metadata; ``also`` lists models
 that are described, and not served.
-``/metrics`` of the HTTP port counts what was answered; ``no_metrics`` closes it.
+``/metrics`` of the HTTP port counts what was answered, and the most requests at a time; ``no_metrics`` closes it.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ TENSORS: dict[str, Any] = S.get("tensors") or {
         {"name": "scores", "datatype": "FP32", "shape": [-1, len(NAMES)]},
     ],
 }
-STALL, COUNTING = threading.Lock(), threading.Lock()
+ALONE, COUNTING = threading.Lock(), threading.Lock()
 ANSWERED = [0]
+UNDER_WAY, MOST = [0], [0]
 
 
 class Refused(Exception):
@@ -51,14 +52,13 @@ def answer(raw: bytes) -> tuple[bytes, bytes]:
     if len(raw) != 4 + length:
         raise Refused("bad tensor")
     number = next(COUNT)
-    if number == S.get("stall_at"):
-        with STALL:
-            time.sleep(S["stall_s"])
-    elif "stall_at" in S:
-        with STALL:
-            pass
-    with STALL if S.get("one_at_a_time") else contextlib.nullcontext():
+    with COUNTING:
+        UNDER_WAY[0] += 1
+        MOST[0] = max(MOST[0], UNDER_WAY[0])
+    with ALONE if S.get("one_at_a_time") else contextlib.nullcontext():
         time.sleep(S.get("delay_s", 0.002))
+    with COUNTING:
+        UNDER_WAY[0] -= 1
     label = S["answers"].get(text, NAMES[0])
     if S.get("fail_every") and number % S["fail_every"] == 0:
         raise Refused("planted failure")
@@ -86,7 +86,8 @@ def metrics() -> str:
         lines += [f"# HELP nv_inference_{name} words", f"# TYPE nv_inference_{name} counter"]
         # A model that nobody calls has counters too.
         lines += [f'nv_inference_{name}{{model="{m}",version="1"}} {v}' for m, v in ((S["model"], value), ("idle", 7))]
-    return "\n".join([*lines, "# TYPE nv_cpu_utilization gauge", "nv_cpu_utilization 0.5", ""])
+    page = "\n".join([*lines, "# TYPE nv_cpu_utilization gauge", "nv_cpu_utilization 0.5"])
+    return f"{page}\n# TYPE fake_most_at_once gauge\nfake_most_at_once {MOST[0]}\n"
 
 
 class Http(BaseHTTPRequestHandler):
