@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import histories
 import numpy as np
 import torch
 from judged import judged
@@ -23,6 +24,10 @@ from lwc.models.families import family_of
 from lwc.models.losses import label_loss
 from lwc.models.surgery import remove_blocks
 from lwc.recipe import Optimization, Recovery, Score
+from lwc.tasks.next_item.histories import Catalogue
+from lwc.tasks.next_item.model import build
+from lwc.tasks.next_item.rows import train_rows
+from lwc.tasks.next_item.task import TASK as NEXT_ITEM
 from lwc.tasks.task import Rows
 from lwc.training.distillation import matched_blocks
 from lwc.training.loop import Objective, fit
@@ -102,6 +107,27 @@ def recover(folder: Path) -> dict[str, Any]:
     return {"history": result.history}
 
 
+def next_item(folder: Path) -> dict[str, Any]:
+    """A recommender: a loss that is a ratio of sums over the real positions of a batch."""
+    recipe = histories.recipe(Path("shop.csv"))
+    items = Catalogue(tuple(map(histories.item, range(histories.ITEMS))), (1,) * histories.ITEMS)
+    lengths = [2 + row % 6 for row in range(21)]
+    chains = [[(row * 3 + step) % histories.ITEMS for step in range(length)] for row, length in enumerate(lengths)]
+    model = build(recipe.model, len(items), seed=3)  # type: ignore[arg-type]
+
+    def loss(model: Any, batch: Batch) -> torch.Tensor:
+        return NEXT_ITEM.loss(recipe, items, model, model(**NEXT_ITEM.inputs(batch)), batch)
+
+    objective = Objective(train_rows_of(chains), loss, lambda _: {"score": 0.0})
+    settings = SETTINGS.model_copy(update={"learning_rate": 1e-2})
+    result = fit(model, objective, settings, 3, folder / "items", lambda line: None)
+    return {"history": result.history}
+
+
+def train_rows_of(chains: list[list[int]]) -> Rows:
+    return Rows(train_rows(chains, 8), None)
+
+
 def score(folder: Path) -> dict[str, Any]:
     """Every method that measures the model itself, on three batches; a fusion learned from cut models, and trust."""
     model = tiny("bert")
@@ -124,7 +150,7 @@ def gather(folder: Path) -> dict[str, Any]:
     }
 
 
-JOBS = {job.__name__: job for job in (train, train_few, train_with_dropout, killed, recover, score, gather)}
+JOBS = {job.__name__: job for job in (train, train_few, train_with_dropout, killed, recover, next_item, score, gather)}
 
 
 def run(job: str, folder: Path) -> None:

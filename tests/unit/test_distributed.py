@@ -32,7 +32,7 @@ def in_two(folder: Path, *jobs: str) -> int:
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes wrote, one job after the other."""
     folder = tmp_path_factory.mktemp("two")
-    assert in_two(folder, "gather", "train", "train_few", "recover", "score", "train_with_dropout") == 0
+    assert in_two(folder, "gather", "train", "train_few", "recover", "next_item", "score", "train_with_dropout") == 0
     return folder
 
 
@@ -46,7 +46,7 @@ def losses(found: Any) -> np.ndarray:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", ["train", "train_few", "recover"])
+@pytest.mark.parametrize("job", ["train", "train_few", "recover", "next_item"])
 def test_two_processes_train_as_one(two: Path, tmp_path: Path, job: str) -> None:
     found, expected = read(two, job), by_one(job, tmp_path)
     assert losses(expected)[-5:].mean() < 0.7 * losses(expected)[:5].mean(), "there is something to compare"

@@ -8,8 +8,7 @@ import pytest
 from histories import recipe, write_chain
 from measured_figures import differences
 
-from lwc.core import distributed
-from lwc.core.errors import LwcError, TargetError
+from lwc.core.errors import TargetError
 from lwc.core.store import read_json
 from lwc.pipeline.run import plan, run
 from lwc.recipe import Gate
@@ -62,7 +61,17 @@ def test_a_target_out_of_reach_is_told_before_the_training(tmp_path: Path) -> No
     assert not list((tmp_path / "runs" / ".store").glob("work/train-*/scratch/checkpoints"))
 
 
-def test_several_processes_are_refused_whatever_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "count", lambda: 2)
-    with pytest.raises(LwcError, match="one process"):
-        run(recipe(tmp_path / "shop.csv"), tmp_path / "runs", lambda *_: None, until="score")
+def test_trust_learned_fusion_and_iterated_removal_work_as_for_texts(tmp_path: Path) -> None:
+    write_chain(tmp_path / "shop.csv")
+    methods = [{"method": "ablation"}, {"method": "taylor"}]
+    made = recipe(
+        tmp_path / "shop.csv",
+        score={"methods": methods, "fusion": "learned", "trust": {"subsets": 20, "recovery_steps": 2}},
+        select={"strategy": "iterated", "rounds": 2, "steps": 4},
+    )
+    results = run(made, tmp_path / "runs", lambda *_: None, until="evaluate")
+    importance = read_json(results["score"].path / "importance.json")
+    assert importance["trust"]["split"] == "validation"
+    assert len(read_json(results["select"].path / "selection.json")["rounds"]) == 2
+    found = read_json(results["evaluate"].path / "evaluation.json")
+    assert found["retention"]["ndcg_at_10"]["value"] > 0.5

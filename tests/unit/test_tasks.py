@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
-from lwc.evaluation.causal_lm import unigram
 from measured_figures import differences
 from planted import SCORERS, config_for, scale_output
 from tiny_llama import periodic_texts, save, trained_folder
@@ -34,6 +33,8 @@ from lwc.pipeline.run import run
 from lwc.recipe import Recipe
 from lwc.recipe.file import load_recipe
 from lwc.report.build import build_report
+from lwc.tasks.causal_lm import unigram
+from lwc.tasks.task import Checkpoint
 from lwc.training.distillation import Recoverer
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -241,7 +242,8 @@ def test_a_language_model_goes_the_whole_line(tmp_path: Path) -> None:
     assert served["accuracy"] == served["offline_accuracy"]
     # A race measures in batches that training fits into: the logits of a token are as many as the vocabulary.
     small = recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": 2})})
-    recoverer = Recoverer(small, folders["data"], model, load_tokenizer(folders["train"] / "model"), quiet)
+    teacher = Checkpoint(model, load_tokenizer(folders["train"] / "model"))
+    recoverer = Recoverer(small, folders["data"], teacher, quiet)
     assert max(len(batch) for batch in recoverer.validation) == 2
     page = (tmp_path / "report" / "report.html").read_text()
     assert "perplexity" in page
