@@ -217,11 +217,6 @@ def used_tokens(tokenizer: Any, texts: Sequence[str], max_length: int | None, mi
     return sorted(_closed(tokenizer, state, keep))
 
 
-def vocabulary_size(tokenizer: Any, texts: Sequence[str], max_length: int | None, min_count: int = 1) -> int:
-    """How many tokens `used_tokens` keeps."""
-    return len(used_tokens(tokenizer, texts, max_length, min_count))
-
-
 def coverage(old_tokenizer: Any, new_tokenizer: Any, texts: Sequence[str]) -> float:
     """The share of these texts, whole, whose tokens are the same strings under both tokenizers (0 to 1).
 
