@@ -6,44 +6,20 @@ from pathlib import Path
 
 from lwc.core.machine import cpu_limit, cpu_model, precision_here
 from lwc.core.store import digest_paths, key_of
+from lwc.data.paths import locate_all
+from lwc.data.source import digests_of
 from lwc.models.source import resolve_folder, resolve_source
-from lwc.recipe import (
-    DataSource,
-    HubDataset,
-    Iterated,
-    LlamaProfile,
-    McAuleyFile,
-    Pretrained,
-    Racing,
-    Recipe,
-    TableFile,
-)
+from lwc.recipe import Iterated, LlamaProfile, Pretrained, Racing, Recipe
 
 
 def data_files(recipe: Recipe) -> dict[str, str]:
     """Content digests of local data files: the same name with new bytes is a miss."""
-    more = recipe.data.ingest.metadata if recipe.data.ingest is not None else ()
-    found = {**_source_files(recipe.data.source), **_named(more)}
-    for source in recipe.task.sources:
-        found.update(_source_files(source))
+    ingest = recipe.data.ingest
+    metadata = locate_all(ingest.metadata) if ingest is not None else {}
+    found = {name: digest_paths([path]) for name, path in metadata.items()}
+    for source in (recipe.data.source, *recipe.task.sources):
+        found.update(digests_of(source))
     return found
-
-
-def _named(names: tuple[str, ...]) -> dict[str, str]:
-    from lwc.data.paths import locate
-
-    return {name: digest_paths([locate(name)]) for name in names}
-
-
-def _source_files(source: DataSource) -> dict[str, str]:
-    from lwc.data.paths import local_dataset
-
-    if isinstance(source, HubDataset):
-        folder = local_dataset(source.id)
-        return {source.id: digest_paths([Path(folder)])} if folder is not None else {}
-    if not isinstance(source, McAuleyFile | TableFile):
-        return {}
-    return _named(source.paths)
 
 
 def check_model(recipe: Recipe) -> None:
@@ -71,7 +47,7 @@ def recover_needs(recipe: Recipe) -> dict[str, str]:
     more = recipe.recover.unlabelled
     texts: dict[str, str] = {}
     if more is not None:
-        texts = {**_source_files(more.source), "near_duplicate_threshold": str(recipe.data.near_duplicate_threshold)}
+        texts = {**digests_of(more.source), "near_duplicate_threshold": str(recipe.data.near_duplicate_threshold)}
     return {**texts, "precision": precision_here(recipe.recover.precision)}
 
 
