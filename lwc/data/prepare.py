@@ -1,4 +1,4 @@
-"""The data stage: read, clean, label, de-duplicate, split, report."""
+"""The data stage: read, clean, label, remove duplicates, split, report."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from lwc.core.errors import DataError
 from lwc.core.store import write_json
 from lwc.data.cleaning import clean, exact_duplicates, fold, near_duplicates
 from lwc.data.quality import describe_splits
-from lwc.data.rows import Bad, Reason, Row, excerpt
+from lwc.data.rows import Bad, Progress, Reason, Row, excerpt
 from lwc.data.source import provenance, read_rows
 from lwc.data.splits import NAMES, assign, choose, owner
-from lwc.recipe import Data, Labels
+from lwc.recipe import Data, DataSource, Labels
 
 STAR_NAMES = {
     "binary": ("negative", "positive"),
@@ -77,50 +77,51 @@ def joined_text(row: Row, fields: Sequence[str]) -> str:
     return clean("\n".join(part for part in (getattr(row, field) for field in fields) if part))
 
 
-def check_bad(bad: Counter[str], read: int, limit: float) -> None:
-    """Raise `DataError` if no row was read, or if the share of bad ones is above ``limit``."""
-    bad_rows = sum(bad.values())
+def check_bad(bad: Counter[str], read: int, limit: float, hint: str = "") -> None:
+    """Raise `DataError` if no row was read, or if the share of bad ones is above ``limit``; ``hint`` comes first."""
     if read == 0:
         raise DataError("the source has no rows", "name another source")
-    if bad_rows > limit * read:
+    if bad.total() > limit * read:
         reasons = ", ".join(f"{reason} {count}" for reason, count in bad.most_common(4))
+        look = "`lwc data inspect RECIPE --set data.max_bad_rows=1` shows the report"
         raise DataError(
-            f"{bad_rows} of {read} rows are bad, more than data.max_bad_rows {limit:.0%} ({reasons})",
-            "fix the data, or raise the limit; `lwc data inspect RECIPE --set data.max_bad_rows=1` shows the report",
+            f"{bad.total()} of {read} rows are bad, more than data.max_bad_rows {limit:.0%} ({reasons})",
+            f"{hint}fix the data, or raise the limit; {look}",
         )
 
 
-class _Reader:
-    """Reads a source into rows and quarantine, and counts them: read = rows + left out + bad."""
+def read_good(
+    source: DataSource, take: Callable[[Row], Bad | None], quarantine: Path, progress: Progress
+) -> tuple[int, Counter[str]]:
+    """Hand every row of a source to ``take``; bad lines, and rows that it refuses, go to ``quarantine``.
 
-    def __init__(self, data: Data, out: Path, progress: Callable[[str], None]) -> None:
-        self.data, self.progress = data, progress
-        self.rows: list[tuple[Row, str, str]] = []  # row, text, label name
-        self.read = 0
-        self.bad: Counter[str] = Counter()
+    Returns:
+        How many lines were read, and how many were bad by reason.
+    """
+    read, counts = 0, Counter[str]()
+    with quarantine.open("w", encoding="utf-8") as file:
+        for item in read_rows(source, progress):
+            read += 1
+            if read % 5000 == 0:
+                progress(f"{read:,} rows read")
+            bad = item if isinstance(item, Bad) else take(item)
+            if bad is not None:
+                counts[bad.reason.value] += 1
+                file.write(bad.entry())
+    return read, counts
+
+
+class _Rows:
+    """Rows with their clean text and label name, and a count of those that the label scheme leaves out."""
+
+    def __init__(self, data: Data) -> None:
+        self.data = data
+        self.kept: list[tuple[Row, str, str]] = []
         self.left_out = 0
         self._taken = 0
         self._filled: Counter[str] = Counter()  # rows in which a text field is not empty
-        self._quarantine = out / "quarantine.jsonl"
 
-    def run(self) -> None:
-        with self._quarantine.open("w", encoding="utf-8") as file:
-            for item in read_rows(self.data.source, self.progress):
-                self.read += 1
-                if self.read % 5000 == 0:
-                    self.progress(f"{self.read:,} rows read")
-                bad = item if isinstance(item, Bad) else self._take(item)
-                if bad is not None:
-                    self.bad[bad.reason.value] += 1
-                    file.write(bad.entry())
-        for field in self.data.text_fields:
-            if self._taken and not self._filled[field]:
-                raise DataError(
-                    f"data.text_fields names {field}, which is empty in every row", f"leave {field} out, or map it"
-                )
-        check_bad(self.bad, self.read, self.data.max_bad_rows)
-
-    def _take(self, row: Row) -> Bad | None:
+    def take(self, row: Row) -> Bad | None:
         self._taken += 1
         self._filled.update(field for field in self.data.text_fields if getattr(row, field))
         text = joined_text(row, self.data.text_fields)
@@ -130,8 +131,15 @@ class _Reader:
         if name is None:
             self.left_out += 1
         else:
-            self.rows.append((row, text, name))
+            self.kept.append((row, text, name))
         return None
+
+    def check_fields(self) -> None:
+        for field in self.data.text_fields:
+            if self._taken and not self._filled[field]:
+                raise DataError(
+                    f"data.text_fields names {field}, which is empty in every row", f"leave {field} out, or map it"
+                )
 
 
 def _without_duplicates(
@@ -172,10 +180,12 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
         DataError: too many bad rows, a split or a class without rows, or a missing field.
     """
     say = progress or (lambda _: None)
-    reader = _Reader(data, out, say)
-    reader.run()
+    kept_rows = _Rows(data)
+    read, bad = read_good(data.source, kept_rows.take, out / "quarantine.jsonl", say)
+    kept_rows.check_fields()
+    check_bad(bad, read, data.max_bad_rows)
     say("removing duplicates")
-    rows, duplicates = _without_duplicates(reader.rows, data.near_duplicate_threshold)
+    rows, duplicates = _without_duplicates(kept_rows.kept, data.near_duplicate_threshold)
     found = len(rows)
     if data.limit is not None and data.limit < found:
         chosen = np.sort(np.random.default_rng(seed).permutation(found)[: data.limit])
@@ -196,9 +206,9 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
     quality = {
         "source": data.source.kind,
         "text_fields": list(data.text_fields),
-        "rows_read": reader.read,
-        "rows_bad": dict(reader.bad),
-        "rows_left_out_by_label_scheme": reader.left_out,
+        "rows_read": read,
+        "rows_bad": dict(bad),
+        "rows_left_out_by_label_scheme": kept_rows.left_out,
         "duplicates": duplicates,
         "rows_beyond_limit": found - len(rows),
         "rows_used": len(rows),

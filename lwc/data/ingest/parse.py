@@ -121,18 +121,11 @@ def _careful(raw: bytes, name: str, first: int, columns: Columns | None, seen: s
 def of_rows(items: Sequence[Row | Bad]) -> Piece:
     """Rows and bad lines as columns. Lone surrogates, which Arrow cannot store, become spaces, as cleaning has it."""
     rows = [one for one in items if isinstance(one, Row)]
-    return Piece(
-        body=pa.array([LONE.sub(" ", row.body) for row in rows], pa.string()),
-        title=pa.array([LONE.sub(" ", row.title) for row in rows], pa.string()),
-        rating=pa.array([row.rating for row in rows], pa.float64()),
-        label=pa.array([row.label for row in rows], pa.string()),
-        user=pa.array([row.user for row in rows], pa.string()),
-        item=pa.array([row.item for row in rows], pa.string()),
-        time=pa.array([row.time for row in rows], pa.int64()),
-        line=pa.array([row.line for row in rows], pa.int64()),
-        file=pa.array([row.file for row in rows], pa.string()),
-        bad=tuple(one for one in items if isinstance(one, Bad)),
-    )
+    rows = [one._replace(body=LONE.sub(" ", one.body), title=LONE.sub(" ", one.title)) for one in rows]
+    numbers = {"rating": pa.float64(), "time": pa.int64(), "line": pa.int64()}
+    columns = zip(Row._fields, zip(*rows, strict=True) if rows else [()] * len(Row._fields), strict=True)
+    bad = tuple(one for one in items if isinstance(one, Bad))
+    return Piece(**{name: pa.array(values, numbers.get(name, pa.string())) for name, values in columns}, bad=bad)
 
 
 def _plain(raw: bytes, name: str, first: int, columns: Columns | None, seen: set[str]) -> Piece | None:

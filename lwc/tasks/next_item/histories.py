@@ -12,8 +12,8 @@ from typing import Any
 
 from lwc.core.errors import DataError
 from lwc.core.store import read_json, write_json
+from lwc.data.prepare import check_bad, read_good
 from lwc.data.rows import Bad, Reason, Row
-from lwc.data.source import read_rows
 from lwc.recipe import Data
 
 UNKNOWN = -1
@@ -144,26 +144,16 @@ def read_events(
     """
     fields = data.text_fields if texts else ()
     events: list[Event] = []
-    bad: Counter[str] = Counter()
-    read = 0
-    with quarantine.open("w", encoding="utf-8") as file:
-        for item in read_rows(data.source, progress):
-            read += 1
-            found = item if isinstance(item, Bad) else _event(item, fields)
-            if isinstance(found, Bad):
-                bad[found.reason.value] += 1
-                file.write(found.entry())
-            else:
-                events.append(found)
-    if read == 0:
-        raise DataError("the source has no rows", "name another source")
-    if sum(bad.values()) > data.max_bad_rows * read:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in bad.most_common(4))
-        raise DataError(
-            f"{sum(bad.values())} of {read} rows are bad, more than data.max_bad_rows {data.max_bad_rows:.0%} "
-            f"({reasons})",
-            "task next_item needs user, item and time of every row: map data.source.columns, or raise the limit",
-        )
+
+    def take(row: Row) -> Bad | None:
+        found = _event(row, fields)
+        if isinstance(found, Bad):
+            return found
+        events.append(found)
+        return None
+
+    read, bad = read_good(data.source, take, quarantine, progress)
+    check_bad(bad, read, data.max_bad_rows, "task next_item needs user, item and time: map data.source.columns; or ")
     return events, {"rows_read": read, "rows_bad": dict(bad)}
 
 
