@@ -148,9 +148,8 @@ class Store:
             return None
         for name, recorded in content["files"].items():
             path = folder / name
-            if not path.is_file() or path.stat().st_size != recorded["bytes"]:
-                return None
-            if file_digest(path) != recorded["sha256"]:
+            same = path.is_file() and path.stat().st_size == recorded["bytes"]
+            if not same or file_digest(path) != recorded["sha256"]:
                 return None
         return Artifact(folder, content["digest"], content["seconds"])
 
@@ -189,17 +188,8 @@ class Store:
             if path.is_file()
         }
         digest = key_of({name: entry["sha256"] for name, entry in files.items() if name not in account})
-        write_json(
-            out / MANIFEST,
-            {
-                "stage": stage,
-                "key": key,
-                "digest": digest,
-                "seconds": round(seconds, 3),
-                "ingredients": dict(ingredients),
-                "files": files,
-            },
-        )
+        manifest = {"stage": stage, "key": key, "digest": digest, "seconds": round(seconds, 3)}
+        write_json(out / MANIFEST, {**manifest, "ingredients": dict(ingredients), "files": files})
         final = self.place(stage, key)
         final.parent.mkdir(parents=True, exist_ok=True)
         if final.exists():

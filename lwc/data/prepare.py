@@ -15,10 +15,10 @@ from lwc.core.arrays import Array
 from lwc.core.errors import DataError
 from lwc.core.store import write_json
 from lwc.data.cleaning import clean, exact_duplicates, fold, near_duplicates
-from lwc.data.quality import describe_splits
+from lwc.data.quality import describe, leaks
 from lwc.data.rows import Bad, Progress, Reason, Row, excerpt
 from lwc.data.source import provenance, read_rows
-from lwc.data.splits import NAMES, assign, choose, owner
+from lwc.data.splits import NAMES, assign, kind_of, owner
 from lwc.recipe import Data, DataSource, Labels
 
 STAR_NAMES = {
@@ -193,7 +193,8 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
     names = label_names(data.labels, Counter(name for _, _, name in rows))
     labels = np.array([names.index(name) for _, _, name in rows], dtype=np.int64)
     users, times = [row.user for row, _, _ in rows], [row.time for row, _, _ in rows]
-    kind = choose(data.split, users, times)
+    texts = [text for _, text, _ in rows]
+    kind = kind_of(data.split, len(rows), {"user": users.count(None), "time": times.count(None)})
     owners = [owner(row.user, text) for row, text, _ in rows]
     parts = assign(kind, data.split, labels.tolist(), owners, times, seed)
     members = {name: np.flatnonzero(parts == index) for index, name in enumerate(NAMES)}
@@ -215,7 +216,10 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
         "split_by": kind,
         "rows_without_user": users.count(None),
         "label_names": names,
-        **describe_splits([text for _, text, _ in rows], labels, users, members, names),
+        "splits": {
+            name: describe([texts[i] for i in chosen], labels[chosen], names) for name, chosen in members.items()
+        },
+        "leaks": leaks(texts, users, members),
     }
     write_json(out / "quality.json", quality)
     return quality

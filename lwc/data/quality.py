@@ -62,20 +62,3 @@ def leaks(texts: Sequence[str], users: Sequence[str | None], members: Mapping[st
                 "users": len(people[one] & people[other]),
             }
     return found
-
-
-def describe_splits(
-    texts: Sequence[str],
-    labels: Array,
-    users: Sequence[str | None],
-    members: Mapping[str, Array],
-    names: Sequence[str],
-) -> dict[str, Any]:
-    """`describe` of each split, and `leaks` between them."""
-    return {
-        "splits": {
-            name: describe([texts[index] for index in chosen], labels[chosen], names)
-            for name, chosen in members.items()
-        },
-        "leaks": leaks(texts, users, members),
-    }

@@ -43,12 +43,6 @@ def load_labels(folder: Path) -> list[str]:
     return [str(name) for name in read_json(folder / "labels.json")]
 
 
-def choose(settings: Split, users: Sequence[str | None], times: Sequence[int | None]) -> str:
-    """`kind_of` rows with these users and times."""
-    without = {"user": sum(user is None for user in users), "time": sum(time is None for time in times)}
-    return kind_of(settings, len(users), without)
-
-
 def kind_of(settings: Split, rows: int, without: Mapping[str, int]) -> str:
     """The recipe's kind of split. ``auto`` is user if any row has one, else time if all rows have one, else random.
 

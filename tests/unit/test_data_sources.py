@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from lwc.core.errors import DataError, MissingDependency
+from lwc.data.fields import seconds_of
 from lwc.data.prepare import prepare
-from lwc.data.rows import Bad, Reason, Row, seconds_of
+from lwc.data.rows import Bad, Reason, Row
 from lwc.data.source import read_rows
 from lwc.data.sources import amazon_2023, mcauley, table
 from lwc.recipe import Amazon2023, Columns, Data, HubDataset

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from lwc.data.fields import name_of
 from lwc.data.paths import locate
-from lwc.data.rows import Bad, BadValue, Reason, name_of
+from lwc.data.rows import Bad, BadValue, Reason
 from lwc.data.sources.mcauley import check_object, parse
 from lwc.data.stream import lines
 

@@ -8,20 +8,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from lwc.data.fields import name_of, rating_of, seconds_of, text_of
 from lwc.data.paths import locate, locate_all
-from lwc.data.rows import (
-    Bad,
-    BadValue,
-    Progress,
-    Reason,
-    Row,
-    Rows,
-    excerpt,
-    name_of,
-    rating_of,
-    seconds_of,
-    text_of,
-)
+from lwc.data.rows import Bad, BadValue, Progress, Reason, Row, Rows, excerpt
 from lwc.data.source import Input, Source
 from lwc.data.stream import lines
 from lwc.recipe import McAuleyFile

@@ -12,20 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from lwc.core.errors import DataError
+from lwc.data.fields import name_of, rating_of, seconds_of, text_of
 from lwc.data.paths import locate, locate_all
-from lwc.data.rows import (
-    Bad,
-    BadValue,
-    Progress,
-    Reason,
-    Row,
-    Rows,
-    excerpt,
-    name_of,
-    rating_of,
-    seconds_of,
-    text_of,
-)
+from lwc.data.rows import Bad, BadValue, Progress, Reason, Row, Rows, excerpt
 from lwc.data.source import Input, Source
 from lwc.data.sources.mcauley import check_object
 from lwc.data.sources.mcauley import read_file as read_json_file
