@@ -253,8 +253,9 @@ def damaged(count: int) -> None:
     from damage import damage, packed, present, review_file
 
     from lwc.core.errors import DataError
-    from lwc.data.ingest.blocks import blocks, inputs
+    from lwc.data.ingest.blocks import blocks
     from lwc.data.ingest.parse import pieces
+    from lwc.data.source import inputs_of
     from lwc.data.stream import Cut, chunks
     from lwc.recipe import McAuleyFile
 
@@ -268,7 +269,7 @@ def damaged(count: int) -> None:
             path.write_bytes(damage(source, packed(source, content) if zipped else content))
             given = McAuleyFile(kind="mcauley", paths=(str(path),))
             try:
-                found = [one for block in blocks(inputs(given)[0], 1000) for one in pieces(block, None, set())]
+                found = [one for block in blocks(0, inputs_of(given)[0], 1000) for one in pieces(block, None, set())]
             except DataError:
                 refused += 1  # named .gz and no gzip any more, or UTF-16: one error that names the file
                 continue

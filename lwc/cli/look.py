@@ -27,17 +27,11 @@ def data_ingest(
     overrides: Overrides = None,
     out: Annotated[Optional[Path], typer.Option(help="default: ingested/<recipe name>")] = None,  # noqa: UP045
     workers: Annotated[Optional[int], typer.Option(min=1, help="default: the CPUs of this machine")] = None,  # noqa: UP045
-    tokenizer: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="tokenizer.json, or a model's folder: token ids are written too"),
-    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read a source of any size into cleaned, de-duplicated, split shards, with a quality report; resumable."""
     from lwc.cli import terminal as render
-    from lwc.core.machine import cpu_limit
-    from lwc.data.ingest.run import ingest, workers_pool
-    from lwc.data.ingest.tokens import tokenize, tokenizer_file
+    from lwc.data.ingest.run import ingest
     from lwc.report.data_page import data_page
 
     loaded = load(recipe, overrides)
@@ -47,12 +41,7 @@ def data_ingest(
         def say(text: str) -> None:
             view.event("progress", "ingest", text)
 
-        if tokenizer is not None:
-            tokenizer_file(tokenizer)  # told before the reading, not after
         quality = ingest(loaded.data, loaded.seed, folder, workers, say)
-        if tokenizer is not None:
-            with workers_pool(workers or cpu_limit()) as pool:
-                tokenize(folder, tokenizer, loaded.model.max_length, pool, say)
     page = folder / "quality.html"
     page.write_text(data_page(quality, loaded.name), encoding="utf-8")
     if as_json:

@@ -1,4 +1,4 @@
-"""What this machine and installation are. Imports nothing heavy."""
+"""This machine and installation. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIBRARIES = (
 
 
 def versions(names: tuple[str, ...] = LIBRARIES) -> dict[str, str | None]:
-    """Installed version of each distribution, None where it is not installed."""
+    """The installed version of each distribution; None if it is not installed."""
     found: dict[str, str | None] = {}
     for name in names:
         try:
@@ -34,28 +34,25 @@ def cache_dir() -> Path:
     return Path(os.environ.get("LWC_CACHE_DIR") or Path.home() / ".cache" / "lwc")
 
 
-def cpu_model() -> str:
-    """The processor's own name, or the architecture where the system does not tell."""
+def _cpuinfo(field: str) -> str:
+    """A field of the first processor in Linux's ``/proc/cpuinfo``; empty if there is none."""
     info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
+
+
+def cpu_model() -> str:
+    """The name of the processor, or the architecture if the system does not report one."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def cpu_flags() -> set[str]:
-    """Instruction-set flags of the processor (Linux), empty where unknown."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("flags"):
-                return set(line.partition(":")[2].split())
-    return set()
+    """Instruction-set flags of the processor (Linux); empty if unknown."""
+    return set(_cpuinfo("flags").split())
 
 
 def cpu_limit() -> int:
-    """Cores this process may use: affinity, cut by a cgroup v2 quota where there is one."""
+    """Cores that this process may use, by affinity and cgroup v2 quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     quota = Path("/sys/fs/cgroup/cpu.max")
     if quota.is_file():
@@ -65,23 +62,23 @@ def cpu_limit() -> int:
     return cores
 
 
-# Instruction sets that multiply bf16; elsewhere it is emulated, and slower than fp32.
+# Instruction sets that multiply bf16; without them it is emulated, and slower than fp32.
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 def gpu_present() -> bool:
-    """Whether the NVIDIA driver's tool is here and no GPU is hidden; a cheap test that needs no torch."""
+    """Whether the NVIDIA driver's tool is installed and the GPUs are not hidden; cheap, without torch."""
     return shutil.which("nvidia-smi") is not None and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
 
 
 def cpu_asked_for() -> bool:
-    """Whether `accelerate launch --cpu` rules the GPUs out."""
+    """Whether `accelerate launch --cpu` excludes the GPUs."""
     return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on", "y", "t")
 
 
 @cache
 def _compute_capability() -> float | None:
-    """The least of the GPUs' compute capabilities, None where there is none that torch could use."""
+    """The lowest compute capability of the GPUs; None if torch could use none."""
     if not gpu_present() or (versions(("torch",))["torch"] or "").endswith("+cpu"):
         return None
     asked = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
@@ -93,10 +90,10 @@ def _compute_capability() -> float | None:
 
 
 def auto_precision() -> Literal["bf16", "fp32"]:
-    """What ``precision: auto`` is on this machine: bf16 where the hardware multiplies it, else fp32.
+    """The meaning of ``precision: auto`` on this machine: bf16 if the hardware multiplies it, else fp32.
 
-    GPUs do from compute capability 8.0 on. Keys of stages and training itself both ask here, so that a result is never
-    kept under another precision than its own; that is why torch is not asked.
+    GPUs do from compute capability 8.0. Cache keys and training both ask here, and not torch, so that no result is
+    cached under a precision that is not its own.
     """
     capability = None if cpu_asked_for() else _compute_capability()
     native = bool(cpu_flags() & BF16_FLAGS) if capability is None else capability >= 8.0
@@ -104,12 +101,12 @@ def auto_precision() -> Literal["bf16", "fp32"]:
 
 
 def precision_here(setting: str) -> str:
-    """What a recipe's ``precision`` comes to on this machine (``auto`` differs between machines)."""
+    """A recipe's ``precision`` on this machine; ``auto`` differs between machines."""
     return auto_precision() if setting == "auto" else setting
 
 
 def describe() -> dict[str, Any]:
-    """Machine, versions and date for the report."""
+    """Machine, library versions and date, for the report."""
     memory = None
     info = Path("/proc/meminfo")
     if info.is_file():

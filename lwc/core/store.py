@@ -1,4 +1,4 @@
-"""Content-addressed store of stage results: written aside, manifest last, one atomic rename."""
+"""A content-addressed store of stage results, and files and folders that are never half written."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lwc.core.errors import LwcError
 
@@ -24,7 +24,7 @@ def canonical(value: Any) -> str:
 
 
 def key_of(ingredients: Mapping[str, Any]) -> str:
-    """SHA-256 over the canonical JSON of everything a stage's result depends on."""
+    """The SHA-256 of the canonical JSON of everything that a stage's result depends on."""
     return hashlib.sha256(canonical(ingredients).encode()).hexdigest()
 
 
@@ -35,7 +35,7 @@ def file_digest(path: Path) -> str:
 
 
 def digest_paths(paths: list[Path]) -> str:
-    """One digest over the content of files and folders, independent of where they lie."""
+    """One digest of the content of files and folders, wherever they are."""
     total = hashlib.sha256()
     for path in paths:
         files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
@@ -45,38 +45,58 @@ def digest_paths(paths: list[Path]) -> str:
     return total.hexdigest()
 
 
-def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
-    """Write JSON so that a reader sees the old file or the whole new one, never half of it.
+def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object], *, sync: bool = True) -> None:
+    """Write a file so that a reader sees the old one or the whole new one.
 
-    Without ``sync`` that holds for a process that is killed, but not for a machine that loses its power.
+    If the write fails, for example because the disk is full, the old file stays and nothing else is left behind.
+
+    Args:
+        content: the bytes, or a function that writes them to a file.
+        sync: also survive a power failure, at the cost of waiting for the disk.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
+    """`write_whole` for JSON; NaN and infinity are refused."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_whole(path, f"{text}\n".encode(), sync=sync)
 
 
 def read_json(path: Path) -> Any:
-    """Parsed JSON of ``path``; a missing or damaged file is an `LwcError` that names it."""
+    """The parsed JSON of ``path``.
+
+    Raises:
+        LwcError: the file is missing or damaged.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise LwcError(f"{path}: missing", "run the stage that writes it again") from error
+        raise LwcError(f"{path}: missing", "rerun the stage that writes it") from error
     except json.JSONDecodeError as error:
-        raise LwcError(f"{path}, line {error.lineno}: not valid JSON", "delete it and run again") from error
+        raise LwcError(f"{path}, line {error.lineno}: not valid JSON", "delete it and rerun the command") from error
 
 
 def publish_folder(source: Path, destination: Path) -> None:
-    """Copy ``source`` to ``destination``, replacing what is there in two renames."""
+    """Copy a folder to ``destination``; an older one is replaced by two renames."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     fresh = destination.with_name(f".{destination.name}.new-{os.getpid()}")
     old = destination.with_name(f".{destination.name}.old-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
-    # A server that ran on the source leaves compiled Python behind.
+    # A server that used the source leaves compiled Python behind.
     shutil.copytree(source, fresh, ignore=shutil.ignore_patterns("__pycache__"))
     if destination.exists():
         destination.rename(old)
@@ -86,7 +106,7 @@ def publish_folder(source: Path, destination: Path) -> None:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished stage result. ``digest`` covers the content of what later stages read of it, not times or place."""
+    """A finished stage result. ``digest`` covers only the content that later stages read, not timestamps or paths."""
 
     path: Path
     digest: str
@@ -95,7 +115,7 @@ class Artifact:
 
 @contextmanager
 def exclusive(lock: Path, problem: LwcError) -> Iterator[None]:
-    """Hold the lock file ``lock``; raise ``problem`` at once where another process holds it. The file stays."""
+    """Hold the lock file ``lock``, which stays; raise ``problem`` if another process holds it."""
     with lock.open("w") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,17 +125,17 @@ def exclusive(lock: Path, problem: LwcError) -> Iterator[None]:
 
 
 class Store:
-    """``root/<stage>/<key>/`` holds finished results, ``root/work/`` those in the making."""
+    """Finished results in ``root/<stage>/<key>/``, unfinished ones in ``root/work/``."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def place(self, stage: str, key: str) -> Path:
-        """Where the result lies, once it is finished."""
+        """The folder of the finished result."""
         return self.root / stage / key[:24]
 
     def find(self, stage: str, key: str) -> Artifact | None:
-        """The finished result, or None where there is none or its files do not match its manifest."""
+        """The finished result, or None if there is none or a file does not match the manifest."""
         folder = self.place(stage, key)
         manifest = folder / MANIFEST
         if not manifest.is_file():
@@ -128,20 +148,19 @@ class Store:
             return None
         for name, recorded in content["files"].items():
             path = folder / name
-            if not path.is_file() or path.stat().st_size != recorded["bytes"]:
-                return None
-            if file_digest(path) != recorded["sha256"]:
+            same = path.is_file() and path.stat().st_size == recorded["bytes"]
+            if not same or file_digest(path) != recorded["sha256"]:
                 return None
         return Artifact(folder, content["digest"], content["seconds"])
 
     @contextmanager
     def build(self, stage: str, key: str) -> Iterator[tuple[Path, Path]]:
-        """Folders (out, scratch) to build a result in; ``scratch`` survives a kill, for resuming.
+        """Two folders to build a result in: ``out``, and ``scratch``, which survives a kill so that work can resume.
 
         The caller fills ``out`` and then calls `commit`. Two processes that build the same key take turns.
         """
         work = self.root / "work" / f"{stage}-{key[:24]}"
-        # Locks lie beside the work folders and are never deleted: a deleted lock file locks nobody out.
+        # Locks are outside the work folders and never deleted: a deleted lock file locks nobody out.
         locks = self.root / "locks"
         locks.mkdir(parents=True, exist_ok=True)
         with (locks / work.name).open("w") as lock:
@@ -156,10 +175,10 @@ class Store:
     def commit(
         self, stage: str, key: str, ingredients: Mapping[str, Any], seconds: float, account: Collection[str] = ()
     ) -> Artifact:
-        """Seal what `build` handed out: hash the files, write the manifest, rename into place.
+        """Finish what `build` began: hash the files, write the manifest, rename the folder.
 
-        ``account`` names files that tell of the making, and are read by people alone: they are sealed too, but a
-        result that differs in nothing else has the same ``digest``.
+        ``account`` names files that only people read, such as the time a stage took. They are in the manifest, but not
+        in ``digest``.
         """
         work = self.root / "work" / f"{stage}-{key[:24]}"
         out = work / "out"
@@ -169,17 +188,8 @@ class Store:
             if path.is_file()
         }
         digest = key_of({name: entry["sha256"] for name, entry in files.items() if name not in account})
-        write_json(
-            out / MANIFEST,
-            {
-                "stage": stage,
-                "key": key,
-                "digest": digest,
-                "seconds": round(seconds, 3),
-                "ingredients": dict(ingredients),
-                "files": files,
-            },
-        )
+        manifest = {"stage": stage, "key": key, "digest": digest, "seconds": round(seconds, 3)}
+        write_json(out / MANIFEST, {**manifest, "ingredients": dict(ingredients), "files": files})
         final = self.place(stage, key)
         final.parent.mkdir(parents=True, exist_ok=True)
         if final.exists():

@@ -1,4 +1,4 @@
-"""Clean text and remove duplicates, exact and near."""
+"""Cleaning of texts, and exact and near duplicates."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# No flag for case: with it, `re` cannot jump from one "<" to the next.
+# Without a flag for case, with which `re` cannot jump from one "<" to the next.
 _BREAK = re.compile(r"<[bB][rR]\s*/?>")
 _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,200}>")
 
 
 @functools.cache
 def _unwanted() -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Control characters, lone surrogates, and invisible format characters but the joiners that emoji need.
+    """Control characters, lone surrogates, and invisible format characters except the joiners that emoji need.
 
-    Two patterns, of the characters up to U+FFFF and of those above: the first kind has a fast table in `re`.
+    One pattern for the characters up to U+FFFF, for which `re` has a fast table, and one for those above.
     """
     found = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) in ("Cc", "Cs", "Cf")]
     wanted = ("\u200d", "\ufe0f")
@@ -30,26 +30,26 @@ def _unwanted() -> tuple[re.Pattern[str], re.Pattern[str]]:
 
 
 def clean(text: str) -> str:
-    """Readable text: entities decoded, tags and control characters gone, one kind of space, Unicode NFC."""
+    """Readable text: entities decoded, no tags or control characters, single spaces, Unicode NFC."""
     text = html.unescape(html.unescape(text)) if "&" in text else text
     text = _TAG.sub(" ", _BREAK.sub(" ", text)) if "<" in text else text
-    if text.isprintable():  # nothing unwanted, and the space is its only white space
+    if text.isprintable():  # no unwanted character, and no white space but spaces
         text = text if text.isascii() else unicodedata.normalize("NFC", text)
         return " ".join(text.split()) if "  " in text else text.strip()
     low, high = _unwanted()
     text = low.sub(" ", text)
-    # Only characters above U+FFFF take two units of UTF-16.
+    # Only characters above U+FFFF are two units of UTF-16.
     text = high.sub(" ", text) if len(text.encode("utf-16-le", "surrogatepass")) > 2 * len(text) else text
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def fold(text: str) -> str:
-    """What two texts must share to count as the same: letters and digits, case aside."""
+    """The letters and digits of a text in one case; equal for texts that count as duplicates."""
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def exact_duplicates(folded: Sequence[str], labels: Sequence[int]) -> tuple[set[int], set[int]]:
-    """(repeats, conflicts): later copies of a text, and every copy of one that carries different labels."""
+    """Later copies of a text, and all copies of a text that has different labels."""
     first: dict[str, int] = {}
     copies: dict[str, list[int]] = {}
     for index, text in enumerate(folded):
@@ -80,10 +80,10 @@ def _shingles(folded: str) -> set[int]:
 
 
 def near_duplicates(folded: Sequence[str], threshold: float) -> set[int]:
-    """Later texts whose word 3-gram Jaccard similarity with an earlier kept one reaches ``threshold``.
+    """Texts whose word 3-gram Jaccard similarity with an earlier kept text is at least ``threshold``.
 
-    MinHash with banding (Broder 1997; Leskovec et al., Mining of Massive Datasets, ch. 3) finds candidates, the
-    exact similarity decides: no false positive, and at 0.9 a pair is missed with a probability of about 1%.
+    MinHash with banding (Broder 1997; Leskovec et al., Mining of Massive Datasets, ch. 3) finds candidates, whose exact
+    similarity decides: there are no false positives, and at 0.9 about 1% of the pairs are missed.
     """
     random = np.random.default_rng(1)
     a = random.integers(1, 1 << 28, _PERMUTATIONS, dtype=np.uint64)

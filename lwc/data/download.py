@@ -1,4 +1,4 @@
-"""Fetch a file over HTTPS into the cache: resumable, checked, whole or not there."""
+"""Resumable, verified downloads over HTTPS into the cache."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ _CHUNK = 1 << 20
 
 
 def download(url: str, target: Path, sha256: str | None, manual: str, progress: Progress) -> Path:
-    """Bring ``url`` to ``target``; a part that an earlier try left is continued (HTTP Range).
+    """Download ``url`` to ``target`` unless it exists; an interrupted download resumes (HTTP Range).
+
+    Args:
+        sha256: digest of the file, if it is known.
+        manual: how to get the file in another way, for the error message.
 
     Raises:
-        MissingDependency: the host cannot be reached, or the connection broke off (run again to go on); ``manual``
-            tells the user how to get the file otherwise.
-        DataError: what came is not the pinned file.
+        MissingDependency: the host cannot be reached, or the connection broke; the next call resumes.
+        DataError: the file has another digest.
     """
     if target.is_file():
         return target
@@ -34,19 +37,19 @@ def download(url: str, target: Path, sha256: str | None, manual: str, progress: 
         raise MissingDependency(f"{url}: cannot be downloaded: {error}", manual) from error
     if sha256 is not None and (found := file_digest(incoming)) != sha256:
         incoming.unlink()
-        raise DataError(f"{url}: SHA-256 is {found}, expected {sha256}", "try again; if it stays, " + manual)
+        raise DataError(f"{url}: SHA-256 is {found}, expected {sha256}", "try again; if that does not help, " + manual)
     incoming.replace(target)
     return target
 
 
 def _fetch(url: str, target: Path, progress: Progress) -> None:
-    """Fetch ``url`` into ``target``; an interrupted download goes on where it stopped.
+    """Download ``url`` to ``target``, by way of ``<target>.part``, from which an interrupted download resumes.
 
-    The part file lies beside the target with the validator (ETag or date) the server gave: where the file
-    has changed since, or the server cannot resume, the download starts over.
+    The download starts over if the file has changed since, by the server's validator (ETag or date), or if the server
+    cannot resume.
 
     Raises:
-        OSError: no network, an HTTP error, or a connection that broke (call again to go on).
+        OSError: no network, an HTTP error, or a broken connection.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part, state = target.with_name(target.name + ".part"), target.with_name(target.name + ".part.json")
@@ -59,7 +62,7 @@ def _fetch(url: str, target: Path, progress: Progress) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and start:  # the part is as long as the file, or longer: it proves nothing
+        if error.code == 416 and start:  # the part is as long as the file or longer, and useless
             part.unlink()
             return _fetch(url, target, progress)
         raise
@@ -102,12 +105,12 @@ def _validator(state: Path) -> str | None:
     try:
         found = json.loads(state.read_text(encoding="utf-8"))["validator"]
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # no usable note beside the part file: it cannot be resumed safely
+        return None  # without a valid note the part file cannot be resumed safely
     return found if isinstance(found, str) else None
 
 
 def _remember(state: Path, headers: Any) -> None:
     tag = headers.get("ETag")
-    # A weak tag is not a promise about bytes, so If-Range may not use it.
+    # A weak tag does not identify bytes, so If-Range must not use it.
     validator = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
     write_json(state, {"validator": validator})

@@ -1,18 +1,19 @@
-"""Where data files lie: named paths, ``LWC_DATA_DIR``, and the download cache."""
+"""Where data files are: named paths and ``LWC_DATA_DIR``."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from lwc.core.errors import DataError
 
 
 def locate(name: str) -> Path:
-    """A data file by path; a relative one is looked up here, then in ``LWC_DATA_DIR``.
+    """A data file by path; a relative one is looked up in the working directory, then in ``LWC_DATA_DIR``.
 
     Raises:
-        DataError: it is in neither place.
+        DataError: there is no such file.
     """
     path = Path(name).expanduser()
     tried = [path]
@@ -26,8 +27,13 @@ def locate(name: str) -> Path:
     raise DataError(f"{name}: no such data file (looked at {places})", "fix the path, or set LWC_DATA_DIR")
 
 
+def locate_all(names: Iterable[str]) -> dict[str, Path]:
+    """`locate` for several files: name → path."""
+    return {name: locate(name) for name in names}
+
+
 def local_dataset(name: str) -> str | None:
-    """A dataset's folder here, or in ``LWC_DATA_DIR``; None where the name is none."""
+    """A dataset's folder, in the working directory or ``LWC_DATA_DIR``; None if there is none of this name."""
     for base in (Path(), Path(os.environ.get("LWC_DATA_DIR") or ".")):
         if (base / name).is_dir():
             return str(base / name)

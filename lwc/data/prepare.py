@@ -1,10 +1,9 @@
-"""The data stage: read, clean, label, de-duplicate, split, report."""
+"""The data stage: read, clean, label, remove duplicates, split, report."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +13,24 @@ import pyarrow.parquet as pq
 
 from lwc.core.arrays import Array
 from lwc.core.errors import DataError
-from lwc.core.store import file_digest, write_json
+from lwc.core.store import write_json
 from lwc.data.cleaning import clean, exact_duplicates, fold, near_duplicates
-from lwc.data.quality import describe_splits
-from lwc.data.rows import Bad, Row
-from lwc.data.sources.registry import SOURCES
-from lwc.data.splits import NAMES, assign, choose, owner
-from lwc.recipe import Data, Labels
+from lwc.data.quality import describe, leaks
+from lwc.data.rows import Bad, Progress, Reason, Row, excerpt
+from lwc.data.source import provenance, read_rows
+from lwc.data.splits import NAMES, assign, kind_of, owner
+from lwc.recipe import Data, DataSource, Labels
 
 STAR_NAMES = {
     "binary": ("negative", "positive"),
     "three_class": ("negative", "neutral", "positive"),
     "five_class": ("1", "2", "3", "4", "5"),
 }
-
-
 NO_LABEL = "none"
 
 
 def label_name(row: Row, scheme: str) -> str | None:
-    """A row's class name under a scheme; None where the scheme leaves the row out (3 stars in binary).
+    """A row's class name under a scheme; None if the scheme leaves the row out (3 stars in binary).
 
     Raises:
         DataError: the source has no stars, or no label column.
@@ -57,7 +54,11 @@ def label_name(row: Row, scheme: str) -> str | None:
 
 
 def label_names(labels: Labels, found: Counter[str]) -> list[str]:
-    """Class names in the order of their ids; `DataError` where the data hold one that the recipe does not name."""
+    """Class names in the order of their ids.
+
+    Raises:
+        DataError: the data contain a class that the recipe does not name.
+    """
     if labels.scheme == "none":
         return [NO_LABEL]
     if labels.scheme != "column":
@@ -71,66 +72,74 @@ def label_names(labels: Labels, found: Counter[str]) -> list[str]:
     return names
 
 
-def _text(row: Row, fields: tuple[str, ...]) -> str:
+def joined_text(row: Row, fields: Sequence[str]) -> str:
+    """The clean text of a row's fields, one below the other; empty ones are skipped."""
     return clean("\n".join(part for part in (getattr(row, field) for field in fields) if part))
 
 
-def check_bad(bad: Counter[str], read: int, limit: float) -> None:
-    """Raise `DataError` where nothing was read, or more than a share of it is bad."""
-    bad_rows = sum(bad.values())
+def check_bad(bad: Counter[str], read: int, limit: float, hint: str = "") -> None:
+    """Raise `DataError` if no row was read, or if the share of bad ones is above ``limit``; ``hint`` comes first."""
     if read == 0:
         raise DataError("the source has no rows", "name another source")
-    if bad_rows > limit * read:
+    if bad.total() > limit * read:
         reasons = ", ".join(f"{reason} {count}" for reason, count in bad.most_common(4))
+        look = "`lwc data inspect RECIPE --set data.max_bad_rows=1` shows the report"
         raise DataError(
-            f"{bad_rows} of {read} rows are bad, more than data.max_bad_rows {limit:.0%} ({reasons})",
-            "fix the data, or raise the limit; `lwc data inspect RECIPE --set data.max_bad_rows=1` shows the report",
+            f"{bad.total()} of {read} rows are bad, more than data.max_bad_rows {limit:.0%} ({reasons})",
+            f"{hint}fix the data, or raise the limit; {look}",
         )
 
 
-class _Reader:
-    """Reads a source into rows and quarantine, and keeps the account: read = rows + bad."""
+def read_good(
+    source: DataSource, take: Callable[[Row], Bad | None], quarantine: Path, progress: Progress
+) -> tuple[int, Counter[str]]:
+    """Hand every row of a source to ``take``; bad lines, and rows that it refuses, go to ``quarantine``.
 
-    def __init__(self, data: Data, out: Path, progress: Callable[[str], None]) -> None:
-        self.data, self.progress = data, progress
-        self.rows: list[tuple[Row, str, str]] = []  # row, text, label name
-        self.read = 0
-        self.bad: Counter[str] = Counter()
+    Returns:
+        How many lines were read, and how many were bad by reason.
+    """
+    read, counts = 0, Counter[str]()
+    with quarantine.open("w", encoding="utf-8") as file:
+        for item in read_rows(source, progress):
+            read += 1
+            if read % 5000 == 0:
+                progress(f"{read:,} rows read")
+            bad = item if isinstance(item, Bad) else take(item)
+            if bad is not None:
+                counts[bad.reason.value] += 1
+                file.write(bad.entry())
+    return read, counts
+
+
+class _Rows:
+    """Rows with their clean text and label name, and a count of those that the label scheme leaves out."""
+
+    def __init__(self, data: Data) -> None:
+        self.data = data
+        self.kept: list[tuple[Row, str, str]] = []
         self.left_out = 0
         self._taken = 0
         self._filled: Counter[str] = Counter()  # rows in which a text field is not empty
-        self._quarantine = out / "quarantine.jsonl"
 
-    def run(self) -> None:
-        source = self.data.source
-        with self._quarantine.open("w", encoding="utf-8") as file:
-            for item in SOURCES[source.kind].read(source, self.progress):
-                self.read += 1
-                if self.read % 5000 == 0:
-                    self.progress(f"{self.read:,} rows read")
-                bad = item if isinstance(item, Bad) else self._take(item)
-                if bad is not None:
-                    self.bad[bad.reason.split(":")[0].split("(")[0].strip()] += 1
-                    file.write(json.dumps(bad.__dict__, ensure_ascii=True) + "\n")
+    def take(self, row: Row) -> Bad | None:
+        self._taken += 1
+        self._filled.update(field for field in self.data.text_fields if getattr(row, field))
+        text = joined_text(row, self.data.text_fields)
+        if not fold(text):
+            return Bad(row.file, row.line, Reason.NO_WORDS if text else Reason.EMPTY_TEXT, excerpt(text))
+        name = label_name(row, self.data.labels.scheme)
+        if name is None:
+            self.left_out += 1
+        else:
+            self.kept.append((row, text, name))
+        return None
+
+    def check_fields(self) -> None:
         for field in self.data.text_fields:
             if self._taken and not self._filled[field]:
                 raise DataError(
                     f"data.text_fields names {field}, which is empty in every row", f"leave {field} out, or map it"
                 )
-        check_bad(self.bad, self.read, self.data.max_bad_rows)
-
-    def _take(self, row: Row) -> Bad | None:
-        self._taken += 1
-        self._filled.update(field for field in self.data.text_fields if getattr(row, field))
-        text = _text(row, self.data.text_fields)
-        if not fold(text):
-            return Bad(row.file, row.line, "no letters or digits" if text else "empty text", text[:120])
-        name = label_name(row, self.data.labels.scheme)
-        if name is None:
-            self.left_out += 1
-        else:
-            self.rows.append((row, text, name))
-        return None
 
 
 def _without_duplicates(
@@ -165,16 +174,18 @@ def _write(path: Path, rows: list[tuple[Row, str, str]], chosen: Array, labels: 
 def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | None = None) -> dict[str, Any]:
     """Write the split files, ``labels.json``, ``quality.json``, ``quarantine.jsonl`` and ``source.json`` to ``out``.
 
-    Calibration rows are a stratified sample *of* the train split (they are trained on too; never validation or test).
+    Calibration rows are a stratified sample of the train split: the model is trained on them too.
 
     Raises:
-        DataError: unusable data: too many bad rows, a split or a class without rows, a field that is not there.
+        DataError: too many bad rows, a split or a class without rows, or a missing field.
     """
     say = progress or (lambda _: None)
-    reader = _Reader(data, out, say)
-    reader.run()
+    kept_rows = _Rows(data)
+    read, bad = read_good(data.source, kept_rows.take, out / "quarantine.jsonl", say)
+    kept_rows.check_fields()
+    check_bad(bad, read, data.max_bad_rows)
     say("removing duplicates")
-    rows, duplicates = _without_duplicates(reader.rows, data.near_duplicate_threshold)
+    rows, duplicates = _without_duplicates(kept_rows.kept, data.near_duplicate_threshold)
     found = len(rows)
     if data.limit is not None and data.limit < found:
         chosen = np.sort(np.random.default_rng(seed).permutation(found)[: data.limit])
@@ -182,7 +193,8 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
     names = label_names(data.labels, Counter(name for _, _, name in rows))
     labels = np.array([names.index(name) for _, _, name in rows], dtype=np.int64)
     users, times = [row.user for row, _, _ in rows], [row.time for row, _, _ in rows]
-    kind = choose(data.split, users, times)
+    texts = [text for _, text, _ in rows]
+    kind = kind_of(data.split, len(rows), {"user": users.count(None), "time": times.count(None)})
     owners = [owner(row.user, text) for row, text, _ in rows]
     parts = assign(kind, data.split, labels.tolist(), owners, times, seed)
     members = {name: np.flatnonzero(parts == index) for index, name in enumerate(NAMES)}
@@ -191,34 +203,30 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
     for name, chosen in members.items():
         _write(out / f"{name}.parquet", rows, chosen, labels)
     write_json(out / "labels.json", names)
-    sources = SOURCES[data.source.kind].files(data.source)
-    description = {
-        "source": data.source.kind,
-        "settings": data.source.model_dump(mode="json"),
-        "text_fields": list(data.text_fields),
-        "files": [{"name": p.name, "bytes": p.stat().st_size, "sha256": file_digest(p)} for p in sources],
-    }
-    write_json(out / "source.json", description)
+    write_json(out / "source.json", provenance(data.source, data.text_fields))
     quality = {
         "source": data.source.kind,
         "text_fields": list(data.text_fields),
-        "rows_read": reader.read,
-        "rows_bad": dict(reader.bad),
-        "rows_left_out_by_label_scheme": reader.left_out,
+        "rows_read": read,
+        "rows_bad": dict(bad),
+        "rows_left_out_by_label_scheme": kept_rows.left_out,
         "duplicates": duplicates,
         "rows_beyond_limit": found - len(rows),
         "rows_used": len(rows),
         "split_by": kind,
         "rows_without_user": users.count(None),
         "label_names": names,
-        **describe_splits([text for _, text, _ in rows], labels, users, members, names),
+        "splits": {
+            name: describe([texts[i] for i in chosen], labels[chosen], names) for name, chosen in members.items()
+        },
+        "leaks": leaks(texts, users, members),
     }
     write_json(out / "quality.json", quality)
     return quality
 
 
 def check_splits(members: dict[str, Array], labels: Array, names: list[str]) -> None:
-    """Raise `DataError` where a split has no rows, a class none to train on, or nothing could be told apart."""
+    """Raise `DataError` if a split has no rows, a class no train rows, or a split only one class."""
     for split, chosen in members.items():
         if len(chosen) == 0:
             hint = "use more data, larger data.split shares, or data.split.by: random"
@@ -235,13 +243,13 @@ def check_splits(members: dict[str, Array], labels: Array, names: list[str]) -> 
         held = np.unique(labels[members[split]])
         if len(held) < 2:
             raise DataError(
-                f"every row of the {split} split is {names[int(held[0])]!r}: nothing could be told apart there",
+                f"every row of the {split} split is {names[int(held[0])]!r}: quality cannot be measured on it",
                 "use more data, larger data.split shares, or data.split.by: random",
             )
 
 
 def stratified(train: Array, labels: Array, count: int, seed: int) -> Array:
-    """A stratified sample of train rows: every class in its own share, at least one row each."""
+    """A stratified sample of train rows: classes keep their shares, with at least one row each."""
     random = np.random.default_rng([seed, 1])
     share = min(1.0, count / len(train))
     chosen: list[Array] = []

@@ -1,4 +1,4 @@
-"""The data quality report: what a careful person would look at before training."""
+"""The data quality report, to read before training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from lwc.core.arrays import Array
 from lwc.data.cleaning import fold
 
-# The most frequent English function words; in English prose they are over a third of all words.
+# The most frequent English function words, over a third of all words in English prose.
 ENGLISH = frozenset(
     re.findall(
         r"\w+",
@@ -24,13 +24,13 @@ _PERCENTILES = (5, 25, 50, 75, 95, 99)
 
 
 def english_share(text: str) -> float:
-    """Share of words (0 to 1) that are English function words."""
+    """The share of words (0 to 1) that are English function words."""
     words = _WORD.findall(text.casefold())
     return sum(word in ENGLISH for word in words) / len(words) if words else 0.0
 
 
 def describe(texts: Sequence[str], labels: Array, names: Sequence[str]) -> dict[str, Any]:
-    """Counts, label balance, lengths, language guess and lexical diversity of one set of rows."""
+    """Counts, label balance, lengths, language and lexical diversity of a set of rows."""
     lengths = np.array([len(text.split()) for text in texts])
     counts = np.bincount(labels, minlength=len(names))
     words = [word for text in texts for word in _WORD.findall(text.casefold())]
@@ -41,16 +41,16 @@ def describe(texts: Sequence[str], labels: Array, names: Sequence[str]) -> dict[
         "labels": {name: int(count) for name, count in zip(names, counts, strict=True)},
         "majority_share": float(counts.max() / counts.sum()),
         "words": {f"p{p}": float(np.percentile(lengths, p)) for p in _PERCENTILES},
-        # Short texts carry too few words to tell: only those of 8 or more are guessed.
+        # The language of texts with fewer than 8 words cannot be guessed.
         "english_by_function_words": float((shares[lengths >= 8] >= 0.2).mean()) if (lengths >= 8).any() else None,
         "distinct_words": len(set(words)),
-        # Type-token ratio falls with length, so it is taken over one stated number of words.
+        # The type-token ratio falls with length, so the number of words is fixed and stated.
         "type_token_ratio": {"words": len(sample), "ratio": len(set(sample)) / max(1, len(sample))},
     }
 
 
 def leaks(texts: Sequence[str], users: Sequence[str | None], members: Mapping[str, Array]) -> dict[str, dict[str, int]]:
-    """Texts and users that two of train, validation and test share; a random split may share users."""
+    """How many texts and users two of train, validation and test have in common; a random split may share users."""
     found: dict[str, dict[str, int]] = {}
     names = ("train", "validation", "test")
     content = {name: {fold(texts[index]) for index in members[name]} for name in names}
@@ -62,20 +62,3 @@ def leaks(texts: Sequence[str], users: Sequence[str | None], members: Mapping[st
                 "users": len(people[one] & people[other]),
             }
     return found
-
-
-def describe_splits(
-    texts: Sequence[str],
-    labels: Array,
-    users: Sequence[str | None],
-    members: Mapping[str, Array],
-    names: Sequence[str],
-) -> dict[str, Any]:
-    """`describe` for each split, and the leak check between them."""
-    return {
-        "splits": {
-            name: describe([texts[index] for index in chosen], labels[chosen], names)
-            for name, chosen in members.items()
-        },
-        "leaks": leaks(texts, users, members),
-    }

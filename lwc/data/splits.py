@@ -1,4 +1,4 @@
-"""Disjoint splits: by user, by time, or random and stratified; and reading them back."""
+"""Disjoint splits by user, by time, or at random and stratified; and how to load them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Examples:
 
 
 def load_split(folder: Path, name: str) -> Examples:
-    """Read ``train``, ``validation``, ``calibration`` or ``test`` from a data stage's folder."""
+    """Load ``train``, ``validation``, ``calibration`` or ``test`` from the folder of a data stage."""
     table = pq.read_table(folder / f"{name}.parquet", columns=["id", "text", "label"])
     return Examples(
         table["id"].to_numpy().astype(np.int64), table["text"].to_pylist(), table["label"].to_numpy().astype(np.int64)
@@ -39,21 +39,17 @@ def load_split(folder: Path, name: str) -> Examples:
 
 
 def load_labels(folder: Path) -> list[str]:
-    """Class names; a label id is a position in this list."""
+    """The class names; a label id is a position in this list."""
     return [str(name) for name in read_json(folder / "labels.json")]
 
 
-def choose(settings: Split, users: Sequence[str | None], times: Sequence[int | None]) -> str:
-    """The kind of split, see `kind_of`."""
-    without = {"user": sum(user is None for user in users), "time": sum(time is None for time in times)}
-    return kind_of(settings, len(users), without)
-
-
 def kind_of(settings: Split, rows: int, without: Mapping[str, int]) -> str:
-    """What the recipe names, or for ``auto``: user where any row has one, else time where all have, else random.
+    """The recipe's kind of split. ``auto`` is user if any row has one, else time if all rows have one, else random.
 
-    ``without`` counts the rows that have no user and no time. One nameless row must not put the users of all others
-    on both sides of a split: `owner` says where it goes.
+    A few rows without a user do not prevent a split by user: see `owner`.
+
+    Args:
+        without: number of rows without a ``user`` and without a ``time``.
 
     Raises:
         DataError: the recipe names a field that rows lack.
@@ -63,18 +59,18 @@ def kind_of(settings: Split, rows: int, without: Mapping[str, int]) -> str:
     if without.get(settings.by):
         raise DataError(
             f"data.split.by is {settings.by}, but {without[settings.by]:,} of {rows:,} rows have no {settings.by}",
-            "use by: auto, which takes each row without a user as a user of its own, or by: random",
+            "use by: auto, in which each row without a user counts as a user of its own, or by: random",
         )
     return settings.by
 
 
 def owner(user: str | None, text: str) -> str:
-    """Who a row is split by: its user, or itself where it has none. No two rows have one text, so none is shared."""
+    """What decides the split of a row: its user, or its text if it has none. No two rows have the same text."""
     return user if user is not None else f"\0{text}"
 
 
 def positions_of(seed: int, owners: Sequence[str]) -> Array:
-    """Where owners (N,) stand between 0 and 1: a hash of seed and name, so that it needs no memory of other owners."""
+    """A number from 0 to 1 for each owner (N,): a hash of seed and name, whatever other owners there are."""
     salt, sha256 = f"{seed}\0".encode(), hashlib.sha256
     digests = b"".join([sha256(salt + one.encode()).digest() for one in owners])
     return np.frombuffer(digests, dtype=">u8")[::4] / 2.0**64
@@ -88,10 +84,11 @@ def assign(
     times: Sequence[int | None],
     seed: int,
 ) -> Array:
-    """Split of each row (N,) as 0 train, 1 validation, 2 test.
+    """The split of each row (N,): 0 train, 1 validation, 2 test.
 
-    ``user``: the hash of an `owner` decides, so that all rows of a user land together whatever else is in the data.
-    ``time``: oldest rows train, newest test; rows of one moment stay together. ``random``: stratified by label.
+    Args:
+        kind: ``user`` keeps all rows of an `owner` together, by a hash. ``time`` puts the oldest rows into train, the
+            newest into test, and rows of the same moment together. ``random`` is stratified by label.
     """
     count = len(labels)
     first, second = 1 - settings.validation - settings.test, 1 - settings.test
@@ -100,7 +97,7 @@ def assign(
     elif kind == "time":
         moments = np.array([int(time) if time is not None else 0 for time in times])
         ordered = np.sort(moments)
-        # The share of rows that are older: equal moments share a value.
+        # The share of older rows, which is the same for equal moments.
         positions = np.searchsorted(ordered, moments, side="left") / count
     else:
         positions = np.empty(count)

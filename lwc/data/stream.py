@@ -1,4 +1,4 @@
-"""Lines of plain and gzip files, streamed; a damaged file gives every line before the damage."""
+"""Lines of plain and gzip files as a stream; a damaged file yields every line before the damage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lwc.core.errors import DataError
-from lwc.data.rows import Bad, excerpt
+from lwc.data.rows import Bad, Reason, excerpt
 
 CHUNK = 1 << 16
 MAX_LINE = 1 << 24
@@ -21,13 +21,14 @@ _LFS = b"version https://git-lfs.github.com/spec/"
 
 @dataclass(frozen=True)
 class Cut:
-    """The compressed stream broke off here; what follows in the file is lost."""
+    """The compressed stream ends here; the rest of the file is lost."""
 
-    reason: str
+    reason: Reason
+    detail: str
 
 
 def chunks(path: Path) -> Iterator[bytes | Cut]:
-    """Decompressed bytes of ``path``; a broken gzip stream ends in one `Cut`.
+    """The decompressed bytes of ``path``; a broken gzip stream ends in one `Cut`.
 
     Raises:
         DataError: the file is a Git LFS pointer, UTF-16, or named ``.gz`` without being gzip.
@@ -36,13 +37,13 @@ def chunks(path: Path) -> Iterator[bytes | Cut]:
         head = file.read(64)
         file.seek(0)
         if head.startswith(_LFS):
-            raise DataError(f"{path}: a Git LFS pointer, not the data", "run `git lfs pull` where it came from")
+            raise DataError(f"{path}: a Git LFS pointer, not the data", "run `git lfs pull` in its repository")
         if head.startswith(GZIP):
             yield from _inflate(file)
         elif path.suffix == ".gz" and head:
             raise DataError(f"{path}: named .gz but not a gzip file", "rename it, or download it again")
         elif path.suffix == ".gz":
-            yield Cut("truncated gzip: the file is empty")
+            yield Cut(Reason.TRUNCATED_GZIP, "the file is empty")
         else:
             while chunk := file.read(CHUNK):
                 yield chunk
@@ -62,17 +63,17 @@ def _inflate(file: BinaryIO) -> Iterator[bytes | Cut]:
                 data = inflate.decompress(chunk)
             except zlib.error as error:
                 yield _salvage(before, chunk)
-                yield Cut(f"corrupt gzip: {error}")
+                yield Cut(Reason.CORRUPT_GZIP, str(error))
                 return
             if data:
                 yield data
             chunk = inflate.unused_data
     if not inflate.eof:
-        yield Cut("truncated gzip: the file ends early, an unknown number of rows is lost")
+        yield Cut(Reason.TRUNCATED_GZIP, "the file ends early, an unknown number of rows is lost")
 
 
 def _salvage(inflate: zlib._Decompress, chunk: bytes) -> bytes:
-    """What ``chunk`` gives before its damage: zlib drops the output of a call that fails."""
+    """The output of ``chunk`` up to its damage; zlib drops all output of a call that fails."""
     found = bytearray()
     for index in range(len(chunk)):
         try:
@@ -83,7 +84,7 @@ def _salvage(inflate: zlib._Decompress, chunk: bytes) -> bytes:
 
 
 def line_end(path: Path) -> bytes:
-    """``b"\\r"`` for a file whose first line ends in a bare carriage return, else ``b"\\n"``."""
+    """``b"\\r"`` if the first line ends in a bare carriage return, else ``b"\\n"``."""
     first = next(iter(chunks(path)), b"")
     if isinstance(first, Cut):
         return b"\n"
@@ -92,21 +93,21 @@ def line_end(path: Path) -> bytes:
 
 
 def lines(path: Path, name: str, end: bytes = b"\n") -> Iterator[tuple[int, bytes] | Bad]:
-    """(number from 1, line without its end) of ``path``; `Bad` for a cut stream or a line over 16 MiB.
+    """The lines of ``path`` with their numbers, from 1; `Bad` for a cut stream or a line over 16 MiB.
 
-    A UTF-8 byte-order mark is taken off. ``name`` is how the file is called in `Bad`.
+    Lines come without their ends and without a UTF-8 byte-order mark. ``name`` is the file's name in `Bad`.
     """
     number, skipping = 0, False
     buffer = bytearray()
     for part in chunks(path):
         if isinstance(part, Cut):
-            yield Bad(name, number + 1, part.reason, excerpt(bytes(buffer)))
+            yield Bad(name, number + 1, part.reason, excerpt(bytes(buffer)), part.detail)
             return
         start = 0
         while (stop := part.find(end, start)) >= 0:
             number += 1
             if skipping:
-                yield Bad(name, number, "line longer than 16 MiB", excerpt(bytes(buffer)))
+                yield Bad(name, number, Reason.LONG_LINE, excerpt(bytes(buffer)))
             else:
                 buffer += part[start:stop]
                 yield number, first_line(bytes(buffer), path) if number == 1 else bytes(buffer)
@@ -118,13 +119,17 @@ def lines(path: Path, name: str, end: bytes = b"\n") -> Iterator[tuple[int, byte
                 skipping = True
                 del buffer[1024:]
     if skipping:
-        yield Bad(name, number + 1, "line longer than 16 MiB", excerpt(bytes(buffer)))
+        yield Bad(name, number + 1, Reason.LONG_LINE, excerpt(bytes(buffer)))
     elif buffer:
         yield number + 1, first_line(bytes(buffer), path) if number == 0 else bytes(buffer)
 
 
 def first_line(line: bytes, path: Path) -> bytes:
-    """A file's first line without its byte-order mark; `DataError` where the mark is UTF-16's."""
+    """A file's first line without its byte-order mark.
+
+    Raises:
+        DataError: the mark is that of UTF-16.
+    """
     if line.startswith(_UTF16_MARKS):
         raise DataError(f"{path}: UTF-16 text", "convert it to UTF-8, e.g. with `iconv -f UTF-16 -t UTF-8`")
     return line.removeprefix(_UTF8_MARK)

@@ -1,4 +1,4 @@
-"""More text for recovery distillation: the teacher answers, so that no label is needed."""
+"""More text for recovery distillation. The teacher labels it, so that it needs no labels of its own."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from lwc.core.errors import DataError
-from lwc.data.cleaning import clean, fold, near_duplicates
+from lwc.data.cleaning import fold, near_duplicates
+from lwc.data.prepare import joined_text
 from lwc.data.rows import Bad
-from lwc.data.sources.registry import SOURCES
+from lwc.data.source import read_rows
 from lwc.recipe import Data, Unlabelled
 
 
 def more_texts(config: Unlabelled, data: Data, data_dir: Path, seed: int, progress: Callable[[str], None]) -> list[str]:
-    """Texts of another source, or of the labelled one's unused rows, that tell nothing about the held-out splits.
+    """Texts of another source, or unused rows of the labelled one, that reveal nothing of the held-out splits.
 
-    Left out: rows of a user who is in validation or test, copies of any text of the data stage, and near copies
-    (``data.near_duplicate_threshold``) of held-out texts. Labels and stars are not read.
+    Left out are rows of users in validation or test, duplicates of any text of the data stage, and near duplicates
+    (``data.near_duplicate_threshold``) of held-out texts. Labels and stars are ignored.
 
     Raises:
         DataError: no text is left.
@@ -35,11 +36,10 @@ def more_texts(config: Unlabelled, data: Data, data_dir: Path, seed: int, progre
             held_out += folded
             strangers.update(user for user in table["user"].to_pylist() if user is not None)
     found: dict[str, str] = {}
-    for item in SOURCES[config.source.kind].read(config.source, progress):
+    for item in read_rows(config.source, progress):
         if isinstance(item, Bad) or item.user in strangers:
             continue
-        parts = [getattr(item, field) for field in data.text_fields]
-        text = clean("\n".join(part for part in parts if part))
+        text = joined_text(item, data.text_fields)
         key = fold(text)
         if key and key not in known:
             found.setdefault(key, text)
@@ -51,7 +51,5 @@ def more_texts(config: Unlabelled, data: Data, data_dir: Path, seed: int, progre
     near = near_duplicates([*held_out, *keys], threshold) if threshold < 1 else set()
     texts = [found[key] for place, key in enumerate(keys, start=len(held_out)) if place not in near]
     if not texts:
-        raise DataError(
-            "recover.unlabelled: no text is left that the data stage does not already hold", "name another source"
-        )
+        raise DataError("recover.unlabelled: every text is a duplicate or of a held-out user", "name another source")
     return texts

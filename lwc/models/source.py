@@ -1,4 +1,4 @@
-"""Where a checkpoint lies, found without importing torch."""
+"""Where a checkpoint is, found without importing torch."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def is_language_model(architectures: Sequence[str] | None) -> bool:
 
 
 def resolve_source(source: str) -> str:
-    """A folder for a local path or ``package:<module>``; a hub id is returned as it is.
+    """The checkpoint's folder for a local path or ``package:<module>``; a hub id is returned unchanged.
 
     Raises:
-        ModelError: the source looks like a path but is not there, or the package carries no checkpoint.
+        ModelError: no such folder, or no checkpoint in the folder or package.
         MissingDependency: the package is not installed.
     """
     if source.startswith(PACKAGE):
@@ -37,10 +37,10 @@ def resolve_source(source: str) -> str:
 
 
 def package_root(module: str) -> Path:
-    """Where an installed package lies; it is not imported.
+    """The folder of an installed package, which is not imported.
 
     Raises:
-        MissingDependency: it is not installed.
+        MissingDependency: the package is not installed.
     """
     try:
         spec = importlib.util.find_spec(module)
@@ -53,7 +53,7 @@ def package_root(module: str) -> Path:
 
 
 def resolve_folder(source: str) -> str:
-    """Where the files of a source lie, whatever they are; a hub id is returned as it is."""
+    """The folder of a source with files of any kind; a hub id is returned unchanged."""
     if source.startswith(PACKAGE):
         return str(package_root(source.removeprefix(PACKAGE)))
     return str(Path(source).expanduser())
@@ -68,7 +68,5 @@ def _package_folder(module: str) -> Path:
     configs = sorted(root.rglob("config.json"), key=lambda path: (len(path.parts), str(path)))
     folders = [path.parent for path in configs if any(path.parent.glob("*.safetensors"))]
     if not folders:
-        raise ModelError(
-            f"package:{module}: no config.json beside safetensors weights under {root}", "use another package"
-        )
+        raise ModelError(f"package:{module}: no config.json with safetensors weights in {root}", "use another package")
     return folders[0]

@@ -1,15 +1,15 @@
-"""Trim the vocabulary of a classifier to the tokens a corpus uses; texts made of kept tokens keep their very logits.
+"""Trim the vocabulary of a classifier to the tokens of a corpus. Texts of kept tokens get exactly the same logits.
 
 Abdaoui et al. 2020, "Load What You Need: Smaller Versions of Multilingual BERT". Why it is exact, for a text all of
 whose tokens are kept:
 
-- WordPiece takes the longest match. The match it took is kept and no longer one appears. A word that ended as [UNK]
-  got stuck at a character without a piece of its own; it still does unless a kept piece holds that character further
-  in, and such a vocabulary is refused.
-- BPE applies the first merge of its list that fits. Every result on the way is an ancestor of a final token, so it is
-  kept with its parts, and the order of the list stays.
-- Unigram takes the best path. The best one is still there, and the rest can only get worse: an unknown character
-  costs 10 more than the lowest score of all, so the piece with that score is kept too.
+- WordPiece takes the longest match. The match is kept, and there is no longer one. A word that became [UNK] has a
+  character without a piece of its own; it still becomes [UNK] unless a kept piece contains that character after its
+  first, and such a vocabulary is refused.
+- BPE applies the first merge of its list that fits. Every intermediate result is an ancestor of a final token, so it is
+  kept with its parts, and the order of the list is unchanged.
+- Unigram takes the best path, which still exists, while the others can only get worse: an unknown character costs 10
+  more than the lowest score of all, so the piece with that score is kept too.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SHOWN = 8  # tokens named in an error
 
 
 def _state(tokenizer: Any) -> dict[str, Any]:
-    """The tokenizer as the object of its tokenizer.json."""
+    """The content of the tokenizer's tokenizer.json."""
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(f"{type(tokenizer).__name__}: only a slow tokenizer", "convert it to tokenizer.json")
     state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -53,21 +53,21 @@ def _state(tokenizer: Any) -> dict[str, Any]:
 
 
 def _pieces(model: dict[str, Any]) -> dict[str, int]:
-    """Piece to id, without the added tokens that only the tokenizer knows."""
+    """Piece → id, without added tokens, which the model of the tokenizer does not have."""
     if model["type"] == "Unigram":
         return {piece: index for index, (piece, _) in enumerate(model["vocab"])}
     return dict(model["vocab"])
 
 
 def _unknown(model: dict[str, Any], pieces: dict[str, int]) -> int | None:
-    """The id of the model's own unknown token."""
+    """The id of the unknown token of the tokenizer's model."""
     if model["type"] == "Unigram":
         return None if model["unk_id"] is None else int(model["unk_id"])
     return pieces.get(model.get("unk_token") or "")
 
 
 def _map_processor(node: Any, new_id: Callable[[int], int]) -> Any:
-    """The post-processor with every token id put through ``new_id``."""
+    """The post-processor with ``new_id`` applied to every token id."""
     if node is None:
         return None
     if node["type"] == "Sequence":
@@ -88,7 +88,7 @@ def _map_processor(node: Any, new_id: Callable[[int], int]) -> Any:
 
 
 def _special(tokenizer: Any, state: dict[str, Any]) -> set[int]:
-    """Ids of special and added tokens, of those the post-processor adds, and of the model's unknown token."""
+    """Ids of special and added tokens, of those of the post-processor, and of the unknown token."""
     found = {int(token["id"]) for token in state["added_tokens"]}
     found.update(int(index) for index in tokenizer.all_special_ids)
     if state["padding"] is not None:
@@ -104,12 +104,12 @@ def _special(tokenizer: Any, state: dict[str, Any]) -> set[int]:
 
 
 def _merged(model: dict[str, Any], pair: Sequence[str]) -> str:
-    """What a merge of a BPE model makes of its two parts."""
+    """The result of a merge of a BPE model."""
     return pair[0] + pair[1][len(model.get("continuing_subword_prefix") or "") :]
 
 
 def _with_ancestors(model: dict[str, Any], keep: set[int]) -> set[int]:
-    """``keep`` and the parts of every merge that makes one of them, down to single symbols."""
+    """``keep`` and the parts of every merge that results in one of them, down to single symbols."""
     pieces = _pieces(model)
     names = {index: piece for piece, index in pieces.items()}
     parts: dict[str, list[str]] = defaultdict(list)
@@ -125,9 +125,9 @@ def _with_ancestors(model: dict[str, Any], keep: set[int]) -> set[int]:
 
 
 def _refuse_reachable_unknowns(state: dict[str, Any], keep: set[int]) -> None:
-    """Refuse a WordPiece vocabulary in which a word that was [UNK] could come out otherwise after trimming."""
+    """Refuse a WordPiece vocabulary in which trimming could change a word that was [UNK]."""
     pieces, prefix = _pieces(state["model"]), state["model"]["continuing_subword_prefix"]
-    # Added tokens are taken out of the text before WordPiece sees it.
+    # Added tokens are split off before WordPiece.
     added = {token["content"] for token in state["added_tokens"] if not token["single_word"]}
     wrong = [
         piece
@@ -138,14 +138,14 @@ def _refuse_reachable_unknowns(state: dict[str, Any], keep: set[int]) -> None:
     ]
     if wrong and not keep.issuperset(pieces.values()):
         raise ModelError(
-            f"cannot trim this WordPiece vocabulary exactly: {_some(wrong)} hold characters with no {prefix} piece "
-            "of their own",
+            f"cannot trim this WordPiece vocabulary exactly: {_some(wrong)} contain characters without a "
+            f"{prefix} piece of their own",
             f"add the missing {prefix} pieces to the vocabulary, or leave it as it is",
         )
 
 
 def _closed(tokenizer: Any, state: dict[str, Any], keep: set[int]) -> set[int]:
-    """``keep`` and whatever must stay with it for the result to be exact."""
+    """``keep`` and the tokens that must stay with it for an exact result."""
     model = state["model"]
     closed = keep | _special(tokenizer, state)
     if model["type"] == "BPE":
@@ -161,7 +161,7 @@ def _closed(tokenizer: Any, state: dict[str, Any], keep: set[int]) -> set[int]:
 
 
 def _types(node: Any) -> set[str]:
-    """The types of a normalizer or pre-tokenizer and of whatever it is made of."""
+    """The types of a normalizer or pre-tokenizer and of its parts."""
     if isinstance(node, dict):
         own = {node["type"]} if isinstance(node.get("type"), str) else set()
         return own.union(*(_types(part) for part in node.values()))
@@ -169,14 +169,14 @@ def _types(node: Any) -> set[str]:
 
 
 def _fallback(tokenizer: Any, state: dict[str, Any], texts: Sequence[str]) -> set[int]:
-    """Ids of the one-symbol pieces any text falls back on: of these texts, of printable ASCII, and of all bytes."""
+    """Ids of one-symbol pieces that any text can fall back on: of these texts, printable ASCII, and all bytes."""
     model, backend = state["model"], tokenizer.backend_tokenizer
     if model["type"] == "WordLevel":
         return set()
     characters: set[str] = set()
     for text in (printable, *texts):
         characters.update(backend.normalizer.normalize_str(text) if backend.normalizer else text)
-    if backend.pre_tokenizer:  # it may write some otherwise, such as a space
+    if backend.pre_tokenizer:  # it may replace some, such as a space
         words = backend.pre_tokenizer.pre_tokenize_str("".join(sorted(characters)))
         characters.update(character for word, _ in words for character in word)
     if "ByteLevel" in _types([state["normalizer"], state["pre_tokenizer"]]):
@@ -190,20 +190,20 @@ def _fallback(tokenizer: Any, state: dict[str, Any], texts: Sequence[str]) -> se
 
 
 def _token_ids(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> Iterator[list[list[int]]]:
-    """Ids of the texts, some at a time, special tokens included; cut to ``max_length`` tokens unless None."""
+    """Token ids of the texts in chunks, with special tokens; cut to ``max_length`` tokens unless None."""
     cut = {"truncation": False} if max_length is None else {"truncation": True, "max_length": max_length}
     for start in range(0, len(texts), _CHUNK):
         yield tokenizer(list(texts[start : start + _CHUNK]), add_special_tokens=True, verbose=False, **cut)["input_ids"]
 
 
 def used_tokens(tokenizer: Any, texts: Sequence[str], max_length: int | None, min_count: int = 1) -> list[int]:
-    """Sorted ids to keep for these texts, cut to ``max_length`` tokens unless None.
+    """The sorted ids to keep for these texts, cut to ``max_length`` tokens unless None.
 
-    These are tokens seen at least ``min_count`` times, special and added ones, one-symbol pieces that any text can
-    fall back on, and what must stay with all of these for `trim_vocabulary` to be exact.
+    These are tokens that occur at least ``min_count`` times, special and added tokens, one-symbol pieces that any text
+    can fall back on, and the tokens without which `trim_vocabulary` would not be exact.
 
     Raises:
-        ModelError: the tokenizer is slow or of a kind that cannot be trimmed exactly.
+        ModelError: the tokenizer is slow, or of a kind that cannot be trimmed exactly.
         ValueError: ``min_count`` is below 1.
     """
     if min_count < 1:
@@ -217,20 +217,15 @@ def used_tokens(tokenizer: Any, texts: Sequence[str], max_length: int | None, mi
     return sorted(_closed(tokenizer, state, keep))
 
 
-def vocabulary_size(tokenizer: Any, texts: Sequence[str], max_length: int | None, min_count: int = 1) -> int:
-    """How many tokens `used_tokens` keeps."""
-    return len(used_tokens(tokenizer, texts, max_length, min_count))
-
-
 def coverage(old_tokenizer: Any, new_tokenizer: Any, texts: Sequence[str]) -> float:
-    """The share of these texts, whole, whose tokens are the same strings under both tokenizers (0 to 1).
+    """The share of these uncut texts (0 to 1) that both tokenizers split into the same strings.
 
     Raises:
         ValueError: there are no texts.
     """
     if not texts:
         raise ValueError("no texts to compare the tokenizers on")
-    # The strings of the ids: for an unknown word, a tokenizer may name the word itself as its token.
+    # The strings of the ids: for an unknown word, a tokenizer may give the word itself as its token.
     same = 0
     for olds, news in zip(_token_ids(old_tokenizer, texts, None), _token_ids(new_tokenizer, texts, None), strict=True):
         for old, new in zip(olds, news, strict=True):
@@ -244,7 +239,7 @@ def _some(tokens: Sequence[str]) -> str:
 
 
 def _checked(tokenizer: Any, state: dict[str, Any], keep: Sequence[int]) -> list[int]:
-    """``keep`` sorted, once each; refuse unknown ids and missing tokens without which nothing would be exact."""
+    """``keep`` sorted and without repeats; refuse unknown ids, and missing tokens that an exact result needs."""
     chosen = {int(index) for index in keep}
     unknown = sorted(chosen.difference(tokenizer.get_vocab().values()))
     if unknown:
@@ -261,7 +256,7 @@ def _checked(tokenizer: Any, state: dict[str, Any], keep: Sequence[int]) -> list
 
 
 def _trimmed_state(state: dict[str, Any], new: dict[int, int]) -> dict[str, Any]:
-    """tokenizer.json under the new ids; ``new`` holds the kept old ids."""
+    """tokenizer.json with new ids; ``new`` maps each kept old id to its new one."""
     model = dict(state["model"])
     if model["type"] == "Unigram":
         model["vocab"] = [entry for index, entry in enumerate(model["vocab"]) if index in new]
@@ -282,7 +277,7 @@ def _trimmed_state(state: dict[str, Any], new: dict[int, int]) -> dict[str, Any]
 
 
 def _trimmed_tokenizer(tokenizer: Any, state: dict[str, Any], new: dict[int, int]) -> Any:
-    """The tokenizer saved, rewritten and loaded again, so that what is returned is what a saved copy loads as."""
+    """The tokenizer saved, rewritten and loaded again, so that it equals one that is loaded from disk."""
     written = _trimmed_state(state, new)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -307,7 +302,7 @@ def _trimmed_tokenizer(tokenizer: Any, state: dict[str, Any], new: dict[int, int
 
 
 def _check_positions(model: nn.Module, new: dict[int, int]) -> None:
-    """RoBERTa and its like count positions from the padding id, which must then stay what it is."""
+    """Models like RoBERTa count positions from the padding id, which must then not change."""
     for module in model.modules():
         index = getattr(module, "padding_idx", None)
         if isinstance(module, nn.Embedding) or not isinstance(index, int):
@@ -315,14 +310,14 @@ def _check_positions(model: nn.Module, new: dict[int, int]) -> None:
         if new.get(index) != index:
             missing = [old for old in range(index + 1) if old not in new]
             raise ModelError(
-                f"{type(module).__name__} counts positions from padding id {index}, which would move: "
+                f"{type(module).__name__} counts positions from padding id {index}, which would change: "
                 f"ids {missing[:_SHOWN]} are not kept",
                 f"keep every id from 0 to {index}",
             )
 
 
 def _take_rows(model: Any, kept: Sequence[int], new: dict[int, int]) -> None:
-    """Gather the rows of the word embeddings (V, D), and of an output layer over words, in place; ties stay ties."""
+    """Keep some rows of the word embeddings (V, D), and of an output layer over words, in place; ties remain."""
     table = model.get_input_embeddings()
     rows = table.num_embeddings
     index = torch.tensor([old for old in kept if old < rows], device=table.weight.device)
@@ -343,7 +338,7 @@ def _take_rows(model: Any, kept: Sequence[int], new: dict[int, int]) -> None:
 
 
 def _renumber(config: Any, new: dict[int, int], pad_id: int | None) -> None:
-    """Every ``*_token_id`` of the config under its new id; one whose token is gone becomes None."""
+    """Renumber every ``*_token_id`` of the config; one whose token is removed becomes None."""
     for name in [name for name in vars(config) if name.endswith("_token_id")]:
         value = getattr(config, name)
         if isinstance(value, int):
@@ -354,19 +349,19 @@ def _renumber(config: Any, new: dict[int, int], pad_id: int | None) -> None:
 
 
 def trim_vocabulary(model: Any, tokenizer: Any, keep: Sequence[int]) -> tuple[Any, Any]:
-    """A copy of the model and a new tokenizer with these tokens only, numbered from 0 in their old order.
+    """A copy of the model and a new tokenizer with only these tokens, numbered from 0 in their old order.
 
-    A text whose tokens are all kept is split as before and gets the very same logits. Saved, both load in stock
-    transformers. Embedding rows that belong to no token of the tokenizer go too.
+    A text whose tokens are all kept is split as before and gets exactly the same logits. Both can be saved and loaded
+    by stock transformers. Embedding rows without a token are removed too.
 
     Raises:
-        ModelError: ``keep`` lacks a special token, or one that a kept token needs, or holds an unknown id; model and
-            tokenizer disagree on the padding id; the model counts positions from a padding id that would move; or
+        ModelError: ``keep`` lacks a special token, or one that a kept token needs, or contains an unknown id; model and
+            tokenizer disagree on the padding id; the model counts positions from a padding id that would change; or
             the tokenizer is of a kind that cannot be trimmed exactly.
     """
     state = _state(tokenizer)
     if not isinstance(model.get_input_embeddings(), nn.Embedding):
-        raise ModelError(f"{type(model).__name__}: its word embeddings are no nn.Embedding", "use another model")
+        raise ModelError(f"{type(model).__name__}: its word embeddings are not an nn.Embedding", "use another model")
     pad_id = getattr(model.config, "pad_token_id", None)
     if pad_id is not None and pad_id != tokenizer.pad_token_id:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""What a stage's key holds beside its own sections of the recipe: contents of files, machines, other sections."""
+"""Extra cache-key inputs of stages: file digests, the machine, other recipe sections."""
 
 from __future__ import annotations
 
@@ -6,54 +6,30 @@ from pathlib import Path
 
 from lwc.core.machine import cpu_limit, cpu_model, precision_here
 from lwc.core.store import digest_paths, key_of
+from lwc.data.paths import locate_all
+from lwc.data.source import digests_of
 from lwc.models.source import resolve_folder, resolve_source
-from lwc.recipe import (
-    DataSource,
-    HubDataset,
-    Iterated,
-    LlamaProfile,
-    McAuleyFile,
-    Pretrained,
-    Racing,
-    Recipe,
-    TableFile,
-)
+from lwc.recipe import Iterated, LlamaProfile, Pretrained, Racing, Recipe
 
 
 def data_files(recipe: Recipe) -> dict[str, str]:
-    """Content digests of local data files: the same name with new bytes is a miss."""
-    more = recipe.data.ingest.metadata if recipe.data.ingest is not None else ()
-    found = {**_source_files(recipe.data.source), **_named(more)}
-    for source in recipe.task.sources:
-        found.update(_source_files(source))
+    """Content digests of local data files, so that the same name with new bytes is a miss."""
+    ingest = recipe.data.ingest
+    metadata = locate_all(ingest.metadata) if ingest is not None else {}
+    found = {name: digest_paths([path]) for name, path in metadata.items()}
+    for source in (recipe.data.source, *recipe.task.sources):
+        found.update(digests_of(source))
     return found
 
 
-def _named(names: tuple[str, ...]) -> dict[str, str]:
-    from lwc.data.paths import locate
-
-    return {name: digest_paths([locate(name)]) for name in names}
-
-
-def _source_files(source: DataSource) -> dict[str, str]:
-    from lwc.data.paths import local_dataset
-
-    if isinstance(source, HubDataset):
-        folder = local_dataset(source.id)
-        return {source.id: digest_paths([Path(folder)])} if folder is not None else {}
-    if not isinstance(source, McAuleyFile | TableFile):
-        return {}
-    return _named(source.paths)
-
-
 def check_model(recipe: Recipe) -> None:
-    """Raise where the checkpoint is not there: before a large source is read, not after."""
+    """Raise if the checkpoint does not exist. Fail fast: before a large source is read, not after."""
     if isinstance(recipe.model, Pretrained) and not recipe.task.any_weights:
         resolve_source(recipe.model.source)
 
 
 def _model_files(recipe: Recipe) -> dict[str, str]:
-    """Content digest of a local or package-carried checkpoint."""
+    """The content digest of a checkpoint in a local folder or a package."""
     if not isinstance(recipe.model, Pretrained):
         return {}
     resolve = resolve_folder if recipe.task.any_weights else resolve_source
@@ -62,27 +38,27 @@ def _model_files(recipe: Recipe) -> dict[str, str]:
 
 
 def train_needs(recipe: Recipe) -> dict[str, str]:
-    """The checkpoint's content, and the precision that training has here."""
+    """The checkpoint's content, and the precision of training on this machine."""
     return {**_model_files(recipe), "precision": precision_here(recipe.train.precision)}
 
 
 def recover_needs(recipe: Recipe) -> dict[str, str]:
-    """The content of further texts, and the precision that recovery has here."""
+    """The content of additional texts, and the precision of recovery on this machine."""
     more = recipe.recover.unlabelled
     texts: dict[str, str] = {}
     if more is not None:
-        texts = {**_source_files(more.source), "near_duplicate_threshold": str(recipe.data.near_duplicate_threshold)}
+        texts = {**digests_of(more.source), "near_duplicate_threshold": str(recipe.data.near_duplicate_threshold)}
     return {**texts, "precision": precision_here(recipe.recover.precision)}
 
 
 def _short_recovery(recipe: Recipe) -> str:
-    """Key of recoveries that take their number of steps from elsewhere."""
+    """Key of recoveries whose number of steps is set elsewhere."""
     settings = recipe.recover.model_dump(mode="json", exclude={"epochs", "checkpoint_every"})
     return key_of({**settings, **recover_needs(recipe)})
 
 
 def score_needs(recipe: Recipe) -> dict[str, str]:
-    """What scores depend on beside their own section: recovery of cut models, and the files of a depth profile."""
+    """Recovery and target, if scores are judged on cut models, and the files of a depth profile."""
     needs: dict[str, str] = {}
     trust = recipe.score.trust
     if trust is not None or recipe.score.fusion == "learned":
@@ -100,7 +76,7 @@ def score_needs(recipe: Recipe) -> dict[str, str]:
 
 
 def select_needs(recipe: Recipe) -> dict[str, str]:
-    """What selection depends on beside its sections: recovery, the vocabulary, or the machine that latency is of."""
+    """Recovery, the vocabulary, and for a latency target the machine."""
     needs: dict[str, str] = {}
     if isinstance(recipe.select, Racing | Iterated):
         needs["recover"] = _short_recovery(recipe)
@@ -113,12 +89,12 @@ def select_needs(recipe: Recipe) -> dict[str, str]:
 
 
 def measuring_machine(recipe: Recipe) -> dict[str, str]:
-    """Latency is of a machine: another one measures anew."""
+    """The machine on which latency is measured; another one measures again."""
     return {"cpu": cpu_model(), "cores": str(cpu_limit())}
 
 
 def package_needs(recipe: Recipe) -> dict[str, str]:
-    """A measured delay is of a machine and of a number of clients."""
+    """The machine and the number of clients, on which a measured queue delay depends."""
     if not recipe.package.measure_queue_delay:
         return {}
     return {**measuring_machine(recipe), "users": str(recipe.verify.users)}

@@ -20,11 +20,21 @@ class Columns(Section):
     item: str | None = None
     time: str | None = None
 
+    @property
+    def title_missing(self) -> str | None:
+        """What to do about rows without a title; None if a column is mapped to it."""
+        return None if self.title is not None else "map data.source.columns.title, or leave it out"
+
 
 class DataSource(Row):
-    """Settings of a data source; ``implementation`` names its `lwc.data.sources.registry.Source`."""
+    """Settings of a data source; ``implementation`` names its `lwc.data.source.Source`."""
 
     kind: str
+
+    @property
+    def title_missing(self) -> str | None:
+        """What to do about rows that have no title; None if they have one."""
+        return None
 
 
 class AmazonSample(DataSource):
@@ -32,6 +42,10 @@ class AmazonSample(DataSource):
 
     implementation: ClassVar[str] = "lwc.data.sources.amazon_sample:SOURCE"
     kind: Literal["amazon-sample"]
+
+    @property
+    def title_missing(self) -> str | None:
+        return "leave it out"
 
 
 class McAuleyFile(DataSource):
@@ -50,6 +64,10 @@ class TableFile(DataSource):
     paths: tuple[str, ...] = Field(min_length=1)
     columns: Columns = Columns()
 
+    @property
+    def title_missing(self) -> str | None:
+        return self.columns.title_missing
+
 
 class HubDataset(DataSource):
     """A Hugging Face dataset id, or a local folder in that layout."""
@@ -60,6 +78,10 @@ class HubDataset(DataSource):
     config: str | None = None
     split: str = "train"
     columns: Columns = Columns()
+
+    @property
+    def title_missing(self) -> str | None:
+        return self.columns.title_missing
 
 
 class Amazon2023(DataSource):
@@ -124,10 +146,6 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _titles_exist(self) -> Data:
-        untitled = isinstance(self.source, AmazonSample) or (
-            isinstance(self.source, TableFile | HubDataset) and self.source.columns.title is None
-        )
-        if "title" in self.text_fields and untitled:
-            mapped = "" if isinstance(self.source, AmazonSample) else "map data.source.columns.title, or "
-            raise ValueError(f"text_fields names title, which the source does not have: {mapped}leave it out")
+        if "title" in self.text_fields and (fix := self.source.title_missing) is not None:
+            raise ValueError(f"text_fields names title, which the source does not have: {fix}")
         return self

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lwc.core.store import read_json, write_json
+from lwc.core.store import read_json, write_json, write_whole
 from lwc.recipe import Recipe
 from lwc.report.collect import collect
 from lwc.report.content import compose
@@ -56,16 +56,10 @@ def build_report(
     for stale in out.glob("report_*.png"):
         stale.unlink()
     document = compose(report, _figures(report, stage_dirs.get("verify"), out))
-    _write(out / "report.md", render_markdown(document))
-    _write(out / "report.html", render_html(document, out))
+    write_whole(out / "report.md", render_markdown(document).encode())
+    write_whole(out / "report.html", render_html(document, out).encode())
     write_json(out / "report.json", report)
     return report
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def _latencies(folder: Path | None) -> dict[str, NDArray[np.float32]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lwc.data.rows import CUT_SHORT
 from lwc.metrics.headline import Metric
 from lwc.recipe import TASKS
 from lwc.report.formats import (
@@ -111,7 +112,7 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
     found = [
         f"A source file is cut off ({reason}): an unknown number of its rows is lost. See quarantine.jsonl."
         for reason in (report["data"].get("quality") or {}).get("rows_bad") or {}
-        if reason.endswith(" gzip")
+        if reason in CUT_SHORT
     ]
     quality = report["quality"]
     labels = report["data"]["label_names"] or []

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from lwc.core import distributed
 from lwc.core.arrays import Array
 from lwc.core.errors import ModelError
-from lwc.core.store import canonical, key_of, read_json, write_json
+from lwc.core.store import canonical, key_of, read_json, write_json, write_whole
 from lwc.models.attention import fused_attention
 from lwc.models.batches import Batch, Encoded, batches
 from lwc.models.families import block_list, family_of, hidden_states
-from lwc.models.forward.kept import weights_digest, write_whole
+from lwc.models.forward.kept import weights_digest
 from lwc.models.placement import device_of
 
 logger = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ class RememberedTeacher:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             for name, part in parts.items():
-                write_whole(Path(f"{place}-{name}.npy"), part.cpu().numpy())
+                write_whole(Path(f"{place}-{name}.npy"), partial(np.save, arr=part.cpu().numpy()), sync=False)
         except OSError as error:
             logger.warning("%s: the uncut model's answers are kept no longer: %s", self._folder, error)
             self._most = 0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lwc.core.errors import LwcError
-from lwc.core.store import MANIFEST, Store, digest_paths, key_of, publish_folder, read_json, write_json
+from lwc.core.store import MANIFEST, Store, digest_paths, key_of, publish_folder, read_json, write_json, write_whole
 
 KEY = key_of({"stage": "train", "config": {"epochs": 1}})
 
@@ -97,6 +97,27 @@ def test_json_is_whole_and_finite(tmp_path: Path) -> None:
     with pytest.raises(LwcError, match="not valid JSON"):
         read_json(path)
     assert json.loads('{"a": 1}') == {"a": 1}
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_half_one(tmp_path: Path) -> None:
+    """A limit on the size of files makes writes fail as a full disk does, after a part is written."""
+    (tmp_path / "old").write_text("old")
+    code = (
+        "import resource, sys\nfrom pathlib import Path\nfrom lwc.core.store import write_whole\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "for name in ('old', 'new'):\n"
+        "    for content in (b'x' * 5000, lambda file: [file.write(b'x' * 400) for _ in range(5)]):\n"
+        "        try:\n"
+        "            write_whole(Path(sys.argv[1]) / name, content)\n"
+        "        except OSError as error:\n"
+        "            print(error.errno)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["27"] * 4, "EFBIG"
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert (tmp_path / "old").read_text() == "old"
+    write_whole(tmp_path / "new", lambda file: file.write(b"whole"))
+    assert (tmp_path / "new").read_bytes() == b"whole"
 
 
 def test_publishing_replaces_and_leaves_no_rest(tmp_path: Path) -> None:

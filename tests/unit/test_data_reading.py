@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lwc.core.errors import DataError
-from lwc.data.rows import Bad, Row
+from lwc.data.rows import Bad, Reason, Row
 from lwc.data.sources import mcauley, table
 from lwc.recipe import Columns
 
@@ -41,7 +41,7 @@ def test_a_gzip_that_ends_early_keeps_the_rows_before_the_cut(tmp_path: Path) ->
     assert len(rows) > 50
     assert [row.body for row in rows] == [f"text {number}" for number in range(len(rows))]
     assert len(bad) == 1
-    assert "truncated gzip" in bad[0].reason
+    assert bad[0].reason is Reason.TRUNCATED_GZIP
     assert bad[0].line == len(rows) + 1
 
 
@@ -81,7 +81,7 @@ def test_a_bad_line_is_quarantined_with_its_number(tmp_path: Path, line: bytes, 
     rows, bad = read(tmp_path / "r.json", GOOD[0].encode() + b"\n" + line + b"\n" + GOOD[1].encode())
     assert len(rows) == 2
     assert [one.line for one in bad] == [2]
-    assert reason in bad[0].reason
+    assert reason in bad[0].message
 
 
 def test_array_style_and_byte_order_mark(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import gzip
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 import time
@@ -19,14 +18,12 @@ import pandas as pd
 import psutil
 import pytest
 from damage import record_2014, record_2018, record_2023
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lwc.core.errors import DataError
 from lwc.core.store import file_digest, read_json
 from lwc.data.ingest import dedupe, shards
 from lwc.data.ingest.run import ingest
 from lwc.data.ingest.stage import prepare_large
-from lwc.data.ingest.tokens import load_tokens, tokenize
 from lwc.data.prepare import prepare
 from lwc.data.splits import NAMES, load_labels, load_split
 from lwc.recipe import Columns, Data, Ingest, Labels, McAuleyFile, Split, TableFile
@@ -326,40 +323,6 @@ def test_the_data_stage_of_a_large_source_writes_what_every_other_stage_reads(
     assert few["rows_used"] == 500 == sum(len(load_split(tmp_path / "few", split)) for split in NAMES)
     assert set(load_split(tmp_path / "few", "test").ids) <= set(load_split(out, "test").ids)
     assert {**whole["duplicates"]} == {**few["duplicates"]}
-
-
-def test_token_shards_hold_what_the_tokenizer_gives_for_each_row(
-    done: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
-    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, **{word: n for n, word in enumerate(WORDS, 1)}}, "[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    out = tmp_path / "out"
-    shutil.copytree(done[0], out)
-    with ThreadPoolExecutor(2) as pool:
-        assert tokenize(out, tmp_path, 30, pool, lambda _: None) == done[1]["rows_used"]
-        found, frame = (
-            load_tokens(out, "train"),
-            pd.concat(map(pd.read_parquet, sorted((out / "train").glob("*.parquet")))),
-        )
-        assert len(found) == len(frame) > 1000
-        for index in (0, 1, 700, len(frame) - 1):
-            ids, label = found[index]
-            assert ids.tolist() == tokenizer.encode(frame.text.iloc[index]).ids[:30]
-            assert label == frame.label.iloc[index]
-        with pytest.raises(IndexError):
-            found[len(frame)]
-        victim = next((out / "tokens" / "train").glob("*.arrow"))
-        whole = victim.read_bytes()
-        others = {path: path.stat().st_mtime_ns for path in (out / "tokens").rglob("*.arrow") if path != victim}
-        victim.write_bytes(whole[:-1] + b"x")
-        tokenize(out, tmp_path, 30, pool, lambda _: None)
-        assert victim.read_bytes() == whole
-        assert {path: path.stat().st_mtime_ns for path in others} == others
-        tokenize(out, tmp_path, 5, pool, lambda _: None)
-        assert max(len(load_tokens(out, "train")[index][0]) for index in range(50)) == 5
-        with pytest.raises(DataError, match="no such tokenizer"):
-            tokenize(out, tmp_path / "out", 30, pool, lambda _: None)
 
 
 def test_moments_end_the_shares_where_sorting_all_rows_ends_them(

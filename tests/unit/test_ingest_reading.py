@@ -15,10 +15,11 @@ from damage import damage, packed, present, record_2023, review_file
 
 from lwc.core.errors import DataError
 from lwc.data.ingest import parse
-from lwc.data.ingest.blocks import blocks, inputs
+from lwc.data.ingest.blocks import blocks
 from lwc.data.ingest.inflate import fast_chunks
 from lwc.data.ingest.parse import Piece, pieces
 from lwc.data.rows import Bad, Row
+from lwc.data.source import inputs_of
 from lwc.data.sources import mcauley, table
 from lwc.data.stream import Cut, chunks
 from lwc.recipe import Columns, DataSource, McAuleyFile, TableFile
@@ -34,7 +35,7 @@ def rows_of(piece: Piece) -> list[Row | Bad]:
 
 def fast(source: DataSource, size: int = 4096, piece: int = 1 << 20) -> list[Row | Bad]:
     columns = source.columns if isinstance(source, TableFile) else None
-    found = (pieces(block, columns, set(), piece) for one in inputs(source) for block in blocks(one, size))
+    found = (pieces(block, columns, set(), piece) for one in inputs_of(source) for block in blocks(0, one, size))
     return [row for some in found for one in some for row in rows_of(one)]
 
 
@@ -134,7 +135,7 @@ def test_blocks_depend_on_the_file_and_the_size_alone(tmp_path: Path) -> None:
     path = tmp_path / "r.json.gz"
     path.write_bytes(gzip.compress(content))
     source = McAuleyFile(kind="mcauley", paths=(str(path),))
-    first, again = (list(blocks(inputs(source)[0], 5000)) for _ in range(2))
+    first, again = (list(blocks(0, inputs_of(source)[0], 5000)) for _ in range(2))
     assert first == again
     assert len(first) > 5
     assert zlib.crc32(b"".join(block.lines for block in first)) == zlib.crc32(content.removeprefix(b"\xef\xbb\xbf"))
@@ -211,9 +212,9 @@ def test_json_lines_of_a_table_go_through_arrow_too_and_tell_their_keys(tmp_path
     columns = Columns(body="t", rating="s")
     source = TableFile(kind="table", paths=(str(path),), columns=columns)
     seen: set[str] = set()
-    (piece,) = pieces(next(blocks(inputs(source)[0], 1 << 20)), columns, seen)
+    (piece,) = pieces(next(blocks(0, inputs_of(source)[0], 1 << 20)), columns, seen)
     assert by_line(rows_of(piece)) == by_line(list(table.read_file(path, columns)))
     assert seen == {"t", "s", "extra"}
     absent: set[str] = set()
-    list(pieces(next(blocks(inputs(source)[0], 1 << 20)), Columns(body="t", title="none"), absent))
+    list(pieces(next(blocks(0, inputs_of(source)[0], 1 << 20)), Columns(body="t", title="none"), absent))
     assert absent == {"t", "s", "extra"}

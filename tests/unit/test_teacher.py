@@ -162,7 +162,7 @@ def test_answers_that_are_not_whole_are_asked_again_and_a_full_disk_stops_no_rec
     whole = RememberedTeacher(live_teacher(mute(tiny("bert", blocks=4)), [3]), tmp_path, 1 << 20)(batch)
     assert torch.equal(whole.hidden[0], wanted.hidden[0])
 
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
@@ -212,7 +212,7 @@ def test_the_test_split_is_asked_once_of_one_base_and_anew_where_anything_differ
     assert np.array_equal(asked_once(tiny("bert"), rows, groups(3), tmp_path), wanted)
     assert np.array_equal(np.load(path), wanted), "whole again"
 
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)

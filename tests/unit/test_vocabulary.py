@@ -27,7 +27,7 @@ from transformers import (
 from lwc.core.errors import ModelError
 from lwc.models.load import load_classifier, load_tokenizer
 from lwc.models.tokenizer import train_wordpiece
-from lwc.models.vocabulary import coverage, trim_vocabulary, used_tokens, vocabulary_size
+from lwc.models.vocabulary import coverage, trim_vocabulary, used_tokens
 
 STEMS = ("print", "camera", "batter", "screen", "case", "phone", "sound", "charg", "cable", "light")
 ENDINGS = ("", "s", "er", "ing", "ed", "less", "y", "ies", "able", "ness", "ful", "!")
@@ -269,11 +269,11 @@ def test_used_tokens_counts_and_cuts(name: str) -> None:
     assert keep == sorted(set(keep))
     assert set(tokenizer.all_special_ids) <= set(keep)
     assert covered(tokenizer, keep, SMALL) == SMALL
-    sizes = [vocabulary_size(tokenizer, SMALL * 2, LENGTH, count) for count in (1, 2, 8, 10_000)]
+    sizes = [len(used_tokens(tokenizer, SMALL * 2, LENGTH, count)) for count in (1, 2, 8, 10_000)]
     assert sizes[0] == sizes[1] == len(keep), "every token of twice the texts is seen twice"
     assert sizes[1] > sizes[2] >= sizes[3] >= len(SPECIAL)
     first = [" ".join(text.split()[:1]) for text in SMALL]
-    assert vocabulary_size(tokenizer, SMALL, 3) < len(keep), "tokens past the cut do not count"
+    assert len(used_tokens(tokenizer, SMALL, 3)) < len(keep), "tokens past the cut do not count"
     assert set(used_tokens(tokenizer, first, None)) <= set(used_tokens(tokenizer, SMALL, None))
     with pytest.raises(ValueError, match="min_count"):
         used_tokens(tokenizer, SMALL, LENGTH, 0)

@@ -1,6 +1,6 @@
-"""Data at full size: a source is read as a stream into cleaned, de-duplicated, split shards on disk.
+"""Sources larger than memory: read as a stream into clean shards on disk, split and without duplicates.
 
-Three passes, each in bounded memory and each resumed shard by shard (`lwc.data.ingest.run` is the line):
-read (`part`: one block of the source becomes one part on disk), compare (`dedupe`: sorted runs of hashes, merged
-partition by partition), write (`shards`: what is kept, by split).
+Three passes, each in bounded memory and each resumable (`lwc.data.ingest.run`):
+read (`part`: one block of the source becomes one part on disk), compare (`dedupe`: sorted hashes, merged range by
+range), write (`shards`: the kept rows of each split).
 """

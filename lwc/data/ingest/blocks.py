@@ -1,26 +1,22 @@
-"""A source as blocks: whole lines of JSON, or rows that another reader made, a bounded number of bytes at a time."""
+"""A source in blocks of bounded size: whole lines of JSON, or rows that another reader made."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from lwc.data.ingest.inflate import fast_chunks
-from lwc.data.paths import locate
-from lwc.data.rows import Bad, Row, Rows, excerpt
-from lwc.data.sources import amazon_2023
-from lwc.data.sources.registry import SOURCES
-from lwc.data.sources.table import read_file
+from lwc.data.rows import Bad, Reason, Row, Rows, excerpt
+from lwc.data.source import Input
 from lwc.data.stream import MAX_LINE, Cut, first_line
-from lwc.recipe import Amazon2023, Columns, DataSource, McAuleyFile, TableFile
 
 
 @dataclass(frozen=True)
 class Block:
-    """A piece of one file. ``lines`` is raw JSON whose first line has the number ``first``; or ``items`` are rows.
+    """A piece of one file: raw JSON in ``lines``, whose first line has the number ``first``, or rows in ``items``.
 
-    ``bad`` are lines that were given up while the file was cut into blocks.
+    ``bad`` are the lines that were found unusable while the file was cut into blocks.
     """
 
     file: int
@@ -33,68 +29,38 @@ class Block:
 
     @property
     def part(self) -> str:
-        """The name of what this block becomes; names sort as the source reads."""
-        return f"{self.file:04d}-{self.number:06d}"
+        """The name of the part that this block becomes; names sort in reading order."""
+        return f"{prefix(self.file)}{self.number:06d}"
 
 
-@dataclass(frozen=True)
-class Input:
-    """One file of a source, or the whole of a source that is not files.
+def prefix(file: int) -> str:
+    """How the names of all parts of a file begin."""
+    return f"{file:04d}-"
 
-    JSON lines have ``columns`` (None: the McAuley formats) and are parsed by the workers; others come from ``rows``.
+
+def blocks(file: int, given: Input, size: int, took: Callable[[int], None] = lambda _: None) -> Iterator[Block]:
+    """An input, which is file number ``file``, in blocks of about ``size`` bytes; always the same ones.
+
+    ``took`` is called with the number of bytes that each step read.
     """
-
-    index: int
-    name: str
-    path: Path | None = None
-    columns: Columns | None = None
-    rows: Callable[[], Rows] | None = field(default=None, compare=False)
-
-
-def inputs(source: DataSource) -> list[Input]:
-    """The files of a source, in reading order.
-
-    Raises:
-        DataError: a file is not there.
-    """
-    if isinstance(source, Amazon2023):
-        path = amazon_2023.fetch(source.category, lambda _: None)
-        return [Input(0, path.name, path)]
-    if isinstance(source, McAuleyFile):
-        return [Input(index, name, locate(name)) for index, name in enumerate(source.paths)]
-    if not isinstance(source, TableFile):
-        return [Input(0, source.kind, rows=lambda: SOURCES[source.kind].read(source, lambda _: None))]
-    found = []
-    for index, name in enumerate(source.paths):
-        path = locate(name)
-        suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
-        if suffixes and suffixes[-1] in (".json", ".jsonl"):
-            found.append(Input(index, name, path, source.columns))
-        else:
-            found.append(Input(index, name, path, rows=lambda path=path: read_file(path, source.columns)))  # type: ignore[misc]
-    return found
-
-
-def blocks(given: Input, size: int, took: Callable[[int], None] = lambda _: None) -> Iterator[Block]:
-    """An input in blocks of about ``size`` bytes; the same file and size give the same blocks."""
     if given.rows is None:
         assert given.path is not None
-        yield from _json_blocks(given.index, given.path, size, took)
+        yield from _json_blocks(file, given.path, size, took)
     else:
         name = given.path.name if given.path is not None else given.name
-        yield from _item_blocks(given.index, name, given.rows(), size)
+        yield from _item_blocks(file, name, given.rows(), size)
 
 
 def _json_blocks(file: int, path: Path, size: int, took: Callable[[int], None]) -> Iterator[Block]:
     buffer, bad = bytearray(), []
-    first = line = 1  # numbers of the buffer's first line and of the line a skipped one has
+    first = line = 1  # numbers of the buffer's first line and of the line that is skipped
     number, skipping = 0, False
     for part in fast_chunks(path, took):
         if isinstance(part, Cut):
-            # A line cut short is no row: it stands in the quarantine as the place of the cut.
+            # A truncated line is no row: the quarantine records it as the place of the cut.
             whole = buffer.rfind(b"\n") + 1
             at = first + buffer.count(b"\n")
-            bad.append(Bad(path.name, at, part.reason, excerpt(bytes(buffer[whole:]))))
+            bad.append(Bad(path.name, at, part.reason, excerpt(bytes(buffer[whole:])), part.detail))
             del buffer[whole:]
             skipping = False
             break
@@ -102,7 +68,7 @@ def _json_blocks(file: int, path: Path, size: int, took: Callable[[int], None]) 
             stop = part.find(b"\n")
             if stop < 0:
                 continue
-            bad.append(Bad(path.name, line, "line longer than 16 MiB", excerpt(bytes(buffer))))
+            bad.append(Bad(path.name, line, Reason.LONG_LINE, excerpt(bytes(buffer))))
             buffer, first, skipping = bytearray(part[stop + 1 :]), line + 1, False
         else:
             buffer += part
@@ -118,7 +84,7 @@ def _json_blocks(file: int, path: Path, size: int, took: Callable[[int], None]) 
             line, skipping = first, True
             del buffer[1024:]
     if skipping:
-        bad.append(Bad(path.name, line, "line longer than 16 MiB", excerpt(bytes(buffer))))
+        bad.append(Bad(path.name, line, Reason.LONG_LINE, excerpt(bytes(buffer))))
         buffer.clear()
     if buffer or bad or number == 0:
         yield Block(file, path.name, number, first, _start(buffer, first, path), bad=tuple(bad))

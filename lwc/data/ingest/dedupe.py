@@ -1,6 +1,6 @@
-"""Duplicates over all parts, in bounded memory: the parts' sorted runs of hashes are merged range by range.
+"""Duplicates over all parts in bounded memory: the sorted hashes of the parts are merged range by range.
 
-A decision for each row (uint8, the one state that grows: 1 MB a million rows) says whether it is kept and why not.
+For each row one byte says whether it is kept, or why not; it is the only state that grows, 1 MB a million rows.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from lwc.data.ingest.part import read_part
 
 _Result = TypeVar("_Result")
 KEPT, REPEAT, CONFLICT, NEAR = 0, 1, 2, 3
-# Hashes that are merged at a time: 40 bytes each while they are.
+# Hashes merged at a time, 40 bytes each.
 _RANGE = 1_000_000
-# Of the texts that share a key, so many are compared with all the others: a popular key must not cost its square.
+# Of the texts that share a key, so many are compared with all others: a frequent key must not cost its square.
 _LEADERS = 8
-# Pairs of texts that are compared at a time.
+# Pairs of texts compared at a time.
 _COMPARED = 4096
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Where parts lie: names in reading order, and the number (P + 1,) of the first row of each."""
+    """The parts of an ingestion: names in reading order, and the number (P + 1,) of the first row of each."""
 
     folder: Path
     names: tuple[str, ...]
@@ -44,7 +44,7 @@ class Parts:
 
 
 def _slice(parts: Parts, band: int, low: int, high: int) -> tuple[Array, Array, Array]:
-    """(keys, rows, labels) of a run, from key ``low`` up to but without ``high``; rows in order within a key."""
+    """Keys, rows and labels with ``low`` ≤ key < ``high``, sorted by key; rows stay in order within a key."""
     keys, rows, labels = [], [], []
     for name, start in zip(parts.names, parts.starts, strict=False):
         run = np.load(f"{parts.folder / name}.keys.npy", mmap_mode="r")[band]
@@ -66,12 +66,12 @@ def _slice(parts: Parts, band: int, low: int, high: int) -> tuple[Array, Array, 
 
 
 def _groups(keys: Array) -> Array:
-    """Group (N,) of each of sorted keys."""
+    """A number (N,) for each of the sorted keys, the same for equal ones."""
     return np.concatenate(([0], np.cumsum(keys[1:] != keys[:-1]))) if len(keys) else keys
 
 
 def exact(parts: Parts, low: int, high: int) -> tuple[Array, Array]:
-    """(rows, decisions) of a range of hashes: later copies of a text, and all copies of one with different labels."""
+    """Rows to drop in a range of hashes, and why: later copies of a text, or all copies if their labels differ."""
     keys, rows, labels = _slice(parts, 0, low, high)
     if not len(keys):
         return rows, np.zeros(0, dtype=np.uint8)
@@ -85,10 +85,9 @@ def exact(parts: Parts, low: int, high: int) -> tuple[Array, Array]:
 
 
 def near(parts: Parts, band: int, low: int, high: int, decisions: Path, threshold: float) -> Array:
-    """Rows of a range of band keys whose word 3-grams are as similar (Jaccard) to an earlier kept row.
+    """Rows in a range of band keys whose word 3-gram Jaccard similarity with an earlier kept row reaches ``threshold``.
 
-    Of the rows that share a key, the first is compared with all others, then the first of those that are left, and so
-    on up to eight times.
+    Of the rows that share a key, the first is compared with all others, then the first of the rest, up to eight times.
     """
     keys, rows, _ = _slice(parts, band, low, high)
     if not len(keys):
@@ -114,14 +113,14 @@ def near(parts: Parts, band: int, low: int, high: int, decisions: Path, threshol
 
 
 def similar(parts: Parts, one: Array, other: Array, threshold: float) -> Array:
-    """Whether (N,) the texts of pairs of rows reach a Jaccard similarity of word 3-grams."""
+    """Whether (N,) pairs of rows reach a word 3-gram Jaccard similarity of ``threshold``."""
     found = np.zeros(len(one), dtype=bool)
     for begin in range(0, len(one), _COMPARED):
         a, b = one[begin : begin + _COMPARED], other[begin : begin + _COMPARED]
         rows, place = np.unique(np.concatenate([a, b]), return_inverse=True)
         hashes, text = _grams(texts_of(parts, rows))
         sizes = np.bincount(text, minlength=len(rows))
-        # The 3-grams of both texts of every pair, sorted by pair: what they share stands there twice.
+        # The 3-grams of both texts of every pair, sorted by pair; shared ones occur twice.
         starts, counts = (np.cumsum(sizes) - sizes)[place], sizes[place]
         first = np.repeat(starts - (np.cumsum(counts) - counts), counts)
         values = hashes[first + np.arange(len(first))]
@@ -136,7 +135,7 @@ def similar(parts: Parts, one: Array, other: Array, threshold: float) -> Array:
 
 
 def _grams(texts: pa.Array) -> tuple[Array, Array]:
-    """(hashes (S,), text of each (S,)) of the 3-grams of texts, each once in a text, by text and hash."""
+    """Hashes (S,) of the distinct 3-grams of each text, and their texts (S,), sorted by text and hash."""
     folded = fold_many(texts)
     hashes, text = shingles(folded.words, folded.starts)
     order = np.lexsort((hashes, text))
@@ -146,7 +145,7 @@ def _grams(texts: pa.Array) -> tuple[Array, Array]:
 
 
 def texts_of(parts: Parts, rows: Array) -> pa.Array:
-    """Texts of rows (N,), which are in ascending order."""
+    """The texts of rows (N,) in ascending order."""
     found: list[pa.Array] = []
     part = np.searchsorted(parts.starts, rows, side="right") - 1
     for index in np.unique(part):
@@ -162,7 +161,7 @@ def _ranges(rows: int) -> Iterator[tuple[int, int]]:
 
 
 def decide(parts: Parts, threshold: float, decisions: Path, pool: Executor, progress: Callable[[str], None]) -> Array:
-    """A decision (N,) for every row of the parts, written to ``decisions`` (npy) too.
+    """Decide for every row (N,) whether it is kept, or why not; also written to ``decisions`` (npy).
 
     Raises:
         OSError: a part cannot be read.
@@ -177,7 +176,7 @@ def decide(parts: Parts, threshold: float, decisions: Path, pool: Executor, prog
         progress(f"near duplicates, band {band} of {bands}")
         for rows in _in_turn(pool, near, [(parts, band, *bounds, decisions, threshold) for bounds in ranges]):
             found[rows] = NEAR
-        # The next band leaves out what this one dropped.
+        # The next band skips the rows that this one dropped.
         np.save(decisions, found)
     return found
 

@@ -1,6 +1,6 @@
-"""Texts folded as `lwc.data.cleaning.fold` does, many at a time, and the hashes of their words.
+"""`lwc.data.cleaning.fold` for many texts at a time, and the hashes of their words.
 
-Array work instead of a loop over words: the same result (a property test holds both to it) at a fraction of the time.
+Array operations instead of a loop over words: the same result, which a property test checks, in much less time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lwc.data.ingest.strings import contents, rows_with, with_texts
 
 _SPACE = 32
 _NO_WORD = re.compile(r"\W+")
-# Upper case to lower, what is no letter, digit or underscore to a space; bytes of other scripts were folded before.
+# Upper case to lower, all but letters, digits and underscores to a space; other scripts are folded before.
 _TABLE = bytes(
     byte if byte >= 128 else ord(chr(byte).lower()) if chr(byte).isalnum() or byte == ord("_") else _SPACE
     for byte in range(256)
@@ -26,17 +26,20 @@ _TABLE = bytes(
 # The first n bytes of eight, as a mask of a little-endian word.
 _FIRST = np.array([(1 << (8 * n)) - 1 for n in range(9)], dtype=np.uint64)
 _STEP = np.uint64(0x9E3779B97F4A7C15)
-# Words that agree in so many bytes and in length count as one, but not where whole texts are compared.
+# Words of equal length that agree in so many bytes have the same hash, except where whole texts are compared.
 _LONGEST_WORD = 256
-# Of a longer text, so much is looked at for near duplicates: it bounds the memory that one text can take.
+# Only so many characters count for near duplicates, which bounds the memory of one text.
 LONGEST = 1 << 16
 
 
 @dataclass(frozen=True)
 class Folded:
-    """``keys`` (N,) 64-bit hashes of whole folded texts.
+    """Hashes of folded texts.
 
-    ``words`` (W,) are hashes of the words of all texts in order, ``starts`` (N + 1,) where each text's begin.
+    Args:
+        keys: (N,) 64-bit hashes of whole texts.
+        words: (W,) hashes of the words of all texts in order.
+        starts: (N + 1,) positions in ``words`` at which each text begins.
     """
 
     keys: Array
@@ -67,7 +70,7 @@ def fold_many(texts: pa.Array) -> Folded:
     data, offsets = contents(texts)
     odd = rows_with(np.flatnonzero(data >= 128), offsets) | (np.diff(offsets) > LONGEST)
     given = texts.filter(pa.array(odd)).to_pylist() if odd.any() else []
-    # What `fold` would leave out becomes a space here or by the table.
+    # Characters that `fold` drops become a space, here or by the table.
     folded = with_texts(texts, odd, [_NO_WORD.sub(" ", text[:LONGEST].casefold()) for text in given])
     words, starts, giant = _words(*contents(folded))
     keys = _keys(words, starts)
@@ -78,7 +81,7 @@ def fold_many(texts: pa.Array) -> Folded:
 
 
 def _words(data: Array, offsets: Array) -> tuple[Array, Array, Array]:
-    """(hashes of words (W,), first word of each text (N + 1,), whether a text has a giant word (N,))."""
+    """Hashes of words (W,), first word of each text (N + 1,), and whether a text has a giant word (N,)."""
     data = np.frombuffer(data.tobytes().translate(_TABLE) + bytes(8), dtype=np.uint8)
     word = data[:-7] != _SPACE  # and one place more, after the end
     word[-1] = False
@@ -95,7 +98,7 @@ def _words(data: Array, offsets: Array) -> tuple[Array, Array, Array]:
 
 
 def hash_names(names: pa.Array) -> Array:
-    """Hashes of strings (N,) as they are; null and the empty string have none."""
+    """Hashes of unchanged strings; null and the empty string have none."""
     data, offsets = contents(names)
     lengths = np.diff(offsets)
     filled = np.flatnonzero(lengths)
@@ -103,7 +106,7 @@ def hash_names(names: pa.Array) -> Array:
 
 
 def _hashes(data: Array, begins: Array, lengths: Array) -> Array:
-    """Hashes (W,) of pieces of bytes, to their 256th byte; ``data`` has eight bytes more than it needs."""
+    """Hashes (W,) of the first 256 bytes of pieces; ``data`` ends in eight unused bytes."""
     # Eight bytes at every place, read as one number.
     eights: Array = np.ndarray((len(data) - 7,), dtype="<u8", buffer=data, strides=(1,))
     hashes = eights[begins]
@@ -120,7 +123,7 @@ def _hashes(data: Array, begins: Array, lengths: Array) -> Array:
 
 
 def _keys(words: Array, starts: Array) -> Array:
-    """Hashes (N,) of texts by their words, each times a factor of its place (multilinear: Lemire & Kaser 2014)."""
+    """Hashes (N,) of texts: word hashes times a factor of their place (multilinear: Lemire & Kaser 2014)."""
     counts = np.diff(starts)
     place = np.arange(len(words)) - np.repeat(starts[:-1], counts)
     keys = counts.astype(np.uint64)

@@ -1,4 +1,4 @@
-"""Decompressed bytes of a file, by ISA-L's inflate; where a stream is damaged, zlib decides what can be had."""
+"""Decompressed bytes of a file by ISA-L's inflate; what can be saved of a damaged stream is read by zlib."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from pathlib import Path
 
 from isal import igzip_lib, isal_zlib
 
+from lwc.data.rows import Reason
 from lwc.data.stream import GZIP, Cut, chunks
 
 _CHUNK = 1 << 18
-# Of one step: a highly compressed file must not fill the memory.
+# Output of one step: a highly compressed file must not fill the memory.
 _MOST = 1 << 22
 
 
 def fast_chunks(path: Path, took: Callable[[int], None] = lambda _: None) -> Iterator[bytes | Cut]:
-    """What `lwc.data.stream.chunks` gives, in other pieces: the same bytes, then at most one `Cut`.
+    """The bytes of `lwc.data.stream.chunks` in other pieces, then at most one `Cut`.
 
-    Two to three times as fast on gzip. A stream that is broken or ends early is read again by zlib, which can go on to
-    the very byte of the damage; the bytes already given are skipped. ``took`` is told how many bytes of the file were
-    read, piece by piece.
+    Two to three times as fast on gzip. A damaged or truncated stream is read again by zlib, which decompresses up to
+    the damaged byte; bytes already yielded are skipped. ``took`` is called with the number of bytes that each step read
+    of the file.
 
     Raises:
         DataError: as `lwc.data.stream.chunks`.
@@ -56,7 +57,7 @@ def fast_chunks(path: Path, took: Callable[[int], None] = lambda _: None) -> Ite
 
 
 def _rest(path: Path, given: int) -> Iterator[bytes | Cut]:
-    """What zlib reads of ``path`` after its first ``given`` bytes, and why it ends."""
+    """The bytes that zlib reads of ``path`` after the first ``given``, and why they end."""
     for part in chunks(path):
         if isinstance(part, Cut):
             yield part
@@ -66,4 +67,4 @@ def _rest(path: Path, given: int) -> Iterator[bytes | Cut]:
         else:
             yield part[given:]
             given = 0
-    yield Cut("corrupt gzip: two decoders disagree about it")
+    yield Cut(Reason.CORRUPT_GZIP, "two decoders disagree about it")

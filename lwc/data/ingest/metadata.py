@@ -1,4 +1,4 @@
-"""Title, brand and category of items, joined by the item's id: a sorted file, looked up through a memory map."""
+"""Title, brand and category of items by the item's id, in a sorted file that is read through a memory map."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from lwc.data.fields import name_of
 from lwc.data.paths import locate
-from lwc.data.rows import Bad, name_of
+from lwc.data.rows import Bad, BadValue, Reason
 from lwc.data.sources.mcauley import check_object, parse
 from lwc.data.stream import lines
 
@@ -25,7 +25,7 @@ def _described(record: Any, file: str, line: int) -> Any:
     check_object(record)
     item = name_of(record.get("parent_asin")) or name_of(record.get("asin"))
     if item is None:
-        raise ValueError("no parent_asin or asin")
+        raise BadValue(Reason.NO_ITEM_ID)
     details = record.get("details")
     brand = name_of(record.get("brand")) or name_of(record.get("store"))
     if brand is None and isinstance(details, dict):
@@ -38,24 +38,27 @@ def _described(record: Any, file: str, line: int) -> Any:
 
 
 def build(paths: Sequence[str], folder: Path) -> dict[str, int]:
-    """Write the items of metadata files (JSON lines, plain or gzip) to ``folder``; how many were read, kept and bad.
+    """Write the items of metadata files (JSON lines, plain or gzip) to ``folder``, and bad lines to ``bad.jsonl``.
 
-    An item given twice keeps its first description. Memory: 16 bytes an item; bad lines stand in ``bad.jsonl``.
+    An item keeps its first description. Memory: 16 bytes an item.
+
+    Returns:
+        How many lines were read, how many items there are, and how many lines were bad.
 
     Raises:
-        DataError: a file is not there, or is no text.
+        DataError: a file is missing, or is not text.
     """
     folder.mkdir(parents=True, exist_ok=True)
     schema = pa.schema([("item", pa.string()), *((name, pa.string()) for name in FIELDS)])
     hashes: list[np.ndarray[Any, np.dtype[np.uint64]]] = []
     bad = 0
-    with pa.ipc.new_file(str(folder / "items.arrow"), schema) as sink, (folder / "bad.jsonl").open("wb") as quarantine:
+    with pa.ipc.new_file(str(folder / "items.arrow"), schema) as sink, (folder / "bad.jsonl").open("w") as quarantine:
         for batch, lost in _batches(paths):
             keys = (xxhash.xxh3_64_intdigest(str(row[0]).encode()) for row in batch)
             hashes.append(np.fromiter(keys, dtype=np.uint64, count=len(batch)))
             columns = list(zip(*batch, strict=True)) or [()] * len(schema)
             sink.write_batch(pa.record_batch([pa.array(column, pa.string()) for column in columns], schema=schema))
-            quarantine.writelines(orjson.dumps(one.__dict__) + b"\n" for one in lost)
+            quarantine.writelines(one.entry() for one in lost)
             bad += len(lost)
     every = np.concatenate(hashes) if hashes else np.zeros(0, dtype=np.uint64)
     order = np.argsort(every, kind="stable")
@@ -82,7 +85,7 @@ def _batches(paths: Sequence[str]) -> Iterator[tuple[list[tuple[str | None, ...]
 
 
 def look_up(folder: Path, items: pa.ChunkedArray) -> list[pa.Array]:
-    """Title, brand and category (N,) of items; null where an item is unknown."""
+    """Title, brand and category (N,) of items; null for an unknown item."""
     names = items.to_pylist()
     keys = np.load(folder / "keys.npy", mmap_mode="r")
     wanted = np.fromiter(

@@ -1,7 +1,7 @@
-"""JSON lines into columns: what is plain goes through Arrow's parser, all else the way of `mcauley.parse`.
+"""JSON lines into columns: plain lines through Arrow's parser, all others through `mcauley.parse`.
 
-Where a piece is not plain to its last line, its halves are tried, down to a few lines, so that an odd line costs those
-beside it little. Which way a line went cannot be seen in the result (a test holds both to the same).
+A piece with an odd line is halved, down to a few lines, so that most of its lines still take the fast path. Both paths
+give the same result, which a test checks.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import orjson
@@ -17,27 +16,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
 
+from lwc.data.fields import MILLISECONDS, YEAR_9999, name_of
 from lwc.data.ingest.blocks import Block
 from lwc.data.ingest.strings import LONE, contents
-from lwc.data.rows import MILLISECONDS, YEAR_9999, Bad, Row, excerpt, name_of
-from lwc.data.sources.mcauley import check_object, parse, review_of
-from lwc.data.sources.table import mapped
+from lwc.data.rows import Bad, Reason, Row, excerpt
+from lwc.data.sources.mcauley import parse, review_of
+from lwc.data.sources.table import json_mapper
 from lwc.data.stream import MAX_LINE
 from lwc.recipe import Columns
 
-# Bytes that are parsed at a time: columns of a piece stay in the processor's cache.
+# Bytes parsed at a time, so that the columns of a piece stay in the processor's cache.
 PIECE = 1 << 20
 _ROWS = 2048
-# Lines that are no longer worth halving.
+# Pieces of so few lines are not halved.
 _FEW = 16
-# RapidJSON takes Inf for a number, which the json module does not; in text the word seldom stands like this.
+# RapidJSON, unlike the json module, accepts Inf as a number; text seldom contains it in such a place.
 _INF = re.compile(rb"Inf(?=[\s,\]}])(?:(?<=[:,\[\-\t\r]Inf)|(?<=[:,\[\-\s]\sInf))")
 _EXACT = 1 << 53
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some rows (N,) column by column, with the fields of `Row`, and the lines between them that gave none."""
+    """Some rows (N,) as columns, with the fields of `Row`, and the lines among them that gave no row."""
 
     body: pa.Array
     title: pa.Array
@@ -56,7 +56,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class _Keys:
-    """Which key holds which field; None where the source has none. ``other_item`` stands in for an empty item."""
+    """The key of each field; None if the source has none. ``other_item`` replaces an empty item."""
 
     body: str | None
     title: str | None
@@ -67,7 +67,7 @@ class _Keys:
     time: str | None
 
     def schema(self) -> pa.Schema | None:
-        """The Arrow types of the keys; None where one key holds two fields of different types."""
+        """The Arrow types of the keys; None if one key is two fields of different types."""
         types = dict.fromkeys((self.body, self.title, self.user, self.item, self.other_item), pa.string())
         numbers = {self.rating: pa.float64(), self.time: pa.int64()}
         named = [(name, kind) for name, kind in (types | numbers).items() if name is not None]
@@ -79,9 +79,9 @@ _OLD = _Keys("reviewText", "summary", "overall", "reviewerID", "asin", None, "un
 
 
 def pieces(block: Block, columns: Columns | None, seen: set[str], size: int = PIECE) -> Iterator[Piece]:
-    """Rows and bad lines of a block, as `lwc.data.sources` reads them, in order and about ``size`` bytes at a time.
+    """The rows and bad lines of a block, as `lwc.data.sources` reads them, about ``size`` bytes at a time.
 
-    ``columns`` is the column map of a table, None for the McAuley formats; keys found are added to ``seen``.
+    ``columns`` is the column map of a table, None for the McAuley formats. Keys that occur are added to ``seen``.
     """
     if block.bad:
         yield of_rows(block.bad)
@@ -111,39 +111,26 @@ def _read(raw: bytes, name: str, first: int, columns: Columns | None, seen: set[
 
 
 def _careful(raw: bytes, name: str, first: int, columns: Columns | None, seen: set[str]) -> Iterator[Row | Bad]:
-    def row_of(record: Any, file: str, line: int) -> Row | Bad:
-        if columns is None:
-            return review_of(record, file, line)
-        check_object(record)
-        seen.update(record)
-        return mapped(record, columns, file, line)
-
+    row_of = review_of if columns is None else json_mapper(columns, seen)
     for number, line in enumerate(raw.split(b"\n"), start=first):
         if len(line) > MAX_LINE:
-            yield Bad(name, number, "line longer than 16 MiB", excerpt(line))
+            yield Bad(name, number, Reason.LONG_LINE, excerpt(line))
         elif line and (found := parse(line, name, number, row_of)) is not None:
             yield found
 
 
 def of_rows(items: Sequence[Row | Bad]) -> Piece:
-    """Rows and bad lines as columns; lone surrogates, which cleaning would make spaces of, become spaces here."""
+    """Rows and bad lines as columns. Lone surrogates, which Arrow cannot store, become spaces, as cleaning has it."""
     rows = [one for one in items if isinstance(one, Row)]
-    return Piece(
-        body=pa.array([LONE.sub(" ", row.body) for row in rows], pa.string()),
-        title=pa.array([LONE.sub(" ", row.title) for row in rows], pa.string()),
-        rating=pa.array([row.rating for row in rows], pa.float64()),
-        label=pa.array([row.label for row in rows], pa.string()),
-        user=pa.array([row.user for row in rows], pa.string()),
-        item=pa.array([row.item for row in rows], pa.string()),
-        time=pa.array([row.time for row in rows], pa.int64()),
-        line=pa.array([row.line for row in rows], pa.int64()),
-        file=pa.array([row.file for row in rows], pa.string()),
-        bad=tuple(one for one in items if isinstance(one, Bad)),
-    )
+    rows = [one._replace(body=LONE.sub(" ", one.body), title=LONE.sub(" ", one.title)) for one in rows]
+    numbers = {"rating": pa.float64(), "time": pa.int64(), "line": pa.int64()}
+    columns = zip(Row._fields, zip(*rows, strict=True) if rows else [()] * len(Row._fields), strict=True)
+    bad = tuple(one for one in items if isinstance(one, Bad))
+    return Piece(**{name: pa.array(values, numbers.get(name, pa.string())) for name, values in columns}, bad=bad)
 
 
 def _plain(raw: bytes, name: str, first: int, columns: Columns | None, seen: set[str]) -> Piece | None:
-    """The rows of lines that all hold an ordinary record; None where one may be anything else."""
+    """The rows of lines, each of which is an ordinary record; None if one may be anything else."""
     if columns is not None and columns.label is not None:
         return None
     table = _table(raw, columns)
@@ -171,7 +158,7 @@ def _plain(raw: bytes, name: str, first: int, columns: Columns | None, seen: set
         given = pc.fill_null(pc.not_equal(item, ""), False)
         item = pc.if_else(given, item, strings_of(keys.other_item))
     if columns is not None:
-        # A column of nulls may have been made by the schema and not by a key.
+        # A column of nulls may come from the schema, without any such key.
         if any(records[key].null_count == count for key in columns.model_dump().values() if key is not None):
             return None
         seen.update(records.column_names)
@@ -189,12 +176,11 @@ def _plain(raw: bytes, name: str, first: int, columns: Columns | None, seen: set
 
 
 def _table(raw: bytes, columns: Columns | None) -> tuple[pa.Table, _Keys] | None:
-    """The records of lines, one a line, each key at most once in its object; and which keys are fields.
+    """The records of lines, one a line and without repeated keys, and the keys of their fields; None if unsure.
 
-    Arrow's parser knows no lines: it takes objects as they come. Where every line begins with ``{`` and ends in ``}``,
-    a line cannot end inside of an object, because no JSON holds one right before the other; so if there are as many
-    objects as lines, each has one. A key given twice is an error to Arrow at any depth. It checks neither UTF-8 nor
-    depth, and takes a number (Inf) that is none.
+    Arrow's parser ignores line ends. If every line begins with ``{`` and ends in ``}``, no line can end inside an
+    object, because ``}`` directly before ``{`` is not JSON; with as many objects as lines, each line is one object.
+    Arrow refuses a repeated key at any depth, but checks neither UTF-8 nor depth, and accepts Inf.
     """
     if len(raw) > MAX_LINE:
         return None
@@ -220,7 +206,7 @@ def _table(raw: bytes, columns: Columns | None) -> tuple[pa.Table, _Keys] | None
         reading = pa.json.ReadOptions(use_threads=False, block_size=len(raw) + 1)
         table = pa.json.read_json(pa.BufferReader(raw), read_options=reading, parse_options=parsing)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, orjson.JSONDecodeError, UnicodeDecodeError):
-        return None  # the careful way tells what is wrong, if anything is
+        return None  # the careful path reports what is wrong, if anything
     if len(table) != count or (keys is _OLD and not {"rating", "user_id"}.isdisjoint(table.column_names)):
         return None
     return table, keys
@@ -235,7 +221,7 @@ def _keys_of(raw: bytes, columns: Columns | None) -> _Keys:
 
 
 def _seconds(times: pa.Array) -> pa.Array | None:
-    """Times in seconds, as `seconds_of` has them; None where one is out of range."""
+    """Times in seconds, as `seconds_of` gives them; None if one is out of range."""
     values = pc.fill_null(times, 0).to_numpy()
     if len(values) and not -_EXACT < values.min() <= values.max() < _EXACT:
         return None
@@ -247,12 +233,12 @@ def _seconds(times: pa.Array) -> pa.Array | None:
 
 
 def _names(found: pa.Array) -> pa.Array:
-    """Identifiers without white space around them, null where nothing is left (`name_of`)."""
+    """Identifiers without surrounding white space, null if empty, as `name_of` gives them."""
     data, offsets = contents(found)
     lengths = np.diff(offsets)
     filled = np.flatnonzero(lengths)
     ends = np.concatenate((data[offsets[filled]], data[offsets[filled + 1] - 1]))
-    # What begins and ends in printable ASCII has no white space there.
+    # A name that begins and ends in printable ASCII has no surrounding white space.
     if len(filled) + found.null_count == len(found) and ((ends > 32) & (ends < 127)).all():
         return found
     return pa.array([name_of(name) for name in found.to_pylist()], pa.string())

@@ -1,8 +1,7 @@
-"""One block of a source, read and cleaned, as a part on disk: rows, sorted runs of hashes, quarantine, summary."""
+"""One block of a source, read and cleaned, as a part on disk: rows, sorted hashes, quarantine, summary."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -15,15 +14,15 @@ import pyarrow.compute as pc
 import xxhash
 
 from lwc.core.arrays import Array
-from lwc.core.store import file_digest, write_json
 from lwc.data.ingest.blocks import Block
 from lwc.data.ingest.fingerprints import band_keys, bands_of, signatures
 from lwc.data.ingest.folding import fold_many, hash_names
 from lwc.data.ingest.parse import Piece, pieces
+from lwc.data.ingest.seal import seal
 from lwc.data.ingest.sketches import HyperLogLog, diversity, languages, lengths, months
 from lwc.data.ingest.strings import clean_many
 from lwc.data.prepare import label_name
-from lwc.data.rows import Bad, Row
+from lwc.data.rows import Bad, Reason, Row, excerpt
 from lwc.recipe import Columns, Data
 
 _WORD = re.compile(r"\w")
@@ -57,7 +56,7 @@ class _Summary:
             self.held += len(words)
 
     def as_json(self, table: pa.Table) -> dict[str, Any]:
-        """What a part says of its rows, whose columns are in one chunk."""
+        """The summary of a part with these rows, whose columns are in one chunk."""
         label, user, item, time = (table[name].combine_chunks() for name in ("label", "user", "item", "time"))
         self.users.add(hash_names(user))
         self.items.add(hash_names(item))
@@ -78,7 +77,10 @@ class _Summary:
 
 
 def make_part(block: Block, data: Data, columns: Columns | None, folder: Path) -> dict[str, Any]:
-    """Read, clean and label a block; write its part to ``folder``, its summary last; the summary.
+    """Read, clean and label a block, and write its part to ``folder``, the summary last.
+
+    Returns:
+        The summary.
 
     Raises:
         DataError: the source has no stars, or no label column.
@@ -102,16 +104,16 @@ def make_part(block: Block, data: Data, columns: Columns | None, folder: Path) -
             if _WORD.search(found):
                 left_out += 1
             else:
-                reason = "no letters or digits" if found else "empty text"
-                bad.append(Bad(piece.file[row].as_py(), piece.line[row].as_py(), reason, found[:120]))
+                reason = Reason.NO_WORDS if found else Reason.EMPTY_TEXT
+                bad.append(Bad(piece.file[row].as_py(), piece.line[row].as_py(), reason, excerpt(found)))
         key, starts = folded.keys[worded], np.append(folded.starts[:-1][worded], folded.starts[-1])
         named = {"text": text, "label": label, "user": piece.user, "item": piece.item, "time": piece.time,
                  "line": piece.line}  # fmt: skip
         table = pa.table(named).filter(pa.array(good)).append_column("key", pa.array(key))
         kept.append(table.cast(_IN_PIECES))
-        if bands and len(key):
-            near.append(band_keys(signatures(folded.words, starts), bands))
         if len(key):
+            none = np.zeros((0, len(key)), dtype=np.uint64)
+            near.append(band_keys(signatures(folded.words, starts), bands) if bands else none)
             summary.add(folded.words, starts)
     table = pa.concat_tables(kept)
     label = table["label"].combine_chunks().dictionary_encode()
@@ -119,23 +121,21 @@ def make_part(block: Block, data: Data, columns: Columns | None, folder: Path) -
     account = {
         "part": block.part, "file": block.file, "number": block.number, "name": block.name, "read": read,
         "rows": len(table), "left_out": left_out, "seen": sorted(seen),
-        "bad": dict(Counter(one.reason.split(":")[0].split("(")[0].strip() for one in bad)),
+        "bad": dict(Counter(one.reason.value for one in bad)),
         **summary.as_json(table),
     }  # fmt: skip
     _write(folder / block.part, table, near, bad)
-    account["files"] = {suffix: file_digest(folder / f"{block.part}.{suffix}") for suffix in SUFFIXES}
-    write_json(folder / f"{block.part}.json", account, sync=False)  # `whole` finds out if it is lost
-    return account
+    return seal(folder / f"{block.part}.json", folder, (f"{block.part}.{suffix}" for suffix in SUFFIXES), account)
 
 
 def _text(piece: Piece, fields: Sequence[str]) -> pa.Array:
-    """The fields one below the other; cleaning takes the line end of an empty one away."""
+    """The fields one below the other; cleaning removes the line end of an empty one."""
     found = [getattr(piece, name) for name in fields]
     return found[0] if len(found) == 1 else pc.binary_join_element_wise(*found, "\n")
 
 
 def _labels(piece: Piece, scheme: str) -> pa.Array:
-    """Class names (N,); null where the scheme leaves a row out."""
+    """Class names (N,); null for rows that the scheme leaves out."""
     field = "label" if scheme == "column" else "rating"
     values = getattr(piece, field).dictionary_encode(null_encoding="encode")
     distinct = values.dictionary.to_pylist()
@@ -147,7 +147,7 @@ def _labels(piece: Piece, scheme: str) -> pa.Array:
 def _write(stem: Path, table: pa.Table, near: list[Array], bad: list[Bad]) -> None:
     key = table["key"].to_numpy()
     every = np.vstack([key[None], np.concatenate(near, axis=1)])
-    # Runs sorted by hash, so that a range of hashes is one slice of each; rows in order within a hash.
+    # Sorted by hash, so that a range of hashes is one slice of each run; rows stay in order within a hash.
     order = np.argsort(every, axis=1, kind="stable")
     label = table["label"].combine_chunks()
     names = [xxhash.xxh32_intdigest(name.encode()) for name in label.dictionary.to_pylist()]
@@ -158,8 +158,7 @@ def _write(stem: Path, table: pa.Table, near: list[Array], bad: list[Bad]) -> No
     with pa.ipc.new_file(_at(stem, "rows.arrow"), SCHEMA) as sink:
         sink.write_table(table.cast(SCHEMA))
     with Path(_at(stem, "bad.jsonl")).open("w", encoding="utf-8") as file:
-        for one in sorted(bad, key=lambda one: one.line):
-            file.write(json.dumps(one.__dict__, ensure_ascii=True) + "\n")
+        file.writelines(one.entry() for one in sorted(bad, key=lambda one: one.line))
 
 
 def _at(stem: Path, suffix: str) -> str:
@@ -167,9 +166,9 @@ def _at(stem: Path, suffix: str) -> str:
 
 
 def state_bytes(threshold: float) -> dict[str, int]:
-    """Bytes that telling duplicates apart takes for a million rows, on disk until the end and in memory.
+    """Bytes per million rows that finding duplicates needs, on disk until the end and in memory.
 
-    The split by user or at random keeps nothing at all.
+    A split by user or at random needs no state.
     """
     runs = 1 + (bands_of(threshold) if threshold < 1 else 0)
     return {"disk": 1_000_000 * (runs * (8 + 4) + 4 + 1), "memory": 1_000_000, "split": 0}
@@ -179,13 +178,3 @@ def read_part(folder: Path, part: str) -> pa.Table:
     """Rows of a part, memory-mapped."""
     with pa.memory_map(f"{folder / part}.rows.arrow") as source:
         return pa.ipc.open_file(source).read_all()
-
-
-def whole(folder: Path, part: str) -> dict[str, Any] | None:
-    """The summary of a part whose files are all what they were when written; None for any other."""
-    try:
-        found: dict[str, Any] = json.loads((folder / f"{part}.json").read_text(encoding="utf-8"))
-        digests = {suffix: file_digest(folder / f"{part}.{suffix}") for suffix in SUFFIXES}
-    except (OSError, ValueError):
-        return None  # missing or damaged: to be made again
-    return found if found.get("files") == digests else None

@@ -1,4 +1,4 @@
-"""How far a long read is: rows a second, share of the bytes, time to go."""
+"""Progress of a long read: rows per second, share of the bytes, time left."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 class Meter:
-    """Counts bytes and rows from several threads and tells ``say`` about them, once a second at most."""
+    """Counts bytes and rows of several threads, and reports them to ``say`` at most once a second."""
 
     def __init__(self, what: str, total: int, say: Callable[[str], None]) -> None:
         self.what, self.total, self.say = what, total, say
@@ -17,12 +17,12 @@ class Meter:
         self._lock = threading.Lock()
 
     def took(self, count: int) -> None:
-        """``count`` more bytes (or whatever ``total`` is of) are done."""
+        """Add ``count`` bytes, or other units of ``total``."""
         with self._lock:
             self.done += count
 
     def counted(self, rows: int) -> None:
-        """``rows`` more rows are done."""
+        """Add ``rows`` rows."""
         with self._lock:
             self.rows += rows
             now = time.monotonic()
@@ -33,7 +33,7 @@ class Meter:
         self.say(text)
 
     def text(self, seconds: float) -> str:
-        """The state after so many seconds."""
+        """The progress after so many seconds."""
         parts = [f"{self.what} {self.rows:,} rows, {self.rows / max(seconds, 1e-9):,.0f} rows/s"]
         share = min(1.0, self.done / self.total) if self.total else 0.0
         if share > 0:

@@ -1,4 +1,4 @@
-"""The quality report of a stream: counts are exact, sketches say their error."""
+"""The quality report of a stream: exact counts, and estimates with their error."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ from lwc.data.splits import NAMES
 from lwc.recipe import Data
 
 _PERCENTILES = (5, 25, 50, 75, 95, 99)
-
-
 _SUMMED = ("read", "rows", "left_out", "without_user", "without_item", "without_time")
 _COUNTED = ("bad", "labels", "languages")
 
 
 def totals(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The summaries of all parts as one, taken one at a time: 2,000 of them would fill hundreds of megabytes."""
+    """The sum of all parts' summaries, read one at a time: 2,000 of them would take hundreds of megabytes."""
     total: dict[str, Any] = dict.fromkeys(_SUMMED, 0)
     total.update({name: Counter() for name in _COUNTED}, months={}, diversity=Counter())
     total["lengths"] = np.zeros(LONGEST_COUNTED + 1, dtype=np.int64)
@@ -50,7 +48,7 @@ def describe(
     kind: str,
     names: Sequence[str],
 ) -> dict[str, Any]:
-    """What the stream was (`totals`): counts, duplicates, splits, distinct things, languages, labels by month."""
+    """Counts, duplicates, splits, distinct values, languages and labels by month, from `totals`."""
     why = [int(np.count_nonzero(decisions == one)) for one in range(4)]  # bincount would take 8 bytes a row
     bands = bands_of(data.near_duplicate_threshold)
     threshold = data.near_duplicate_threshold
@@ -64,7 +62,7 @@ def describe(
         "near_duplicates": {
             "threshold": threshold,
             "rate": why[NEAR] / max(1, why[KEPT] + why[NEAR]),
-            # A text at the threshold is missed so often; what is found is compared exactly.
+            # The probability of missing a pair at the threshold; pairs that are found are compared exactly.
             "missed_at_threshold": missed(threshold, bands) if threshold < 1 else None,
         },
         "rows_used": why[KEPT],
@@ -97,7 +95,7 @@ def _lengths(counts: Array) -> dict[str, Any]:
 
 
 def _diversity(counted: Mapping[str, int]) -> dict[str, Any]:
-    """Distinct words in 10,000 running ones: a mean over windows of one length, because the ratio falls with it."""
+    """Distinct words per 10,000 words, averaged over windows of that length, because the ratio falls with length."""
     windows = counted["windows"]
     ratio = counted["distinct"] / (windows * 10_000) if windows else None
     return {"words": 10_000, "windows": windows, "type_token_ratio": ratio}

@@ -1,36 +1,70 @@
-"""The first pass: several files at once are cut into blocks, and worker processes make a part of each."""
+"""The first pass: files are cut into blocks, several at once, and worker processes turn each block into a part."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lwc.data.ingest import part as part_file
-from lwc.data.ingest.blocks import Block, Input, blocks
+from lwc.data.ingest.blocks import Block, blocks, prefix
 from lwc.data.ingest.part import make_part
 from lwc.data.ingest.progress import Meter
-from lwc.data.sources.table import check_columns
+from lwc.data.ingest.seal import unbroken
+from lwc.data.source import Input
+from lwc.data.sources.table import check_keys
 from lwc.recipe import Columns, Data, Ingest
 
 
-def read_all(
-    given: Sequence[Input], data: Data, settings: Ingest, folder: Path, pool: Executor, workers: int,
-    say: Callable[[str], None], needed: Collection[str] | None = None,
-) -> list[tuple[str, int]]:  # fmt: skip
-    """Make the parts of all inputs, or those ``needed``; name and rows of each in reading order.
+@dataclass(frozen=True)
+class Job:
+    """An ingestion: what is read, where the result goes, and who does the work.
 
-    Parts that are there and whole are taken as they are: the file is decompressed again, but not parsed. At most
-    ``workers`` + 2 blocks are in memory, beside what was read of the next one for each file that is open.
+    Args:
+        inputs: the files of ``data.source`` in reading order.
+        workers: size of ``pool``; it bounds how many blocks are in memory.
+    """
+
+    data: Data
+    seed: int
+    out: Path
+    inputs: Sequence[Input]
+    pool: Executor
+    workers: int
+    say: Callable[[str], None]
+
+    @property
+    def settings(self) -> Ingest:
+        """How to read; the defaults if the recipe has no ``data.ingest``."""
+        return self.data.ingest or Ingest()
+
+    @property
+    def parts(self) -> Path:
+        """The folder of the parts."""
+        return self.out / "parts"
+
+
+def read_all(job: Job, needed: Collection[str] | None = None) -> list[tuple[str, int]]:
+    """Make the parts of all inputs, or only those ``needed``.
+
+    Parts that exist and are whole are kept: the file is decompressed again, but not parsed. At most ``workers`` + 2
+    blocks are in memory, and what was read of the next one of each open file.
+
+    Returns:
+        Name and number of rows of each part, in reading order.
 
     Raises:
         DataError: a source that cannot be read, or lacks a column.
     """
-    wanted = [one for one in given if needed is None or any(part.startswith(f"{one.index:04d}-") for part in needed)]
-    meter = Meter("read", sum(one.path.stat().st_size for one in wanted if one.path is not None), say)
-    slots = threading.BoundedSemaphore(workers + 2)
+    wanted = [
+        (file, one)
+        for file, one in enumerate(job.inputs)
+        if needed is None or any(part.startswith(prefix(file)) for part in needed)
+    ]
+    meter = Meter("read", sum(one.path.stat().st_size for _, one in wanted if one.path is not None), job.say)
+    slots = threading.BoundedSemaphore(job.workers + 2)
     stop = threading.Event()
 
     def done(future: Future[_Made]) -> None:
@@ -40,20 +74,20 @@ def read_all(
         else:
             meter.counted(future.result().read)
 
-    def read(one: Input) -> list[_Made | Future[_Made]]:
+    def read(file: int, one: Input) -> list[_Made | Future[_Made]]:
         found: list[_Made | Future[_Made]] = []
-        coming = blocks(one, settings.shard_mib << 20, meter.took)
+        coming = blocks(file, one, job.settings.shard_mib << 20, meter.took)
         handed = True
         while handed and not stop.is_set():
-            slots.acquire()  # before the next block is read: who waits for a slot holds no block
+            slots.acquire()  # before the next block is read, so that no waiting thread has one in memory
             handed = False
             try:
                 for block in coming:
                     if needed is not None and block.part not in needed:
                         continue
-                    there = part_file.whole(folder, block.part)
+                    there = unbroken(job.parts / f"{block.part}.json", job.parts)
                     if there is None:
-                        future = pool.submit(_make, block, data, one.columns, folder)
+                        future = job.pool.submit(_make, block, job.data, one.columns, job.parts)
                         handed = True
                         found.append(future)
                         break
@@ -69,20 +103,20 @@ def read_all(
                 future.add_done_callback(done)
         return found
 
-    with ThreadPoolExecutor(settings.files_at_once) as readers:
+    with ThreadPoolExecutor(job.settings.files_at_once) as readers:
         try:
-            files = list(readers.map(read, wanted))
+            files = list(readers.map(lambda one: read(*one), wanted))
         except BaseException:
             stop.set()
             raise
     made = [one.result() if isinstance(one, Future) else one for found in files for one in found]
     if needed is None:
-        _check_columns(given, made)
+        _check_columns(job.inputs, made)
     return [(one.part, one.rows) for one in made]
 
 
 class _Made(NamedTuple):
-    """What is kept in memory of a part."""
+    """What stays in memory of a part."""
 
     part: str
     rows: int
@@ -100,10 +134,7 @@ def _make(block: Block, data: Data, columns: Columns | None, folder: Path) -> _M
 
 
 def _check_columns(given: Sequence[Input], made: Sequence[_Made]) -> None:
-    """A key of the column map may lack in some lines of a JSON table, not in all (as `read_json_lines` has it)."""
-    for one in given:
-        if one.columns is None:
-            continue
-        seen = {key for part in made if part.file == one.index for key in part.seen}
-        if seen and not {name for name in one.columns.model_dump().values() if name is not None} <= seen:
-            check_columns(one.columns, sorted(seen), str(one.path))
+    """As `read_json_lines`: some lines may lack a mapped key, but not all."""
+    for file, one in enumerate(given):
+        if one.columns is not None:
+            check_keys(one.columns, {key for part in made if part.file == file for key in part.seen}, str(one.path))

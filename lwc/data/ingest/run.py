@@ -1,4 +1,4 @@
-"""``lwc data ingest``: from a source to shards and a quality report; stopped anywhere, it goes on from there."""
+"""``lwc data ingest``: from a source to shards and a quality report; killed at any time, it resumes."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from lwc.core.arrays import Array
 from lwc.core.errors import DataError, LwcError
 from lwc.core.machine import cpu_limit
-from lwc.core.store import MANIFEST, exclusive, file_digest, key_of, read_json, write_json
+from lwc.core.store import MANIFEST, exclusive, file_digest, key_of, read_json, write_json, write_whole
 from lwc.data.ingest import metadata, shards
 from lwc.data.ingest import part as part_file
-from lwc.data.ingest.blocks import Input, inputs
 from lwc.data.ingest.dedupe import Parts, decide
 from lwc.data.ingest.progress import Meter
 from lwc.data.ingest.quality import describe, totals
-from lwc.data.ingest.reading import read_all
+from lwc.data.ingest.reading import Job, read_all
+from lwc.data.ingest.seal import seal, unbroken
 from lwc.data.paths import locate
 from lwc.data.prepare import check_bad, label_names
+from lwc.data.source import inputs_of, provenance, quiet
 from lwc.data.splits import NAMES, kind_of
-from lwc.recipe import Data, Ingest
+from lwc.recipe import Data
 
 VERSION = 2
-_Say = Callable[[str], None]
 
 
 def ingest(
@@ -42,133 +42,132 @@ def ingest(
     seed: int,
     out: Path,
     workers: int | None = None,
-    progress: _Say | None = None,
+    progress: Callable[[str], None] | None = None,
     pool: Executor | None = None,
 ) -> dict[str, Any]:
     """Read a source into ``out``: ``<split>/*.parquet``, ``quality.json``, ``quarantine.jsonl``, ``manifest.json``.
 
     Columns of the shards: id, text, label (a position in ``labels.json``), user, item, time, file, line, and with
-    ``data.ingest.metadata`` item_title, item_brand and item_category. The work is done by ``pool``, or by so many
-    ``workers`` (processes; default: the CPUs of this machine).
+    ``data.ingest.metadata`` also item_title, item_brand and item_category. A killed ingestion resumes.
+
+    Args:
+        workers: number of processes; by default the CPUs of this machine.
+        pool: does the work instead of new processes.
+
+    Returns:
+        The content of ``quality.json``, and the seconds of each pass.
 
     Raises:
-        DataError: unusable data, or ``out`` holds the result of something else.
+        DataError: unusable data, or ``out`` contains something else.
         LwcError: a worker process died.
     """
-    say = progress or (lambda _: None)
-    settings = data.ingest or Ingest()
-    workers = workers or cpu_limit()
-    given = inputs(data.source)
+    inputs, workers = inputs_of(data.source), workers or cpu_limit()
     out.mkdir(parents=True, exist_ok=True)
-    busy = DataError(f"{out}: another process is writing there", "wait for it, or name another --out")
+    busy = DataError(f"{out}: another process is writing there", "wait until it ends, or name another --out")
     with exclusive(out / "lock", busy), workers_pool(workers) if pool is None else nullcontext(pool) as executor:
-        _claim(out, data, seed, given)
+        job = Job(data, seed, out, inputs, executor, workers, progress or quiet)
+        _claim(job)
         try:
-            return _line(data, settings, seed, out, given, executor, workers, say)
+            return _line(job)
         except BrokenProcessPool as error:
-            hint = "likely out of memory: lower data.ingest.shard_mib or --workers, and run again to go on from here"
+            hint = "likely out of memory: lower data.ingest.shard_mib or --workers, and rerun the command to resume"
             raise LwcError("a worker process of the ingestion died", hint) from error
 
 
-def _line(
-    data: Data, settings: Ingest, seed: int, out: Path, given: Sequence[Input], pool: Executor, workers: int, say: _Say
-) -> dict[str, Any]:
+def _line(job: Job) -> dict[str, Any]:
+    data, out = job.data, job.out
     took: dict[str, float] = {}
     with _timed(took, "read"):
-        parts = _parts(data, settings, out, given, pool, workers, say)
+        parts = _parts(job)
         total = totals(read_json(parts.folder / f"{name}.json") for name in parts.names)
     if total["rows"] != parts.rows:
-        raise DataError(f"{out}: the source gives other rows than before", "delete the folder and run again")
+        raise DataError(f"{out}: the source now gives other rows", "delete the folder and rerun the command")
     check_bad(total["bad"], total["read"], data.max_bad_rows)
     if parts.rows == 0:
         raise DataError("no row is left after cleaning and labelling", "use another label scheme or source")
     with _timed(took, "compare"):
-        decisions = _decisions(data, out, parts, pool, say)
+        decisions = _decisions(job, parts)
     with _timed(took, "write"):
         names = label_names(data.labels, total["labels"])
-        rule = _rule(data, seed, out, parts, decisions, total)
-        joined = _metadata(settings, out, say)
-        written = _shards(out, parts, rule, names, joined, pool, workers, say)
+        rule = _rule(job, parts, decisions, total)
+        joined = _metadata(job)
+        written = _shards(job, parts, rule, names, joined)
     quality = describe(data, total, decisions, written, rule.kind, names)
     if joined is not None:
         quality["metadata"] = read_json(joined / "done.json")
-    _finish(out, data, given, parts, names, quality, written)
+    _finish(job, parts, names, quality, written)
     return {**quality, "seconds": {name: round(seconds, 2) for name, seconds in took.items()}}
 
 
-def _parts(
-    data: Data, settings: Ingest, out: Path, given: Sequence[Input], pool: Executor, workers: int, say: _Say
-) -> Parts:
-    """All parts; read are those without a shard, and all while duplicates are not known."""
-    folder, listing = out / "parts", out / "parts.json"
+def _parts(job: Job) -> Parts:
+    """All parts. Only those without a shard are read again, or all while duplicates are not known."""
+    out, folder, listing = job.out, job.parts, job.out / "parts.json"
     folder.mkdir(exist_ok=True)
     if not listing.is_file():
-        write_json(listing, read_all(given, data, settings, folder, pool, workers, say))
+        write_json(listing, read_all(job))
     listed = [(str(name), int(rows)) for name, rows in read_json(listing)]
     decided = _stored_decisions(out) is not None
 
     def lacking(name: str) -> bool:
         if not all((folder / f"{name}.{end}").is_file() for end in ("json", "bad.jsonl")):
             return True
-        return not (decided and shards.whole(out, name)) and part_file.whole(folder, name) is None
+        written = decided and unbroken(shards.summary(out, name), out) is not None
+        return not written and unbroken(folder / f"{name}.json", folder) is None
 
     needed = {name for name, _ in listed if lacking(name)}
     if needed:
-        say(f"{len(needed)} parts are read again")
-        read_all(given, data, settings, folder, pool, workers, say, needed)
+        job.say(f"{len(needed)} parts are read again")
+        read_all(job, needed)
     starts = np.concatenate(([0], np.cumsum([rows for _, rows in listed]))).astype(np.int64)
     return Parts(folder, tuple(name for name, _ in listed), starts)
 
 
 def _stored_decisions(out: Path) -> Array | None:
-    path, seal = out / "decisions.npy", out / "decisions.json"
-    if path.is_file() and seal.is_file() and read_json(seal)["sha256"] == file_digest(path):
-        stored: Array = np.load(path)
-        return stored
-    return None
+    if unbroken(out / "decisions.json", out) is None:
+        return None
+    stored: Array = np.load(out / "decisions.npy")
+    return stored
 
 
-def _decisions(data: Data, out: Path, parts: Parts, pool: Executor, say: _Say) -> Array:
-    stored = _stored_decisions(out)
+def _decisions(job: Job, parts: Parts) -> Array:
+    stored = _stored_decisions(job.out)
     if stored is not None:
         return stored
-    say("exact duplicates")
-    path = out / "decisions.npy"
-    found = decide(parts, data.near_duplicate_threshold, path, pool, say)
-    write_json(out / "decisions.json", {"sha256": file_digest(path), "rows": len(found)})
+    job.say("exact duplicates")
+    found = decide(parts, job.data.near_duplicate_threshold, job.out / "decisions.npy", job.pool, job.say)
+    seal(job.out / "decisions.json", job.out, ["decisions.npy"], {"rows": len(found)})
     return found
 
 
-def _rule(data: Data, seed: int, out: Path, parts: Parts, decisions: Array, total: dict[str, Any]) -> shards.Rule:
-    stored = out / "split.json"
+def _rule(job: Job, parts: Parts, decisions: Array, total: dict[str, Any]) -> shards.Rule:
+    stored, split = job.out / "split.json", job.data.split
     if not stored.is_file():
         without = {"user": total["without_user"], "time": total["without_time"]}
-        kind = kind_of(data.split, total["rows"], without)
-        write_json(stored, shards.rule_of(data.split, kind, seed, parts, decisions).__dict__)
+        kind = kind_of(split, total["rows"], without)
+        write_json(stored, shards.rule_of(split, kind, job.seed, parts, decisions).__dict__)
     return shards.Rule(**read_json(stored))
 
 
-def _metadata(settings: Ingest, out: Path, say: _Say) -> Path | None:
-    if not settings.metadata:
+def _metadata(job: Job) -> Path | None:
+    if not job.settings.metadata:
         return None
-    folder = out / "metadata"
+    folder = job.out / "metadata"
     if not (folder / "done.json").is_file():
-        say("reading item metadata")
-        write_json(folder / "done.json", metadata.build(settings.metadata, folder))
+        job.say("reading item metadata")
+        write_json(folder / "done.json", metadata.build(job.settings.metadata, folder))
     return folder
 
 
-def _shards(
-    out: Path, parts: Parts, rule: shards.Rule, names: list[str], joined: Path | None, pool: Executor, workers: int,
-    say: _Say,
-) -> list[dict[str, Any]]:  # fmt: skip
+def _shards(job: Job, parts: Parts, rule: shards.Rule, names: list[str], joined: Path | None) -> list[dict[str, Any]]:
+    out = job.out
     for name in (*NAMES, "shards"):
         (out / name).mkdir(exist_ok=True)
-    found = [shards.whole(out, name) for name in parts.names]
+    found = [unbroken(shards.summary(out, name), out) for name in parts.names]
     open_ = [index for index, one in enumerate(found) if one is None]
-    meter = Meter("written", len(open_), say)
+    meter = Meter("written", len(open_), job.say)
     calls = [(parts, index, out / "decisions.npy", rule, names, joined, out) for index in open_]
-    for index, one in zip(open_, pool.map(shards.write_shard, *zip(*calls, strict=True)) if calls else (), strict=True):
+    made = job.pool.map(shards.write_shard, *zip(*calls, strict=True)) if calls else ()
+    for index, one in zip(open_, made, strict=True):
         found[index] = one
         meter.took(1)
         meter.counted(sum(one["rows"].values()))
@@ -176,19 +175,18 @@ def _shards(
 
 
 def _finish(
-    out: Path, data: Data, given: Sequence[Input], parts: Parts, names: list[str], quality: dict[str, Any],
-    written: Sequence[dict[str, Any]],
-) -> None:  # fmt: skip
-    """Write what describes the whole, the manifest last, and drop what only the making needed."""
-    with (out / "quarantine.tmp").open("wb") as target:
+    job: Job, parts: Parts, names: list[str], quality: dict[str, Any], written: Sequence[dict[str, Any]]
+) -> None:
+    """Write the files that describe the whole, the manifest last, and delete intermediate files."""
+    out = job.out
+
+    def quarantine(file: BinaryIO) -> None:
         for name in parts.names:
-            target.write((parts.folder / f"{name}.bad.jsonl").read_bytes())
-    (out / "quarantine.tmp").replace(out / "quarantine.jsonl")
+            file.write((parts.folder / f"{name}.bad.jsonl").read_bytes())
+
+    write_whole(out / "quarantine.jsonl", quarantine)
     write_json(out / "labels.json", names)
-    files = [one.path for one in given if one.path is not None]
-    described = [{"name": one.name, "bytes": one.stat().st_size, "sha256": file_digest(one)} for one in files]
-    source = {"source": data.source.kind, "settings": data.source.model_dump(mode="json"), "files": described}
-    write_json(out / "source.json", {**source, "text_fields": list(data.text_fields)})
+    write_json(out / "source.json", provenance(job.data.source, job.data.text_fields))
     write_json(out / "quality.json", quality)
     contents = {name: digest for one in written for name, digest in one["files"].items()}
     own = ("labels.json", "source.json", "quality.json", "quarantine.jsonl")
@@ -200,29 +198,30 @@ def _finish(
                 (parts.folder / f"{name}.{suffix}").unlink(missing_ok=True)
 
 
-def _claim(out: Path, data: Data, seed: int, given: Sequence[Input]) -> None:
-    """Write down what this folder is of; refuse one that is of something else."""
-    paths = [one.path for one in given if one.path is not None]
-    paths += [locate(name) for name in data.ingest.metadata] if data.ingest is not None else []
+def _claim(job: Job) -> None:
+    """Record what this folder is made from; refuse one that is made from something else."""
+    data, out = job.data, job.out
+    paths = [one.path for one in job.inputs if one.path is not None]
+    paths += [locate(name) for name in job.settings.metadata]
     files = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in paths]
-    # What only sifts the result, or judges it, may change.
+    # Settings that only limit or check the result may change.
     settings = data.model_dump(mode="json", exclude={"limit", "calibration", "max_bad_rows"})
-    ingredients = {"version": VERSION, "data": settings, "seed": seed, "files": files}
+    ingredients = {"version": VERSION, "data": settings, "seed": job.seed, "files": files}
     mine, path = json.loads(json.dumps(ingredients)), out / "ingest.json"
     if path.is_file():
         theirs = read_json(path)
         changed = sorted(name for name in mine if theirs["of"].get(name) != mine[name])
         if changed:
-            raise DataError(f"{out}: holds an ingestion with another {', '.join(changed)}",
+            raise DataError(f"{out}: contains an ingestion with another {', '.join(changed)}",
                             "name another --out, or delete the folder")  # fmt: skip
     elif any(one.name != "lock" for one in out.iterdir()):
-        raise DataError(f"{out}: holds other things than an ingestion", "name another --out")
+        raise DataError(f"{out}: contains other things than an ingestion", "name another --out")
     write_json(path, {"key": key_of(mine), "of": mine})
 
 
 @contextmanager
 def workers_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes that leave Ctrl-C to the one that started them, and end when it is killed."""
+    """Worker processes that ignore Ctrl-C and end when the process that started them is killed."""
     context = multiprocessing.get_context("spawn")  # threads and fork do not go together
     pool = ProcessPoolExecutor(workers, context, initializer=_begin_worker, initargs=(os.getpid(),))
     try:
@@ -237,7 +236,7 @@ def _begin_worker(parent: int) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
-        os._exit(1)  # a pool does not tell its workers when it is killed; they must not write beside the next run
+        os._exit(1)  # a killed pool does not stop its workers, which must not write during the next run
 
     threading.Thread(target=watch, daemon=True).start()
 

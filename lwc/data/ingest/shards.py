@@ -1,11 +1,11 @@
-"""Parts become shards: what is kept, by split, as Parquet; and the rule that splits without knowing other rows."""
+"""From parts to shards: the kept rows of each split as Parquet, and the rule that assigns a row to a split."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,24 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lwc.core.arrays import Array
-from lwc.core.store import file_digest, write_json
+from lwc.core.store import write_whole
 from lwc.data.ingest.dedupe import KEPT, Parts
 from lwc.data.ingest.folding import mix
 from lwc.data.ingest.metadata import FIELDS, look_up
 from lwc.data.ingest.part import read_part
+from lwc.data.ingest.seal import seal
 from lwc.data.splits import NAMES, positions_of
 from lwc.recipe import Split
 
 _DAY = 86_400
-# Columns whose values repeat within a shard, and those whose least and greatest value say something.
+# Columns whose values repeat within a shard, and those whose minimum and maximum are useful.
 _REPEATED = ["label", "item", "file", *FIELDS]
 _SORTED = ["id", "time", "file", "line"]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How rows are split: shares end at ``first`` and ``second``; ``early`` and ``late`` are where they end in time."""
+    """How rows are split: train ends at ``first`` and validation at ``second``, in time at ``early`` and ``late``."""
 
     kind: str
     first: float
@@ -42,7 +43,7 @@ class Rule:
 
 
 def rule_of(settings: Split, kind: str, seed: int, parts: Parts, decisions: Array) -> Rule:
-    """The rule of a split. By user and at random it has no state; by time it is two moments, found in two scans."""
+    """The rule of a split. By user and at random it needs no other rows; by time, two moments from two scans."""
     first, second = 1 - settings.validation - settings.test, 1 - settings.test
     if kind != "time":
         return Rule(kind, first, second, seed)
@@ -51,7 +52,7 @@ def rule_of(settings: Split, kind: str, seed: int, parts: Parts, decisions: Arra
 
 
 def moments(parts: Parts, decisions: Array, shares: Sequence[float]) -> list[int]:
-    """For each share, the first moment before which so much of the kept rows lies (rows of a moment stay together)."""
+    """For each share, the first moment before which that share of kept rows lies; equal moments stay together."""
     days: Counter[int] = Counter()
     for times in _times(parts, decisions):
         days.update(dict(zip(*(a.tolist() for a in np.unique(times // _DAY, return_counts=True)), strict=True)))
@@ -93,37 +94,43 @@ def assign(rule: Rule, table: pa.Table) -> Array:
     return np.where(positions < rule.first, 0, np.where(positions < rule.second, 1, 2))
 
 
+def summary(out: Path, part: str) -> Path:
+    """Where a shard's summary is."""
+    return out / "shards" / f"{part}.json"
+
+
 def write_shard(
     parts: Parts, index: int, decisions: Path, rule: Rule, names: Sequence[str], metadata: Path | None, out: Path
 ) -> dict[str, Any]:
-    """Write the kept rows of a part to ``out``/<split>/<part>.parquet, then their summary; the summary."""
+    """Write the kept rows of a part to ``out``/<split>/<part>.parquet, then their summary.
+
+    Returns:
+        The summary.
+    """
     part, start = parts.names[index], int(parts.starts[index])
     table = read_part(parts.folder, part)
     why = np.array(np.load(decisions, mmap_mode="r")[start : start + len(table)])
     kept = np.flatnonzero(why == KEPT)
-    # Texts are taken where they stand for a user that is missing.
+    # The text replaces a missing user.
     wanted = ["user", "time", "key", *(["text"] if table["user"].null_count else [])]
     of_kept = table.select(wanted).take(kept)
     split = assign(rule, of_kept)
-    found: dict[str, Any] = {"part": part, "start": start, "rows": {}, "labels": {}, "files": {}}
+    found: dict[str, Any] = {"part": part, "start": start, "rows": {}, "labels": {}}
     found["without_user"] = of_kept["user"].null_count
+    files = {name: f"{name}/{part}.parquet" for name in NAMES}
     for number, name in enumerate(NAMES):
         rows = _columns(table, kept[split == number], start, int(part[:4]), names, metadata)
-        path = out / name / f"{part}.parquet"
-        temporary = path.with_suffix(".tmp")
-        pq.write_table(rows, temporary, compression="zstd", use_dictionary=_REPEATED, write_statistics=_SORTED)
-        temporary.replace(path)
+        write = partial(pq.write_table, rows, compression="zstd", use_dictionary=_REPEATED, write_statistics=_SORTED)
+        write_whole(out / files[name], write, sync=False)
         counts = np.bincount(rows["label"].to_numpy(), minlength=len(names)).tolist()
         found["rows"][name], found["labels"][name] = len(rows), dict(zip(names, counts, strict=True))
-        found["files"][f"{name}/{part}.parquet"] = file_digest(path)
-    write_json(out / "shards" / f"{part}.json", found, sync=False)  # `whole` finds out if it is lost
-    return found
+    return seal(summary(out, part), out, files.values(), found)
 
 
 def _columns(
     table: pa.Table, rows: Array, start: int, file: int, names: Sequence[str], metadata: Path | None
 ) -> pa.Table:
-    """What a shard keeps of some rows (N,) of a part."""
+    """The columns of a shard for some rows (N,) of a part."""
     table = table.take(pa.array(rows))
     label = table["label"].cast(pa.string())
     columns = {
@@ -135,13 +142,3 @@ def _columns(
     if metadata is not None:
         columns.update(zip(FIELDS, look_up(metadata, table["item"]), strict=True))
     return pa.table(columns)
-
-
-def whole(out: Path, part: str) -> dict[str, Any] | None:
-    """The summary of a shard whose files are all what they were when written; None for any other."""
-    try:
-        found: dict[str, Any] = json.loads((out / "shards" / f"{part}.json").read_text(encoding="utf-8"))
-        good = all(file_digest(out / name) == digest for name, digest in found["files"].items())
-    except (OSError, ValueError, KeyError, AttributeError):
-        return None  # missing or damaged: to be made again
-    return found if good else None

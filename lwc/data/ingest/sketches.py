@@ -1,4 +1,4 @@
-"""What a stream tells in one pass and in fixed memory: exact counts where few are needed, sketches where not."""
+"""Statistics of a stream in one pass and fixed memory: exact counts of few values, sketches of many."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from lwc.data.quality import ENGLISH
 _BITS = 14
 # Standard error of HyperLogLog (Flajolet et al. 2007).
 HLL_ERROR = 1.04 / math.sqrt(1 << _BITS)
-LONGEST_COUNTED = 2048  # words; longer texts are counted there
+LONGEST_COUNTED = 2048  # words; longer texts count as this long
 _WINDOW, _WINDOWS = 10_000, 10
-_TELLING = 8  # words: shorter texts carry too few to tell a language by
+_TELLING = 8  # words: the language of shorter texts cannot be told
 _SHARE = 0.2
-_PLACES = 16  # bits of a hash by which a function word is found; no two of them agree in so many
+_PLACES = 16  # bits of a hash that identify a function word; no two agree in all of them
 # Frequent function words; a word may belong to several languages.
 _LANGUAGES = {
     "English": " ".join(sorted(ENGLISH)),
@@ -36,7 +36,7 @@ _LANGUAGES = {
 
 
 class HyperLogLog:
-    """Distinct 64-bit hashes in 16 KiB, to 0.8% (standard error); two sketches of parts are one of the whole."""
+    """Counts distinct 64-bit hashes in 16 KiB with a standard error of 0.8%; sketches of parts can be merged."""
 
     def __init__(self, registers: Array | None = None) -> None:
         self.registers = np.zeros(1 << _BITS, dtype=np.uint8) if registers is None else registers
@@ -44,14 +44,14 @@ class HyperLogLog:
     def add(self, hashes: Array) -> None:
         """Count hashes (N,), uint64 and well mixed."""
         place = (hashes >> np.uint64(64 - _BITS)).astype(np.int64)
-        # The position of the first 1 in the other bits, at most 51 with the guard bit that ends them: a float holds
-        # them exactly, and its exponent tells.
+        # The position of the first 1 in the other bits, at most 51 with the guard bit at their end, is the exponent of
+        # a float, which represents them exactly.
         rest = (hashes << np.uint64(_BITS)) | np.uint64(1 << (_BITS - 1))
         exponent = (rest.astype(np.float64).view(np.uint64) >> np.uint64(52)).astype(np.int16)
         np.maximum.at(self.registers, place, (1023 + 64 - exponent).astype(np.uint8))
 
     def merge(self, other: HyperLogLog) -> None:
-        """Take in the sketch of another part."""
+        """Add the sketch of another part."""
         np.maximum(self.registers, other.registers, out=self.registers)
 
     def estimate(self) -> int:
@@ -70,7 +70,7 @@ class HyperLogLog:
 
     @staticmethod
     def of(text: str) -> HyperLogLog:
-        """A sketch from its text."""
+        """The sketch with these registers."""
         return HyperLogLog(np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=np.uint8).copy())
 
 
@@ -96,7 +96,7 @@ def _tau(x: float) -> float:
 
 @functools.cache
 def _function_words() -> tuple[Array, Array, Array]:
-    """(place by low bits of a hash, hashes, (F, L) whether word F is of language L)."""
+    """Place by the low bits of a hash, hashes of F words, and (F, L) whether a word is of a language."""
     words = sorted({word for text in _LANGUAGES.values() for word in text.split()})
     hashes = fold_many(pa.array(words)).words
     member = np.array([[word in text.split() for text in _LANGUAGES.values()] for word in words])
@@ -106,7 +106,7 @@ def _function_words() -> tuple[Array, Array, Array]:
 
 
 def languages(words: Array, starts: Array) -> Counter[str]:
-    """How many texts are of which language, by the share of function words among their words (at least 0.2)."""
+    """Number of texts by language: the one with most function words, at least 20% of all words."""
     table, hashes, member = _function_words()
     place = table[(words & np.uint64((1 << _PLACES) - 1)).astype(np.int64)]
     hit = np.flatnonzero(hashes[place] == words)
@@ -122,18 +122,18 @@ def languages(words: Array, starts: Array) -> Counter[str]:
 
 
 def lengths(starts: Array) -> Array:
-    """Texts (2049,) by their number of words; the last place holds all longer ones."""
+    """Number of texts (2049,) by number of words; the last one counts all longer texts."""
     return np.bincount(np.minimum(np.diff(starts), LONGEST_COUNTED), minlength=LONGEST_COUNTED + 1)
 
 
 def diversity(words: Array) -> tuple[int, int]:
-    """(distinct words summed over windows of 10,000 running words, windows): at most ten windows are looked at."""
+    """Distinct words summed over at most ten windows of 10,000 words, and the number of windows."""
     windows = min(_WINDOWS, len(words) // _WINDOW)
     return sum(len(np.unique(words[i * _WINDOW : (i + 1) * _WINDOW])) for i in range(windows)), windows
 
 
 def months(times: pa.Array, labels: pa.DictionaryArray) -> dict[str, dict[str, int]]:
-    """Rows by month (``2014-03``) and label; rows without a time are left out."""
+    """Number of rows by month (``2014-03``) and label, without rows that have no time."""
     there = times.is_valid().to_numpy(zero_copy_only=False)
     month = pc.fill_null(times, 0).to_numpy().astype("datetime64[s]").astype("datetime64[M]").astype(np.int64)[there]
     names = labels.dictionary.to_pylist()
@@ -149,5 +149,5 @@ def months(times: pa.Array, labels: pa.DictionaryArray) -> dict[str, dict[str, i
 
 
 def quantile(counts: Array, share: float) -> int:
-    """The value below or at which a share of the counted things lies."""
+    """The least value that a share of the counted values does not exceed."""
     return int(np.searchsorted(np.cumsum(counts), share * counts.sum()))

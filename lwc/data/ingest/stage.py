@@ -1,4 +1,4 @@
-"""The data stage of a large source: ingest it, then write the split files that every other stage reads."""
+"""The data stage of a large source: ingest it, then write the split files that other stages read."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _COLUMNS = ["id", "text", "label", "user", "item", "time"]
 def prepare_large(
     data: Data, seed: int, out: Path, scratch: Path, progress: Callable[[str], None], workers: int | None = None
 ) -> dict[str, Any]:
-    """What `lwc.data.prepare.prepare` writes, by way of shards in ``scratch``, which survive a kill.
+    """Write what `lwc.data.prepare.prepare` writes, by way of shards in ``scratch``, which survive a kill.
 
-    ``data.limit`` draws that many of the kept rows. Only ids and labels of rows are ever in memory, 16 bytes each; the
-    stages that train hold their texts, so that a large source wants a limit.
+    Memory: 16 bytes a row. Stages that train load all texts, so a large source needs ``data.limit``, a random sample of
+    the kept rows.
 
     Raises:
-        DataError: as `ingest`, or a split or class is left without rows.
+        DataError: as `ingest`, or a split or class has no rows.
     """
     shards = scratch / "shards"
     quality = ingest(data, seed, shards, workers, progress)
@@ -61,7 +61,7 @@ def prepare_large(
 
 
 def _chosen(shards: Path, limit: int | None, seed: int) -> Array | None:
-    """Ids of the rows that a limit keeps, sorted; None where it keeps all."""
+    """The sorted ids of the rows that a limit keeps; None if it keeps all."""
     if limit is None:
         return None
     ids = [pq.read_table(path, columns=["id"])["id"].to_numpy() for name in NAMES for path in _files(shards, name)]
@@ -87,7 +87,7 @@ def _tables(shards: Path, split: str, chosen: Array | None) -> Iterator[pa.Table
 
 
 def _rows(path: Path, rows: Array) -> Iterator[pa.Table]:
-    """Rows (N,) of a Parquet file, by their sorted numbers."""
+    """The rows of a Parquet file with these sorted numbers (N,)."""
     start = 0
     for batch in pq.ParquetFile(path).iter_batches():
         mine = rows[(rows >= start) & (rows < start + len(batch))] - start
@@ -96,7 +96,7 @@ def _rows(path: Path, rows: Array) -> Iterator[pa.Table]:
 
 
 def _write(tables: Iterator[pa.Table], path: Path) -> Array:
-    """Write tables to one file, a row group each; their labels (N,)."""
+    """Write tables to one file, each as a row group; returns their labels (N,)."""
     labels = []
     first = next(tables)
     with pq.ParquetWriter(path, first.schema) as writer:

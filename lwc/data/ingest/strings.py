@@ -1,4 +1,4 @@
-"""Columns of strings as the bytes that Arrow keeps them in, and cleaning many of them at a time."""
+"""Columns of strings as Arrow's bytes, and cleaning of many strings at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CONTROLS = bytes(_SPACE if byte < _SPACE or byte == 127 else byte for byte in r
 
 
 def contents(texts: pa.Array) -> tuple[Array, Array]:
-    """(bytes (B,), where each text begins and the last one ends (N + 1,)) of an array of strings."""
+    """The bytes (B,) of an array of strings, and the offsets (N + 1,) at which each begins and the last one ends."""
     if not len(texts):
         return np.zeros(0, dtype=np.uint8), np.zeros(1, dtype=np.int64)
     _, places, data = texts.buffers()
@@ -29,25 +29,25 @@ def contents(texts: pa.Array) -> tuple[Array, Array]:
 
 
 def from_contents(data: Array, offsets: Array) -> pa.Array:
-    """The array of strings of such bytes, which must be UTF-8."""
+    """The array of strings with these bytes, which must be UTF-8."""
     buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(np.ascontiguousarray(data))]
     return pa.Array.from_buffers(pa.string(), len(offsets) - 1, buffers)
 
 
 def rows_with(places: Array, offsets: Array) -> Array:
-    """Whether (N,) a text holds one of the byte positions (P,), which ascend."""
+    """Whether (N,) a text contains one of the ascending byte positions (P,)."""
     inside = np.searchsorted(places, offsets)
     found: Array = inside[1:] > inside[:-1]
     return found
 
 
 def with_texts(texts: pa.Array, where: Array, given: Sequence[str]) -> pa.Array:
-    """``texts`` with those ``where`` (N,) is true replaced in turn."""
+    """``texts`` in which those with a true ``where`` (N,) are replaced, in order."""
     return pc.replace_with_mask(texts, pa.array(where), pa.array(given, pa.string())) if len(given) else texts
 
 
 def clean_many(texts: pa.Array) -> pa.Array:
-    """`lwc.data.cleaning.clean` of every text: array work for those of plain ASCII, one by one for the others."""
+    """`lwc.data.cleaning.clean` of every text: array operations for plain ASCII, one by one for the others."""
     data, offsets = contents(texts)
     odd = rows_with(np.flatnonzero((data == ord("&")) | (data == ord("<")) | (data >= 128)), offsets)
     if not odd.any():
@@ -60,7 +60,7 @@ def clean_many(texts: pa.Array) -> pa.Array:
 
 
 def _tidy(texts: pa.Array) -> pa.Array:
-    """ASCII texts with control characters as spaces, one space between words and none at the ends."""
+    """ASCII texts with spaces for control characters, one space between words, and none at the ends."""
     data, offsets = contents(texts)
     if not len(data):
         return texts

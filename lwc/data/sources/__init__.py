@@ -1,1 +1,1 @@
-"""One file a source; the table is in `lwc.data.sources.registry`."""
+"""One module for each data source; its ``SOURCE`` is named by a settings class in `lwc.recipe.data`."""

@@ -11,6 +11,7 @@ from lwc.core.machine import cache_dir
 from lwc.core.store import file_digest, read_json, write_json
 from lwc.data.download import download
 from lwc.data.rows import Progress, Rows
+from lwc.data.source import Input, Source, quiet
 from lwc.data.sources import mcauley
 from lwc.recipe import Amazon2023
 
@@ -29,12 +30,12 @@ CATEGORIES = (
 def fetch(category: str, progress: Progress) -> Path:
     """The category's file, from ``LWC_DATA_DIR``, the cache, or the official host.
 
-    The publisher gives no checksums. The SHA-256 of the first download is written to ``<file>.sha256.json`` beside
-    it, and every later run is held to it: the data cannot change under a recipe unnoticed.
+    The publisher gives no checksums. The SHA-256 of the first download is written to ``<file>.sha256.json``, and every
+    later run checks the file against it, so that the data of a recipe cannot change unnoticed.
 
     Raises:
-        DataError: no such category, or the file is not the one that was pinned.
-        MissingDependency: no network, and the file is nowhere here.
+        DataError: no such category, or not the file that was first downloaded.
+        MissingDependency: the file is not on this machine, and there is no network.
     """
     if category not in CATEGORIES:
         near = difflib.get_close_matches(category, CATEGORIES, n=1)
@@ -53,7 +54,7 @@ def fetch(category: str, progress: Progress) -> Path:
     if not pin.is_file():
         write_json(pin, found)
     elif read_json(pin) != found:
-        raise DataError(f"{path}: not the file that was pinned in {pin.name}", "delete both to download it anew")
+        raise DataError(f"{path}: not the file that was pinned in {pin.name}", "delete both to download it again")
     return path
 
 
@@ -64,6 +65,14 @@ def read(source: Amazon2023, progress: Progress) -> Rows:
     yield from mcauley.read_file(path)
 
 
-def files(source: Amazon2023) -> list[Path]:
-    """The category's file."""
-    return [fetch(source.category, lambda _: None)]
+def _files(settings: Amazon2023) -> dict[str, Path]:
+    path = fetch(settings.category, quiet)
+    return {path.name: path}
+
+
+SOURCE = Source[Amazon2023](
+    read,
+    _files,
+    digests=lambda settings: {},  # the content is pinned
+    inputs=lambda settings: [Input(name, path) for name, path in _files(settings).items()],
+)

@@ -1,8 +1,8 @@
 """``amazon-sample``: 5,000 Amazon Fine Food reviews inside Debian's package ``r-cran-modeldata``.
 
-Fetched by the apt client where the machine has one, else over HTTPS from a Debian mirror; the payload is pinned by
-SHA-256, so that every machine reads the same rows. No R is needed: ``Rdata.rdx`` is an index of offsets into
-``Rdata.rdb``, whose entries are a 4-byte big-endian length, one type byte ``Z`` and a raw LZMA2 stream.
+Downloaded by the apt client if there is one, else over HTTPS from a Debian mirror. The payload is pinned by SHA-256, so
+that every machine reads the same rows. No R is needed: ``Rdata.rdx`` is an index of offsets into ``Rdata.rdb``, whose
+entries are a 4-byte big-endian length, one type byte ``Z`` and a raw LZMA2 stream.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from lwc.core.machine import cache_dir
 from lwc.core.store import file_digest
 from lwc.data.download import download
 from lwc.data.rows import Progress, Row, Rows
+from lwc.data.source import Source, quiet
 from lwc.recipe import AmazonSample
 
 PACKAGE = "r-cran-modeldata"
@@ -43,7 +44,7 @@ def _whole(folder: Path) -> bool:
 
 
 def _with_apt(folder: Path, progress: Progress) -> Path | None:
-    """The .deb by way of the apt client, or None where that route is not open."""
+    """The .deb from the apt client, or None if apt cannot deliver it."""
     if shutil.which("apt-get") is None:
         return None
     command = ["apt-get", "download", f"{PACKAGE}=1.1.0-1"]
@@ -54,16 +55,16 @@ def _with_apt(folder: Path, progress: Progress) -> Path | None:
         return None
     found = sorted(folder.glob("*.deb"))
     if done.returncode != 0 or not found or file_digest(found[0]) != DEB_SHA256:
-        progress(f"apt-get gives no {DEB} with the pinned SHA-256")
+        progress(f"apt-get has no {DEB} with the pinned SHA-256")
         return None
     return found[0]
 
 
 def _unpack(deb: Path, folder: Path) -> None:
-    """Take the two payload files out of a .deb: an ar archive that holds data.tar.xz."""
+    """Extract the two payload files from a .deb, an ar archive that contains data.tar.xz."""
     raw = deb.read_bytes()
     if raw[:8] != b"!<arch>\n":
-        raise DataError(f"{deb}: not a Debian package", "delete it and run again")
+        raise DataError(f"{deb}: not a Debian package", "delete it and run the command again")
     position = 8
     while position + 60 <= len(raw):
         name, size = raw[position : position + 16].strip().rstrip(b"/"), int(raw[position + 48 : position + 58])
@@ -72,7 +73,7 @@ def _unpack(deb: Path, folder: Path) -> None:
         if name.startswith(b"data.tar"):
             with tarfile.open(fileobj=io.BytesIO(member)) as archive:
                 for entry in archive:
-                    # Read by name and written by us: no path of the archive is ever used.
+                    # Only the base name is used: a path in the archive decides nothing.
                     base = Path(entry.name).name
                     if base in FILES and "/data/" in entry.name and entry.isfile():
                         content = archive.extractfile(entry)
@@ -81,11 +82,11 @@ def _unpack(deb: Path, folder: Path) -> None:
 
 
 def fetch(progress: Progress) -> Path:
-    """The folder that holds the pinned payload, fetched on first use.
+    """The folder of the pinned payload, downloaded on first use.
 
     Raises:
-        MissingDependency: neither the apt client nor a mirror gives the package.
-        DataError: what came is not the pinned content.
+        MissingDependency: neither the apt client nor a mirror has the package.
+        DataError: the download is not the pinned content.
     """
     final = cache_dir() / "amazon-sample-1.1.0-1"
     if _whole(final):
@@ -102,7 +103,7 @@ def fetch(progress: Progress) -> Path:
         unpacked.mkdir()
         _unpack(deb, unpacked)
         if not _whole(unpacked):
-            raise DataError(f"{deb.name}: its content is not the pinned one", "remove it and run again")
+            raise DataError(f"{deb.name}: its content is not the pinned one", "delete it and run the command again")
         if final.exists():
             shutil.rmtree(final)
         unpacked.rename(final)
@@ -112,14 +113,14 @@ def fetch(progress: Progress) -> Path:
 def _table(folder: Path, name: str) -> Any:
     """One data frame of the R database.
 
-    The LZMA stream is raw LZMA2 with the encoder's preset 6|EXTREME; its uncompressed length stands before it.
+    The LZMA stream is raw LZMA2 with the encoder's preset 6|EXTREME, after its uncompressed length.
     """
     try:
         import rdata
     except ImportError as error:
         raise MissingDependency("amazon-sample needs the package rdata", "pip install rdata") from error
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # rdata warns about R classes that are not ours
+        warnings.simplefilter("ignore")  # rdata warns about R classes that are not read here
         index = rdata.read_rds(folder / "Rdata.rdx")["variables"]
         offset, length = (int(value) for value in index[name])
         entry = (folder / "Rdata.rdb").read_bytes()[offset : offset + length]
@@ -140,7 +141,9 @@ def read(source: AmazonSample, progress: Progress) -> Rows:
             yield Row(name, line, body=str(review), label=str(score), item=str(product))
 
 
-def files(source: AmazonSample) -> list[Path]:
-    """The payload files, for the record of what was used."""
-    folder = fetch(lambda _: None)
-    return [folder / name for name in FILES]
+def _files(settings: AmazonSample) -> dict[str, Path]:
+    folder = fetch(quiet)
+    return {name: folder / name for name in FILES}
+
+
+SOURCE = Source[AmazonSample](read, _files, digests=lambda settings: {})  # the content is pinned

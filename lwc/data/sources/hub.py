@@ -1,4 +1,4 @@
-"""A Hugging Face dataset id, or a local folder in that layout, through the ``datasets`` library."""
+"""A Hugging Face dataset id, or a local folder in that layout, read with the ``datasets`` library."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from lwc.core.errors import DataError, MissingDependency
+from lwc.core.store import digest_paths
 from lwc.data.paths import local_dataset
 from lwc.data.rows import Progress, Rows
+from lwc.data.source import Source
 from lwc.data.sources.table import check_columns, mapped
 from lwc.recipe import HubDataset
 
 
 def _offline(error: BaseException | None) -> bool:
-    """Whether the library's not-found error is really a hub out of reach: it wraps one in the other."""
+    """Whether a not-found error means that the hub cannot be reached: the library wraps one in the other."""
     while error is not None:
         text = str(error).lower()
         if isinstance(error, ConnectionError) or "offline" in text or "reach the hub" in text:
@@ -24,7 +26,7 @@ def _offline(error: BaseException | None) -> bool:
 
 
 def read(source: HubDataset, progress: Progress) -> Rows:
-    """Rows of one split; class labels come as their names. A dataset that needs its own code is refused.
+    """Rows of one split; class labels are names. A dataset that needs its own code is refused.
 
     Raises:
         MissingDependency: the library is not installed, or the hub cannot be reached.
@@ -42,7 +44,7 @@ def read(source: HubDataset, progress: Progress) -> Rows:
         if local is None and (_offline(error) or not isinstance(error, FileNotFoundError | ValueError)):
             raise MissingDependency(
                 f"{source.id}: the hub cannot be reached: {error}",
-                "get the dataset on a machine with a network, put its folder under LWC_DATA_DIR and name that folder",
+                "download it elsewhere, put its folder under LWC_DATA_DIR and name the folder as data.source.id",
             ) from error
         raise DataError(f"{source.id}: {error}", "check data.source.id, config and split") from error
     check_columns(source.columns, list(found.column_names), source.id)
@@ -56,6 +58,9 @@ def read(source: HubDataset, progress: Progress) -> Rows:
         yield mapped(record, source.columns, source.id, line)
 
 
-def files(source: HubDataset) -> list[Path]:
-    """None of ours: the library keeps its own cache."""
-    return []
+def _digests(settings: HubDataset) -> dict[str, str]:
+    folder = local_dataset(settings.id)
+    return {settings.id: digest_paths([Path(folder)])} if folder is not None else {}
+
+
+SOURCE = Source[HubDataset](read, digests=_digests)

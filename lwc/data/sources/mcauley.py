@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from lwc.data.paths import locate
-from lwc.data.rows import Bad, Progress, Row, Rows, excerpt, name_of, rating_of, seconds_of, text_of
+from lwc.data.fields import name_of, rating_of, seconds_of, text_of
+from lwc.data.paths import locate, locate_all
+from lwc.data.rows import Bad, BadValue, Progress, Reason, Row, Rows, excerpt
+from lwc.data.source import Input, Source
 from lwc.data.stream import lines
 from lwc.recipe import McAuleyFile
 
@@ -16,23 +19,27 @@ from lwc.recipe import McAuleyFile
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key is given twice")
+        raise BadValue(Reason.REPEATED_KEY)
     return found
 
 
 def check_object(record: Any) -> None:
-    """Raise `ValueError` where a line holds another JSON value than an object."""
+    """Raise `BadValue` if a JSON value is not an object."""
     if not isinstance(record, dict):
-        raise ValueError(f"not an object but {type(record).__name__}")
+        raise BadValue(Reason.NOT_AN_OBJECT, type(record).__name__)
 
 
 def review_of(record: Any, file: str, line: int) -> Row:
-    """A review of any of the three releases; `ValueError` where it has no usable rating, or is no object."""
+    """A review of any of the three releases.
+
+    Raises:
+        BadValue: not an object, or no usable rating or time.
+    """
     check_object(record)
     new = "rating" in record or "user_id" in record
     rating = rating_of(record.get("rating" if new else "overall"))
     if rating is None:
-        raise ValueError("no rating")
+        raise BadValue(Reason.NO_RATING)
     return Row(
         file,
         line,
@@ -48,9 +55,9 @@ def review_of(record: Any, file: str, line: int) -> Row:
 def parse(
     raw: bytes, file: str, line: int, row_of: Callable[[Any, str, int], Row | Bad] = review_of
 ) -> Row | Bad | None:
-    """One line; None for a blank one and for the brackets of an array written one object a line.
+    """One line; None for a blank one and for the brackets of an array with one object a line.
 
-    ``row_of`` makes the row of a parsed value; its `ValueError` is the reason why the line gave none.
+    ``row_of`` turns a parsed value into a row, or raises `BadValue`.
     """
     text = raw.strip()
     if line == 1 and text.startswith(b"["):
@@ -59,16 +66,20 @@ def parse(
         text = text.rstrip(b",] \t\r") if text.endswith((b",", b"]")) else text
     if not text or text in (b"]", b"[", b","):
         return None
+    reason: StrEnum
     try:
         return row_of(json.loads(text.decode("utf-8"), object_pairs_hook=_pairs), file, line)
     except UnicodeDecodeError:
-        return Bad(file, line, "invalid UTF-8", excerpt(raw))
+        reason, detail = Reason.NOT_UTF8, ""
     except json.JSONDecodeError as error:
-        return Bad(file, line, f"bad JSON: {error.msg}", excerpt(raw))
+        reason, detail = Reason.BAD_JSON, error.msg
     except RecursionError:
-        return Bad(file, line, "bad JSON: nested too deep", excerpt(raw))
-    except ValueError as error:
-        return Bad(file, line, str(error), excerpt(raw))
+        reason, detail = Reason.BAD_JSON, "nested too deep"
+    except BadValue as error:
+        reason, detail = error.reason, error.detail
+    except ValueError as error:  # Python parses no integer of more than 4,300 digits
+        reason, detail = Reason.TOO_MANY_DIGITS, str(error)
+    return Bad(file, line, reason, excerpt(raw), detail)
 
 
 def read_file(path: Path, row_of: Callable[[Any, str, int], Row | Bad] = review_of) -> Rows:
@@ -90,6 +101,8 @@ def read(source: McAuleyFile, progress: Progress) -> Rows:
         yield from read_file(locate(name))
 
 
-def files(source: McAuleyFile) -> list[Path]:
-    """The files that are read."""
-    return [locate(name) for name in source.paths]
+SOURCE = Source[McAuleyFile](
+    read,
+    files=lambda settings: locate_all(settings.paths),
+    inputs=lambda settings: [Input(name, locate(name)) for name in settings.paths],
+)

@@ -6,20 +6,24 @@ import csv
 import difflib
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lwc.core.errors import DataError
-from lwc.data.paths import locate
-from lwc.data.rows import Bad, Progress, Row, Rows, excerpt, name_of, rating_of, seconds_of, text_of
+from lwc.data.fields import name_of, rating_of, seconds_of, text_of
+from lwc.data.paths import locate, locate_all
+from lwc.data.rows import Bad, BadValue, Progress, Reason, Row, Rows, excerpt
+from lwc.data.source import Input, Source
 from lwc.data.sources.mcauley import check_object
 from lwc.data.sources.mcauley import read_file as read_json_file
 from lwc.data.stream import line_end, lines
 from lwc.recipe import Columns, TableFile
 
-# A quote that never closes is noticed after this many characters; no review is near it.
+# An unclosed quote is noticed after this many characters, far more than any review has.
 csv.field_size_limit(1 << 17)
+_JSON = (".json", ".jsonl")
 
 
 def mapped(record: Mapping[str, Any], columns: Columns, file: str, line: int) -> Row | Bad:
@@ -28,22 +32,22 @@ def mapped(record: Mapping[str, Any], columns: Columns, file: str, line: int) ->
     def value(column: str | None) -> Any:
         return record.get(column) if column is not None else None
 
-    raw = value(columns.rating)
-    if isinstance(raw, float) and math.isnan(raw):
-        return Bad(file, line, "rating is NaN", text_of(value(columns.body))[:120])
+    body, raw = text_of(value(columns.body)), value(columns.rating)
     try:
+        if isinstance(raw, float) and math.isnan(raw):
+            raise BadValue(Reason.RATING_NAN)
         rating, time = rating_of(raw), seconds_of(value(columns.time))
-    except ValueError as error:
-        return Bad(file, line, str(error), text_of(value(columns.body))[:120])
-    if columns.rating is not None and rating is None:
-        return Bad(file, line, "no rating", text_of(value(columns.body))[:120])
-    label = name_of(value(columns.label))
-    if columns.label is not None and label is None:
-        return Bad(file, line, "no label", text_of(value(columns.body))[:120])
+        if columns.rating is not None and rating is None:
+            raise BadValue(Reason.NO_RATING)
+        label = name_of(value(columns.label))
+        if columns.label is not None and label is None:
+            raise BadValue(Reason.NO_LABEL)
+    except BadValue as error:
+        return Bad(file, line, error.reason, excerpt(body), error.detail)
     return Row(
         file,
         line,
-        body=text_of(value(columns.body)),
+        body=body,
         title=text_of(value(columns.title)),
         rating=rating,
         label=label,
@@ -54,7 +58,7 @@ def mapped(record: Mapping[str, Any], columns: Columns, file: str, line: int) ->
 
 
 def check_columns(columns: Columns, present: list[str], where: str) -> None:
-    """Raise `DataError` for every mapped column that the table lacks, with the nearest one it has."""
+    """Raise `DataError` for mapped columns that the table lacks, with the nearest name that it has."""
     lacking = [
         f"{field}: {name!r}{_near(name, present)}"
         for field, name in columns.model_dump().items()
@@ -73,7 +77,7 @@ def _near(name: str, present: list[str]) -> str:
 
 
 class _Feed:
-    """Physical lines for `csv.reader`; remembers those of the record being read, so that they can be given back."""
+    """Physical lines for `csv.reader`; remembers those of the current record, so that they can be read again."""
 
     def __init__(self, source: Iterator[tuple[int, bytes] | Bad], end: bytes) -> None:
         self._source, self._end = source, end
@@ -93,9 +97,9 @@ class _Feed:
                 self.bad.append(item)
                 continue
             number, raw = item
-            # Undecodable bytes become surrogates here and are found by the row checks.
+            # Undecodable bytes become surrogates, which the row checks find.
             text = raw.decode("utf-8", "surrogateescape").removesuffix("\r").replace("\0", "")
-            # A character that ends lines in other files is white space in this one.
+            # The other line-end character is white space in this file.
             self.taken.append((number, text.replace("\r" if self._end == b"\n" else "\n", " ") + "\n"))
             return self.taken[-1][1]
         raise StopIteration
@@ -105,7 +109,7 @@ class _Feed:
 
 
 def _records(path: Path, name: str, delimiter: str) -> Iterator[tuple[int, list[str]] | Bad]:
-    """(first line, fields) of every record. Quoting that never closes costs one line, not the rest of the file."""
+    """First line and fields of every record. An unclosed quote loses one line, not the rest of the file."""
     end = line_end(path)
     feed = _Feed(lines(path, name, end), end)
     reader = csv.reader(feed, delimiter=delimiter, strict=True)
@@ -117,8 +121,8 @@ def _records(path: Path, name: str, delimiter: str) -> Iterator[tuple[int, list[
             break
         except csv.Error as error:
             number, text = feed.taken[0]
-            yield Bad(name, number, f"bad CSV quoting: {error}", excerpt(text))
-            if not feed.bad:  # in a file cut short, the open record is the cut one
+            yield Bad(name, number, Reason.BAD_QUOTING, excerpt(text), str(error))
+            if not feed.bad:  # in a truncated file, the open record is the truncated one
                 feed.give_back(feed.taken[1:])
             reader = csv.reader(feed, delimiter=delimiter, strict=True)
             continue
@@ -128,9 +132,10 @@ def _records(path: Path, name: str, delimiter: str) -> Iterator[tuple[int, list[
 
 
 def read_delimited(path: Path, delimiter: str, columns: Columns) -> Rows:
-    """Rows of a CSV or TSV: BOM dropped, line breaks inside quotes kept; a bare CR ends rows where it ends the header.
+    """Rows of a CSV or TSV file, numbered by the physical line on which they start.
 
-    Line numbers are those of the physical line a row starts on.
+    A byte-order mark is dropped and line breaks inside quotes are kept. A bare carriage return ends rows if it ends the
+    header.
     """
     header: list[str] = []
     for found in _records(path, path.name, delimiter):
@@ -142,11 +147,10 @@ def read_delimited(path: Path, delimiter: str, columns: Columns) -> Rows:
             header = [cell.strip() for cell in cells]
             check_columns(columns, header, str(path))
         elif len(cells) != len(header):
-            yield Bad(
-                path.name, line, f"wrong cell count: {len(cells)}, the header has {len(header)}", excerpt(cells[0])
-            )
+            detail = f"{len(cells)}, the header has {len(header)}"
+            yield Bad(path.name, line, Reason.CELL_COUNT, excerpt(cells[0]), detail)
         elif any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
-            yield Bad(path.name, line, "invalid UTF-8")
+            yield Bad(path.name, line, Reason.NOT_UTF8)
         else:
             yield mapped(dict(zip(header, cells, strict=True)), columns, path.name, line)
     if not header:
@@ -154,7 +158,7 @@ def read_delimited(path: Path, delimiter: str, columns: Columns) -> Rows:
 
 
 def read_parquet(path: Path, columns: Columns) -> Rows:
-    """Rows of a Parquet file, batch by batch; ``line`` is the row number. Damage ends the file with one `Bad`."""
+    """Rows of a Parquet file; ``line`` is the row number. Damage ends the file with one `Bad`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -170,7 +174,7 @@ def read_parquet(path: Path, columns: Columns) -> Rows:
         try:
             batch = next(batches, None)
         except (OSError, pa.ArrowException) as error:
-            yield Bad(path.name, line + 1, f"damaged Parquet, an unknown number of rows is lost: {error}")
+            yield Bad(path.name, line + 1, Reason.DAMAGED_PARQUET, detail=str(error))
             return
         if batch is None:
             return
@@ -179,39 +183,56 @@ def read_parquet(path: Path, columns: Columns) -> Rows:
             try:
                 record = {name: _decoded(batch.column(name)[index].as_py()) for name in wanted}
             except UnicodeDecodeError:
-                yield Bad(path.name, line, "invalid UTF-8")
+                yield Bad(path.name, line, Reason.NOT_UTF8)
                 continue
             yield mapped(record, columns, path.name, line)
 
 
-def read_json_lines(path: Path, columns: Columns) -> Rows:
-    """Rows of a file with one JSON object a line. A key may lack in some lines, not in all."""
-    wanted = {name for name in columns.model_dump().values() if name is not None}
-    seen: set[str] = set()
+def json_mapper(columns: Columns, seen: set[str]) -> Callable[[Any, str, int], Row | Bad]:
+    """`mapped` for parsed JSON; adds the keys it meets to ``seen``."""
 
     def row_of(record: Any, file: str, line: int) -> Row | Bad:
         check_object(record)
         seen.update(record)
         return mapped(record, columns, file, line)
 
-    yield from read_json_file(path, row_of)
-    if seen and not wanted <= seen:
-        check_columns(columns, sorted(seen), str(path))
+    return row_of
+
+
+def check_keys(columns: Columns, seen: set[str], where: str) -> None:
+    """Raise `DataError` for a mapped key that no JSON line has; some lines may lack it."""
+    if seen and not {name for name in columns.model_dump().values() if name is not None} <= seen:
+        check_columns(columns, sorted(seen), where)
+
+
+def read_json_lines(path: Path, columns: Columns) -> Rows:
+    """Rows of a file with one JSON object a line. Some lines may lack a mapped key, but not all."""
+    seen: set[str] = set()
+    yield from read_json_file(path, json_mapper(columns, seen))
+    check_keys(columns, seen, str(path))
 
 
 def _decoded(value: Any) -> Any:
     return value.decode("utf-8") if isinstance(value, bytes) else value
 
 
+def _format(path: Path) -> str:
+    """The suffix that names the format, lower case; empty if there is none."""
+    return next((suffix.lower() for suffix in reversed(path.suffixes) if suffix.lower() != ".gz"), "")
+
+
 def read_file(path: Path, columns: Columns) -> Rows:
-    """Rows of one table, by its suffix."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    suffix = next((suffix for suffix in reversed(suffixes) if suffix != ".gz"), "")
+    """Rows of one table; the suffix of its name says how to read it.
+
+    Raises:
+        DataError: another suffix, an empty or damaged file, or no column of a name in ``columns``.
+    """
+    suffix = _format(path)
     if suffix in (".csv", ".tsv"):
         return read_delimited(path, "," if suffix == ".csv" else "\t", columns)
     if suffix == ".parquet":
         return read_parquet(path, columns)
-    if suffix in (".json", ".jsonl"):
+    if suffix in _JSON:
         return read_json_lines(path, columns)
     raise DataError(
         f"{path}: {suffix or 'no suffix'} is not a table format",
@@ -226,6 +247,15 @@ def read(source: TableFile, progress: Progress) -> Rows:
         yield from read_file(locate(name), source.columns)
 
 
-def files(source: TableFile) -> list[Path]:
-    """The files that are read."""
-    return [locate(name) for name in source.paths]
+def _input(name: str, columns: Columns) -> Input:
+    path = locate(name)
+    if _format(path) in _JSON:
+        return Input(name, path, columns)
+    return Input(name, path, rows=partial(read_file, path, columns))
+
+
+SOURCE = Source[TableFile](
+    read,
+    files=lambda settings: locate_all(settings.paths),
+    inputs=lambda settings: [_input(name, settings.columns) for name in settings.paths],
+)

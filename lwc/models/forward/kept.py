@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,12 @@ import torch
 
 from lwc.core import distributed
 from lwc.core.arrays import Array
-from lwc.core.store import key_of
+from lwc.core.store import key_of, write_whole
 from lwc.models.batches import Batch, Encoded
 from lwc.models.forward.predict import predict
 from lwc.models.placement import device_of
 
 logger = logging.getLogger(__name__)
-
-
-def write_whole(path: Path, values: Array) -> None:
-    """Write an ``.npy`` file that is whole or not there, whoever else writes it."""
-    aside = path.with_suffix(f".{os.getpid()}.part")
-    with aside.open("wb") as file:
-        np.save(file, values)
-    aside.replace(path)
 
 
 def answers_folder(folder: Path, model: Any) -> Path:
@@ -60,7 +52,7 @@ def asked_once(model: Any, encoded: Encoded, rows: Sequence[Batch], folder: Path
     answers = predict(model, rows)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, answers)
+        write_whole(path, partial(np.save, arr=answers), sync=False)
     except OSError as error:
         logger.warning("%s: the uncut model's answers are not kept: %s", folder, error)
     return answers

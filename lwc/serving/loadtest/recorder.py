@@ -1,4 +1,4 @@
-"""Raw records of a load test: one row a request, kept as they are. Imports nothing but the standard library.
+"""Raw records of a load test: one row a request, kept as they are. Imports nothing heavy.
 
 Locust's own percentiles are rounded (to 1 ms below 100 ms, to 10 ms below 1 s), so the samples are kept here
 and percentiles computed from them later.
@@ -7,12 +7,13 @@ and percentiles computed from them later.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from lwc.core.store import write_whole
 
 RECORDS_VERSION = 2
 COLUMNS = ("sample", "start_ms", "wait_ms", "latency_ms", "label", "error")
@@ -141,10 +142,5 @@ def merge_records(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def write_records(records: dict[str, Any], path: Path) -> None:
-    """Write records atomically: the file is whole or not there."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(records, file, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    """Write records atomically."""
+    write_whole(path, json.dumps(records, allow_nan=False).encode())

@@ -26,7 +26,7 @@ from typing import Any
 from tritonclient.grpc import model_config_pb2 as pb
 
 from lwc.core.errors import RecipeError
-from lwc.core.store import exclusive, file_digest, key_of, read_json, write_json
+from lwc.core.store import exclusive, file_digest, key_of, read_json, write_json, write_whole
 from lwc.serving.checks.model import Model
 from lwc.serving.triton.config import as_text, parse
 
@@ -200,13 +200,13 @@ def pin(place: Place, number: int) -> None:
     config = parse((place.front / _CONFIG).read_text(encoding="utf-8"))
     config.version_policy.Clear()
     config.version_policy.specific.versions.append(number)
-    _write(place.config_of(number), as_text(config))
+    write_whole(place.config_of(number), as_text(config).encode())
     switch(place, number)
 
 
 def switch(place: Place, number: int) -> None:
     """Make a version live for whoever reads the files next: one rename."""
-    _write(place.front / _CONFIG, place.config_of(number).read_text(encoding="utf-8"))
+    write_whole(place.front / _CONFIG, place.config_of(number).read_bytes())
 
 
 def check_free(place: Place, version: Version) -> None:
@@ -324,13 +324,3 @@ def _version(entry: Mapping[str, Any]) -> Version:
 
 def _entry(version: Version) -> dict[str, Any]:
     return {"number": version.number, "models": list(version.models), "digest": version.digest}
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file by one rename, once the new one is on the disk."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

@@ -12,8 +12,8 @@ from typing import Any
 
 from lwc.core.errors import DataError
 from lwc.core.store import read_json, write_json
-from lwc.data.rows import Bad, Row
-from lwc.data.sources.registry import SOURCES
+from lwc.data.prepare import check_bad, read_good
+from lwc.data.rows import Bad, Reason, Row
 from lwc.recipe import Data
 
 UNKNOWN = -1
@@ -124,9 +124,12 @@ def histories(events: Iterable[Event], min_history: int) -> tuple[dict[str, list
     }
 
 
-def _missing(row: Row) -> str | None:
-    lacking = [name for name in ("user", "item", "time") if getattr(row, name) is None]
-    return f"no {lacking[0]}" if lacking else None
+def _event(row: Row, fields: Sequence[str]) -> Event | Bad:
+    given = ((row.user, Reason.NO_USER), (row.item, Reason.NO_ITEM), (row.time, Reason.NO_TIME))
+    for value, reason in given:
+        if value is None:
+            return Bad(row.file, row.line, reason)
+    return Event(str(row.user), str(row.item), int(row.time or 0), "\n".join(getattr(row, name) for name in fields))
 
 
 def read_events(
@@ -139,30 +142,18 @@ def read_events(
     Raises:
         DataError: the source has no rows, or more than ``data.max_bad_rows`` of them are bad.
     """
-    source, fields = data.source, data.text_fields if texts else ()
+    fields = data.text_fields if texts else ()
     events: list[Event] = []
-    bad: Counter[str] = Counter()
-    read = 0
-    with quarantine.open("w", encoding="utf-8") as file:
-        for item in SOURCES[source.kind].read(source, progress):
-            read += 1
-            reason = item.reason if isinstance(item, Bad) else _missing(item)
-            if reason is not None:
-                bad[reason.split(":")[0].strip()] += 1
-                entry = item if isinstance(item, Bad) else Bad(item.file, item.line, reason)
-                file.write(json.dumps(entry.__dict__, ensure_ascii=True) + "\n")
-            elif isinstance(item, Row):
-                text = "\n".join(getattr(item, field) for field in fields)
-                events.append(Event(str(item.user), str(item.item), int(item.time or 0), text))
-    if read == 0:
-        raise DataError("the source has no rows", "name another source")
-    if sum(bad.values()) > data.max_bad_rows * read:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in bad.most_common(4))
-        raise DataError(
-            f"{sum(bad.values())} of {read} rows are bad, more than data.max_bad_rows {data.max_bad_rows:.0%} "
-            f"({reasons})",
-            "task next_item needs user, item and time of every row: map data.source.columns, or raise the limit",
-        )
+
+    def take(row: Row) -> Bad | None:
+        found = _event(row, fields)
+        if isinstance(found, Bad):
+            return found
+        events.append(found)
+        return None
+
+    read, bad = read_good(data.source, take, quarantine, progress)
+    check_bad(bad, read, data.max_bad_rows, "task next_item needs user, item and time: map data.source.columns; or ")
     return events, {"rows_read": read, "rows_bad": dict(bad)}
 
 

@@ -20,7 +20,7 @@ from sklearn.linear_model import RidgeCV
 from lwc.core.arrays import Array
 from lwc.core.errors import DataError
 from lwc.data.rows import Row
-from lwc.data.sources.registry import SOURCES
+from lwc.data.source import read_rows
 from lwc.recipe import TableFile
 from lwc.tasks.next_item.histories import Event
 
@@ -35,7 +35,7 @@ def item_texts(
     """The text of each item that has any: its metadata, then its train reviews (never those of held-out events)."""
     texts: dict[str, list[str]] = {}
     if metadata is not None:
-        for row in SOURCES[metadata.kind].read(metadata, progress):
+        for row in read_rows(metadata, progress):
             if isinstance(row, Row) and row.item is not None:
                 texts.setdefault(row.item, []).extend(text for text in (row.title, row.body) if text)
     for events in train.values():

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lwc.core.store import file_digest, write_json
-from lwc.data.sources.registry import SOURCES
+from lwc.core.store import write_json
+from lwc.data.source import provenance
 from lwc.recipe import NextItem, Recipe
 from lwc.tasks.next_item.histories import describe, histories, read_events
 from lwc.tasks.next_item.item_text import item_texts, write_texts
@@ -40,14 +40,7 @@ def prepare(recipe: Recipe, task: NextItem, out: Path, progress: Callable[[str],
             "targets_not_in_train": sum(question.target not in trained for question in questions),
             "targets_not_in_catalogue": sum(question.target not in known for question in questions),
         }
-    files = SOURCES[data.source.kind].files(data.source)
-    source = {
-        "source": data.source.kind,
-        "settings": data.source.model_dump(mode="json"),
-        "text_fields": list(data.text_fields) if with_reviews else [],
-        "files": [{"name": p.name, "bytes": p.stat().st_size, "sha256": file_digest(p)} for p in files],
-    }
-    write_json(out / "source.json", source)
+    write_json(out / "source.json", provenance(data.source, data.text_fields if with_reviews else ()))
     quality = {
         "source": data.source.kind,
         **account,

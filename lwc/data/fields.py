@@ -1,0 +1,94 @@
+"""Values of a review as sources write them, parsed: stars, times, texts and names."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, date, datetime
+from typing import Any
+
+from lwc.data.rows import BadValue, Reason
+
+
+def rating_of(value: Any) -> float | None:
+    """Stars as a number; None if there are none.
+
+    Raises:
+        BadValue: not a number, NaN, or outside 1 to 5.
+    """
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, bool):
+        raise BadValue(Reason.RATING_BOOLEAN)
+    try:
+        stars = float(value)
+    except OverflowError:
+        raise BadValue(Reason.RATING_OUTSIDE) from None
+    except (TypeError, ValueError):
+        raise BadValue(Reason.RATING_NO_NUMBER, f"{value!r:.40}") from None
+    if math.isnan(stars):
+        raise BadValue(Reason.RATING_NAN)
+    if not 1 <= stars <= 5:
+        raise BadValue(Reason.RATING_OUTSIDE, f"{stars:g}")
+    return stars
+
+
+# Milliseconds since 1970 pass this value before any review was written; seconds only in the year 5138.
+MILLISECONDS = 100_000_000_000
+YEAR_9999 = 253_402_300_799
+
+
+def seconds_of(value: Any) -> int | None:
+    """A timestamp in seconds, from seconds, milliseconds or a date; None if there is none.
+
+    Raises:
+        BadValue: none of these, or beyond the year 9999.
+    """
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, date):
+        value = _utc_seconds(value)
+    try:
+        number = int(float(value))
+    except (TypeError, ValueError, OverflowError):
+        if isinstance(value, str) and (moment := _date_of(value.strip())) is not None:
+            return _utc_seconds(moment)
+        raise BadValue(Reason.BAD_TIME, f"{value!r:.40}") from None
+    seconds = number // 1000 if abs(number) >= MILLISECONDS else number
+    if abs(seconds) > YEAR_9999:  # larger ones do not fit the columns that keep them
+        raise BadValue(Reason.TIME_OUTSIDE, f"{value!r:.40}")
+    return seconds
+
+
+_DATES = ("%d-%b-%y", "%m %d, %Y", "%m/%d/%Y")
+
+
+def _date_of(text: str) -> datetime | None:
+    """A date in ISO 8601 or in a form that known review files use."""
+    try:
+        return datetime.fromisoformat(text.removesuffix("Z"))
+    except ValueError:
+        pass  # not ISO: the other forms follow
+    for form in _DATES:
+        try:
+            return datetime.strptime(text, form)
+        except ValueError:
+            continue
+    return None
+
+
+def _utc_seconds(value: date) -> int:
+    moment = value if isinstance(value, datetime) else datetime(value.year, value.month, value.day)
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+
+
+def text_of(value: Any) -> str:
+    """A text field; a missing value (None, NaN), a list and an object count as empty."""
+    if value is None or isinstance(value, list | dict) or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return str(value)
+
+
+def name_of(value: Any) -> str | None:
+    """An identifier or label as storable text (lone surrogates become ``?``); None if it is empty."""
+    text = text_of(value).strip().encode("utf-8", "replace").decode("utf-8")
+    return text or None
