@@ -6,7 +6,7 @@ answers and what it gives in time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from lwc.core.arrays import Array
 from lwc.core.machine import cpu_limit
-from lwc.core.store import write_json
+from lwc.core.store import read_json, write_json
 from lwc.data.splits import load_split
 from lwc.export.half import to_fp16
 from lwc.export.latency import compare_latency, compare_runtimes
@@ -25,7 +25,7 @@ from lwc.export.pair import export_both
 from lwc.export.parity import check_parity
 from lwc.export.quantize import quantize
 from lwc.export.session import cpu_session, run
-from lwc.metrics.classification import macro_f1
+from lwc.metrics.classification import macro_f1, retention
 from lwc.models.batches import batches, encode
 from lwc.models.families import check_exportable, family_of
 from lwc.models.load import load_model, load_tokenizer
@@ -45,16 +45,17 @@ _CALIBRATION = 128
 
 
 def export_pair(
-    data_dir: Path,
-    base_dir: Path,
-    compressed_dir: Path,
+    stages: Mapping[str, Path],
     settings: Export,
     max_length: int,
     out: Path,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Export both models and write ``export.json``: what `export_both` says of them, and the reduced graphs."""
-    every = load_split(data_dir, "test").texts
+    """Export both models and write ``export.json``: what `export_both` says of them, and the reduced graphs.
+
+    ``stages`` are the folders of ``data``, ``train``, ``recover`` and, for an int8 graph, ``evaluate``.
+    """
+    every = load_split(stages["data"], "test").texts
     texts = [every[row] for row in spread(len(every), PARITY_TEXTS)]
 
     def export_one(name: str, folder: Path, path: Path) -> dict[str, Any]:
@@ -66,8 +67,8 @@ def export_pair(
         progress(f"parity of {name}")
         return check_parity(model, tokenizer, path, texts, settings.parity_tolerance, max_length=max_length)
 
-    both = export_both(base_dir, compressed_dir, settings, out, export_one, progress)
-    result = {**both, **_reduced(data_dir, compressed_dir / "model", settings, max_length, out, progress)}
+    both = export_both(stages["train"], stages["recover"], settings, out, export_one, progress)
+    result = {**both, **_reduced(stages, settings, max_length, out, progress)}
     write_json(out / "export.json", result)
     return result
 
@@ -103,13 +104,14 @@ def half_graph(whole: Path, target: Path, data_dir: Path, folder: Path, max_leng
 
 
 def _reduced(
-    data_dir: Path, folder: Path, settings: Export, max_length: int, out: Path, progress: Callable[[str], None]
+    stages: Mapping[str, Path], settings: Export, max_length: int, out: Path, progress: Callable[[str], None]
 ) -> dict[str, Any]:
     """``int8``, ``fp16`` and ``openvino`` of ``export.json``, where the recipe asks for them.
 
     Ranges and fallbacks come from calibration rows. ``test`` is the int8 graph's quality on the test split beside that
-    of the fp32 graph, read once, after everything is decided.
+    of the fp32 graph, read once, after everything is decided; ``retention`` what it keeps of the uncut model's.
     """
+    data_dir, folder = stages["data"], stages["recover"] / "model"
     if settings.int8 is None and not settings.fp16 and not settings.openvino:
         return {}
     whole = out / WHOLE
@@ -133,6 +135,7 @@ def _reduced(
         }
         # What is served is this graph: its answers are the offline ones that served answers must equal.
         pq.write_table(pa.table({"id": ids, "compressed": answers["int8"]}), out / INT8_ANSWERS)
+        figures["retention"] = _int8_retention(stages["evaluate"], ids, answers["int8"])
         ratios = {"size": whole.stat().st_size / path.stat().st_size, "latency": latency["ratio"]}
         result["int8"] = {**figures, "path": INT8, "answers": INT8_ANSWERS, "latency": latency, "ratios": ratios}
     if settings.openvino:
@@ -147,3 +150,11 @@ def _reduced(
         progress("fp16")
         result["fp16"] = {**to_fp16(whole, out / FP16, calibration, reference, HALF_TOLERANCE), "path": FP16}
     return result
+
+
+def _int8_retention(evaluate_dir: Path, ids: Array, answers: Array) -> dict[str, Any]:
+    """What the int8 graph's answers (N,) keep of the uncut model's quality, on the resamples of the evaluate stage."""
+    table = pq.read_table(evaluate_dir / "predictions.parquet", columns=["id", "label", "base"]).sort_by("id")
+    labels, base = (table[name].to_numpy() for name in ("label", "base"))
+    drawn = read_json(evaluate_dir / "evaluation.json")["bootstrap"]
+    return retention(labels, base, answers[np.argsort(ids)], drawn["resamples"], drawn["seed"])

@@ -82,15 +82,7 @@ def _export(context: StageContext) -> None:
     from lwc.export.run import export_pair
 
     recipe = context.recipe
-    result = export_pair(
-        data_dir=context.inputs["data"],
-        base_dir=context.inputs["train"],
-        compressed_dir=context.inputs["recover"],
-        settings=recipe.export,
-        max_length=recipe.model.max_length,
-        out=context.out,
-        progress=context.progress,
-    )
+    result = export_pair(context.inputs, recipe.export, recipe.model.max_length, context.out, context.progress)
     ratios = result["ratios"]
     context.progress(f"size {ratios['size']:.2f}×, latency {ratios['latency']:.2f}×")
 
@@ -219,8 +211,8 @@ _LINE: tuple[Stage, ...] = (
     ),
     Stage(
         "export",
-        5,
-        ("data", "train", "recover"),
+        6,
+        ("data", "train", "recover", "evaluate"),
         ("export",),
         _export,
         ("torch", "onnx", "onnxruntime", "openvino"),

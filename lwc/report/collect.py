@@ -70,27 +70,6 @@ def _data(recipe: Recipe, stage_dirs: Mapping[str, Path], evaluation: dict[str, 
     }
 
 
-def _with_int8_retention(
-    export: dict[str, Any], stage_dirs: Mapping[str, Path], evaluation: dict[str, Any]
-) -> dict[str, Any]:
-    """``export.int8.retention``: what the graph that CPUs serve keeps of the uncut model, on the same test rows."""
-    import pyarrow.parquet as pq
-
-    from lwc.metrics.classification import retention
-
-    offline, reduced = (
-        pq.read_table(path).sort_by("id")
-        for path in (
-            stage_dirs["evaluate"] / "predictions.parquet",
-            stage_dirs["export"] / export["int8"]["answers"],
-        )
-    )
-    drawn = evaluation["bootstrap"]
-    labels, base, int8 = (column.to_numpy() for column in (offline["label"], offline["base"], reduced["compressed"]))
-    kept = retention(labels, base, int8, drawn["resamples"], drawn["seed"])
-    return {**export, "int8": {**export["int8"], "retention": kept}}
-
-
 def collect(
     recipe: Recipe,
     stage_dirs: Mapping[str, Path],
@@ -101,8 +80,6 @@ def collect(
     evaluation = _read(stage_dirs, "evaluate", "evaluation.json") or {}
     selection = _read(stage_dirs, "select", "selection.json")
     export = _read(stage_dirs, "export", "export.json")
-    if export and "int8" in export and evaluation:
-        export = _with_int8_retention(export, stage_dirs, evaluation)
     ratios = _ratios(stage_dirs, selection, export)
     dumped = recipe.model_dump(mode="json")
     return {
