@@ -9,6 +9,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from lwc.core.errors import OK
+from lwc.recipe import Recipe
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="recipe file, e.g. recipes/amazon_2.5x.yaml")]
 Overrides = Annotated[
@@ -19,11 +20,12 @@ Runs = Annotated[Path, typer.Option("--runs", help="where runs and the stage sto
 AsJson = Annotated[bool, typer.Option("--json", help="machine-readable result on stdout")]
 
 
-def load(path: Path, overrides: list[str] | None) -> Any:
-    """The recipe of a file, with ``--set`` applied."""
+def load(path: Path, overrides: list[str] | None) -> Recipe:
+    """The recipe of a file, with ``--set`` applied, and its gates checked."""
     from lwc.recipe.file import load_recipe
+    from lwc.report.gate_names import unmeasured
 
-    return load_recipe(path, overrides or ())
+    return load_recipe(path, overrides or (), [unmeasured])
 
 
 def print_json(value: Any) -> None:

@@ -47,8 +47,12 @@ class Classification(TaskSettings):
     implementation: ClassVar[str] = "lwc.tasks.classification:TASK"
     headline: ClassVar[Headline] = Headline(
         (Metric("accuracy", "accuracy"), Metric("macro_f1", "macro-F1")),
-        (Metric("balanced_accuracy", "balanced accuracy"), Metric("ece", "calibration error", lower_is_better=True)),
+        (
+            Metric("balanced_accuracy", "balanced accuracy"),
+            Metric("ece", "calibration error", lower_is_better=True, retained=False),
+        ),
         (("majority", "the majority class"), ("tfidf", "TF-IDF + logistic regression")),
+        counts=("confusion",),
     )
     kind: Literal["classification"] = "classification"
 
@@ -86,6 +90,7 @@ class CausalLM(TaskSettings):
         (("unigram", "token frequencies of train"),),
         counted="slices",
         served={"accuracy": "served agreement with the uncut model", "offline_accuracy": "offline agreement"},
+        counts=("tokens", "agreement"),
     )
     kind: Literal["causal_lm"]
 
@@ -136,7 +141,7 @@ class NextItem(TaskSettings):
     implementation: ClassVar[str] = "lwc.tasks.next_item.task:TASK"
     headline: ClassVar[Headline] = Headline(
         (Metric("ndcg_at_10", "NDCG@10"), Metric("hr_at_10", "HR@10")),
-        (Metric("mrr", "MRR"), Metric("coverage", "coverage")),
+        (Metric("mrr", "MRR"), Metric("coverage", "coverage", retained=False)),
         (
             ("popularity", "popularity"),
             ("recent_popularity", "recent popularity"),

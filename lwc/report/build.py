@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
-from lwc.core.store import read_json, write_json
+from lwc.core.store import write_json
 from lwc.recipe import Recipe
 from lwc.report.collect import collect
 from lwc.report.content import compose
+from lwc.report.content_types import Report
 from lwc.report.document import Figure
 from lwc.report.gates import decide
 from lwc.report.html import render_html
@@ -21,13 +23,11 @@ from lwc.report.markdown import render_markdown
 from lwc.report.plots import confusion_plot, latency_plot, retention_plot
 from lwc.report.verdict import verdict
 
-SCHEMA = Path(__file__).with_name("schema.json")
-
 
 def report_schema() -> dict[str, Any]:
     """The JSON Schema of ``report.json``."""
-    schema: dict[str, Any] = read_json(SCHEMA)
-    return schema
+    draft = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": draft, **TypeAdapter(Report).json_schema(), "additionalProperties": False}
 
 
 def build_report(
@@ -47,7 +47,7 @@ def build_report(
         out: folder for ``report.json``, ``report.md``, ``report.html`` and ``report_*.png``.
 
     Returns:
-        The content of ``report.json``, whose shape ``schema.json`` documents.
+        The content of ``report.json``, whose shape `Report` documents.
     """
     report = collect(recipe, stage_dirs, environment, seconds)
     report["gates"] = decide(recipe.gates, report)

@@ -193,7 +193,7 @@ def test_each_lever_shows_its_own_ratio_and_cost(tmp_path: Path) -> None:
         "int8": {"mode": "static", "fallback": ["bert.encoder.layer.1"], "ratios": {"size": 3.91, "latency": 1.57},
                  "test": {"accuracy_fp32": 0.818, "accuracy_int8": 0.812, "macro_f1_fp32": 0.795,
                           "macro_f1_int8": 0.788, "agreement": 0.981},
-                 "retention": dict.fromkeys(("accuracy", "macro_f1"), {"value": 0.99, "low": 0.98, "high": 1.0})},
+                 "retention": {key: {"value": 0.99, "low": 0.98, "high": 1.0} for key in ("accuracy", "macro_f1")}},
         "fp16": {"bytes": 34_500_000, "max_abs_diff": 0.0123, "agreement": 0.992, "rows": 128, "kept_fp32": ["a", "b"]},
         "openvino": {"fp32": {"ratio": 1.08, "max_abs_diff": 2e-6}, "int8": {"ratio": 0.8, "max_abs_diff": 0.03}},
     })  # fmt: skip
