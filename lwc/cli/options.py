@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from lwc.core.errors import OK
-from lwc.recipe import Recipe
+
+if TYPE_CHECKING:  # `lwc --help` reads no recipe
+    from lwc.pipeline.run import StageResult
+    from lwc.recipe import Recipe
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="recipe file, e.g. recipes/amazon_2.5x.yaml")]
 Overrides = Annotated[
@@ -28,12 +31,12 @@ def load(path: Path, overrides: list[str] | None) -> Recipe:
     return load_recipe(path, overrides or (), [unmeasured])
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """``value`` on stdout."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def run_line(recipe: Any, runs: Path, until: str | None) -> Any:
+def run_line(recipe: Recipe, runs: Path, until: str | None) -> dict[str, StageResult]:
     """Run the stages. Of several processes, all but the main one end here, in silence."""
     from lwc.cli import terminal as render
     from lwc.core import distributed
