@@ -25,6 +25,8 @@ class Headline:
 
     ``counted`` are what quality is over, ``asked`` what the endpoint is sent; ``served`` the figures of its answers.
     ``counts`` are keys beside the metrics that only this task has: ``confusion``, ``tokens``, ``agreement``.
+    ``not_paired`` says why `lwc compare` cannot test two runs on the same rows; empty where predictions are class ids,
+    right or wrong.
     """
 
     metrics: tuple[Metric, Metric]
@@ -40,3 +42,4 @@ class Headline:
         }
     )
     counts: tuple[str, ...] = ()
+    not_paired: str = "the paired test counts answers that are right or wrong, which this task does not have"

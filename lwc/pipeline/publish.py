@@ -10,8 +10,8 @@ from typing import Any
 
 from lwc.core.errors import RecipeError
 from lwc.core.machine import describe
-from lwc.core.store import Store, publish_folder
-from lwc.pipeline.run import STORE_FOLDER, StageResult, plan, run_folder
+from lwc.core.store import STORE_FOLDER, Store, publish_folder
+from lwc.pipeline.run import StageResult, plan, run_folder
 from lwc.recipe import Recipe
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from lwc.core.errors import LwcError, RecipeError, TargetError
-from lwc.core.store import read_json
-from lwc.pipeline.run import STORE_FOLDER, Event, StageResult
+from lwc.core.store import STORE_FOLDER, read_json
+from lwc.pipeline.run import Event, StageResult
 from lwc.pipeline.run import run as run_line
 from lwc.pipeline.stages import check_stage
 from lwc.recipe import TASKS, Recipe, Select, Sweep

@@ -53,6 +53,7 @@ class Classification(TaskSettings):
         ),
         (("majority", "the majority class"), ("tfidf", "TF-IDF + logistic regression")),
         counts=("confusion",),
+        not_paired="",
     )
     kind: Literal["classification"] = "classification"
 
