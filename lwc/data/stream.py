@@ -16,6 +16,8 @@ MAX_LINE = 1 << 24
 GZIP = b"\x1f\x8b"
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+# Reasons for which the rest of a file is lost.
+CUT_OFF = TRUNCATED, CORRUPT = "truncated gzip", "corrupt gzip"
 _LFS = b"version https://git-lfs.github.com/spec/"
 
 
@@ -42,7 +44,7 @@ def chunks(path: Path) -> Iterator[bytes | Cut]:
         elif path.suffix == ".gz" and head:
             raise DataError(f"{path}: named .gz but not a gzip file", "rename it, or download it again")
         elif path.suffix == ".gz":
-            yield Cut("truncated gzip: the file is empty")
+            yield Cut(f"{TRUNCATED}: the file is empty")
         else:
             while chunk := file.read(CHUNK):
                 yield chunk
@@ -62,13 +64,13 @@ def _inflate(file: BinaryIO) -> Iterator[bytes | Cut]:
                 data = inflate.decompress(chunk)
             except zlib.error as error:
                 yield _salvage(before, chunk)
-                yield Cut(f"corrupt gzip: {error}")
+                yield Cut(f"{CORRUPT}: {error}")
                 return
             if data:
                 yield data
             chunk = inflate.unused_data
     if not inflate.eof:
-        yield Cut("truncated gzip: the file ends early, an unknown number of rows is lost")
+        yield Cut(f"{TRUNCATED}: the file ends early, an unknown number of rows is lost")
 
 
 def _salvage(inflate: zlib._Decompress, chunk: bytes) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from isal import igzip_lib, isal_zlib
 
-from lwc.data.stream import GZIP, Cut, chunks
+from lwc.data.stream import CORRUPT, GZIP, Cut, chunks
 
 _CHUNK = 1 << 18
 # Of one step: a highly compressed file must not fill the memory.
@@ -66,4 +66,4 @@ def _rest(path: Path, given: int) -> Iterator[bytes | Cut]:
         else:
             yield part[given:]
             given = 0
-    yield Cut("corrupt gzip: two decoders disagree about it")
+    yield Cut(f"{CORRUPT}: two decoders disagree about it")
