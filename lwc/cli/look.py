@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Optional, cast
 
 import typer
 
@@ -45,7 +45,7 @@ def data_ingest(
     from lwc.core.machine import cpu_limit
     from lwc.data.ingest.run import ingest, workers_pool
     from lwc.data.ingest.tokens import tokenize, tokenizer_file
-    from lwc.report.data_page import data_page
+    from lwc.report.data_page import Ingested, data_page
 
     loaded = load(recipe, overrides)
     folder = out or Path("ingested") / loaded.name
@@ -61,7 +61,7 @@ def data_ingest(
             with workers_pool(workers or cpu_limit()) as pool:
                 tokenize(folder, tokenizer, loaded.model.max_length, pool, say)
     page = folder / "quality.html"
-    page.write_text(data_page(quality, loaded.name), encoding="utf-8")
+    page.write_text(data_page(cast(Ingested, quality), loaded.name), encoding="utf-8")
     if as_json:
         print_json(quality)
     used, read = quality["rows_used"], quality["rows_read"]
