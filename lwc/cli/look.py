@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Optional, cast
 
 import typer
 
@@ -32,7 +32,7 @@ def data_ingest(
     """Read a source of any size into cleaned, de-duplicated, split shards, with a quality report; resumable."""
     from lwc.cli import terminal as render
     from lwc.data.ingest.run import ingest
-    from lwc.report.data_page import data_page
+    from lwc.report.data_page import Ingested, data_page
 
     loaded = load(recipe, overrides)
     folder = out or Path("ingested") / loaded.name
@@ -43,7 +43,7 @@ def data_ingest(
 
         quality = ingest(loaded.data, loaded.seed, folder, workers, say)
     page = folder / "quality.html"
-    page.write_text(data_page(quality, loaded.name), encoding="utf-8")
+    page.write_text(data_page(cast(Ingested, quality), loaded.name), encoding="utf-8")
     if as_json:
         print_json(quality)
     used, read = quality["rows_used"], quality["rows_read"]

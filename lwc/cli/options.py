@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from lwc.core.errors import OK
+
+if TYPE_CHECKING:  # `lwc --help` reads no recipe
+    from lwc.pipeline.run import StageResult
+    from lwc.recipe import Recipe
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="recipe file, e.g. recipes/amazon_2.5x.yaml")]
 Overrides = Annotated[
@@ -19,19 +23,20 @@ Runs = Annotated[Path, typer.Option("--runs", help="where runs and the stage sto
 AsJson = Annotated[bool, typer.Option("--json", help="machine-readable result on stdout")]
 
 
-def load(path: Path, overrides: list[str] | None) -> Any:
-    """The recipe of a file, with ``--set`` applied."""
+def load(path: Path, overrides: list[str] | None) -> Recipe:
+    """The recipe of a file, with ``--set`` applied, and its gates checked."""
     from lwc.recipe.file import load_recipe
+    from lwc.report.gate_names import unmeasured
 
-    return load_recipe(path, overrides or ())
+    return load_recipe(path, overrides or (), [unmeasured])
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """``value`` on stdout."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def run_line(recipe: Any, runs: Path, until: str | None) -> Any:
+def run_line(recipe: Recipe, runs: Path, until: str | None) -> dict[str, StageResult]:
     """Run the stages. Of several processes, all but the main one end here, in silence."""
     from lwc.cli import terminal as render
     from lwc.core import distributed

@@ -16,6 +16,9 @@ from typing import Any, BinaryIO
 from lwc.core.errors import LwcError
 
 MANIFEST = "manifest.json"
+# Beside the run folders: the store. In each run folder: what its stages were made from.
+STORE_FOLDER = ".store"
+RECORD = "stages.json"
 
 
 def canonical(value: Any) -> str:

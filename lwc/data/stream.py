@@ -16,6 +16,8 @@ MAX_LINE = 1 << 24
 GZIP = b"\x1f\x8b"
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+# Reasons for which the rest of a file is lost.
+CUT_OFF = TRUNCATED, CORRUPT = "truncated gzip", "corrupt gzip"
 _LFS = b"version https://git-lfs.github.com/spec/"
 
 

@@ -6,7 +6,7 @@ answers and what it gives in time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from lwc.core.arrays import Array
 from lwc.core.machine import cpu_limit
-from lwc.core.store import write_json
+from lwc.core.store import read_json, write_json
 from lwc.data.splits import load_split
 from lwc.export.half import to_fp16
 from lwc.export.latency import compare_latency, compare_runtimes
@@ -25,7 +25,7 @@ from lwc.export.pair import export_both
 from lwc.export.parity import check_parity
 from lwc.export.quantize import quantize
 from lwc.export.session import cpu_session, run
-from lwc.metrics.classification import macro_f1
+from lwc.metrics.classification import macro_f1, retention
 from lwc.models.batches import batches, encode
 from lwc.models.load import load_tokenizer
 from lwc.models.positions import check_shapes
@@ -43,17 +43,11 @@ FP16 = "compressed/model.fp16.onnx"
 _CALIBRATION = 128
 
 
-@dataclass(frozen=True)
-class Stages:
-    """Folders that an export reads: the data, and the stages whose ``model/`` is the base and the compressed one."""
+def export_pair(recipe: Recipe, stages: Mapping[str, Path], out: Path, progress: Say) -> dict[str, Any]:
+    """Export both models and write ``export.json``: what `export_both` says of them, and the reduced graphs.
 
-    data: Path
-    base: Path
-    compressed: Path
-
-
-def export_pair(recipe: Recipe, stages: Stages, out: Path, progress: Say) -> dict[str, Any]:
-    """Export both models and write ``export.json``: what `export_both` says of them, and the reduced graphs."""
+    ``stages`` are the folders of ``data``, ``train``, ``recover`` and, for an int8 graph, ``evaluate``.
+    """
     task, settings = task_of(recipe), recipe.export
     notes: dict[str, Any] = {}
 
@@ -61,13 +55,13 @@ def export_pair(recipe: Recipe, stages: Stages, out: Path, progress: Say) -> dic
         progress(f"exporting {name}")
         checkpoint = task.load(folder)
         check_shapes(checkpoint.model, settings.latency_shapes)
-        graph = task.graph(recipe, checkpoint, stages.data)
+        graph = task.graph(recipe, checkpoint, stages["data"])
         export_graph(graph, path)
         notes.update(graph.notes)
         progress(f"parity of {name}")
         return check_parity(graph, path, settings.parity_tolerance)
 
-    both = export_both(stages.base, stages.compressed, settings, out, export_one, progress)
+    both = export_both(stages["train"], stages["recover"], settings, out, export_one, progress)
     result = {**both, **notes, **_reduced(recipe, stages, out, progress)}
     write_json(out / "export.json", result)
     return result
@@ -97,14 +91,14 @@ def half_graph(whole: Path, target: Path, data_dir: Path, folder: Path, max_leng
     return to_fp16(whole, target, calibration, _logits(whole, calibration), HALF_TOLERANCE)
 
 
-def _reduced(recipe: Recipe, stages: Stages, out: Path, progress: Say) -> dict[str, Any]:
+def _reduced(recipe: Recipe, stages: Mapping[str, Path], out: Path, progress: Say) -> dict[str, Any]:
     """``int8``, ``fp16`` and ``openvino`` of ``export.json``, where the recipe asks for them.
 
     Ranges and fallbacks come from calibration rows. ``test`` is the int8 graph's quality on the test split beside that
-    of the fp32 graph, read once, after everything is decided.
+    of the fp32 graph, read once, after everything is decided; ``retention`` what it keeps of the uncut model's.
     """
     settings, max_length = recipe.export, recipe.model.max_length
-    data_dir, folder = stages.data, stages.compressed / "model"
+    data_dir, folder = stages["data"], stages["recover"] / "model"
     if settings.int8 is None and not settings.fp16 and not settings.openvino:
         return {}
     whole = out / WHOLE
@@ -128,6 +122,7 @@ def _reduced(recipe: Recipe, stages: Stages, out: Path, progress: Say) -> dict[s
         }
         # What is served is this graph: its answers are the offline ones that served answers must equal.
         pq.write_table(pa.table({"id": ids, "compressed": answers["int8"]}), out / INT8_ANSWERS)
+        figures["retention"] = _int8_retention(stages["evaluate"], ids, answers["int8"])
         ratios = {"size": whole.stat().st_size / path.stat().st_size, "latency": latency["ratio"]}
         result["int8"] = {**figures, "path": INT8, "answers": INT8_ANSWERS, "latency": latency, "ratios": ratios}
     if settings.openvino:
@@ -142,3 +137,11 @@ def _reduced(recipe: Recipe, stages: Stages, out: Path, progress: Say) -> dict[s
         progress("fp16")
         result["fp16"] = {**to_fp16(whole, out / FP16, calibration, reference, HALF_TOLERANCE), "path": FP16}
     return result
+
+
+def _int8_retention(evaluate_dir: Path, ids: Array, answers: Array) -> dict[str, Any]:
+    """What the int8 graph's answers (N,) keep of the uncut model's quality, on the resamples of the evaluate stage."""
+    table = pq.read_table(evaluate_dir / "predictions.parquet", columns=["id", "label", "base"]).sort_by("id")
+    labels, base = (table[name].to_numpy() for name in ("label", "base"))
+    drawn = read_json(evaluate_dir / "evaluation.json")["bootstrap"]
+    return retention(labels, base, answers[np.argsort(ids)], drawn["resamples"], drawn["seed"])

@@ -8,11 +8,15 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Metric:
-    """A quality of ``evaluation.json``. Retention is always the better the higher, 1 = all of the base's quality."""
+    """A quality of ``evaluation.json``. Retention is always the better the higher, 1 = all of the base's quality.
+
+    ``retained`` is False for a metric without one.
+    """
 
     key: str
     name: str
     lower_is_better: bool = False
+    retained: bool = True
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,9 @@ class Headline:
     """The two headline metrics of a task, further ones for the table, and its floors as ``(key, title)``.
 
     ``counted`` are what quality is over, ``asked`` what the endpoint is sent; ``served`` the figures of its answers.
+    ``counts`` are keys beside the metrics that only this task has: ``confusion``, ``tokens``, ``agreement``.
+    ``not_paired`` says why `lwc compare` cannot test two runs on the same rows; empty where predictions are class ids,
+    right or wrong.
     """
 
     metrics: tuple[Metric, Metric]
@@ -34,3 +41,5 @@ class Headline:
             "macro_f1": "served macro-F1",
         }
     )
+    counts: tuple[str, ...] = ()
+    not_paired: str = "the paired test counts answers that are right or wrong, which this task does not have"

@@ -15,13 +15,14 @@ import numpy as np
 
 from lwc.core.arrays import Array
 from lwc.core.errors import MissingDependency, ModelError, RecipeError
-from lwc.core.store import Artifact, Store, file_digest, key_of, read_json, write_json
+from lwc.core.store import RECORD, STORE_FOLDER, Artifact, Store, file_digest, key_of, read_json, write_json
 from lwc.export.stamp import PLAN, STAMP, Gpu, make_stamp, read_trtexec_log, this_gpu
 from lwc.export.tensorrt import Library, Plan, build_plan, load_library, shapes_of, version_of
 from lwc.pipeline.publish import check_destination, publish
-from lwc.pipeline.run import RECORD, STORE_FOLDER, plan, run_folder
+from lwc.pipeline.run import plan, run_folder
 from lwc.recipe import Profile, Recipe, Shape
 from lwc.recipe.file import load_recipe
+from lwc.report.gate_names import unmeasured
 
 # The TensorRT image of the same release as the Triton image that `lwc serve --docker` uses.
 BUILDER_IMAGE = "nvcr.io/nvidia/tensorrt:26.07-py3"
@@ -68,7 +69,7 @@ def find_run(source: Path, runs: Path, overrides: Sequence[str] = ()) -> Finishe
         # By the record and not by a new plan: another machine than the run's would measure latency anew.
         artifacts = {name: store.find(name, key_of(made[name])) for name in _NEEDED}
     else:
-        recipe = load_recipe(source, overrides)
+        recipe = load_recipe(source, overrides, [unmeasured])
         arguments += ["--runs", str(runs), *(f"--set={override}" for override in overrides)]
         folder = run_folder(runs, recipe)
         artifacts = {one.stage.name: one.artifact for one in plan(recipe, runs) if one.stage.name in _NEEDED}

@@ -6,13 +6,14 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from lwc.core.errors import RecipeError
 from lwc.core.machine import describe
-from lwc.core.store import Store, publish_folder
-from lwc.pipeline.run import STORE_FOLDER, StageResult, plan, run_folder
+from lwc.core.store import STORE_FOLDER, Store, publish_folder
+from lwc.pipeline.run import StageResult, plan, run_folder
 from lwc.recipe import Recipe
+from lwc.report.content_types import Environment, Report, StageTime
 
 
 def check_destination(destination: Path) -> None:
@@ -41,9 +42,7 @@ def destinations(recipe: Recipe, models: Path) -> dict[str, Path]:
     return places
 
 
-def finish(
-    recipe: Recipe, results: Mapping[str, StageResult], folder: Path, models: Path
-) -> tuple[dict[str, Any], list[Path]]:
+def finish(recipe: Recipe, results: Mapping[str, StageResult], folder: Path, models: Path) -> tuple[Report, list[Path]]:
     """Decide the gates, write ``report.*`` to ``folder``, publish the repositories.
 
     They go to ``models``, from where people deploy, only if the verdict is passed; otherwise they stay in ``folder``,
@@ -72,7 +71,7 @@ def publish(made: Path, place: Path, held_back: Path, passed: bool) -> Path:
     return place
 
 
-def refresh(recipe: Recipe, runs: Path) -> dict[str, Any]:
+def refresh(recipe: Recipe, runs: Path) -> Report:
     """The report again, with the recipe's gates of now, from stages that are all finished.
 
     Raises:
@@ -99,9 +98,11 @@ def refresh(recipe: Recipe, runs: Path) -> dict[str, Any]:
     return _report(recipe, results, run_folder(runs, recipe))
 
 
-def _report(recipe: Recipe, results: Mapping[str, StageResult], folder: Path) -> dict[str, Any]:
+def _report(recipe: Recipe, results: Mapping[str, StageResult], folder: Path) -> Report:
     from lwc.report.build import build_report
 
-    stages = {name: {"seconds": round(result.seconds, 2), "hit": result.hit} for name, result in results.items()}
+    times: dict[str, StageTime] = {
+        name: {"seconds": round(result.seconds, 2), "hit": result.hit} for name, result in results.items()
+    }
     paths = {name: result.path for name, result in results.items()}
-    return build_report(recipe, paths, describe(), stages, folder)
+    return build_report(recipe, paths, cast(Environment, describe()), times, folder)

@@ -12,14 +12,12 @@ from typing import Any
 
 from lwc.core import distributed
 from lwc.core.errors import LwcError
-from lwc.core.store import Artifact, Store, key_of, read_json, write_json
+from lwc.core.store import RECORD, STORE_FOLDER, Artifact, Store, key_of, read_json, write_json
 from lwc.pipeline.keys import check_model
 from lwc.pipeline.stage import Stage, StageContext
 from lwc.pipeline.stages import STAGES
 from lwc.recipe import Recipe
 
-STORE_FOLDER = ".store"
-RECORD = "stages.json"
 # What takes a stage's memory.
 _BATCHES = {
     "train": "train.batch_size",

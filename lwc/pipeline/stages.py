@@ -69,10 +69,9 @@ def _evaluate(context: StageContext) -> None:
 
 
 def _export(context: StageContext) -> None:
-    from lwc.export.run import Stages, export_pair
+    from lwc.export.run import export_pair
 
-    folders = Stages(*(context.inputs[name] for name in ("data", "train", "recover")))
-    ratios = export_pair(context.recipe, folders, context.out, context.progress)["ratios"]
+    ratios = export_pair(context.recipe, context.inputs, context.out, context.progress)["ratios"]
     context.progress(f"size {ratios['size']:.2f}×, latency {ratios['latency']:.2f}×")
 
 
@@ -200,8 +199,8 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "export",
-        5,
-        ("data", "train", "recover"),
+        6,
+        ("data", "train", "recover", "evaluate"),
         ("export",),
         _export,
         ("torch", "onnx", "onnxruntime", "openvino"),

@@ -12,17 +12,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from lwc.core.errors import LwcError, RecipeError, TargetError
-from lwc.core.store import read_json
-from lwc.pipeline.run import STORE_FOLDER, Event, StageResult
+from lwc.core.store import STORE_FOLDER, read_json
+from lwc.pipeline.run import Event, StageResult
 from lwc.pipeline.run import run as run_line
 from lwc.pipeline.stages import check_stage
-from lwc.recipe import Recipe, Select, Sweep
+from lwc.recipe import TASKS, Recipe, Select, Sweep
+from lwc.report.frontier import Variant
+from lwc.report.marks import Interval, Intervals
 
 Run = Callable[[Recipe, Path, Event, str | None], Mapping[str, StageResult]]
 """`lwc.pipeline.run.run`, or what stands for it."""
 
-_MODELS = ("base", "unrecovered", "compressed", "majority")
-_METRICS = ("accuracy", "macro_f1")
 # Before a variant's own stages; None: before any. A target out of its reach is told in them too, and is its own.
 _SHARED = (None, "data", "train")
 
@@ -56,11 +56,6 @@ def variants(recipe: Recipe) -> list[Recipe]:
         raise RecipeError(
             f"{recipe.name}: has no sweep section", "add one, e.g. `sweep: {ratios: [1.5x, 2x, 3x]}`, or use `lwc run`"
         )
-    if recipe.task.kind != "classification":
-        raise RecipeError(
-            f"{recipe.name}: sweeps are drawn by accuracy and macro-F1, which task {recipe.task.kind} does not have",
-            "use `lwc run` for each ratio",
-        )
     found: list[Recipe] = []
     for ratio in sweep.ratios:
         for ending, select in _strategies(recipe, sweep):
@@ -91,18 +86,22 @@ def _content(results: Mapping[str, StageResult], stage: str, name: str) -> dict[
     return dict(read_json(results[stage].path / name)) if stage in results else {}
 
 
-def _asked(variant: Recipe, recipe: Recipe) -> dict[str, Any]:
+def _asked(variant: Recipe, recipe: Recipe) -> Variant:
     """A row of which nothing is measured yet."""
     return {
         "recipe": recipe.name,
+        "task": recipe.task.kind,
         "name": variant.name,
         "ratio": variant.target.ratio,
         "of": variant.target.of,
         "strategy": variant.select.strategy,
         "select": variant.select.model_dump(mode="json"),
         "kept": None,
-        "ratios": dict.fromkeys(("blocks", "params", "size", "latency")),
-        **dict.fromkeys(_MODELS),
+        "ratios": {"blocks": None, "params": None, "size": None, "latency": None},
+        "base": None,
+        "unrecovered": None,
+        "compressed": None,
+        "floor": None,
         "retention": None,
         "seconds": None,
         "fresh_seconds": None,
@@ -110,31 +109,34 @@ def _asked(variant: Recipe, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _measured(results: Mapping[str, StageResult]) -> dict[str, Any]:
+def _fill(row: Variant, results: Mapping[str, StageResult]) -> None:
     """What the stages left. Size and latency are of the exported pair, so None where export did not run."""
     selection = _content(results, "select", "selection.json")
     evaluation = _content(results, "evaluate", "evaluation.json")
-    planned: Mapping[str, Any] = selection.get("ratios") or {}
-    exported: Mapping[str, Any] = _content(results, "export", "export.json").get("ratios") or {}
-    found: Mapping[str, Any] = evaluation.get("quality") or {}
-    quality = {**found, **(found.get("floors") or {})}
-    kept: Mapping[str, Any] = evaluation.get("retention") or {}
-    return {
-        "kept": selection.get("kept"),
-        "ratios": {
-            **{name: planned.get(name) for name in ("blocks", "params")},
-            **{name: exported.get(name) for name in ("size", "latency")},
-        },
-        **{model: {key: quality[model][key] for key in _METRICS} if model in quality else None for model in _MODELS},
-        "retention": {key: kept.get(key) for key in _METRICS} if kept else None,
-        "seconds": sum(result.seconds for result in results.values()),
-        "fresh_seconds": sum(result.seconds for result in results.values() if not result.hit),
+    planned: Mapping[str, float] = selection.get("ratios") or {}
+    exported: Mapping[str, float] = _content(results, "export", "export.json").get("ratios") or {}
+    quality: Mapping[str, Any] = evaluation.get("quality") or {}
+    headline = TASKS[row["task"]].headline
+
+    def shown(found: Mapping[str, Interval] | None) -> Intervals | None:
+        return {metric.key: found[metric.key] for metric in headline.metrics} if found else None
+
+    row["kept"] = selection.get("kept")
+    row["ratios"] = {
+        "blocks": planned.get("blocks"),
+        "params": planned.get("params"),
+        "size": exported.get("size"),
+        "latency": exported.get("latency"),
     }
+    row["base"], row["unrecovered"] = shown(quality.get("base")), shown(quality.get("unrecovered"))
+    row["compressed"] = shown(quality.get("compressed"))
+    row["floor"] = shown((quality.get("floors") or {}).get(headline.floors[0][0]))
+    row["retention"] = shown(evaluation.get("retention"))
+    row["seconds"] = sum(result.seconds for result in results.values())
+    row["fresh_seconds"] = sum(result.seconds for result in results.values() if not result.hit)
 
 
-def sweep(
-    recipe: Recipe, runs: Path, event: Event, run: Run | None = None, until: str = "export"
-) -> list[dict[str, Any]]:
+def sweep(recipe: Recipe, runs: Path, event: Event, run: Run | None = None, until: str = "export") -> list[Variant]:
     """Run every variant up to ``until``; a variant that fails is recorded as such and the rest go on.
 
     What the uncut model answers in recovery is kept in the store until the last variant is made.
@@ -142,16 +144,12 @@ def sweep(
     Args:
         recipe: with a sweep section.
         runs: where runs and the stage store live; stages that variants share are made once.
-        event: told of stages; the variant's name stands before the text.
+        event: told of stages; the text starts with the variant's name.
         run: stands for the pipeline.
         until: last stage of each variant.
 
     Returns:
-        A row for each variant: ``recipe``, ``name``, ``ratio`` asked, ``of``, ``strategy``, ``select``, ``kept``
-        block ids, ``ratios`` reached, ``base`` / ``unrecovered`` / ``compressed`` / ``majority`` (accuracy and
-        macro-F1 with intervals), ``retention``, ``seconds`` (all its stages, when they were made), ``fresh_seconds``
-        (those made now) and ``error`` (None, or ``{"stage", "message", "hint", "exit_code"}``). What was not measured
-        is None.
+        A row for each variant, in order.
 
     Raises:
         RecipeError: see `variants`; or ``until`` is no stage.
@@ -160,7 +158,7 @@ def sweep(
     check_stage(until)
     answers = runs / STORE_FOLDER / "teacher"
     run = run or partial(run_line, answers=answers)
-    rows = []
+    rows: list[Variant] = []
     for variant in variants(recipe):
         row = _asked(variant, recipe)
         reached: list[str | None] = [None]
@@ -170,12 +168,13 @@ def sweep(
             event(kind, stage, f"{name}: {text}")
 
         try:
-            row |= _measured(run(variant, runs, told, until))
+            _fill(row, run(variant, runs, told, until))
         except LwcError as problem:
             if reached[0] in _SHARED and not isinstance(problem, TargetError):
                 raise  # the next variant would come to the same, after the same hours
-            said = {"message": problem.message, "hint": problem.hint, "exit_code": problem.exit_code}
-            row["error"] = {"stage": reached[0], **said}
+            row["error"] = {
+                "stage": reached[0], "message": problem.message, "hint": problem.hint, "exit_code": problem.exit_code,
+            }  # fmt: skip
         rows.append(row)
     shutil.rmtree(answers, ignore_errors=True)
     return rows

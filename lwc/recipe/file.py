@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -16,9 +16,10 @@ from pydantic.fields import FieldInfo
 from lwc.core.errors import RecipeError
 from lwc.recipe import Recipe
 from lwc.recipe.base import Table
-from lwc.recipe.gate_names import unmeasured
 
 Location = tuple[str | int, ...]
+Check = Callable[[Recipe], Iterable[tuple[Location, str]]]
+"""What another wing refuses in a valid recipe: where, and why."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -221,17 +222,8 @@ def _problems(error: ValidationError, document: _Document) -> list[str]:
     return unknown + [text for path, text in missing if path not in explained] + other
 
 
-def _gate_problems(recipe: Recipe, document: _Document) -> list[str]:
-    found = []
-    for index, gate in enumerate(recipe.gates):
-        for key, problem in unmeasured(gate, recipe):
-            where: Location = ("gates", index, key)
-            found.append(f"{_line(document, where)}: {_dotted(where)}: {problem}")
-    return found
-
-
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read and validate a recipe file.
+def load_recipe(path: Path, overrides: Sequence[str] = (), checks: Sequence[Check] = ()) -> Recipe:
+    """Read and validate a recipe file. What ``checks`` find is listed with the recipe's other problems.
 
     Raises:
         RecipeError: the file is missing, is not YAML, or has problems; all of them are listed with
@@ -249,10 +241,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path}: no such recipe", hint) from error
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read as UTF-8 text: {error}", "check the path and encoding") from error
-    return parse_recipe(text, str(path), overrides)
+    return parse_recipe(text, str(path), overrides, checks)
 
 
-def parse_recipe(text: str, name: str, overrides: Sequence[str] = ()) -> Recipe:
+def parse_recipe(text: str, name: str, overrides: Sequence[str] = (), checks: Sequence[Check] = ()) -> Recipe:
     """Validate recipe text; ``name`` is how errors call it."""
     document = _parse(text, name)
     problems = document.problems
@@ -261,7 +253,8 @@ def parse_recipe(text: str, name: str, overrides: Sequence[str] = ()) -> Recipe:
     _apply_overrides(document, overrides)
     try:
         recipe = Recipe.model_validate(document.value)
-        problems += _gate_problems(recipe, document)
+        found = [one for check in checks for one in check(recipe)]
+        problems += [f"{_line(document, where)}: {_dotted(where)}: {problem}" for where, problem in found]
     except ValidationError as error:
         problems += _problems(error, document)
         recipe = None

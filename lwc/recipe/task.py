@@ -58,8 +58,13 @@ class Classification(TaskSettings):
     implementation: ClassVar[str] = "lwc.tasks.classification:TASK"
     headline: ClassVar[Headline] = Headline(
         (Metric("accuracy", "accuracy"), Metric("macro_f1", "macro-F1")),
-        (Metric("balanced_accuracy", "balanced accuracy"), Metric("ece", "calibration error", lower_is_better=True)),
+        (
+            Metric("balanced_accuracy", "balanced accuracy"),
+            Metric("ece", "calibration error", lower_is_better=True, retained=False),
+        ),
         (("majority", "the majority class"), ("tfidf", "TF-IDF + logistic regression")),
+        counts=("confusion",),
+        not_paired="",
     )
     kind: Literal["classification"] = "classification"
 
@@ -97,6 +102,7 @@ class CausalLM(TaskSettings):
         (("unigram", "token frequencies of train"),),
         counted="slices",
         served={"accuracy": "served agreement with the uncut model", "offline_accuracy": "offline agreement"},
+        counts=("tokens", "agreement"),
     )
     any_weights: ClassVar[bool] = True
     kind: Literal["causal_lm"]
@@ -148,7 +154,7 @@ class NextItem(TaskSettings):
     implementation: ClassVar[str] = "lwc.tasks.next_item.task:TASK"
     headline: ClassVar[Headline] = Headline(
         (Metric("ndcg_at_10", "NDCG@10"), Metric("hr_at_10", "HR@10")),
-        (Metric("mrr", "MRR"), Metric("coverage", "coverage")),
+        (Metric("mrr", "MRR"), Metric("coverage", "coverage", retained=False)),
         (
             ("popularity", "popularity"),
             ("recent_popularity", "recent popularity"),

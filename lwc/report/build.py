@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
-from lwc.core.store import read_json, write_json, write_whole
+from lwc.core.store import write_json, write_whole
 from lwc.recipe import Recipe
 from lwc.report.collect import collect
 from lwc.report.content import compose
+from lwc.report.content_types import Environment, Report, StageTime
 from lwc.report.document import Figure
 from lwc.report.gates import decide
 from lwc.report.html import render_html
@@ -21,37 +23,35 @@ from lwc.report.markdown import render_markdown
 from lwc.report.plots import confusion_plot, latency_plot, retention_plot
 from lwc.report.verdict import verdict
 
-SCHEMA = Path(__file__).with_name("schema.json")
-
 
 def report_schema() -> dict[str, Any]:
     """The JSON Schema of ``report.json``."""
-    schema: dict[str, Any] = read_json(SCHEMA)
-    return schema
+    draft = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": draft, **TypeAdapter(Report).json_schema(), "additionalProperties": False}
 
 
 def build_report(
     recipe: Recipe,
     stage_dirs: Mapping[str, Path],
-    environment: Mapping[str, Any],
-    seconds: Mapping[str, Any],
+    environment: Environment,
+    times: Mapping[str, StageTime],
     out: Path,
-) -> dict[str, Any]:
+) -> Report:
     """Collect what the stages left, decide the recipe's gates and write the report.
 
     Args:
         recipe: names the run and holds the gates.
         stage_dirs: stage name → finished folder; a stage that did not run is left out and reads "not measured".
         environment: machine and versions, kept as given; ``date`` and ``libraries`` are shown apart.
-        seconds: stage name → seconds, or ``{"seconds", "hit"}``.
+        times: stage name → how long it took when it was made, and whether it was reused.
         out: folder for ``report.json``, ``report.md``, ``report.html`` and ``report_*.png``.
 
     Returns:
-        The content of ``report.json``, whose shape ``schema.json`` documents.
+        The content of ``report.json``, whose shape `Report` documents.
     """
-    report = collect(recipe, stage_dirs, environment, seconds)
-    report["gates"] = decide(recipe.gates, report)
-    report["verdict"] = verdict(report)
+    found = collect(recipe, stage_dirs, environment, times)
+    gates = decide(recipe.gates, found)
+    report: Report = {**found, "gates": gates, "verdict": verdict(found, gates)}
     out.mkdir(parents=True, exist_ok=True)
     for stale in out.glob("report_*.png"):
         stale.unlink()
@@ -73,19 +73,24 @@ def _latencies(folder: Path | None) -> dict[str, NDArray[np.float32]]:
     return found
 
 
-def _figures(report: Mapping[str, Any], verify: Path | None, out: Path) -> dict[str, Figure]:
+def _figures(report: Report, verify: Path | None, out: Path) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
     if report["importance"]:
         figures |= importance_figures(report["importance"], report["selection"], out)
     if report["retention"] and report["ratios"][report["target"]["of"]] is not None:
         name = retention_plot(report, out / "report_retention.png")
         figures["retention"] = Figure(name, "Retention against compression, with 95% intervals.")
-    if report["task"] == "classification" and report["quality"]:
+    quality = report["quality"]
+    if quality and "confusion" in quality["base"]:
         models = [
-            (title, report["quality"][key]["confusion"])
-            for key, title in (("base", "base"), ("unrecovered", "before recovery"), ("compressed", "compressed"))
+            (title, model["confusion"])
+            for title, model in (
+                ("base", quality["base"]),
+                ("before recovery", quality["unrecovered"]),
+                ("compressed", quality["compressed"]),
+            )
         ]
-        name = confusion_plot(models, report["data"]["label_names"], out / "report_confusion.png")
+        name = confusion_plot(models, report["data"]["label_names"] or (), out / "report_confusion.png")
         figures["confusion"] = Figure(name, "Confusion matrices on the test split: count and share of the true class.")
     samples = _latencies(verify)
     if samples:

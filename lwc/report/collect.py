@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from lwc.core.store import read_json
 from lwc.recipe import Recipe
+from lwc.report.content_types import DataSection, Environment, Findings, Ratios, StageName, StageTime, Target
+from lwc.report.stage_contents import Export, Selection
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 
-def _read(stage_dirs: Mapping[str, Path], stage: str, name: str) -> dict[str, Any] | None:
+def _read(stage_dirs: Mapping[str, Path], stage: str, name: str) -> Any:
+    """A stage's JSON object, of the type that its writer gave it; None where the stage did not run."""
     folder = stage_dirs.get(stage)
     if folder is None or not (folder / name).is_file():
         return None
@@ -28,26 +31,23 @@ def _weights_bytes(stage_dirs: Mapping[str, Path], stage: str) -> int | None:
     return sum(file.stat().st_size for file in files) or None
 
 
-def _ratios(
-    stage_dirs: Mapping[str, Path], selection: dict[str, Any] | None, export: dict[str, Any] | None
-) -> dict[str, float | None]:
+def _ratios(stage_dirs: Mapping[str, Path], selection: Selection | None, export: Export) -> Ratios:
     """All four ratios. Size and latency come from the exported pair; size falls back to the weight files."""
-    planned: dict[str, Any] = (selection or {}).get("ratios") or {}
-    measured: dict[str, Any] = (export or {}).get("ratios") or {}
-    latency: dict[str, Any] = (export or {}).get("latency") or {}
+    planned = selection["ratios"] if selection and "ratios" in selection else None
+    measured, latency = export.get("ratios", {}), export.get("latency", {})
     size = measured.get("size")
     if size is None:
         before, after = _weights_bytes(stage_dirs, "train"), _weights_bytes(stage_dirs, "recover")
         size = before / after if before and after else None
     return {
-        "blocks": planned.get("blocks"),
-        "params": planned.get("params"),
+        "blocks": planned and planned["blocks"],
+        "params": planned and planned["params"],
         "size": size,
         "latency": measured.get("latency", latency.get("ratio")),
     }
 
 
-def _target(recipe: Recipe, ratios: Mapping[str, float | None]) -> dict[str, Any]:
+def _target(recipe: Recipe, ratios: Ratios) -> Target:
     reached = ratios[recipe.target.of]
     return {
         "ratio": recipe.target.ratio,
@@ -57,7 +57,7 @@ def _target(recipe: Recipe, ratios: Mapping[str, float | None]) -> dict[str, Any
     }
 
 
-def _data(recipe: Recipe, stage_dirs: Mapping[str, Path], evaluation: dict[str, Any]) -> dict[str, Any]:
+def _data(recipe: Recipe, stage_dirs: Mapping[str, Path], evaluation: dict[str, Any]) -> DataSection:
     return {
         "source": _read(stage_dirs, "data", "source.json"),
         "quality": _read(stage_dirs, "data", "quality.json"),
@@ -70,44 +70,23 @@ def _data(recipe: Recipe, stage_dirs: Mapping[str, Path], evaluation: dict[str, 
     }
 
 
-def _with_int8_retention(
-    export: dict[str, Any], stage_dirs: Mapping[str, Path], evaluation: dict[str, Any]
-) -> dict[str, Any]:
-    """``export.int8.retention``: what the graph that CPUs serve keeps of the uncut model, on the same test rows."""
-    import pyarrow.parquet as pq
-
-    from lwc.metrics.classification import retention
-
-    offline, reduced = (
-        pq.read_table(path).sort_by("id")
-        for path in (
-            stage_dirs["evaluate"] / "predictions.parquet",
-            stage_dirs["export"] / export["int8"]["answers"],
-        )
-    )
-    drawn = evaluation["bootstrap"]
-    labels, base, int8 = (column.to_numpy() for column in (offline["label"], offline["base"], reduced["compressed"]))
-    kept = retention(labels, base, int8, drawn["resamples"], drawn["seed"])
-    return {**export, "int8": {**export["int8"], "retention": kept}}
-
-
 def collect(
     recipe: Recipe,
     stage_dirs: Mapping[str, Path],
-    environment: Mapping[str, Any],
-    stages: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Everything measured, as ``report.json`` holds it, still without gates and verdict."""
+    environment: Environment,
+    times: Mapping[str, StageTime],
+) -> Findings:
+    """Everything measured, as in ``report.json``, still without gates and verdict."""
     evaluation = _read(stage_dirs, "evaluate", "evaluation.json") or {}
-    selection = _read(stage_dirs, "select", "selection.json")
-    export = _read(stage_dirs, "export", "export.json")
-    if export and "int8" in export and evaluation:
-        export = _with_int8_retention(export, stage_dirs, evaluation)
-    ratios = _ratios(stage_dirs, selection, export)
+    selection: Selection | None = _read(stage_dirs, "select", "selection.json")
+    export: Export | None = _read(stage_dirs, "export", "export.json")
+    ratios = _ratios(stage_dirs, selection, export or {})
     dumped = recipe.model_dump(mode="json")
     return {
         "schema_version": SCHEMA_VERSION,
-        "recipe": {**{key: dumped[key] for key in ("name", "description", "seed")}, "resolved": dumped},
+        "recipe": {
+            "name": recipe.name, "description": recipe.description, "seed": recipe.seed, "resolved": dumped,
+        },
         "target": _target(recipe, ratios),
         "ratios": ratios,
         "task": recipe.task.kind,
@@ -127,9 +106,6 @@ def collect(
         "export": export,
         "serving": _read(stage_dirs, "verify", "serving.json"),
         "data": _data(recipe, stage_dirs, evaluation),
-        "environment": dict(environment),
-        "stages": {
-            name: dict(value) if isinstance(value, Mapping) else {"seconds": value, "hit": None}
-            for name, value in stages.items()
-        },
-    }
+        "environment": environment,
+        "stages": cast(dict[StageName, StageTime], dict(times)),
+    }  # fmt: skip

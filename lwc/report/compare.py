@@ -2,7 +2,8 @@
 
 Two models that answer the same rows are compared in pairs: the exact McNemar test (McNemar 1947; Dietterich 1998
 recommends it for classifiers) looks only at rows that one of them gets right and the other wrong. Its p-values
-are corrected for the number of runs that are compared with the reference (Holm 1979).
+are corrected for the number of runs that are compared with the reference (Holm 1979). Tasks whose answers are not right
+or wrong are compared without a test.
 """
 
 from __future__ import annotations
@@ -10,19 +11,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from typing_extensions import TypedDict
 
+from lwc.core.arrays import Array
 from lwc.core.errors import RecipeError
-from lwc.core.store import Store, key_of, read_json
+from lwc.core.store import RECORD, STORE_FOLDER, Store, key_of, read_json
 from lwc.metrics.classification import accuracy, bootstrap, interval, macro_f1
+from lwc.recipe import TASKS
 from lwc.report.collect import SCHEMA_VERSION
+from lwc.report.content_types import Decision, Quality, Ratios, Report, Target, measured
+from lwc.report.marks import Interval, Intervals
+from lwc.report.stage_contents import ShapeTimes
 
-# Where `lwc.pipeline.run`, which stands above this module, keeps results and what they were made from.
-STORE_FOLDER = ".store"
-RECORD = "stages.json"
 # They name a run, or plan others: no number depends on them.
 _NO_EFFECT = ("name", "description", "sweep")
 _RESAMPLES = 2000
@@ -32,9 +36,80 @@ _RESAMPLES = 2000
 class Predictions:
     """Test rows in order of their id: ids (N,), label ids (N,) and answers of the compressed model (N,)."""
 
-    ids: NDArray[Any]
+    ids: Array
     labels: NDArray[np.int64]
     compressed: NDArray[np.int64]
+
+
+class Cost(TypedDict):
+    """Seconds that each stage took when it was made, and their sum."""
+
+    stages: dict[str, float | None]
+    total: float | None
+
+
+class Compared(TypedDict):
+    """One run of a comparison. ``floor`` is the first floor of its task."""
+
+    name: str
+    folder: str
+    date: str | None
+    machine: dict[str, str | int | bool | None]
+    passed: bool
+    target: Target
+    quality: dict[Literal["base", "unrecovered", "compressed", "floor"], Quality | None]
+    retention: dict[str, Interval | None]
+    ratios: Ratios
+    latency: list[ShapeTimes]
+    gates: list[Decision]
+    cost: Cost
+
+
+Untested: TypeAlias = Literal["no such test", "no predictions", "other classes", "other rows"]
+
+
+class Paired(TypedDict):
+    """McNemar's test, and run − reference in accuracy and macro-F1 with paired-bootstrap intervals, on n rows."""
+
+    n: int
+    only_reference_right: int
+    only_run_right: int
+    p: float
+    difference: Intervals
+
+
+class Test(TypedDict):
+    """A run against the reference: the test, or why there is none, as a word and in a sentence."""
+
+    run: str
+    reference: str
+    tested: bool
+    why: Untested | None
+    reason: str
+    n: NotRequired[int]
+    only_reference_right: NotRequired[int]
+    only_run_right: NotRequired[int]
+    p: NotRequired[float]
+    p_holm: NotRequired[float]
+    difference: NotRequired[Intervals]
+
+
+class Difference(TypedDict):
+    """A recipe key, and its value in each run."""
+
+    key: str
+    values: list[Any]
+
+
+class Comparison(TypedDict):
+    """Runs side by side."""
+
+    task: str
+    reference: str
+    runs: list[Compared]
+    differences: list[Difference]
+    tests: list[Test]
+    notes: list[str]
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -51,27 +126,27 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def differences(recipes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def differences(recipes: Sequence[Mapping[str, Any]]) -> list[Difference]:
     """``[{"key", "values"}]``: flattened recipe keys whose values differ; a key that a recipe lacks reads None."""
     flat = [flatten({k: v for k, v in recipe.items() if k not in _NO_EFFECT}) for recipe in recipes]
     keys = list(dict.fromkeys(key for one in flat for key in one))
-    rows = [{"key": key, "values": [one.get(key) for one in flat]} for key in keys]
+    rows: list[Difference] = [{"key": key, "values": [one.get(key) for one in flat]} for key in keys]
     return [row for row in rows if any(value != row["values"][0] for value in row["values"])]
 
 
-def mcnemar(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> dict[str, Any]:
+def mcnemar(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> tuple[int, int, float]:
     """Exact two-sided McNemar test of two models' class ids (N,) on the same labels (N,).
 
     Returns:
-        ``{"only_first", "only_second", "p"}``: rows that only one model gets right, and the binomial p-value of
-        their split under equal odds; 1 where there is no such row.
+        How many rows only the first and only the second model gets right, and the binomial p-value of their split
+        under equal odds; 1 where there is no such row.
     """
     from scipy.stats import binomtest
 
     truth = np.asarray(labels)
     one, two = np.asarray(first) == truth, np.asarray(second) == truth
     b, c = int((one & ~two).sum()), int((two & ~one).sum())
-    return {"only_first": b, "only_second": c, "p": float(binomtest(b, b + c, 0.5).pvalue) if b + c else 1.0}
+    return b, c, float(binomtest(b, b + c, 0.5).pvalue) if b + c else 1.0
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -84,24 +159,25 @@ def holm(values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _report(folder: Path) -> dict[str, Any]:
+def _report(folder: Path) -> Report:
     path = folder / "report.json"
     if not path.is_file():
         raise RecipeError(
-            f"{folder}: holds no report.json" if folder.is_dir() else f"{folder}: no such folder",
+            f"{folder}: no report.json in it" if folder.is_dir() else f"{folder}: no such folder",
             "name the folder of a finished run, e.g. runs/amazon_2.5x; `lwc run` writes the report at its end",
         )
-    report = read_json(path)
-    version = report.get("schema_version") if isinstance(report, dict) else None
+    content = read_json(path)
+    version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
         raise RecipeError(
             f"{path}: has schema version {version}, this lwc reads {SCHEMA_VERSION}",
             "write it again with `lwc report RECIPE`",
         )
-    return dict(report)
+    report: Report = content
+    return report
 
 
-def load_predictions(folder: Path, report: Mapping[str, Any]) -> tuple[Predictions | None, str]:
+def load_predictions(folder: Path, report: Report) -> tuple[Predictions | None, str]:
     """The predictions a report is of, or None and the reason in words."""
     record = folder / RECORD
     made_from = read_json(record).get("evaluate") if record.is_file() else None
@@ -116,7 +192,7 @@ def load_predictions(folder: Path, report: Mapping[str, Any]) -> tuple[Predictio
 
 
 def read_predictions(path: Path, truth: str = "label") -> Predictions:
-    """What the evaluate stage wrote, in order of the rows' ids; its column ``truth`` is held to be right."""
+    """What the evaluate stage wrote, in order of the rows' ids; its column ``truth`` counts as right."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(path)
@@ -136,95 +212,121 @@ def _other_rows(one: Predictions, two: Predictions) -> str:
     return f"the test labels differ: {relabelled:,} of {len(two.ids):,} rows" if relabelled else ""
 
 
-def paired(reference: Predictions, other: Predictions, n_boot: int, seed: int) -> dict[str, Any]:
-    """McNemar's test, and other − reference in accuracy and macro-F1 with paired-bootstrap intervals.
-
-    Both hold the same rows in the same order.
-    """
+def paired(reference: Predictions, other: Predictions, n_boot: int, seed: int) -> Paired:
+    """The test of two runs whose predictions are of the same rows in the same order."""
     y = reference.labels
-    test = mcnemar(y, reference.compressed, other.compressed)
+    only_reference, only_run, p = mcnemar(y, reference.compressed, other.compressed)
     drawn = bootstrap(y, {"reference": reference.compressed, "other": other.compressed}, n_boot, seed)
-    gained = {
-        name: interval(
+    difference: Intervals = {}
+    for name, metric in (("accuracy", accuracy), ("macro_f1", macro_f1)):
+        found = interval(
             metric(y, other.compressed) - metric(y, reference.compressed),
             drawn["other"][name] - drawn["reference"][name],
         )
-        for name, metric in (("accuracy", accuracy), ("macro_f1", macro_f1))
-    }
+        difference[name] = {"value": found["value"], "low": found["low"], "high": found["high"]}
     return {
-        "n": len(y),
-        "only_reference_right": test["only_first"],
-        "only_run_right": test["only_second"],
-        "p": test["p"],
-        "difference": gained,
-    }
+        "n": len(y), "only_reference_right": only_reference, "only_run_right": only_run, "p": p,
+        "difference": difference,
+    }  # fmt: skip
 
 
-def _tests(
-    names: Sequence[str], reports: Sequence[Mapping[str, Any]], loaded: Sequence[tuple[Predictions | None, str]]
-) -> list[dict[str, Any]]:
-    drawn = reports[0].get("bootstrap") or {}
-    n_boot, seed = drawn.get("resamples", _RESAMPLES), drawn.get("seed", 0)
-    reference, lacking = loaded[0]
-    rows: list[dict[str, Any]] = []
-    for name, report, (found, reason) in zip(names[1:], reports[1:], loaded[1:], strict=True):
-        row: dict[str, Any] = {"run": name, "reference": names[0], "tested": False}
-        if reference is None or found is None:
-            row["reason"] = f"{names[0]}: {lacking}" if reference is None else f"{name}: {reason}"
-        elif report["data"]["label_names"] != reports[0]["data"]["label_names"]:
-            row["reason"] = "the classes differ"
-        elif different := _other_rows(reference, found):
-            row["reason"] = different
-        else:
-            row |= {"tested": True, "reason": "", **paired(reference, found, n_boot, seed)}
-        rows.append(row)
+@dataclass(frozen=True)
+class _Run:
+    name: str
+    folder: Path
+    report: Report
+
+
+def _untested(
+    reference: _Run, run: _Run, first: Predictions | None, second: Predictions | None, lacking: Mapping[str, str]
+) -> tuple[Untested, str] | None:
+    """Why two runs cannot be tested against each other; None where they can."""
+    if first is None or second is None:
+        without = reference.name if first is None else run.name
+        return "no predictions", f"{without}: {lacking[without]}"
+    if run.report["data"]["label_names"] != reference.report["data"]["label_names"]:
+        return "other classes", "the classes differ"
+    different = _other_rows(first, second)
+    return ("other rows", different) if different else None
+
+
+def _tests(runs: Sequence[_Run]) -> list[Test]:
+    reference, *others = runs
+    headline = TASKS[reference.report["task"]].headline
+    rows: list[Test] = [
+        {"run": run.name, "reference": reference.name, "tested": False, "why": None, "reason": ""} for run in others
+    ]
+    if headline.not_paired:
+        for row in rows:
+            row["why"], row["reason"] = "no such test", headline.not_paired
+        return rows
+    loaded = {run.name: load_predictions(run.folder, run.report) for run in runs}
+    lacking = {name: reason for name, (_, reason) in loaded.items()}
+    first = loaded[reference.name][0]
+    drawn = reference.report["bootstrap"]
+    n_boot, seed = (drawn["resamples"], drawn["seed"]) if drawn else (_RESAMPLES, 0)
+    for row, run in zip(rows, others, strict=True):
+        second = loaded[run.name][0]
+        found = _untested(reference, run, first, second, lacking)
+        if found is not None:
+            row["why"], row["reason"] = found
+        elif first is not None and second is not None:
+            row.update({**row, "tested": True, **paired(first, second, n_boot, seed)})
     done = [row for row in rows if row["tested"]]
     for row, adjusted in zip(done, holm([row["p"] for row in done]), strict=True):
         row["p_holm"] = adjusted
     return rows
 
 
-def _quality(report: Mapping[str, Any], model: str) -> dict[str, Any] | None:
-    quality = report["quality"] or {}
-    measured = (quality.get("floors") or {}).get(model) if model == "majority" else quality.get(model)
-    return {key: measured[key] for key in ("n", "accuracy", "macro_f1")} if measured else None
+def _compared(run: _Run) -> Compared:
+    report, headline = run.report, TASKS[run.report["task"]].headline
+    quality, kept = report["quality"], report["retention"] or {}
 
+    def shown(found: Quality | None) -> Quality | None:
+        if found is None:
+            return None
+        return cast(Quality, {"n": found["n"], **{one.key: measured(found, one.key) for one in headline.metrics}})
 
-def _run(name: str, folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:
-    seconds = {stage: one["seconds"] for stage, one in report["stages"].items()}
+    seconds: dict[str, float | None] = {stage: one["seconds"] for stage, one in report["stages"].items()}
     known = [value for value in seconds.values() if value is not None]
     environment = report["environment"]
     return {
-        "name": name,
-        "folder": str(folder),
+        "name": run.name,
+        "folder": str(run.folder),
         "date": environment.get("date"),
-        "machine": {key: environment.get(key) for key in ("cpu", "cores", "gpu")},
+        "machine": {
+            "cpu": environment.get("cpu"),
+            "cores": environment.get("cores"),
+            "gpu": environment.get("gpu"),
+        },
         "passed": report["verdict"]["passed"],
         "target": report["target"],
-        "quality": {model: _quality(report, model) for model in ("base", "unrecovered", "compressed", "majority")},
-        "retention": {key: (report["retention"] or {}).get(key) for key in ("accuracy", "macro_f1")},
+        "quality": {
+            "base": shown(quality and quality["base"]),
+            "unrecovered": shown(quality and quality["unrecovered"]),
+            "compressed": shown(quality and quality["compressed"]),
+            "floor": shown(quality and quality["floors"].get(headline.floors[0][0])),
+        },
+        "retention": {metric.key: kept.get(metric.key) for metric in headline.metrics},
         "ratios": report["ratios"],
-        "latency": (report["latency"] or {}).get("shapes") or [],
+        "latency": (report["latency"] or {}).get("shapes", []),
         "gates": report["gates"],
         "cost": {"stages": seconds, "total": sum(known) if known else None},
     }
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Folder names; the paths as given where two folders bear the same name."""
+    """Folder names; the paths as given where two folders have the same name."""
     names = [folder.resolve().name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
-def compare(runs: Sequence[Path]) -> dict[str, Any]:
+def compare(runs: Sequence[Path]) -> Comparison:
     """Run folders side by side; the first is the reference of the paired tests.
 
-    Returns:
-        ``{"reference", "runs", "differences", "tests", "notes"}``, all of it JSON. A test row has ``tested`` and,
-        where it could not be made, the ``reason``. Seconds of a stage are those it took when it was made.
-
     Raises:
-        RecipeError: fewer than two runs, the same run twice, or a folder without a report that this version reads.
+        RecipeError: fewer than two runs, the same run twice, runs of different tasks, or a folder without a report that
+            this version reads.
     """
     folders = [Path(run) for run in runs]
     if len(folders) < 2:
@@ -236,25 +338,22 @@ def compare(runs: Sequence[Path]) -> dict[str, Any]:
         if folder.resolve() in seen:
             raise RecipeError(f"{folder}: is the same run as {seen[folder.resolve()]}", "name each run once")
         seen[folder.resolve()] = folder
-    reports = [_report(folder) for folder in folders]
-    other = [report["task"] for report in reports if report["task"] != "classification"]
-    if other:
-        raise RecipeError(
-            f"runs are compared by accuracy and macro-F1, which task {other[0]} does not have", "read their reports"
-        )
-    names = _names(folders)
-    rows = [_run(*one) for one in zip(names, folders, reports, strict=True)]
-    loaded = [load_predictions(folder, report) for folder, report in zip(folders, reports, strict=True)]
+    named = zip(_names(folders), folders, strict=True)
+    every = [_Run(name, folder, _report(folder)) for name, folder in named]
+    tasks = list(dict.fromkeys(run.report["task"] for run in every))
+    if len(tasks) > 1:
+        raise RecipeError(f"the runs are of different tasks: {', '.join(tasks)}", "compare runs of one task")
+    rows, tests = [_compared(run) for run in every], _tests(every)
     notes = []
     if any(row["machine"] != rows[0]["machine"] for row in rows):
         notes.append("The reports are of different machines: latencies and seconds do not compare.")
-    tests = _tests(names, reports, loaded)
-    if any("test rows differ" in row["reason"] or "test labels differ" in row["reason"] for row in tests):
+    if any(row["why"] == "other rows" for row in tests):
         notes.append("Some runs were measured on other test rows: their quality does not compare either.")
     return {
-        "reference": names[0],
+        "task": tasks[0],
+        "reference": rows[0]["name"],
         "runs": rows,
-        "differences": differences([report["recipe"]["resolved"] for report in reports]),
+        "differences": differences([run.report["recipe"]["resolved"] for run in every]),
         "tests": tests,
         "notes": notes,
     }

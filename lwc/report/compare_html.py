@@ -4,57 +4,70 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from lwc.metrics.headline import Metric
+from lwc.recipe import TASKS
+from lwc.report.compare import Comparison, Test
+from lwc.report.content_types import Decision, measured
 from lwc.report.document import Document, Paragraph, Section, Table
 from lwc.report.formats import NOT_MEASURED, duration, number, ratio, retention, significant, with_interval
 from lwc.report.html import render_html
 from lwc.report.markdown import render_markdown
+from lwc.report.marks import Interval
+from lwc.report.stage_contents import ShapeTimes
 
-_MODELS = {"base": "base", "compressed": "compressed", "majority": "floor: majority class"}
+
+def _metrics(c: Comparison) -> tuple[Metric, Metric]:
+    return TASKS[c["task"]].headline.metrics
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if value is None:
         return "–"
     return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
 
 
-def _gained(value: Mapping[str, float]) -> str:
-    return f"{value['value']:+.3f} ({value['low']:+.3f} to {value['high']:+.3f})"
+def _gained(found: Interval) -> str:
+    value, low, high = (found[end] or 0.0 for end in ("value", "low", "high"))
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def finding(test: Mapping[str, Any]) -> str:
+def finding(test: Test) -> str:
     """A paired test in one sentence."""
     run, reference = test["run"], test["reference"]
     if not test["tested"]:
         return f"{run} against {reference}: not tested, because {test['reason']}."
-    clear = test["p_holm"] < 0.05
-    result = f"{run} is {'better' if test['difference']['accuracy']['value'] > 0 else 'worse'} than {reference}"
-    said = result if clear else f"No difference shown between {run} and {reference}"
-    return f"{said}: accuracy {_gained(test['difference']['accuracy'])}, corrected p {_p(test['p_holm'])}."
+    gained = test["difference"]["accuracy"]
+    better = "better" if (gained["value"] or 0.0) > 0 else "worse"
+    result = f"{run} is {better} than {reference}"
+    said = result if test["p_holm"] < 0.05 else f"No difference shown between {run} and {reference}"
+    return f"{said}: accuracy {_gained(gained)}, corrected p {_p(test['p_holm'])}."
 
 
-def _quality_table(c: Mapping[str, Any]) -> Table:
+def _quality_table(c: Comparison) -> Table:
+    metrics, floor = _metrics(c), TASKS[c["task"]].headline.floors[0][1]
     rows = []
     for run in c["runs"]:
-        for model in ("base", "compressed", "majority"):
-            measured = run["quality"][model] or {}
-            if model == "majority" and not measured:
-                continue
-            kept = [retention(run["retention"][k]) if model == "compressed" else "" for k in ("accuracy", "macro_f1")]
-            scores = [with_interval(measured[k]) if k in measured else NOT_MEASURED for k in ("accuracy", "macro_f1")]
-            rows.append((run["name"], _MODELS[model], number(measured.get("n")), *scores, *kept))
-    header = ("run", "model", "test texts", "accuracy", "macro-F1", "accuracy retained", "macro-F1 retained")
+        quality = run["quality"]
+        models = [("base", quality["base"]), ("compressed", quality["compressed"])]
+        if quality["floor"] is not None:
+            models.append((f"floor: {floor}", quality["floor"]))
+        for model, found in models:
+            kept = [retention(run["retention"][one.key]) if model == "compressed" else "" for one in metrics]
+            scores = [NOT_MEASURED if found is None else with_interval(measured(found, one.key)) for one in metrics]
+            rows.append((run["name"], model, number(found and found["n"]), *scores, *kept))
+    counted = f"test {TASKS[c['task']].headline.counted}"
+    names = [one.name for one in metrics]
+    header = ("run", "model", counted, *names, *(f"{name} retained" for name in names))
     strong = tuple(i for i, row in enumerate(rows) if row[1] == "compressed")
     return Table(header, tuple(rows), "95% bootstrap intervals, from each run's report.", strong=strong)
 
 
-def _test_table(c: Mapping[str, Any]) -> Table:
+def _test_table(c: Comparison) -> Table:
     header = (
         "run", "accuracy, run − reference", "macro-F1, run − reference", "only the run right",
         "only the reference right", "p (McNemar)", "p, corrected",
@@ -74,19 +87,19 @@ def _test_table(c: Mapping[str, Any]) -> Table:
     return Table(header, rows, caption)
 
 
-def _by_run(c: Mapping[str, Any], found: Sequence[Mapping[str, str]], title: str, caption: str = "") -> Table:
+def _by_run(c: Comparison, found: Sequence[Mapping[str, str]], title: str, caption: str = "") -> Table:
     """One row for each key of ``found`` (a mapping for each run, in order), one column for each run."""
     keys = list(dict.fromkeys(key for one in found for key in one))
     rows = tuple((key, *(one.get(key, "–") for one in found)) for key in keys)
     return Table((title, *(run["name"] for run in c["runs"])), rows, caption)
 
 
-def _gate(gate: Mapping[str, Any]) -> str:
-    value, limit = (NOT_MEASURED if gate[k] is None else significant(gate[k]) for k in ("value", "threshold"))
+def _gate(gate: Decision) -> str:
+    value, limit = (significant(one) for one in (gate["value"], gate["threshold"]))
     return f"{'pass' if gate['passed'] else 'FAIL'}: {value} (must be {gate['op']} {limit})"
 
 
-def _gates(gates: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _gates(gates: Sequence[Decision]) -> dict[str, str]:
     """A run's gates by metric and operator; a second one on the same metric is numbered, not lost."""
     found: dict[str, str] = {}
     for gate in gates:
@@ -99,13 +112,13 @@ def _gates(gates: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return found
 
 
-def _speed(shape: Mapping[str, Any]) -> str:
+def _speed(shape: ShapeTimes) -> str:
     return f"{number(shape['base_ms'], 2)} → {number(shape['compressed_ms'], 2)} ms ({ratio(shape['ratio'])})"
 
 
-def _document(c: Mapping[str, Any]) -> Document:
+def _document(c: Comparison) -> Document:
     """What a comparison says, for both renderers."""
-    runs = c["runs"]
+    runs, metric = c["runs"], _metrics(c)[0]
     passed = sum(run["passed"] for run in runs)
     header = ("recipe key", *(run["name"] for run in runs))
     changed = tuple((row["key"], *map(_shown, row["values"])) for row in c["differences"])
@@ -126,8 +139,8 @@ def _document(c: Mapping[str, Any]) -> Document:
         state=f"{passed} of {len(runs)} passed",
         verdict=[*map(Paragraph, (finding(test) for test in c["tests"])), *(Paragraph(t, "bad") for t in c["notes"])],
         tiles=[
-            (r["name"], number((r["quality"]["compressed"] or {}).get("accuracy")),
-             f"accuracy, {ratio(r['ratios'][r['target']['of']])} in {r['target']['of']}")
+            (r["name"], number(measured(q, metric.key) if (q := r["quality"]["compressed"]) else None),
+             f"{metric.name}, {ratio(r['ratios'][r['target']['of']])} in {r['target']['of']}")
             for r in runs
         ],
         sections=[
@@ -145,11 +158,11 @@ def _document(c: Mapping[str, Any]) -> Document:
     )  # fmt: skip
 
 
-def to_markdown(c: Mapping[str, Any]) -> str:
+def to_markdown(c: Comparison) -> str:
     """A comparison (`compare`) as Markdown text."""
     return render_markdown(_document(c))
 
 
-def to_html(c: Mapping[str, Any]) -> str:
+def to_html(c: Comparison) -> str:
     """A comparison (`compare`) as one self-contained HTML text."""
     return render_html(_document(c), Path())

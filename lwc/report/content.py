@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 from lwc.recipe import TASKS
+from lwc.report.content_types import Quality, Report, measured
 from lwc.report.document import Document, Figure, Paragraph, Section, Table
 from lwc.report.formats import (
     NOT_MEASURED,
@@ -21,31 +21,29 @@ from lwc.report.importance import importance_section
 from lwc.report.levers import further_levers, search_for_latency
 from lwc.report.serving import serving_section
 from lwc.report.setting import data_section, environment_section
+from lwc.report.stage_contents import ExportedFile, Latency, Parity
 
 Block = Paragraph | Table | Figure
-_MODELS = (
-    ("base", "base model"),
-    ("unrecovered", "compressed, before recovery"),
-    ("compressed", "compressed, recovered"),
-)
 
 
-def _quality(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Section:
+def _quality(report: Report, figures: Mapping[str, Figure]) -> Section:
     quality = report["quality"]
     if not quality:
         return Section("Quality", [Paragraph(f"Quality: {NOT_MEASURED}.")])
     reading = TASKS[report["task"]].headline
     shown = (*reading.metrics, *reading.further)
-    measured = [(title, quality[key]) for key, title in _MODELS]
-    measured += [
-        (f"floor: {title}", quality["floors"][key]) for key, title in reading.floors if key in quality["floors"]
+    models: list[tuple[str, Quality]] = [
+        ("base model", quality["base"]),
+        ("compressed, before recovery", quality["unrecovered"]),
+        ("compressed, recovered", quality["compressed"]),
+        *((f"floor: {title}", quality["floors"][key]) for key, title in reading.floors if key in quality["floors"]),
     ]
-    rows = [(title, *(with_interval(one.get(metric.key)) for metric in shown)) for title, one in measured]
-    drawn = report.get("bootstrap") or {}
+    rows = [(title, *(with_interval(measured(one, metric.key)) for metric in shown)) for title, one in models]
+    drawn = report["bootstrap"]
     lower = [metric.name for metric in shown if metric.lower_is_better]
     caption = (
         f"Test split, n = {quality['base']['n']:,} {reading.counted}, read once. 95% percentile intervals of "
-        f"{number(drawn.get('resamples'))} bootstrap resamples, seed {number(drawn.get('seed'))}."
+        f"{number(drawn and drawn['resamples'])} bootstrap resamples, seed {number(drawn and drawn['seed'])}."
         + (f" Lower is better for {' and '.join(lower)}." if lower else "")
     )
     header = ("model", *(metric.name for metric in shown))
@@ -65,7 +63,7 @@ def _quality(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Sectio
         ),
     ]
     if report["agreement"]:
-        cut, healed = (percent(report["agreement"][key]) for key in ("unrecovered", "compressed"))
+        cut, healed = percent(report["agreement"]["unrecovered"]), percent(report["agreement"]["compressed"])
         blocks.append(
             Paragraph(f"First choice of the next token is the base's: {cut} before recovery, {healed} after.")
         )
@@ -73,7 +71,7 @@ def _quality(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Sectio
     return Section("Quality", blocks)
 
 
-def _gates(report: Mapping[str, Any]) -> Section:
+def _gates(report: Report) -> Section:
     gates = report["gates"]
     if not gates:
         return Section("Gates", [Paragraph("The recipe sets no gates.", "quiet")])
@@ -93,14 +91,14 @@ def _gates(report: Mapping[str, Any]) -> Section:
     return Section("Gates", [Table(header[:width], tuple(row[:width] for row in rows), bad=bad)])
 
 
-def _size(report: Mapping[str, Any]) -> Section:
-    ratios, selection = report["ratios"], report["selection"] or {}
-    before, after = selection.get("params_before"), selection.get("params_after")
-    kept = len(selection["kept"]) if "kept" in selection else None
-    files = (report["export"] or {}).get("files") or {}
-    sizes = [_bytes(files.get(key)) for key in ("base", "compressed")]
+def _size(report: Report) -> Section:
+    ratios, selection = report["ratios"], report["selection"]
+    files = (report["export"] or {}).get("files")
+    sizes = [_bytes(files and files["base"]), _bytes(files and files["compressed"])]
+    blocks_before, blocks_after = (selection["blocks_before"], len(selection["kept"])) if selection else (None, None)
+    before, after = (selection.get("params_before"), selection.get("params_after")) if selection else (None, None)
     rows = (
-        ("blocks", number(selection.get("blocks_before")), number(kept), ratio(ratios["blocks"])),
+        ("blocks", number(blocks_before), number(blocks_after), ratio(ratios["blocks"])),
         ("params", number(before), number(after), ratio(ratios["params"])),
         ("size (ONNX file)", *sizes, ratio(ratios["size"])),
         ("latency", "see below", "see below", ratio(ratios["latency"])),
@@ -120,26 +118,24 @@ def _size(report: Mapping[str, Any]) -> Section:
     return Section("Size, latency and parity", blocks)
 
 
-def _bytes(described: Any) -> str:
-    value = described.get("bytes") if isinstance(described, Mapping) else None
-    return NOT_MEASURED if value is None else f"{value / 1e6:,.1f} MB"
+def _bytes(file: ExportedFile | None) -> str:
+    return NOT_MEASURED if file is None else f"{file['bytes'] / 1e6:,.1f} MB"
 
 
-def _latency_rows(latency: Any) -> tuple[tuple[str, ...], ...]:
-    shapes: Sequence[Any] = latency.get("shapes", ()) if isinstance(latency, Mapping) else ()
+def _latency_rows(latency: Latency | None) -> tuple[tuple[str, ...], ...]:
     return tuple(
         (
             f"{shape['batch']} × {shape['length']}",
-            number(shape.get("base_ms"), 2),
-            number(shape.get("compressed_ms"), 2),
-            ratio(shape.get("ratio")),
-            percent(max(shape["spread"].values()) if "spread" in shape else None),
+            number(shape["base_ms"], 2),
+            number(shape["compressed_ms"], 2),
+            ratio(shape["ratio"]),
+            percent(max(shape["spread"]["base"], shape["spread"]["compressed"]) if "spread" in shape else None),
         )
-        for shape in shapes
+        for shape in (latency or {}).get("shapes", ())
     )
 
 
-def _parity(parity: Any) -> Paragraph:
+def _parity(parity: Parity | None) -> Paragraph:
     if not parity:
         return Paragraph(f"Parity of ONNX and PyTorch: {NOT_MEASURED}.")
     return Paragraph(
@@ -150,29 +146,34 @@ def _parity(parity: Any) -> Paragraph:
     )
 
 
-def _stages(report: Mapping[str, Any]) -> Section:
+def _stages(report: Report) -> Section:
     rows = tuple(
-        (name, duration(s.get("seconds")), {True: "reused", False: "run", None: NOT_MEASURED}[s.get("hit")])
+        (name, duration(s["seconds"]), {True: "reused", False: "run", None: NOT_MEASURED}[s["hit"]])
         for name, s in report["stages"].items()
     )
     return Section("Stages", [Table(("stage", "time", ""), rows)])
 
 
-def compose(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Document:
+def compose(report: Report, figures: Mapping[str, Figure]) -> Document:
     """The document of a finished report; ``figures`` are those that could be drawn, by name."""
     recipe, verdict, ratios = report["recipe"], report["verdict"], report["ratios"]
-    head = [Paragraph(verdict[key]) for key in ("removed", "cost", "gained")]
+    head = [Paragraph(text) for text in (verdict["removed"], verdict["cost"], verdict["gained"])]
     head += [Paragraph(text, "bad") for text in verdict["warnings"]]
     head.append(Paragraph(verdict["gates"], "good" if verdict["passed"] and report["gates"] else ""))
     if not verdict["passed"]:
         head[-1] = Paragraph(verdict["gates"], "bad")
     kept = report["retention"] or {}
-    quality = (report["quality"] or {}).get("compressed") or {}
-    tiles = [(name, ratio(ratios[name]), "smaller") for name in ("blocks", "params", "size")]
-    tiles.append(("latency", ratio(ratios["latency"]), "faster"))
+    quality = report["quality"] and report["quality"]["compressed"]
+    tiles = [
+        ("blocks", ratio(ratios["blocks"]), "smaller"),
+        ("params", ratio(ratios["params"]), "smaller"),
+        ("size", ratio(ratios["size"]), "smaller"),
+        ("latency", ratio(ratios["latency"]), "faster"),
+    ]
     for metric in TASKS[report["task"]].headline.metrics:
-        tiles.append((metric.name, number(quality.get(metric.key)), f"{percent(kept.get(metric.key))} of base"))
-    passed = bool(verdict["passed"])
+        value = number(measured(quality, metric.key) if quality else None)
+        tiles.append((metric.name, value, f"{percent(kept.get(metric.key))} of base"))
+    passed = verdict["passed"]
     state = "gates failed" if not passed else "passed" if report["gates"] else "no gates"
     when = report["environment"].get("date")
     parts = [recipe["description"], f"seed {recipe['seed']}", str(when) if when else ""]

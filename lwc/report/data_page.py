@@ -1,20 +1,28 @@
-"""The page of ``lwc data ingest``: what the stream held, with plots; every sketch beside its error."""
+"""The page of ``lwc data ingest``: what was read, with plots; every estimate with its error."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NotRequired
 
 import matplotlib as mpl
 import numpy as np
 
+from lwc.report.content_types import DataQuality
 from lwc.report.document import Document, Figure, Paragraph, Section, Table
 from lwc.report.formats import duration, number, percent
 from lwc.report.html import render_html
 from lwc.report.plots import BLUE, GREY, INK, ORANGE, RED, SOFT, STYLE, canvas, save
 from lwc.report.setting import split_by
+
+
+class Ingested(DataQuality):
+    """``quality.json`` of ``lwc data ingest``."""
+
+    seconds: NotRequired[dict[str, float]]
+
 
 _COLOURS = (RED, ORANGE, GREY, SOFT, BLUE)
 _FEW = 20  # rows of a month under which its shares are noise
@@ -69,7 +77,7 @@ def _languages_plot(languages: Mapping[str, int], path: Path) -> str:
         return save(figure, path)
 
 
-def _rows_table(q: Mapping[str, Any]) -> Table:
+def _rows_table(q: Ingested) -> Table:
     duplicates = q["duplicates"]
     rows = [
         ("read", q["rows_read"]),
@@ -81,10 +89,10 @@ def _rows_table(q: Mapping[str, Any]) -> Table:
         ("used", q["rows_used"]),
     ]
     table = tuple((name, f"{count:,}") for name, count in rows)
-    return Table(("rows", "count"), table, "Every row that was read stands in one line.", strong=(len(table) - 1,))
+    return Table(("rows", "count"), table, "Every row that was read is counted in one line.", strong=(len(table) - 1,))
 
 
-def _splits_table(q: Mapping[str, Any]) -> Table:
+def _splits_table(q: Ingested) -> Table:
     names = q["label_names"]
     rows = tuple(
         (split, number(found["rows"]), *(number(found["labels"][name]) for name in names),
@@ -94,7 +102,7 @@ def _splits_table(q: Mapping[str, Any]) -> Table:
     return Table(("split", "rows", *names, "majority"), rows, f"Split by {split_by(q)}.")
 
 
-def _distinct_table(q: Mapping[str, Any]) -> Table:
+def _distinct_table(q: Ingested) -> Table:
     error = q["distinct"]["relative_standard_error"]
     rows = tuple((name, number(q["distinct"][name]), f"± {100 * error:.1f} %") for name in ("users", "items", "words"))
     return Table(
@@ -102,7 +110,7 @@ def _distinct_table(q: Mapping[str, Any]) -> Table:
     )
 
 
-def _near(q: Mapping[str, Any]) -> str:
+def _near(q: Ingested) -> str:
     near = q["near_duplicates"]
     if near["missed_at_threshold"] is None:
         return "Near duplicates were not looked for (data.near_duplicate_threshold is 1)."
@@ -113,10 +121,10 @@ def _near(q: Mapping[str, Any]) -> str:
     )
 
 
-def _document(q: Mapping[str, Any], name: str, folder: Path) -> Document:
+def _document(q: Ingested, name: str, folder: Path) -> Document:
     bad = sum(q["rows_bad"].values())
     words, diversity = q["words"], q["diversity"]
-    drift: list[Any] = [Paragraph("The source has no times.")]
+    drift: list[Paragraph | Figure] = [Paragraph("The source has no times.")]
     if sum(sum(labels.values()) >= _FEW for labels in q["months"].values()) > 1:
         caption = f"Labels by month, of all labelled rows; months with fewer than {_FEW} rows are left out."
         drift = [Figure(_drift_plot(q["months"], q["label_names"], folder / "drift.png"), caption)]
@@ -163,7 +171,7 @@ def _document(q: Mapping[str, Any], name: str, folder: Path) -> Document:
     )  # fmt: skip
 
 
-def data_page(quality: Mapping[str, Any], name: str) -> str:
+def data_page(quality: Ingested, name: str) -> str:
     """The quality report of an ingestion (`lwc.data.ingest.run.ingest`) as one self-contained HTML text."""
     with tempfile.TemporaryDirectory(prefix="lwc-page-") as folder:
         return render_html(_document(quality, name, Path(folder)), Path(folder))

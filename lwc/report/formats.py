@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 NOT_MEASURED = "not measured"
 
 
-def number(value: Any, digits: int = 3, unit: str = "") -> str:
+def number(value: object, digits: int = 3, unit: str = "") -> str:
     """A number with fixed digits and thousands separators, or "not measured"."""
     if isinstance(value, Mapping):
         value = value.get("value")
@@ -20,26 +19,26 @@ def number(value: Any, digits: int = 3, unit: str = "") -> str:
     return f"{value:,}{unit}" if isinstance(value, int) else f"{value:,.{digits}f}{unit}"
 
 
-def significant(value: Any) -> str:
+def significant(value: object) -> str:
     """Four significant digits, for raw scores of any size."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return number(value)
     return f"{value:.4g}"
 
 
-def percent(value: Any, digits: int = 1) -> str:
+def percent(value: object, digits: int = 1) -> str:
     """A share as a percentage."""
     if isinstance(value, Mapping):
         value = value.get("value")
     return number(100.0 * value, digits, " %") if isinstance(value, int | float) else NOT_MEASURED
 
 
-def ratio(value: Any) -> str:
+def ratio(value: object) -> str:
     """``2.50×``, or "not measured"."""
     return number(float(value), 2, "×") if isinstance(value, int | float) else NOT_MEASURED
 
 
-def with_interval(value: Any, digits: int = 3, scale: float = 1.0) -> str:
+def with_interval(value: object, digits: int = 3, scale: float = 1.0) -> str:
     """``0.912 (0.890–0.931)``; the value alone where there is no interval."""
     if not isinstance(value, Mapping):
         return number(value * scale if isinstance(value, float) else value, digits)
@@ -51,7 +50,7 @@ def with_interval(value: Any, digits: int = 3, scale: float = 1.0) -> str:
     return f"{middle} ({value['low'] * scale:.{digits}f}–{value['high'] * scale:.{digits}f})"
 
 
-def retention(value: Any) -> str:
+def retention(value: object) -> str:
     """Retention in percent with its interval: ``98.7 % (96.9–100.4)``."""
     if not isinstance(value, Mapping) or value.get("value") is None:
         return NOT_MEASURED
@@ -61,7 +60,7 @@ def retention(value: Any) -> str:
     return text
 
 
-def duration(seconds: Any) -> str:
+def duration(seconds: object) -> str:
     """``12.3 s`` or ``4 min 05 s``."""
     if not isinstance(seconds, int | float):
         return NOT_MEASURED

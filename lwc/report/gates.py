@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from lwc.recipe import Gate
+from lwc.report.content_types import Decision
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -49,7 +50,7 @@ def lookup(report: Mapping[str, Any], path: str) -> tuple[float | None, str]:
     return float(node), ""
 
 
-def _decide_one(gate: Gate, report: Mapping[str, Any]) -> dict[str, Any]:
+def _decide_one(gate: Gate, report: Mapping[str, Any]) -> Decision:
     value, reason = lookup(report, gate.metric)
     threshold: float | None = gate.value
     if gate.relative_to is not None:
@@ -72,7 +73,7 @@ def _decide_one(gate: Gate, report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def decide(gates: Iterable[Gate], report: Mapping[str, Any]) -> list[dict[str, Any]]:
+def decide(gates: Iterable[Gate], report: Mapping[str, Any]) -> list[Decision]:
     """Decide every gate on the report.
 
     Returns:

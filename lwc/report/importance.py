@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
+from lwc.report.content_types import Report
 from lwc.report.document import Figure, Paragraph, Section, Table
 from lwc.report.formats import NOT_MEASURED, number, with_interval
+from lwc.report.importance_contents import Fused, Importance, KendallTau, Learned, Stable, Trust
+from lwc.report.marks import Interval
 
 Block = Paragraph | Table | Figure
 
 
-def _methods(importance: Mapping[str, Any]) -> Table:
+def _methods(importance: Importance) -> Table:
     rows = tuple(
         (name, str(m["unit"]), number(float(m["weight"]), 2), number(float(m["seconds"]), 1))
         for name, m in importance["methods"].items()
@@ -25,8 +27,7 @@ def _methods(importance: Mapping[str, Any]) -> Table:
     return Table(("method", "unit", "weight", "seconds"), rows, caption)
 
 
-def _learned(fused: Mapping[str, Any]) -> Paragraph:
-    found = fused["learned"]
+def _learned(fused: Fused, found: Learned) -> Paragraph:
     weights = ", ".join(f"{name} {weight:.3g}" for name, weight in fused["weights"].items())
     return Paragraph(
         f"Weights learned on {found['subsets']} cut models (nats per largest score): {weights}. Held out in "
@@ -34,7 +35,7 @@ def _learned(fused: Mapping[str, Any]) -> Paragraph:
     )
 
 
-def _agreement(tau: Mapping[str, Any]) -> Table:
+def _agreement(tau: KendallTau) -> Table:
     rows = tuple(
         (name, *(NOT_MEASURED if v is None else f"{v:.2f}" for v in row))
         for name, row in zip(tau["names"], tau["matrix"], strict=True)
@@ -43,24 +44,29 @@ def _agreement(tau: Mapping[str, Any]) -> Table:
     return Table(("", *tau["names"]), rows, caption)
 
 
-def _trust(trust: Mapping[str, Any]) -> list[Block]:
+def _trust(trust: Trust) -> list[Block]:
     correlation = trust["correlation"]
     stability = trust["stability"]
 
-    def row(name: str, stable: Mapping[str, Any] | None, key: str | None) -> tuple[str, ...]:
-        found = [correlation[when] for when in ("before_recovery", "after_recovery")]
-        cells = [(one["fused"] if key is None else one["methods"].get(key)) if one else None for one in found]
+    measured = (correlation["before_recovery"], correlation["after_recovery"])
+
+    def row(name: str, stable: Stable | None, cells: Sequence[Interval | None]) -> tuple[str, ...]:
         return (
             name,
-            *(number((stable or {}).get(draw), 2) for draw in ("resamples", "halves")),
+            number(stable and stable["resamples"], 2),
+            number(stable and stable["halves"], 2),
             *(with_interval(cell, 2) if cell else NOT_MEASURED for cell in cells),
         )
 
     names = list(dict.fromkeys([*stability["methods"], *trust["predicted"]["methods"]]))
-    rows = [row(name, stability["methods"].get(name), name) for name in names]
-    rows.append(row("fused", stability["fused"], None))
+    rows = [
+        row(name, stability["methods"].get(name), [one and one["methods"].get(name) for one in measured])
+        for name in names
+    ]
+    rows.append(row("fused", stability["fused"], [one and one["fused"] for one in measured]))
     cut = trust["cut_models"]
-    floor = (correlation["before_recovery"] or {}).get("size_only")
+    before = correlation["before_recovery"]
+    floor = before and before["size_only"]
     counting = "" if floor is None else f" Merely counting the removed blocks gives {floor:.2f}."
     caption = (
         f"Stability: mean Kendall τ between rankings on {stability['resamples']} bootstrap draws, and on "
@@ -75,7 +81,7 @@ def _trust(trust: Mapping[str, Any]) -> list[Block]:
     return [Paragraph(trust["verdict"], tone), Table(header, tuple(rows), caption, strong=(len(rows) - 1,))]
 
 
-def importance_section(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Section:
+def importance_section(report: Report, figures: Mapping[str, Figure]) -> Section:
     """Scores, what was left out, agreement and trust."""
     importance, selection = report["importance"], report["selection"]
     if not importance:
@@ -86,14 +92,16 @@ def importance_section(report: Mapping[str, Any], figures: Mapping[str, Figure])
         Paragraph(f"{name} was left out of the fusion: {reason}", "bad")
         for name, reason in (importance.get("excluded") or {}).items()
     ]
-    if importance["fused"].get("learned"):
-        blocks.append(_learned(importance["fused"]))
+    learned = importance["fused"].get("learned")
+    if learned:
+        blocks.append(_learned(importance["fused"], learned))
     tau = importance.get("kendall_tau")
     if tau and len(tau["names"]) > 1:
         blocks += [figures["agreement"]] if "agreement" in figures else []
         blocks.append(_agreement(tau))
-    if importance.get("trust"):
-        blocks += _trust(importance["trust"])
+    trust = importance.get("trust")
+    if trust:
+        blocks += _trust(trust)
         blocks += [figures["prediction"]] if "prediction" in figures else []
     else:
         blocks.append(Paragraph("How far to trust these scores was not measured (recipe: score.trust).", "quiet"))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -14,10 +13,12 @@ from numpy.typing import NDArray
 
 from lwc.report.document import Figure
 from lwc.report.formats import significant
+from lwc.report.importance_contents import Bands, Importance, KendallTau, Trust
 from lwc.report.plots import BLUE, GREY, INK, ORANGE, RED, SOFT, STYLE, canvas, save
+from lwc.report.stage_contents import Selection
 
 
-def _unit_range(scores: Sequence[float]) -> NDArray[np.float64]:
+def _unit_range(scores: Sequence[float | None]) -> NDArray[np.float64]:
     """Scores (L,) moved to 0..1 for colour; a constant or non-finite method is all 0."""
     values = np.asarray(scores, dtype=np.float64)
     if not np.isfinite(values).all() or np.ptp(values) == 0:
@@ -33,13 +34,13 @@ def _interval(intervals: Sequence[Sequence[float | None]] | None, block: int) ->
     return f"\n{low} … {high}"
 
 
-def importance_heatmap(importance: Mapping[str, Any], selection: Mapping[str, Any] | None, path: Path) -> str:
+def importance_heatmap(importance: Importance, selection: Selection | None, path: Path) -> str:
     """Blocks × methods: colour per method, raw scores and their intervals written in, removed blocks framed."""
     rows = [(name, method["scores"]) for name, method in importance["methods"].items()]
     rows.append(("fused", importance["fused"]["scores"]))
     trust = importance.get("trust")
-    intervals: dict[str, Any] = {}
-    if trust is not None:
+    intervals: dict[str, Bands] = {}
+    if trust:
         intervals = {**trust["intervals"]["methods"], "fused": trust["intervals"]["fused"]}
     blocks = int(importance["blocks"])
     removed = set(selection["removed"]) if selection else set()
@@ -68,7 +69,7 @@ def importance_heatmap(importance: Mapping[str, Any], selection: Mapping[str, An
         return save(figure, path)
 
 
-def agreement_matrix(tau: Mapping[str, Any], path: Path) -> str:
+def agreement_matrix(tau: KendallTau, path: Path) -> str:
     """Kendall τ of every pair of methods (M, M): blue agrees, red reverses."""
     names = tau["names"]
     values = np.array([[np.nan if value is None else value for value in row] for row in tau["matrix"]], dtype=float)
@@ -88,13 +89,13 @@ def agreement_matrix(tau: Mapping[str, Any], path: Path) -> str:
         return save(figure, path)
 
 
-def prediction_scatter(trust: Mapping[str, Any], path: Path) -> str:
+def prediction_scatter(trust: Trust, path: Path) -> str:
     """Predicted damage against the loss of models really cut, one panel a method and one for the fusion."""
     predicted = {**trust["predicted"]["methods"], "fused": trust["predicted"]["fused"]}
     cut, correlation = trust["cut_models"], trust["correlation"]
-    series = [("before_recovery", "before recovery", cut["loss"], BLUE)]
+    series = [(correlation["before_recovery"], "before recovery", cut["loss"], BLUE)]
     if cut["recovered"]:
-        series.append(("after_recovery", "after recovery", cut["recovered"], ORANGE))
+        series.append((correlation["after_recovery"], "after recovery", cut["recovered"], ORANGE))
     columns = min(3, len(predicted))
     lines = math.ceil(len(predicted) / columns)
     with mpl.rc_context(STYLE):
@@ -102,9 +103,8 @@ def prediction_scatter(trust: Mapping[str, Any], path: Path) -> str:
         panels = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
         for axes, (name, values) in zip(panels, predicted.items(), strict=False):
             told = []
-            for key, title, losses, colour in series:
+            for found, title, losses, colour in series:
                 axes.plot(values, losses, "o", ms=4.5, color=colour, alpha=0.8, mec="white", mew=0.5, label=title)
-                found = correlation[key]
                 rho = (found["fused"] if name == "fused" else found["methods"][name])["value"] if found else None
                 told.append("ρ –" if rho is None else f"ρ {rho:.2f}")
             axes.set_title(f"{name.replace('_', ' ')}: {', '.join(told)}", fontsize=9.5, loc="left")
@@ -121,9 +121,7 @@ def prediction_scatter(trust: Mapping[str, Any], path: Path) -> str:
         return save(figure, path)
 
 
-def importance_figures(
-    importance: Mapping[str, Any], selection: Mapping[str, Any] | None, out: Path
-) -> dict[str, Figure]:
+def importance_figures(importance: Importance, selection: Selection | None, out: Path) -> dict[str, Figure]:
     """Those plots of the scores that there is something to draw for, by name."""
     trust = importance.get("trust")
     bands = " Under each score its 95% interval over resampled calibration texts." if trust else ""

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from lwc.recipe import TASKS
+from lwc.report.content_types import Report
 from lwc.report.document import Table
 from lwc.report.formats import number, percent, ratio, significant
 
 
-def search_for_latency(report: Mapping[str, Any]) -> list[Table]:
+def search_for_latency(report: Report) -> list[Table]:
     """The depths that a target of latency was measured at, each against the uncut model; none for other targets."""
+    selection = report["selection"]
     rows = tuple(
         (
             number(one["blocks"]),
             ratio(one["ratio"]),
-            percent(max(value for shape in one["shapes"] for value in shape["spread"].values())),
+            percent(max(max(shape["spread"]["base"], shape["spread"]["compressed"]) for shape in one["shapes"])),
         )
-        for one in (report["selection"] or {}).get("latency", ())
+        for one in (selection["latency"] if selection and "latency" in selection else ())
     )
     caption = (
         "The search for the target: exported models cut to so many blocks against the uncut one, geometric mean over "
@@ -26,7 +26,7 @@ def search_for_latency(report: Mapping[str, Any]) -> list[Table]:
     return [Table(("blocks", "latency ratio", "spread"), rows, caption)] if rows else []
 
 
-def further_levers(report: Mapping[str, Any]) -> list[Table]:
+def further_levers(report: Report) -> list[Table]:
     """One row for each lever besides the cut that the recipe pulled: what it gave, and what it cost."""
     export = report["export"] or {}
     rows: list[tuple[str, str, str]] = []
@@ -44,8 +44,8 @@ def further_levers(report: Mapping[str, Any]) -> list[Table]:
         int8, test = export["int8"], export["int8"]["test"]
         kept = f"; in fp32: {', '.join(int8['fallback'])}" if int8["fallback"] else ""
         changes = (
-            f"{name} {number(test[f'{key}_fp32'])} → {number(test[f'{key}_int8'])}"
-            for key, name in (("accuracy", "accuracy"), ("macro_f1", "macro-F1"))
+            f"{metric.name} {number(test[f'{metric.key}_fp32'])} → {number(test[f'{metric.key}_int8'])}"
+            for metric in TASKS[report["task"]].headline.metrics
         )
         rows.append(
             (
@@ -64,7 +64,10 @@ def further_levers(report: Mapping[str, Any]) -> list[Table]:
                 f"{number(fp16['rows'])} calibration texts; {len(fp16['kept_fp32'])} operators in fp32 for their size",
             )
         )
-    for precision, found in export.get("openvino", {}).items():
+    timed = export.get("openvino", {})
+    for precision, found in (("fp32", timed.get("fp32")), ("int8", timed.get("int8"))):
+        if found is None:
+            continue
         faster = "faster" if found["ratio"] >= 1 else "slower"
         rows.append(
             (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 
 from lwc.recipe import TASKS
+from lwc.report.content_types import Report
 
 INK, SOFT, BLUE, ORANGE, RED, GREY = "#1c2430", "#5b6675", "#2166ac", "#d9822b", "#a3231f", "#c3cbd5"
 STYLE = {
@@ -47,10 +47,10 @@ def _shorten(text: str, width: int = 18) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def retention_plot(report: Mapping[str, Any], path: Path) -> str:
+def retention_plot(report: Report, path: Path) -> str:
     """Retention against the ratio of the target, base at (1, 100%), before and after recovery."""
     base = report["target"]["of"]
-    x = report["ratios"][base]
+    x = report["ratios"][base] or 0.0
     with mpl.rc_context(STYLE):
         figure = canvas(5.4, 4.2)
         axes = figure.add_subplot()
@@ -67,14 +67,14 @@ def retention_plot(report: Mapping[str, Any], path: Path) -> str:
             (-spread, first.key, first.name, BLUE),
             (spread, second.key, second.name, ORANGE),
         ):
-            for key, state, face in (
-                ("retention_unrecovered", "before recovery", "white"),
-                ("retention", "recovered", colour),
+            for kept, state, face in (
+                (report["retention_unrecovered"], "before recovery", "white"),
+                (report["retention"], "recovered", colour),
             ):
-                point = (report[key] or {}).get(metric)
+                point = (kept or {}).get(metric)
                 if not point or point["value"] is None:
                     continue
-                value, low, high = (100 * point[k] for k in ("value", "low", "high"))
+                value, low, high = (100 * (point[end] or 0.0) for end in ("value", "low", "high"))
                 axes.errorbar(
                     x + shift, value, yerr=[[value - low], [high - value]], fmt="o", color=colour, mfc=face,
                     ms=7, capsize=3, lw=1.5, label=f"{name}, {state}",

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from lwc.recipe import TASKS
+from lwc.report.content_types import Report
 from lwc.report.document import Figure, Paragraph, Section, Table
 from lwc.report.formats import number, percent, ratio
+from lwc.report.serving_contents import Limit, Served, SpreadOfWindows
 
-_PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
 
-
-def load_words(measured: Mapping[str, Any]) -> str:
+def load_words(measured: Served) -> str:
     """How one load test loaded the server, in a few words."""
     users = number(measured.get("users"))
     if measured.get("load") != "open_loop":
@@ -23,7 +22,7 @@ def load_words(measured: Mapping[str, Any]) -> str:
     )
 
 
-def server_table(measured: Mapping[str, Mapping[str, Any]]) -> Table | None:
+def server_table(measured: Mapping[str, Served]) -> Table | None:
     """Triton's own counters by protocol and model, None where they were not read."""
     rows = tuple(
         (
@@ -31,7 +30,10 @@ def server_table(measured: Mapping[str, Mapping[str, Any]]) -> Table | None:
             model,
             number(counts["requests"]),
             number(counts["mean_batch"], 2),
-            *(number(counts[f"{part}_ms"], 2) for part in _PARTS),
+            number(counts["queue_ms"], 2),
+            number(counts["compute_input_ms"], 2),
+            number(counts["compute_infer_ms"], 2),
+            number(counts["compute_output_ms"], 2),
             number(counts["request_ms"], 2),
         )
         for protocol, one in measured.items()
@@ -48,10 +50,10 @@ def server_table(measured: Mapping[str, Mapping[str, Any]]) -> Table | None:
     return Table(header, rows, caption) if rows else None
 
 
-def limit_blocks(limit: Mapping[str, Any]) -> list[Paragraph | Table]:
+def limit_blocks(limit: Limit) -> list[Paragraph | Table]:
     """The highest rates within the objective, and what they were limited by."""
     objective = f"p95 ≤ {number(float(limit['objective']['max_p95_ms']), 1)} ms"
-    models = {name: limit[name] for name in ("compressed", "base") if limit[name] is not None}
+    models = {"compressed": limit["compressed"], **({"base": limit["base"]} if limit["base"] is not None else {})}
     rows = tuple(
         (
             name,
@@ -76,10 +78,10 @@ def limit_blocks(limit: Mapping[str, Any]) -> list[Paragraph | Table]:
         "another missed it: near the limit, or where the machine is not quiet."
     )
     if len(models) == 2:
-        caption += " Both models stand in one server and are loaded for a window each in turn."
+        caption += " Both models are in one server and are loaded for a window each in turn."
     blocks: list[Paragraph | Table] = [Table(header, rows, caption)]
     if limit["ratio"] is not None:
-        ends = [ratio(limit["ratio"][end]) for end in ("low", "high")]
+        ends = ratio(limit["ratio"]["low"]), ratio(limit["ratio"]["high"])
         blocks.append(
             Paragraph(
                 f"The compressed model is served at {ratio(limit['ratio']['value'])} the rate of the base within the "
@@ -89,27 +91,27 @@ def limit_blocks(limit: Mapping[str, Any]) -> list[Paragraph | Table]:
     return blocks + [Paragraph(f"{name} at its rate: {why}.") for name, one in models.items() for why in one["why"]]
 
 
-def _spread(value: Mapping[str, Any] | None) -> str:
+def _spread(value: SpreadOfWindows | None) -> str:
     if value is None:
         return number(None)
     return f"{number(value['median'], 1)} ({number(value['low'], 1)}–{number(value['high'], 1)})"
 
 
-def serving_section(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Section:
+def serving_section(report: Report, figures: Mapping[str, Figure]) -> Section:
     """What was measured at the served endpoint, and where the time went."""
-    serving = report["serving"]
-    measured = {k: v for k, v in (serving or {}).items() if isinstance(v, Mapping) and "requests" in v}
+    measured = {name: one for name, one in (report["serving"] or {}).items() if one is not None}
     if not measured:
         text = "Serving was not run: latency under load, throughput, errors and served accuracy are not measured."
         return Section("Serving", [Paragraph(text)])
     rows, reading = [], TASKS[report["task"]].headline
     for name, one in measured.items():
-        latency, served = one.get("latency_ms") or {}, one.get("served") or {}
+        latency: Mapping[str, object] = one.get("latency_ms", {})
+        served: Mapping[str, object] = one.get("served", {})
         rows.append(
             (
                 name,
-                number(one.get("requests")),
-                f"{number(one.get('errors'))} ({percent(one.get('error_rate'), 2)})",
+                number(one["requests"]),
+                f"{number(one['errors'])} ({percent(one.get('error_rate'), 2)})",
                 number(one.get("throughput_rps"), 1),
                 *(number(latency.get(q), 1) for q in ("p50", "p95", "p99")),
                 *(number(served.get(key), 4) for key in reading.served),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from lwc.report.content_types import DataQuality, Report, Source, Truncated
 from lwc.report.document import Paragraph, Section, Table
 from lwc.report.formats import NOT_MEASURED, number, percent, significant
 
 
-def _source(data: Mapping[str, Any]) -> str:
-    source = data["source"]
+def _source(source: Source | None) -> str:
     if not source:
         return NOT_MEASURED
     facts = [
@@ -18,24 +17,20 @@ def _source(data: Mapping[str, Any]) -> str:
         for key, value in source.items()
         if key != "source" and isinstance(value, str | int | float) and not isinstance(value, bool)
     ]
-    for file in source.get("files") or ():
-        facts.append(f"{file.get('name')}, SHA-256 {str(file.get('sha256'))[:16]}…")
+    facts += [f"{file['name']}, SHA-256 {file['sha256'][:16]}…" for file in source.get("files", ())]
     name = source.get("source")
     return "; ".join([str(name), *facts] if name is not None else facts)
 
 
-def _splits(data: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
-    splits = (data["quality"] or {}).get("splits") or {}
+def _splits(quality: DataQuality) -> tuple[tuple[str, ...], ...]:
     rows = []
-    for name, split in splits.items():
-        if isinstance(split, Mapping):
-            balance = split.get("labels") or split.get("label_counts") or {}
-            text = ", ".join(f"{k}: {number(v)}" for k, v in balance.items()) if isinstance(balance, Mapping) else ""
-            rows.append((str(name), number(split.get("rows")), text or NOT_MEASURED))
+    for name, split in quality.get("splits", {}).items():
+        balance = ", ".join(f"{label}: {number(count)}" for label, count in split.get("labels", {}).items())
+        rows.append((name, number(split.get("rows")), balance or NOT_MEASURED))
     return tuple(rows)
 
 
-def _counts(value: Any) -> str:
+def _counts(value: object) -> str:
     """``a: 1, b: 2`` of a dictionary of counts, "none" where it is empty or all 0."""
     if not isinstance(value, Mapping):
         return NOT_MEASURED
@@ -43,7 +38,7 @@ def _counts(value: Any) -> str:
     return ", ".join(found) or "none"
 
 
-def split_by(quality: Mapping[str, Any]) -> str:
+def split_by(quality: DataQuality) -> str:
     """The kind of split, and how many rows a split by user had to place on their own."""
     kind, alone = str(quality.get("split_by") or NOT_MEASURED), quality.get("rows_without_user")
     if kind == "user" and alone:
@@ -51,7 +46,7 @@ def split_by(quality: Mapping[str, Any]) -> str:
     return kind
 
 
-def _cleaning(quality: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _cleaning(quality: DataQuality) -> list[tuple[str, str]]:
     return [
         ("rows read, used", f"{number(quality.get('rows_read'))}, {number(quality.get('rows_used'))}"),
         ("bad rows, quarantined", _counts(quality.get("rows_bad"))),
@@ -62,8 +57,7 @@ def _cleaning(quality: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _truncated(data: Mapping[str, Any]) -> str:
-    cut = data["truncated"]
+def _truncated(cut: Truncated | None) -> str:
     if not cut:
         return NOT_MEASURED
     share = cut["count"] / cut["of"] if cut["of"] else None
@@ -73,15 +67,15 @@ def _truncated(data: Mapping[str, Any]) -> str:
     )
 
 
-def data_section(report: Mapping[str, Any]) -> Section:
+def data_section(report: Report) -> Section:
     """Source, text fields, labels, truncation and split sizes."""
     data = report["data"]
     fields = ", ".join(data["text_fields"])
     rows = [
-        ("source", _source(data)),
+        ("source", _source(data["source"])),
         ("text fields", fields),
         ("labels", f"{data['label_scheme']}: {', '.join(data['label_names'] or [NOT_MEASURED])}"),
-        ("truncated", _truncated(data)),
+        ("truncated", _truncated(data["truncated"])),
         *_cleaning(data["quality"] or {}),
     ]
     blocks: list[Paragraph | Table] = [Table(("", ""), tuple(rows))]
@@ -91,25 +85,25 @@ def data_section(report: Mapping[str, Any]) -> Section:
             "titles look better than the review text alone would give."
         )
         blocks.append(Paragraph(warning, "bad"))
-    splits = _splits(data)
+    splits = _splits(data["quality"] or {})
     if splits:
         blocks.append(Table(("split", "rows", "labels"), splits))
     return Section("Data", blocks)
 
 
-def environment_section(report: Mapping[str, Any]) -> Section:
+def environment_section(report: Report) -> Section:
     """Machine, versions and seeds."""
-    environment, drawn = report["environment"], report.get("bootstrap") or {}
+    environment, drawn = report["environment"], report["bootstrap"]
     rows = [
         (key.replace("_", " "), significant(value) if isinstance(value, bool | int | float) else str(value))
         for key, value in environment.items()
         if not isinstance(value, Mapping) and value is not None
     ]
     libraries = environment.get("libraries")
-    if isinstance(libraries, Mapping):
+    if libraries:
         rows.append(("libraries", ", ".join(f"{k} {v}" for k, v in libraries.items() if v)))
         absent = ", ".join(k for k, v in libraries.items() if not v)
         if absent:
             rows.append(("not installed", absent))
-    rows.append(("seed", f"{report['recipe']['seed']} (run), {number(drawn.get('seed'))} (bootstrap); one seed"))
+    rows.append(("seed", f"{report['recipe']['seed']} (run), {number(drawn and drawn['seed'])} (bootstrap); one seed"))
     return Section("Machine, versions, seeds", [Table(("", ""), tuple(rows))])

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 from lwc.data.rows import CUT_SHORT
 from lwc.metrics.headline import Metric
 from lwc.recipe import TASKS
-from lwc.report.formats import (
-    NOT_MEASURED,
-    percent,
-    ratio,
-    retention,
-    significant,
-    with_interval,
-)
+from lwc.report.content_types import Decision, Findings, Quality, Verdict, measured
+from lwc.report.formats import NOT_MEASURED, percent, ratio, retention, significant, with_interval
 from lwc.report.gates import OPERATORS, lookup
 
 _NEARLY_ALWAYS = 0.99
@@ -30,7 +23,7 @@ def _blocks(numbers: list[int]) -> str:
     return ", ".join(str(n) for n in numbers) if numbers else "none"
 
 
-def _removed(report: Mapping[str, Any]) -> str:
+def _removed(report: Findings) -> str:
     selection = report["selection"]
     if not selection:
         return "Removed: not measured (the select stage has not run)."
@@ -41,21 +34,21 @@ def _removed(report: Mapping[str, Any]) -> str:
     )
 
 
-def _cost(report: Mapping[str, Any]) -> str:
+def _cost(report: Findings) -> str:
     quality, kept = report["quality"], report["retention"]
     if not quality or not kept:
         return "Cost: not measured (the evaluate stage has not run)."
     parts = []
     reading = TASKS[report["task"]].headline
     for metric in reading.metrics:
-        base, small = quality["base"][metric.key], quality["compressed"][metric.key]
+        base, small = (measured(quality[key], metric.key) for key in ("base", "compressed"))
         left = retention(kept[metric.key])
         parts.append(f"{metric.name} {with_interval(base)} → {with_interval(small)}, retention {left}")
     n = quality["compressed"]["n"]
     return f"Cost on {n:,} test {reading.counted} (95% intervals): {'; '.join(parts)}.{_as_int8(report)}"
 
 
-def _as_int8(report: Mapping[str, Any]) -> str:
+def _as_int8(report: Findings) -> str:
     int8 = (report["export"] or {}).get("int8", {})
     kept = int8.get("retention")
     if kept is None:
@@ -67,13 +60,13 @@ def _as_int8(report: Mapping[str, Any]) -> str:
     return f" As int8, which is what CPUs serve: {'; '.join(parts)}."
 
 
-def _gates_of_fp32(report: Mapping[str, Any]) -> list[str]:
+def _gates_of_fp32(report: Findings, gates: Sequence[Decision]) -> list[str]:
     """Gates on retention that the checkpoint passes and the int8 graph, which is served, would not."""
     found = []
-    for gate in report["gates"]:
-        served = f"export.int8.{gate['metric']}"
+    for gate in gates:
+        served, limit = f"export.int8.{gate['metric']}", gate["threshold"]
         value, _ = lookup(report, served) if gate["metric"].startswith("retention.") else (None, "")
-        if gate["passed"] and value is not None and not OPERATORS[gate["op"]](value, gate["threshold"]):
+        if gate["passed"] and None not in (value, limit) and not OPERATORS[gate["op"]](value or 0.0, limit or 0.0):
             found.append(
                 f"The gate on {gate['metric']} is about the fp32 model; the int8 graph that CPUs serve is at"
                 f" {significant(value)}. Gate {served}."
@@ -81,9 +74,9 @@ def _gates_of_fp32(report: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _gain(report: Mapping[str, Any]) -> str:
+def _gain(report: Findings) -> str:
     ratios = report["ratios"]
-    parts = [f"{ratio(ratios[name])} in {name}" for name in ("blocks", "params", "size", "latency")]
+    parts = [f"{ratio(reached)} in {name}" for name, reached in ratios.items()]
     target = report["target"]
     asked = f"The target was {ratio(target['ratio'])} in {target['of']}: "
     if target["met"] is None:
@@ -93,33 +86,38 @@ def _gain(report: Mapping[str, Any]) -> str:
     return f"Gained: {', '.join(parts)}. {asked}"
 
 
-def collapsed(quality: Mapping[str, Any]) -> tuple[int, float] | None:
+def collapsed(quality: Quality) -> tuple[int, float] | None:
     """(class id, share) where a model gives at least 99% of its answers to one class, else None.
 
     A data set that itself is that skewed does not excuse the model: it still tells nothing apart.
     """
+    if "confusion" not in quality:
+        return None
     columns = [sum(row[i] for row in quality["confusion"]) for i in range(len(quality["confusion"]))]
     share = max(columns) / sum(columns)
     return (columns.index(max(columns)), share) if share >= _NEARLY_ALWAYS else None
 
 
-def _better(metric: Metric, value: float, other: float) -> bool:
+def _beats(metric: Metric, model: Quality, floor: Quality) -> bool:
+    value, other = (measured(one, metric.key)["value"] for one in (model, floor))
+    if value is None or other is None:
+        return False
     return value < other if metric.lower_is_better else value > other
 
 
-def warnings(report: Mapping[str, Any]) -> list[str]:
+def warnings(report: Findings, gates: Sequence[Decision]) -> list[str]:
     """What a reader must not miss: rows lost, collapse onto a class, a floor not beaten, serving not run."""
     found = [
         f"A source file is cut off ({reason}): an unknown number of its rows is lost. See quarantine.jsonl."
-        for reason in (report["data"].get("quality") or {}).get("rows_bad") or {}
+        for reason in (report["data"]["quality"] or {}).get("rows_bad", {})
         if reason in CUT_SHORT
     ]
     quality = report["quality"]
     labels = report["data"]["label_names"] or []
     if quality:
-        floors, reading = quality.get("floors") or {}, TASKS[report["task"]].headline
-        for key in ("base", "compressed"):
-            one = collapsed(quality[key]) if "confusion" in quality[key] else None
+        floors, reading = quality["floors"], TASKS[report["task"]].headline
+        for key, model in (("base", quality["base"]), ("compressed", quality["compressed"])):
+            one = collapsed(model)
             if one is not None:
                 label = f'"{labels[one[0]]}"' if one[0] < len(labels) else f"class {one[0]}"
                 often = (
@@ -127,28 +125,24 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
                     if one[1] == 1
                     else f"{percent(one[1])} of the time: it hardly tells the classes apart"
                 )
-                f1 = with_interval(quality[key]["macro_f1"])
+                f1 = with_interval(measured(model, "macro_f1"))
                 found.append(f"The {NAMES[key]} answers {label} {often}. Look at its macro-F1, {f1}, not its accuracy.")
             for floor, title in reading.floors:
                 if floor not in floors:
                     continue
-                short = [
-                    metric.name
-                    for metric in reading.metrics
-                    if not _better(metric, quality[key][metric.key]["value"], floors[floor][metric.key]["value"])
-                ]
+                short = [metric.name for metric in reading.metrics if not _beats(metric, model, floors[floor])]
                 if short:
                     found.append(f"The {NAMES[key]} does not beat {title} in {' and '.join(short)}.")
     if not report["serving"]:
         found.append("Serving was not run: latency under load and served accuracy are not measured.")
-    found += _gates_of_fp32(report)
-    for protocol, measured in (report["serving"] or {}).items():
-        if isinstance(measured, Mapping) and measured.get("shortfall"):
-            found.append(f"Over {protocol} the server fell behind: {measured['shortfall']}.")
+    found += _gates_of_fp32(report, gates)
+    for protocol, served in (report["serving"] or {}).items():
+        if served and served.get("shortfall"):
+            found.append(f"Over {protocol} the server fell behind: {served['shortfall']}.")
     return found
 
 
-def gate_line(gate: Mapping[str, Any]) -> str:
+def gate_line(gate: Decision) -> str:
     """One gate in words, with value and threshold."""
     value = NOT_MEASURED if gate["value"] is None else significant(gate["value"])
     limit = NOT_MEASURED if gate["threshold"] is None else significant(gate["threshold"])
@@ -156,21 +150,21 @@ def gate_line(gate: Mapping[str, Any]) -> str:
     return f"{line}: {gate['reason']}" if gate["value"] is None or gate["threshold"] is None else line
 
 
-def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"passed", "summary", "removed", "cost", "gained", "gates", "warnings"}`` of a report with decided gates."""
-    failed = [gate for gate in report["gates"] if not gate["passed"]]
-    total = len(report["gates"])
+def verdict(report: Findings, decided: Sequence[Decision]) -> Verdict:
+    """Whether the run passed, and what a reader must know, in sentences."""
+    failed = [gate for gate in decided if not gate["passed"]]
+    total = len(decided)
     if failed:
         gates = f"{len(failed)} of {total} gates failed: {'; '.join(gate_line(g) for g in failed)}."
     elif total:
         gates = f"All {total} gates passed." if total > 1 else "The gate passed."
     else:
         gates = "No gates were set, so nothing was decided."
-    missed = (report.get("target") or {}).get("met") is False
+    missed = report["target"]["met"] is False
     if missed and not failed:
         gates += " The run has not passed, since the target was missed."
     removed, cost, gained = _removed(report), _cost(report), _gain(report)
-    noticed = warnings(report)
+    noticed = warnings(report, decided)
     return {
         "passed": not failed and not missed,
         "summary": " ".join([removed, cost, gained, *noticed, gates]),

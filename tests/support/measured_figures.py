@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lwc.recipe import Gate, Recipe
-from lwc.recipe.gate_names import metrics, unmeasured
+from lwc.report.gate_names import metrics, unmeasured
 from lwc.report.gates import lookup
 
 # What was asked and decided, not measured.
@@ -28,7 +28,9 @@ def differences(report: Mapping[str, Any], recipe: Recipe) -> tuple[list[str], l
     """Figures of the report that a gate could not name, and names that a gate may use without a figure behind them."""
     found = [name for name in _numbers(report) if name.partition(".")[0] not in _ASKED]
     assert len(found) > 100, "the report holds next to nothing"
-    gates = (Gate.model_construct(metric=name, op=">", value=0.0, relative_to=None) for name in found)
-    refused = [gate.metric for gate in gates if unmeasured(gate, recipe)]
-    empty = [name for name in metrics(recipe) if "*" not in name and lookup(report, name)[0] is None]
+    gates = tuple(Gate.model_construct(metric=name, op=">", value=0.0, relative_to=None) for name in found)
+    told = unmeasured(recipe.model_copy(update={"gates": gates}))
+    refused = [found[int(place[1])] for place, _ in told]
+    certain = [name for name, every_run in metrics(recipe).items() if every_run and not {"*", "#"} & set(name)]
+    empty = [name for name in certain if lookup(report, name)[0] is None]
     return refused, empty

@@ -13,11 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from lwc.core.errors import USAGE, RecipeError
-from lwc.core.store import Store, key_of, write_json
+from lwc.core.store import RECORD, STORE_FOLDER, Store, key_of, write_json
 from lwc.metrics.classification import classification_quality, retention
-from lwc.pipeline import run as pipeline
 from lwc.recipe import Recipe
-from lwc.report import compare as module
 from lwc.report.build import build_report
 from lwc.report.compare import compare, differences, holm, mcnemar
 from lwc.report.compare_html import to_html, to_markdown
@@ -66,7 +64,7 @@ def make_run(
         "retention_unrecovered": retention(labels, base, answers["unrecovered"], 100, 1),
     }  # fmt: skip
     made_from = {"stage": "evaluate", "config": {"name": name}}
-    store = Store(runs / pipeline.STORE_FOLDER)
+    store = Store(runs / STORE_FOLDER)
     with store.build("evaluate", key_of(made_from)) as (out, _):
         ids = np.array([f"r{i:03d}" for i in range(len(labels))]) if ids is None else ids
         pq.write_table(pa.table({"id": ids, "label": labels, **answers}), out / "predictions.parquet")
@@ -80,7 +78,7 @@ def make_run(
     seconds = {"train": {"seconds": 90.0, "hit": True}, "evaluate": {"seconds": 5.5, "hit": False}}
     folder = runs / name
     build_report(recipe, stages, {**ENVIRONMENT, "cpu": cpu}, seconds, folder)
-    write_json(folder / pipeline.RECORD, {"evaluate": made_from})
+    write_json(folder / RECORD, {"evaluate": made_from})
     if not keep:
         (artifact.path / "predictions.parquet").unlink()
     return folder
@@ -93,8 +91,8 @@ def test_mcnemar_by_hand() -> None:
     second[:5] = 1
     first[5] = 1
     first[6:9] = second[6:9] = 1  # both wrong: no part of the test
-    assert mcnemar(labels, first, second) == {"only_first": 5, "only_second": 1, "p": pytest.approx(14 / 64)}
-    assert mcnemar(labels, first, first)["p"] == 1.0
+    assert mcnemar(labels, first, second) == (5, 1, pytest.approx(14 / 64))
+    assert mcnemar(labels, first, first) == (0, 0, 1.0)
 
 
 def test_holm_by_hand() -> None:
@@ -144,7 +142,7 @@ def test_no_test_and_the_reason_in_words(tmp_path: Path) -> None:
         make_run(tmp_path, "unrecorded", wrong(1)),
         make_run(tmp_path, "tested", wrong(2)),
     ]
-    (runs[5] / pipeline.RECORD).unlink()
+    (runs[5] / RECORD).unlink()
     c = compare(runs)
     reasons = {test["run"]: test["reason"] for test in c["tests"]}
     assert reasons["shorter"] == "the test rows differ: 400 and 300"
@@ -199,7 +197,7 @@ def test_tables_hold_ratios_latency_gates_and_cost(tmp_path: Path) -> None:
         "1 min 35 s",
         "1 of 2 passed",
         "1.40×",
-        "floor: majority class",
+        "floor: the majority class",
     ):
         assert part in page
     assert not re.search(r"https?://|@import|url\(|<script|<link", page)
@@ -229,7 +227,7 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
         ([one], "1 run to compare"),
         ([], "0 runs to compare"),
         ([one, tmp_path / "empty" / ".." / "one"], "is the same run as"),
-        ([one, tmp_path / "empty"], "holds no report.json"),
+        ([one, tmp_path / "empty"], "no report.json in it"),
         ([one, tmp_path / "nowhere"], "no such folder"),
         ([one, old], "schema version 0"),
     ):
@@ -250,5 +248,20 @@ def test_a_run_that_measured_nothing_reads_not_measured(tmp_path: Path) -> None:
     assert "0.00×" not in page
 
 
-def test_the_store_lies_where_the_pipeline_puts_it() -> None:
-    assert (module.STORE_FOLDER, module.RECORD) == (pipeline.STORE_FOLDER, pipeline.RECORD)
+def test_runs_of_a_task_without_right_answers_are_compared_without_a_test(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, name, wrong(*rows)) for name, rows in (("one", (1,)), ("two", (2, 3)))]
+    for folder, error in zip(runs, (0.5, 0.6), strict=True):
+        report = json.loads((folder / "report.json").read_text())
+        around = {"value": error, "low": 0.4, "high": 0.7}
+        found = {"n": N, "mean_absolute_error": around, "spearman": around}
+        report["quality"] = {**dict.fromkeys(("base", "unrecovered", "compressed"), found), "floors": {"median": found}}
+        write_json(folder / "report.json", {**report, "task": "regression", "retention": None})
+    c = compare(runs)
+    assert [(test["tested"], test["why"]) for test in c["tests"]] == [(False, "no such test")]
+    text = to_markdown(c)
+    assert "two against one: not tested, because the paired test counts answers" in text
+    assert "floor: the median of train" in text
+    assert "accuracy" not in text.partition("## What differs")[0]
+    write_json(runs[1] / "report.json", {**json.loads((runs[1] / "report.json").read_text()), "task": "causal_lm"})
+    with pytest.raises(RecipeError, match="different tasks: regression, causal_lm"):
+        compare(runs)

@@ -13,7 +13,8 @@ import torch
 from test_quantize import trained_like
 
 from lwc.core.arrays import Array
-from lwc.export.run import FP16, INT8, INT8_ANSWERS, WHOLE, Stages, export_pair, padded_inputs
+from lwc.core.store import write_json
+from lwc.export.run import FP16, INT8, INT8_ANSWERS, WHOLE, export_pair, padded_inputs
 from lwc.export.session import cpu_session, run
 from lwc.metrics.classification import macro_f1
 from lwc.models.families import family_of
@@ -43,7 +44,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Data of 40 random texts a split, a model of 2 blocks, and the same with the first alone."""
     root = tmp_path_factory.mktemp("stages")
     draw = np.random.default_rng(0)
-    for name in ("data", "base", "compressed"):
+    for name in ("data", "train", "recover", "evaluate"):
         (root / name).mkdir()
     for split in ("calibration", "test"):
         texts = [" ".join(draw.choice(WORDS, draw.integers(1, 14))) for _ in range(40)]
@@ -51,12 +52,17 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         pd.DataFrame(rows).to_parquet(root / "data" / f"{split}.parquet")
     tokenizer = train_wordpiece(WORDS * 4, 60, 16)
     model = trained_like("bert")
-    save_checkpoint(model, tokenizer, root / "base" / "model")
+    save_checkpoint(model, tokenizer, root / "train" / "model")
     cut = remove_blocks(model, family_of(model), [1]).eval()
     asked = tokenizer(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
         cut.classifier.bias -= cut(**asked).logits.mean(dim=0)  # otherwise one answer wins for every text
-    save_checkpoint(cut, tokenizer, root / "compressed" / "model")
+    save_checkpoint(cut, tokenizer, root / "recover" / "model")
+    # The uncut model is right but for its first ten texts; its rows are in another order than the split's.
+    base = np.where(np.arange(40) < 10, (rows["label"] + 1) % 3, rows["label"])
+    predictions = pd.DataFrame({"id": rows["id"], "label": rows["label"], "base": base}).iloc[::-1]
+    predictions.to_parquet(root / "evaluate" / "predictions.parquet")
+    write_json(root / "evaluate" / "evaluation.json", {"bootstrap": {"resamples": 200, "level": 0.95, "seed": 1}})
     return {path.name: path for path in root.iterdir()}
 
 
@@ -71,10 +77,10 @@ def test_all_reduced_graphs_at_once(stages: dict[str, Path], tmp_path: Path) -> 
     openvino = importlib.util.find_spec("openvino") is not None
     settings = Export(int8=Int8(calibration=24), fp16=True, openvino=openvino, latency_shapes=SHAPES, latency_repeats=3)
     said: list[str] = []
-    found = export_pair(recipe_of(settings), Stages(**stages), tmp_path, said.append)
+    found = export_pair(recipe_of(settings), stages, tmp_path, said.append)
     assert json.loads((tmp_path / "export.json").read_text()) == found
 
-    folder = stages["compressed"] / "model"
+    folder = stages["recover"] / "model"
     test = pd.read_parquet(stages["data"] / "test.parquet")
     model, tokenizer = load_model(folder).eval(), load_tokenizer(folder)
     with torch.no_grad():
@@ -94,6 +100,10 @@ def test_all_reduced_graphs_at_once(stages: dict[str, Path], tmp_path: Path) -> 
     assert figures["accuracy_int8"] == pytest.approx(float((served == labels).mean()))
     assert figures["agreement"] == pytest.approx(float((served == whole).mean()))
 
+    retained = found["int8"]["retention"]["accuracy"]
+    assert retained["value"] == pytest.approx(figures["accuracy_int8"] / 0.75)
+    assert retained["low"] < retained["value"] < retained["high"]
+
     assert found["int8"]["ratios"]["size"] > 1
     assert (tmp_path / FP16).stat().st_size < (tmp_path / WHOLE).stat().st_size
     assert (found["int8"]["path"], found["fp16"]["path"]) == (INT8, FP16)
@@ -112,7 +122,7 @@ def test_calibration_sees_every_class_of_a_file_that_is_sorted_by_label(
     rows = {"id": range(40), "text": ["bad"] * 20 + ["good"] * 20, "label": [0] * 20 + [1] * 20}
     pd.DataFrame(rows).to_parquet(tmp_path / "calibration.parquet")
     for wanted, found in ((8, 8), (None, 40), (100, 40)):
-        _, ids, labels = padded_inputs(tmp_path, stages["base"] / "model", "calibration", 16, wanted)
+        _, ids, labels = padded_inputs(tmp_path, stages["train"] / "model", "calibration", 16, wanted)
         assert np.bincount(labels).tolist() == [found // 2, found // 2]
         assert len(set(ids.tolist())) == found
         assert labels.tolist() == [rows["label"][row] for row in ids], "ids and labels stay together"
@@ -120,6 +130,6 @@ def test_calibration_sees_every_class_of_a_file_that_is_sorted_by_label(
 
 def test_nothing_is_reduced_unasked(stages: dict[str, Path], tmp_path: Path) -> None:
     settings = Export(latency_shapes=SHAPES, latency_repeats=3)
-    found = export_pair(recipe_of(settings), Stages(**stages), tmp_path, print)
+    found = export_pair(recipe_of(settings), stages, tmp_path, print)
     assert found.keys().isdisjoint({"int8", "fp16", "openvino"})
     assert not any((tmp_path / name).exists() for name in (INT8, INT8_ANSWERS, FP16))

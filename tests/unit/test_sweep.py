@@ -17,7 +17,7 @@ from lwc.pipeline import sweep as sweeping
 from lwc.pipeline.run import Event, StageResult
 from lwc.pipeline.sweep import sweep, variants
 from lwc.recipe import Recipe
-from lwc.report.frontier import frontier_document, frontier_html, frontier_markdown, pareto
+from lwc.report.frontier import find_frontier, frontier_html, frontier_markdown, pareto
 
 
 def make_recipe(sweep: dict[str, Any] | None, **changes: Any) -> Recipe:
@@ -146,7 +146,7 @@ def test_rows_hold_what_the_stages_left(tmp_path: Path) -> None:
     assert row["compressed"] == {"accuracy": around(0.85), "macro_f1": around(0.84)}
     assert row["base"]["accuracy"]["value"] == 0.9
     assert row["unrecovered"]["accuracy"]["value"] == pytest.approx(0.6)
-    assert row["majority"]["accuracy"] == around(0.51)
+    assert row["floor"]["accuracy"] == around(0.51)
     assert row["retention"]["macro_f1"] == around(0.97)
     assert (row["seconds"], row["fresh_seconds"], row["error"]) == (40.0, 30.0, None)
 
@@ -155,8 +155,8 @@ def test_stages_that_did_not_run_are_none(tmp_path: Path) -> None:
     rows = swept(tmp_path, make_recipe({"ratios": [2]}), until="evaluate")
     assert rows[0]["ratios"] == {"blocks": 2.0, "params": 1.5, "size": None, "latency": None}
     assert rows[0]["compressed"] is not None
-    f = frontier_document(rows)
-    assert f["rows"][0]["pareto"] == {"params": True, "latency": None}
+    f = find_frontier(rows)
+    assert f.optimal == {"params": [True], "latency": [None]}
     assert "Accuracy against latency: not measured" in frontier_markdown(rows)
 
 
@@ -166,13 +166,13 @@ def test_a_variant_that_fails_does_not_stop_the_rest(tmp_path: Path) -> None:
     said = {"message": "out of reach", "hint": "ask for less", "exit_code": 2}
     assert rows[1]["error"] == {"stage": "select", **said}
     assert rows[1]["compressed"] is None
-    assert "floor: majority class" in frontier_markdown(rows)
-    f = frontier_document(rows)
-    assert f["failed"] == ["tiny-3x"]
-    assert f["pareto"]["params"] == ["tiny-2x", "tiny-4x"]
+    assert "floor: the majority class" in frontier_markdown(rows)
+    f = find_frontier(rows)
+    assert f.failed == ["tiny-3x"]
+    assert f.best("params") == ["tiny-2x", "tiny-4x"]
     assert "tiny-3x failed in select: out of reach (ask for less)" in frontier_markdown(rows)
     assert "2 of 3 finished" in frontier_html(rows)
-    json.dumps(f, allow_nan=False)
+    json.dumps(rows, allow_nan=False)
 
 
 @pytest.mark.parametrize("stage", [None, "data", "train"])
@@ -244,7 +244,8 @@ def made_row(
 ) -> dict[str, Any]:
     ratios = {"blocks": params, "params": params, "size": params, "latency": latency}
     return {
-        "recipe": "tiny", "name": name, "ratio": params, "of": "params", "strategy": strategy, "kept": [0, 1],
+        "recipe": "tiny", "task": "classification", "name": name, "ratio": params, "of": "params",
+        "strategy": strategy, "select": {}, "kept": [0, 1], "floor": None,
         "ratios": ratios, "seconds": 60.0, "fresh_seconds": 30.0, "error": None,
         **{model: {key: around(value) for key in ("accuracy", "macro_f1")}
            for model, value in (("base", 0.9), ("unrecovered", accuracy - 0.2), ("compressed", accuracy))},
@@ -253,15 +254,33 @@ def made_row(
 
 
 def test_the_frontier_differs_by_axis_and_the_base_takes_part() -> None:
-    f = frontier_document([
+    f = find_frontier([
         made_row("a", 1.5, 2.5, 0.89), made_row("b", 2.0, 2.0, 0.88),
         made_row("slower", 0.9, 0.8, 0.85), made_row("better", 1.0, 1.0, 0.91),
     ])  # fmt: skip
-    assert f["pareto"] == {"params": ["better", "a", "b"], "latency": ["better", "a"]}
-    assert [row["pareto"]["latency"] for row in f["rows"]] == [True, False, False, True]
+    assert (f.best("params"), f.best("latency")) == (["better", "a", "b"], ["better", "a"])
+    assert f.optimal["latency"] == [True, False, False, True]
     worse = [made_row("slower", 0.9, 0.8, 0.85)]
-    assert frontier_document(worse)["pareto"] == {"params": [], "latency": []}
-    assert "The uncut model is at least as accurate" in frontier_markdown(worse)
+    assert not find_frontier(worse).best("params")
+    assert not find_frontier(worse).best("latency")
+    assert "The uncut model is at least as good in accuracy" in frontier_markdown(worse)
+
+
+def test_a_sweep_is_drawn_by_the_headline_of_its_task_and_lower_may_be_better() -> None:
+    def row(name: str, params: float, error: float) -> dict[str, Any]:
+        made = made_row(name, params, params, 0.5) | {"task": "regression", "floor": None}
+        quality = {"mean_absolute_error": around(error), "spearman": around(0.8)}
+        return made | dict.fromkeys(("unrecovered", "compressed", "retention"), quality) | {
+            "base": {"mean_absolute_error": around(0.4), "spearman": around(0.9)}
+        }  # fmt: skip
+
+    rows = [row("a", 1.5, 0.5), row("worse", 1.4, 0.6), row("b", 2.0, 0.7)]
+    assert find_frontier(rows).best("params") == ["a", "b"]
+    text = frontier_markdown(rows)
+    assert "mean absolute error retained" in text
+    assert "accuracy" not in text
+    assert frontier_html(rows).count("<img") == 1
+    assert find_frontier([row("useless", 1.0, 0.5)]).best("params") == []
 
 
 def test_html_is_one_self_contained_file_with_one_plot() -> None:
@@ -282,4 +301,4 @@ def test_nothing_measured_makes_no_plot_and_no_zeros(tmp_path: Path) -> None:
     assert "0.00×" not in page
     assert "0 of 1 finished" in page
     with pytest.raises(RecipeError, match="no variants"):
-        frontier_document([])
+        find_frontier([])

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from lwc.core.errors import RecipeError
+from lwc.pipeline.stages import STAGES
 from lwc.recipe.file import parse_recipe
+from lwc.report.content_types import StageName
+from lwc.report.gate_names import unmeasured
 
 RECIPE = """schema_version: 1
 name: small
@@ -19,7 +24,8 @@ gates:
 def problems(metric: str, *overrides: str, extra: str = "") -> str:
     """What is told of a recipe with this gate on line 7; empty where it is accepted."""
     try:
-        parse_recipe(f'{RECIPE}  - {{metric: {metric}, op: ">=", value: 1{extra}}}\n', "small.yaml", overrides)
+        gate = f'  - {{metric: {metric}, op: ">=", value: 1{extra}}}\n'
+        parse_recipe(RECIPE + gate, "small.yaml", overrides, [unmeasured])
     except RecipeError as error:
         return error.message
     return ""
@@ -35,6 +41,18 @@ def problems(metric: str, *overrides: str, extra: str = "") -> str:
         ("serving.http.served.match_offline", "did you mean serving.http.served.matches_offline?"),
         ("latency.shapes.2.ratio", "latency.shapes.1.ratio"),
         ("wibble", "its sections are ratios, quality, retention"),
+        ("stages.trian.seconds", "did you mean stages.train.seconds"),
+        ("quality.base.confusion.2.0", "did you mean quality.base.confusion."),
+        ("serving.http.served.confusion.9.0", "did you mean serving.http.served.confusion."),
+        ("importance.methods.fischer.seconds", "did you mean importance.methods.fisher.seconds"),
+        ("importance.fused.scores.2", "did you mean importance.fused.scores.1"),
+        ("importance.trust.stability.fused.resamples", "no stage of this recipe"),
+        ("selection.params_afer", "did you mean selection.params_after?"),
+        ("training.train.validation.acuracy", "did you mean"),
+        ("data.quality.rows_usd", "did you mean data.quality.rows_used?"),
+        ("export.int8.ratios.size", "did you mean export.ratios.size"),
+        ("environment.core", "did you mean environment.cores?"),
+        ("selection.strategy", "no stage of this recipe measures"),
     ],
 )
 def test_a_typo_in_a_metric_is_told_with_line_and_nearest_name(metric: str, meant: str) -> None:
@@ -56,6 +74,11 @@ def test_what_a_metric_is_relative_to_is_checked_too() -> None:
         ("serving.http.achieved_ratio", "verify.rate=20"),
         ("serving.http.limit.compressed.rate_rps", "verify.find_rate={max_p95_ms: 50}"),
         ("export.int8.test.agreement", "export.int8={}"),
+        ("export.int8.retention.macro_f1.low", "export.int8={}"),
+        ("importance.trust.correlation.before_recovery.fused", "score.trust={}"),
+        ("training.recover.vocabulary.coverage_of_validation", "vocabulary.trim=true"),
+        ("quality.base.confusion.4.4", "data.labels.scheme=five_class"),
+        ("quality.base.confusion.9.9", "data.labels.scheme=column"),
         ("export.fp16.agreement", "export.fp16=true"),
     ],
 )
@@ -68,8 +91,9 @@ def test_what_is_measured_depends_on_the_recipe(metric: str, makes_it: str) -> N
     "metric",
     [
         "retention.accuracy.low", "quality.floors.tfidf.macro_f1", "quality.compressed.confusion.0.1", "target.met",
-        "latency.shapes.1.ratio", "training.recover.vocabulary.coverage_of_validation", "stages.train.seconds",
+        "latency.shapes.1.ratio", "training.recover.validation.macro_f1", "stages.train.seconds",
         "serving.http.server.mean_ms.queue", "data.quality.rows_used", "importance.fused.scores.1",
+        "data.quality.rows_bad.anything", "training.train.history.0.macro_f1", "data.quality.splits.test.labels.good",
     ],
 )  # fmt: skip
 def test_what_a_run_measures_is_accepted(metric: str) -> None:
@@ -81,3 +105,7 @@ def test_each_task_has_metrics_of_its_own() -> None:
               "gates.0.metric=retention.perplexity")  # fmt: skip
     assert problems("quality.base.next_token_accuracy", *tokens) == ""
     assert "measures 'retention.accuracy'" in problems("retention.accuracy", *tokens)
+
+
+def test_every_stage_of_the_line_has_a_time() -> None:
+    assert list(get_args(StageName)) == [stage.name for stage in STAGES]

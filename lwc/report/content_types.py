@@ -1,0 +1,289 @@
+"""The content of ``report.json``: every key, what it means, and on which settings of the recipe it depends.
+
+The JSON Schema of the file and the names that a gate may use are both derived from these types. ``None`` means "not
+measured": a section is ``None`` where its stage did not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NotRequired, TypeAlias, cast
+
+from pydantic import ConfigDict, Field, with_config
+from pydantic.config import JsonDict
+from typing_extensions import TypedDict
+
+from lwc.report.importance_contents import Importance
+from lwc.report.marks import CLOSED, Interval, Keyed, Number, Sometimes, When
+from lwc.report.serving_contents import Served
+from lwc.report.stage_contents import Export, Latency, Parity, Recovered, Retention, Selection, Trained
+
+_INTERVAL: JsonDict = {"type": "object", "required": ["value", "low", "high"]}
+
+
+@with_config(ConfigDict(extra="allow", json_schema_extra={"additionalProperties": _INTERVAL}))
+class Quality(TypedDict):
+    """Metrics of the task on its n test rows, each an interval; read them with `measured`."""
+
+    n: Annotated[int, Field(ge=1)]
+    tokens: NotRequired[Annotated[int, When("tokens")]]
+    confusion: NotRequired[
+        Annotated[
+            list[Annotated[list[int], Keyed("classes")]],
+            Keyed("classes"),
+            When("confusion"),
+            Field(description="rows: true class, columns: predicted class"),
+        ]
+    ]
+
+
+Measured: TypeAlias = Annotated[Quality, Keyed("metrics", Interval)]
+
+
+def measured(quality: Quality, metric: str) -> Interval:
+    """One metric of a model's quality."""
+    return cast(Mapping[str, Interval], quality)[metric]
+
+
+class Qualities(TypedDict):
+    """Test split, read once."""
+
+    base: Measured
+    unrecovered: Measured
+    compressed: Measured
+    floors: Annotated[dict[str, Measured], Keyed("floors"), Field(description="what knows next to nothing of a row")]
+
+
+@with_config(CLOSED)
+class Target(TypedDict):
+    """What the recipe asked for, and what was reached."""
+
+    ratio: float
+    of: Literal["blocks", "params", "size", "latency"]
+    reached: Number
+    met: bool | None
+
+
+@with_config(CLOSED)
+class Ratios(TypedDict):
+    """base / compressed, each ratio named by its base"""
+
+    blocks: Annotated[Number, Field(description="blocks before / after")]
+    params: Annotated[Number, Field(description="parameters before / after")]
+    size: Annotated[Number, Field(description="file bytes before / after: ONNX, else safetensors")]
+    latency: Annotated[Number, Field(description="base median / compressed median, ONNX Runtime, interleaved")]
+
+
+class Bootstrap(TypedDict):
+    """How intervals were drawn."""
+
+    resamples: int
+    level: float
+    seed: int
+
+
+# data: quality.json and source.json
+
+
+class SplitQuality(TypedDict, total=False):
+    """One split."""
+
+    rows: Annotated[int, When("texts")]
+    labels: Annotated[dict[str, int], When("texts")]
+    majority_share: Annotated[float, When("texts")]
+    words: Annotated[dict[str, float], When("no ingest"), Field(description="percentiles of a text's words")]
+    english_by_function_words: Annotated[Number, When("no ingest"), Sometimes()]
+    distinct_words: Annotated[int, When("no ingest")]
+    type_token_ratio: Annotated[dict[str, float], When("no ingest")]
+    users: Annotated[int, When("histories")]
+    events: Annotated[int, When("histories")]
+    length_median: Annotated[int, When("histories"), Sometimes()]
+    length_max: Annotated[int, When("histories"), Sometimes()]
+    targets_not_in_train: Annotated[int, When("histories"), Sometimes()]
+    targets_not_in_catalogue: Annotated[int, When("histories"), Sometimes()]
+
+
+class Duplicates(TypedDict, total=False):
+    """Rows removed, by reason."""
+
+    exact: int
+    conflicting_labels: int
+    near: int
+
+
+class DataQuality(TypedDict, total=False):
+    """``quality.json`` of the data stage, by what it prepares: texts, or histories of items."""
+
+    source: str
+    text_fields: list[str]
+    rows_read: int
+    rows_bad: Annotated[dict[str, int], Field(description="quarantined rows by reason")]
+    rows_left_out_by_label_scheme: Annotated[int, When("texts")]
+    duplicates: Annotated[Duplicates, When("texts")]
+    rows_beyond_limit: Annotated[int, When("no ingest")]
+    rows_used: Annotated[int, When("texts")]
+    split_by: str
+    rows_without_user: Annotated[int, When("texts")]
+    label_names: list[str]
+    splits: Annotated[dict[str, SplitQuality], Keyed("splits")]
+    leaks: dict[str, dict[str, int]]
+    near_duplicates: Annotated[dict[str, Number], When("ingest"), Sometimes()]
+    distinct: Annotated[dict[str, float], When("ingest")]
+    words: Annotated[dict[str, Any], When("ingest")]
+    languages: dict[str, int]
+    diversity: Annotated[dict[str, Number], When("ingest"), Sometimes()]
+    months: dict[str, dict[str, int]]
+    state_bytes_per_million_rows: Annotated[dict[str, float], When("ingest")]
+    repeated_events: Annotated[int, When("histories")]
+    users_left_out: Annotated[int, When("histories")]
+    events_of_users_left_out: Annotated[int, When("histories")]
+    events_used: Annotated[int, When("histories")]
+    users: Annotated[int, When("histories")]
+    items: Annotated[int, When("histories")]
+    items_not_in_train: Annotated[int, When("histories")]
+    catalogue_sha256: str
+
+
+class Truncated(TypedDict):
+    """Test texts cut at max_length tokens."""
+
+    count: int
+    of: int
+    max_length: int
+
+
+class SourceFile(TypedDict, total=False):
+    """A file that rows were read from."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class Source(TypedDict, total=False):
+    """``source.json`` of the data stage: where the rows came from."""
+
+    source: str
+    settings: dict[str, Any]
+    text_fields: list[str]
+    files: list[SourceFile]
+
+
+class DataSection(TypedDict):
+    """What the numbers were measured on."""
+
+    source: Source | None
+    quality: DataQuality | None
+    text_fields: Annotated[list[Literal["title", "body"]], Field(min_length=1)]
+    label_scheme: str
+    label_names: list[str] | None
+    truncated: Annotated[Truncated | None, Sometimes()]
+    n_train: int | None
+    n_test: int | None
+
+
+# The report itself
+
+StageName: TypeAlias = Literal[
+    "data", "train", "score", "select", "remove", "recover", "evaluate", "export", "package", "verify"
+]
+
+
+class StageTime(TypedDict):
+    """When a stage was made, how long it took."""
+
+    seconds: Number
+    hit: Annotated[bool | None, Field(description="true: reused from an earlier run")]
+
+
+class RecipeSection(TypedDict):
+    """The recipe that was run."""
+
+    name: str
+    description: str
+    seed: int
+    resolved: Annotated[dict[str, Any], Field(description="the whole recipe, defaults included")]
+
+
+class Training(TypedDict):
+    """``metrics.json`` of both training stages."""
+
+    train: Trained | None
+    recover: Recovered | None
+
+
+class Agreement(TypedDict):
+    """Share of next tokens on which the first choice is the base's."""
+
+    unrecovered: float
+    compressed: float
+
+
+class Environment(TypedDict, total=False):
+    """Machine and versions."""
+
+    date: str
+    platform: str
+    python: str
+    cpu: str
+    cores: int
+    memory_gib: Number
+    gpu: bool
+    libraries: dict[str, str | None]
+
+
+@with_config(CLOSED)
+class Decision(TypedDict):
+    """A gate, decided."""
+
+    metric: Annotated[str, Field(description="dotted path into this file")]
+    op: Literal[">=", "<=", ">", "<", "=="]
+    threshold: Number
+    value: Number
+    passed: bool
+    reason: Annotated[str, Field(description="empty where the gate passed")]
+
+
+@with_config(CLOSED)
+class Verdict(TypedDict):
+    """Removed, cost, gained and gates in sentences; summary is all of it"""
+
+    passed: Annotated[bool, Field(description="no gate failed, and the target was not missed")]
+    summary: str
+    removed: str
+    cost: str
+    gained: str
+    gates: str
+    warnings: list[str]
+
+
+class Findings(TypedDict):
+    """What one run measured, before gates and verdict."""
+
+    schema_version: Literal[1]
+    recipe: RecipeSection
+    task: Annotated[str, Field(description="recipe.task.kind")]
+    ratios: Ratios
+    quality: Qualities | None
+    retention: Retention | None
+    retention_unrecovered: Retention | None
+    parity: Parity | None
+    latency: Latency | None
+    export: Export | None
+    serving: Annotated[dict[str, Served | None], Keyed("protocols")] | None
+    target: Target
+    bootstrap: Bootstrap | None
+    stages: dict[StageName, StageTime]
+    agreement: Annotated[Agreement | None, When("agreement")]
+    importance: Importance | None
+    selection: Selection | None
+    training: Training
+    data: DataSection
+    environment: Environment
+
+
+class Report(Findings):
+    """What one run measured. null always means: not measured. Every top-level key is always there."""
+
+    gates: list[Decision]
+    verdict: Verdict

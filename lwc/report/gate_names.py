@@ -1,0 +1,190 @@
+"""Every metric that the report of a recipe will contain, so that a misspelled gate fails before training."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints
+
+from typing_extensions import is_typeddict
+
+from lwc.recipe import FromConfig, Recipe
+from lwc.report.content_types import Findings
+from lwc.report.marks import Fact, Interval, Keyed, Names, Sometimes, When
+
+# What was asked, not measured.
+_ASKED = ("schema_version", "recipe", "task")
+_ANY_NAME, _ANY_POSITION = "*", "#"
+_PATTERNS = {_ANY_NAME: "[^.]+", _ANY_POSITION: "[0-9]+"}
+_CLASSES = {"binary": 2, "three_class": 3, "five_class": 5}
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the recipe says of the report: which facts are true, and the keys that it fixes (None: only the run knows).
+
+    Facts after a key are true below it only.
+    """
+
+    facts: frozenset[Fact]
+    keys: Mapping[Names, Mapping[str, frozenset[Fact]] | None]
+
+
+def _known(recipe: Recipe) -> _Known:
+    headline, export, verify, trust = recipe.task.headline, recipe.export, recipe.verify, recipe.score.trust
+    texts = headline.asked != "histories"
+    facts: dict[Fact, bool] = {
+        "int8": export.int8 is not None,
+        "fp16": export.fp16,
+        "openvino": export.openvino,
+        "trust": trust is not None,
+        "recovered cut models": trust is not None and trust.recovery_steps > 0,
+        "learned fusion": recipe.score.fusion == "learned",
+        "trimmed vocabulary": recipe.vocabulary.trim,
+        "rate": verify.rate is not None,
+        "against_base": verify.find_rate is not None and verify.find_rate.against_base,
+        "latency target": recipe.target.of == "latency",
+        "beam": recipe.select.strategy == "beam",
+        "racing": recipe.select.strategy == "racing",
+        "iterated": recipe.select.strategy == "iterated",
+        "texts": texts,
+        "histories": not texts,
+        "ingest": texts and recipe.data.ingest is not None,
+        "no ingest": texts and recipe.data.ingest is None,
+        "confusion": "confusion" in headline.counts,
+        "tokens": "tokens" in headline.counts,
+        "agreement": "agreement" in headline.counts,
+        "accuracy": "accuracy" in headline.served,
+        "ndcg_at_10": "ndcg_at_10" in headline.served,
+    }
+    metrics = [metric.key for metric in (*headline.metrics, *headline.further)]
+    classes = _numbers(_classes(recipe) if facts["confusion"] else None)
+    figures = [f"{key}_{precision}" for key in metrics[:2] for precision in ("fp32", "int8")]
+    first, *others = verify.protocols
+    search: frozenset[Fact] = frozenset({"find_rate"} if verify.find_rate is not None else ())
+    keys: dict[Names, Mapping[str, frozenset[Fact]] | None] = {
+        "metrics": _plain(metrics),
+        "retained": _plain(metric.key for metric in (*headline.metrics, *headline.further) if metric.retained),
+        "floors": _plain(key for key, _ in headline.floors),
+        "figures in training": _plain([*metrics, "score", "step", "train_loss"]),
+        "int8 figures": _plain(["agreement", *figures]),
+        "methods": _plain(method.method for method in recipe.score.methods),
+        "protocols": {first: search, **_plain(others)},
+        "shapes": _numbers(len(export.latency_shapes)),
+        "blocks": _numbers(recipe.model.blocks if isinstance(recipe.model, FromConfig) else None),
+        "classes": classes,
+        "served classes": classes,
+        "splits": _plain(["train", "validation", "test", *(["calibration"] if texts else [])]),
+    }
+    return _Known(frozenset(fact for fact, true in facts.items() if true), keys)
+
+
+def _plain(names: Iterable[str]) -> dict[str, frozenset[Fact]]:
+    return dict.fromkeys(names, frozenset())
+
+
+def _numbers(count: int | None) -> dict[str, frozenset[Fact]] | None:
+    return None if count is None else _plain(map(str, range(count)))
+
+
+def _classes(recipe: Recipe) -> int | None:
+    labels = recipe.data.labels
+    return len(labels.names) if labels.names else _CLASSES.get(labels.scheme)
+
+
+@dataclass(frozen=True)
+class _Marked:
+    """A type without its marks, and what they say of it."""
+
+    type: Any
+    there: bool
+    certain: bool
+    keyed: Keyed | None
+
+
+def _marked(annotation: Any, facts: frozenset[Fact]) -> _Marked:
+    """Unwrap ``Annotated``, ``NotRequired`` and ``… | None``."""
+    there, certain, keyed = True, True, None
+    while True:
+        origin, inside = get_origin(annotation), get_args(annotation)
+        if origin is NotRequired:
+            (annotation,) = inside
+        elif origin is Annotated:
+            annotation, *marks = inside
+            for mark in marks:
+                if isinstance(mark, When):
+                    there = there and not facts.isdisjoint(mark.facts)
+                elif isinstance(mark, Sometimes):
+                    certain = False
+                elif isinstance(mark, Keyed):
+                    keyed = mark
+        elif origin in (Union, UnionType) and NoneType in inside and len(inside) == 2:
+            (annotation,) = (one for one in inside if one is not NoneType)
+        else:
+            return _Marked(annotation, there, certain, keyed)
+
+
+def _walk(annotation: Any, path: str, known: _Known, certain: bool = True) -> Iterator[tuple[str, bool]]:
+    """Dotted paths of the numbers below ``path``, and whether every run of the recipe measures them."""
+    found = _marked(annotation, known.facts)
+    if not found.there:
+        return
+    certain = certain and found.certain
+    origin, inside = get_origin(found.type), get_args(found.type)
+    keys = known.keys[found.keyed.names] if found.keyed is not None else None
+    if found.type in (int, float, bool) or found.type is Interval:
+        yield path, certain
+    if is_typeddict(found.type):
+        for name, hint in get_type_hints(found.type, include_extras=True).items():
+            if path or name not in _ASKED:
+                yield from _walk(hint, f"{path}.{name}" if path else name, known, certain)
+        if found.keyed is None:
+            return
+        inside = (found.keyed.values,)
+    elif origin is list:
+        keys = {_ANY_POSITION: frozenset()} if keys is None else keys
+    elif origin is dict:
+        if get_origin(inside[0]) is Literal:
+            keys = _plain(get_args(inside[0]))
+        keys = {_ANY_NAME: frozenset()} if keys is None else keys
+    for name, facts in (keys or {}).items():
+        yield from _walk(inside[-1], f"{path}.{name}", replace(known, facts=known.facts | facts), certain)
+
+
+def metrics(recipe: Recipe) -> dict[str, bool]:
+    """Dotted paths into ``report.json`` of the figures of a run of the recipe; True for those that every run measures.
+
+    ``*`` stands for a name, ``#`` for a position, that only the run knows.
+    """
+    return dict(_walk(Findings, "", _known(recipe)))
+
+
+def _matches(pattern: str, name: str) -> bool:
+    parts = (_PATTERNS.get(part, re.escape(part)) for part in pattern.split("."))
+    return re.fullmatch(r"\.".join(parts), name) is not None
+
+
+def unmeasured(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str]]:
+    """Where in a recipe a gate names what no stage measures, and the nearest name."""
+    if not recipe.gates:
+        return []
+    known = list(metrics(recipe))
+    return [
+        (("gates", number, key), f"no stage of this recipe measures {name!r}{_advice(name, known)}")
+        for number, gate in enumerate(recipe.gates)
+        for key, name in (("metric", gate.metric), ("relative_to", gate.relative_to))
+        if name is not None and not any(_matches(pattern, name) for pattern in known)
+    ]
+
+
+def _advice(name: str, known: list[str]) -> str:
+    plain = [pattern for pattern in known if not _PATTERNS.keys() & set(pattern.split("."))]
+    # A short name for a long one (`p95`, `accuracy`) is no near match by its letters.
+    last = [one for one in plain if one.rpartition(".")[2] == name.rpartition(".")[2]]
+    near = difflib.get_close_matches(name, last, 2, 0.0) or difflib.get_close_matches(name, plain, 1, 0.5)
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; its sections are {', '.join(dict.fromkeys(one.partition('.')[0] for one in known))}"

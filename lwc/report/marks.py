@@ -1,0 +1,60 @@
+"""Marks on the types of a report's content: which keys are there, and what they are called, by the recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
+
+Fact: TypeAlias = Literal[
+    "int8", "fp16", "openvino", "trust", "recovered cut models", "learned fusion", "trimmed vocabulary", "rate",
+    "find_rate", "against_base", "ingest", "no ingest", "latency target", "beam", "racing", "iterated", "texts",
+    "histories", "confusion", "tokens", "agreement", "accuracy", "ndcg_at_10",
+]  # fmt: skip
+"""What a recipe asks for, and what its task measures (`lwc.report.gate_names`)."""
+Names: TypeAlias = Literal[
+    "metrics", "retained", "floors", "figures in training", "int8 figures", "methods", "protocols", "shapes", "blocks",
+    "classes", "served classes", "splits",
+]  # fmt: skip
+"""Keys of a mapping, or positions in a list, that the recipe fixes."""
+
+
+@dataclass(frozen=True)
+class When:
+    """There only where one of these facts is true of the recipe."""
+
+    facts: tuple[Fact, ...]
+
+    def __init__(self, *facts: Fact) -> None:
+        object.__setattr__(self, "facts", facts)
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """The recipe fixes the keys. ``values`` is the type of those that a `TypedDict` has besides its own."""
+
+    names: Names
+    values: Any = None
+
+
+@dataclass(frozen=True)
+class Sometimes:
+    """Whether it is there depends on the data, or on what the run finds: a gate may name it at its own risk."""
+
+
+CLOSED = ConfigDict(extra="forbid")
+Number: TypeAlias = float | None
+
+
+@with_config(CLOSED)
+class Interval(TypedDict):
+    """95% percentile bootstrap interval"""
+
+    value: Number
+    low: Number
+    high: Number
+
+
+Intervals: TypeAlias = dict[str, Interval]
