@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -77,8 +78,8 @@ def parse(
         reason, detail = Reason.BAD_JSON, "nested too deep"
     except BadValue as error:
         reason, detail = error.reason, error.detail
-    except ValueError as error:  # Python parses no integer of more than 4,300 digits
-        reason, detail = Reason.TOO_MANY_DIGITS, str(error)
+    except ValueError:  # of an integer
+        reason, detail = Reason.TOO_MANY_DIGITS, f"over {sys.get_int_max_str_digits():,}"
     return Bad(file, line, reason, excerpt(raw), detail)
 
 
