@@ -144,7 +144,6 @@ def test_too_little_data_is_one_clear_error() -> None:
     [
         ({"model": {"kind": "pretrained", "source": "x"}}, "model.kind: pretrained"),
         ({"model": {"kind": "config", "vocab_size": 500}}, "model.vocab_size"),
-        ({"select": {"strategy": "iterated"}}, "iterated"),
         ({"vocabulary": {"trim": True}}, "vocabulary.trim"),
         ({"score": {"methods": [{"method": "mutual_information"}]}}, "mutual_information"),
         ({"target": {"ratio": 2, "of": "latency"}}, "target.of: latency"),
