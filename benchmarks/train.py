@@ -180,6 +180,7 @@ def main() -> None:
     found = measure(setting)
     if distributed.is_main():
         print(json.dumps(found, indent=2))
+    distributed.leave()  # together: who ends first may abort the other
 
 
 if __name__ == "__main__":

@@ -5,15 +5,12 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from grid import kept
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from serving_faults import SPEAK_S, Serve, killed
 from tiny_repository import tiny_repository
 
