@@ -1,4 +1,4 @@
-"""Commands that look at data, models and this machine."""
+"""Commands that describe data, models and this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lwc.cli.options import AsJson, Overrides, RecipePath, load, print_json
 
 
 def data_inspect(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Read, clean and split a recipe's data and show its quality report; nothing is kept."""
+    """Read, clean and split a recipe's data and show its quality report. Nothing is kept."""
     from lwc.cli import terminal as render
     from lwc.data.inspect import inspect
     from lwc.recipe import NextItem
@@ -33,14 +33,14 @@ def data_ingest(
     recipe: RecipePath,
     overrides: Overrides = None,
     out: Annotated[Optional[Path], typer.Option(help="default: ingested/<recipe name>")] = None,  # noqa: UP045
-    workers: Annotated[Optional[int], typer.Option(min=1, help="default: the CPUs of this machine")] = None,  # noqa: UP045
+    workers: Annotated[Optional[int], typer.Option(min=1, help="processes; default: one for each CPU")] = None,  # noqa: UP045
     tokenizer: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="tokenizer.json, or a model's folder: token ids are written too"),
+        typer.Option(help="tokenizer.json or a model folder; if given, token ids are written too"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read a source of any size into cleaned, de-duplicated, split shards, with a quality report; resumable."""
+    """Read a source of any size into cleaned, deduplicated, split shards, with a quality report. Can be resumed."""
     from lwc.cli import terminal as render
     from lwc.core.machine import cpu_limit
     from lwc.data.ingest.run import ingest, workers_pool
@@ -55,7 +55,7 @@ def data_ingest(
             view.event("progress", "ingest", text)
 
         if tokenizer is not None:
-            tokenizer_file(tokenizer)  # told before the reading, not after
+            tokenizer_file(tokenizer)  # fail before reading, not after
         quality = ingest(loaded.data, loaded.seed, folder, workers, say)
         if tokenizer is not None:
             with workers_pool(workers or cpu_limit()) as pool:
@@ -72,7 +72,7 @@ def data_ingest(
 
 
 def families(as_json: AsJson = False) -> None:
-    """Model types whose blocks can be removed, and those that are refused, with the reason."""
+    """List the model types whose blocks can be removed, and those that are refused, with the reason."""
     from lwc.cli import terminal as render
     from lwc.models.families import families_table
 
@@ -84,7 +84,7 @@ def families(as_json: AsJson = False) -> None:
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Tell what this machine can do, with the fix for each lack."""
+    """Check what this machine can do. Each missing piece is listed with its fix."""
     from lwc.cli import terminal as render
     from lwc.cli.doctor import examine
 

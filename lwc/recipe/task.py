@@ -33,6 +33,7 @@ class TaskSettings(Row):
     """Settings of a task; ``implementation`` names its `lwc.tasks.task.Task`, ``headline`` the figures people see."""
 
     headline: ClassVar[Headline]
+    one_process: ClassVar[bool] = False
     kind: str
 
     def check(self, recipe: Recipe) -> None:
@@ -152,6 +153,7 @@ class NextItem(TaskSettings):
         asked="histories",
         served={"ndcg_at_10": "served NDCG@10", "offline_ndcg_at_10": "offline NDCG@10"},
     )
+    one_process: ClassVar[bool] = True
     kind: Literal["next_item"]
     split: Literal["leave_last_out", "time"] = Field(
         default="leave_last_out", description="time: train is before validation, validation before test (data.split)"
