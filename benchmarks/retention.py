@@ -31,7 +31,7 @@ from lwc.core.machine import cpu_limit, cpu_model
 from lwc.importance.registry import SCORERS
 from lwc.pipeline.run import run
 from lwc.recipe import Recipe
-from lwc.report.compare import Predictions, paired, read_predictions
+from lwc.report.paired import Predictions, paired, read_predictions
 
 FILES = (
     "2014-5core-musical-instruments-csv/Musical_instruments_reviews.csv.gz",
