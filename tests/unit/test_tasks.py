@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
-from measured_figures import differences
+from measured_figures import TIMES, differences
 from planted import config_for, scale_output
 from tiny_llama import periodic_texts, save, trained_folder
 from tiny_models import tiny, tokens
@@ -22,6 +22,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from lwc.core.errors import ModelError, RecipeError
+from lwc.core.machine import describe
 from lwc.evaluation.causal_lm import unigram
 from lwc.importance.registry import SCORERS
 from lwc.metrics.causal_lm import TokenSums, token_quality, token_retention
@@ -203,7 +204,7 @@ COMMON: dict[str, Any] = {
 def report_of(recipe: Recipe, runs: Path, out: Path) -> tuple[dict[str, Any], dict[str, Path]]:
     results = run(recipe, runs, quiet)
     folders = {name: result.path for name, result in results.items()}
-    return build_report(recipe, folders, {"date": "today"}, {}, out), folders
+    return build_report(recipe, folders, describe(), TIMES, out), folders
 
 
 @pytest.mark.serving
