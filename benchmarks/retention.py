@@ -30,7 +30,7 @@ from scipy import stats
 from lwc.core.machine import cpu_limit, cpu_model
 from lwc.pipeline.run import run
 from lwc.recipe import METHODS, Recipe
-from lwc.report.compare import Predictions, paired, read_predictions
+from lwc.report.paired import Predictions, paired, read_predictions
 
 FILES = (
     "2014-5core-musical-instruments-csv/Musical_instruments_reviews.csv.gz",

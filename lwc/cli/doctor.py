@@ -1,4 +1,4 @@
-"""What this machine can do, with the fix for each lack. Starts nothing, downloads nothing."""
+"""Checks of this machine, with a fix for everything that is missing. Starts nothing, downloads nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SERVING = {
 
 @dataclass(frozen=True)
 class Check:
-    """One finding: ``ok`` True, False (a lack, with its fix) or None (fine without it)."""
+    """One finding: ``ok`` is True, False (missing, with its fix) or None (optional)."""
 
     name: str
     ok: bool | None
@@ -33,15 +33,15 @@ class Check:
 
 
 def examine() -> list[Check]:
-    """Every check, in the order a newcomer meets them."""
+    """Every check, in the order in which a new user needs them."""
     return [_python(), _cpu(), _packages(), _numpy(), *_triton(), _data(), _gpu(), _tensorrt(), _docker()]
 
 
 def require_serving(server: bool) -> None:
-    """Raise where what packaging needs is not installed, or, with ``server``, what starts the embedded server.
+    """Check what packaging needs and, with ``server``, what starts the embedded server.
 
     Raises:
-        MissingDependency: names what to install.
+        MissingDependency: something is not installed.
     """
     missing = [name for name, module in _SERVING.items() if importlib.util.find_spec(module) is None]
     if missing:
@@ -54,10 +54,10 @@ def require_serving(server: bool) -> None:
 
 
 def require_openvino() -> None:
-    """Raise where ``export.openvino`` cannot be had.
+    """Check what ``export.openvino`` needs.
 
     Raises:
-        MissingDependency: says what to install.
+        MissingDependency: OpenVINO is not installed.
     """
     if importlib.util.find_spec("openvino") is None:
         raise MissingDependency("export.openvino: OpenVINO is not installed", "pip install 'lwc[openvino]'")
@@ -66,7 +66,7 @@ def require_openvino() -> None:
 def _python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
     good = (3, 11) <= sys.version_info[:2] <= (3, 12)
-    return Check("Python", good, version, "" if good else "use Python 3.11 or 3.12 (the embedded server has no other)")
+    return Check("Python", good, version, "" if good else "use Python 3.11 or 3.12, as the embedded server needs")
 
 
 def _cpu() -> Check:
@@ -131,7 +131,7 @@ def _data() -> Check:
 
     folder = os.environ.get("LWC_DATA_DIR")
     if not folder:
-        return Check("LWC_DATA_DIR", None, "not set: recipes use the embedded sample or what they name")
+        return Check("LWC_DATA_DIR", None, "not set: recipes use the embedded sample, or the paths they name")
     good = Path(folder).is_dir()
     return Check("LWC_DATA_DIR", good, folder, "" if good else "the folder does not exist")
 
@@ -148,7 +148,7 @@ def _gpu() -> Check:
         "GPU",
         good,
         (done.stdout or done.stderr).strip(),
-        "" if good else "nvidia-smi fails: check the driver",
+        "" if good else "nvidia-smi failed: check the driver",
     )
 
 

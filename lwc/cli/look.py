@@ -1,4 +1,4 @@
-"""Commands that look at data, models and this machine."""
+"""Commands that describe data, models and this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lwc.cli.options import AsJson, Overrides, RecipePath, load, print_json
 
 
 def data_inspect(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Read, clean and split a recipe's data and show its quality report; nothing is kept."""
+    """Read, clean and split a recipe's data and show its quality report. Nothing is kept."""
     from lwc.cli import terminal as render
     from lwc.pipeline.stages import inspect
 
@@ -26,10 +26,10 @@ def data_ingest(
     recipe: RecipePath,
     overrides: Overrides = None,
     out: Annotated[Optional[Path], typer.Option(help="default: ingested/<recipe name>")] = None,  # noqa: UP045
-    workers: Annotated[Optional[int], typer.Option(min=1, help="default: the CPUs of this machine")] = None,  # noqa: UP045
+    workers: Annotated[Optional[int], typer.Option(min=1, help="processes; default: one for each CPU")] = None,  # noqa: UP045
     as_json: AsJson = False,
 ) -> None:
-    """Read a source of any size into cleaned, de-duplicated, split shards, with a quality report; resumable."""
+    """Read a source of any size into cleaned, deduplicated, split shards, with a quality report. Can be resumed."""
     from lwc.cli import terminal as render
     from lwc.data.ingest.run import ingest
     from lwc.report.data_page import Ingested, data_page
@@ -54,7 +54,7 @@ def data_ingest(
 
 
 def families(as_json: AsJson = False) -> None:
-    """Model types whose blocks can be removed, and those that are refused, with the reason."""
+    """List the model types whose blocks can be removed, and those that are refused, with the reason."""
     from lwc.cli import terminal as render
     from lwc.models.families import families_table
 
@@ -66,7 +66,7 @@ def families(as_json: AsJson = False) -> None:
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Tell what this machine can do, with the fix for each lack."""
+    """Check what this machine can do. Each missing piece is listed with its fix."""
     from lwc.cli import terminal as render
     from lwc.cli.doctor import examine
 

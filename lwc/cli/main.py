@@ -1,4 +1,4 @@
-"""The command line: puts the commands together, turns errors into one message and an exit code."""
+"""The command line: registers the commands and turns every error into one message and an exit code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lwc.cli import run as running
 from lwc.cli import serve as serving
 from lwc.core.errors import BUG, INTERRUPTED, MISSING, OK, USAGE, LwcError
 
-# How libraries written in Rust (safetensors, tokenizers) tell of a full disk: in an exception that is no OSError.
+# Libraries written in Rust (safetensors, tokenizers) report a full disk in an exception that is no OSError.
 _OS_ERROR = re.compile(r"\(os error \d+\)")
 
 app = typer.Typer(
@@ -28,9 +28,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Look at data before using it.", no_args_is_help=True)
+data_app = typer.Typer(help="Inspect or ingest data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-repo_app = typer.Typer(help="Look at a Triton repository before serving it.", no_args_is_help=True)
+repo_app = typer.Typer(help="Check a Triton repository.", no_args_is_help=True)
 app.add_typer(repo_app, name="repo")
 
 
@@ -60,7 +60,7 @@ repo_app.command("check")(serving.repo_check)
 
 
 def _quiet() -> None:
-    """Libraries' own progress bars and load reports would cut through ours; a user's setting wins."""
+    """Silence the libraries' own progress bars and load reports, unless the user has set them."""
     for name, value in (
         ("TRANSFORMERS_VERBOSITY", "error"),
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
@@ -71,7 +71,7 @@ def _quiet() -> None:
 
 
 def _stop_on_signals() -> None:
-    """End as on Ctrl-C when told to stop or when the terminal closes: servers that we started must not stay behind."""
+    """Treat SIGTERM and a closed terminal like Ctrl-C, so that the servers we started are stopped."""
 
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -110,7 +110,7 @@ def main() -> None:
     except ModuleNotFoundError as problem:
         if debug:
             traceback.print_exc()
-        typer.echo(f"error: {problem}\n  do: pip install 'lwc[serve]'; `lwc doctor` tells what is missing", err=True)
+        typer.echo(f"error: {problem}\n  do: pip install 'lwc[serve]'; `lwc doctor` lists what is missing", err=True)
         sys.exit(MISSING)
     except OSError as problem:
         _cannot_write(problem, debug)
@@ -123,12 +123,12 @@ def main() -> None:
             _cannot_write(problem, debug)
         if debug:
             raise
-        typer.echo(f"bug: {type(problem).__name__}: {problem}\n  do: run again with --debug and report it", err=True)
+        typer.echo(f"bug: {type(problem).__name__}: {problem}\n  do: rerun with --debug and report it", err=True)
         sys.exit(BUG)
     from lwc.core.distributed import launched
 
     if code == INTERRUPTED and not launched():  # the parser turns Ctrl-C into this code, or lets the exception through
-        typer.echo("interrupted; run the same command again to go on from here", err=True)
+        typer.echo("interrupted; rerun the same command to resume", err=True)
     sys.exit(code if isinstance(code, int) else OK)
 
 

@@ -1,4 +1,4 @@
-"""Options that commands share, and how they load a recipe, run the line and print JSON."""
+"""Options that commands share, and functions to load a recipe, run the line and print JSON."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:  # `lwc --help` reads no recipe
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="recipe file, e.g. recipes/amazon_2.5x.yaml")]
 Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads the annotation at run time
-    typer.Option("--set", help="override one key: --set train.epochs=1 (repeatable)", metavar="KEY=VALUE"),
+    typer.Option("--set", help="override one key, e.g. --set train.epochs=1; can be repeated", metavar="KEY=VALUE"),
 ]
-Runs = Annotated[Path, typer.Option("--runs", help="where runs and the stage store live")]
+Runs = Annotated[Path, typer.Option("--runs", help="folder of the runs and of the stage store")]
 AsJson = Annotated[bool, typer.Option("--json", help="machine-readable result on stdout")]
 
 
@@ -37,7 +37,7 @@ def print_json(value: object) -> None:
 
 
 def run_line(recipe: Recipe, runs: Path, until: str | None) -> dict[str, StageResult]:
-    """Run the stages. Of several processes, all but the main one end here, in silence."""
+    """Run the stages. Of several processes, all but the main one exit here, silently."""
     from lwc.cli import terminal as render
     from lwc.core import distributed
     from lwc.pipeline.run import run as run_stages

@@ -1,4 +1,4 @@
-"""Commands that run a recipe, or read what a run left."""
+"""Commands that run a recipe, or read the results of a run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def run(
     recipe: RecipePath,
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
-    models: Annotated[Path, typer.Option("--triton-models", help="where the repository goes if the run passes")] = Path(
+    models: Annotated[Path, typer.Option("--triton-models", help="folder for the repository if the run passes")] = Path(
         "triton_models"
     ),
-    until: Annotated[Optional[str], typer.Option("--until", help="stop after this stage")] = None,  # noqa: UP045
-    workers: Annotated[int, typer.Option(min=1, help="processes of this machine that share the work")] = 1,
+    until: Annotated[Optional[str], typer.Option("--until", help="last stage to run")] = None,  # noqa: UP045
+    workers: Annotated[int, typer.Option(min=1, help="number of processes that share the work")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Run a recipe end to end. Exit 3 when a gate fails or the target is missed: then nothing is published."""
+    """Run a recipe end to end. If a gate fails or the target is missed, nothing is published and the exit code is 3."""
     from lwc.cli import terminal as render
     from lwc.cli.doctor import require_openvino, require_serving
     from lwc.core import distributed
@@ -33,7 +33,7 @@ def run(
 
     loaded = load(recipe, overrides)
     check_stage(until)
-    # Told before the training, not after.
+    # Fail fast: before training, not after.
     if loaded.export.openvino and until in (None, "export", "package", "verify"):
         require_openvino()
     if until in (None, "package", "verify"):
@@ -49,7 +49,7 @@ def run(
         render.note(f"{loaded.name}: {loaded.description or recipe}")
     results = run_line(loaded, runs, until)
     if "verify" not in results:
-        render.note(f"stopped after {until}; `lwc run {recipe}` goes on from there")
+        render.note(f"stopped after {until}; `lwc run {recipe}` resumes there")
         raise typer.Exit(OK)
     from lwc.pipeline.publish import finish
 
@@ -61,16 +61,16 @@ def run(
     render.note(f"report: {folder / 'report.html'}   repository: {', '.join(map(str, places))}")
     if not report["verdict"]["passed"]:
         kept = [str(place) for place in destinations(loaded, models).values() if place.exists()]
-        left = f", which still holds that of an earlier run: {', '.join(kept)}" if kept else ""
+        left = f"; the repository of an earlier run is still there: {', '.join(kept)}" if kept else ""
         render.note(f"not published to {models}{left}")
     if "tensorrt" in loaded.package.targets:
-        render.note(f"for the repository of a plan, where the GPU is: lwc export {folder} --to tensorrt")
+        render.note(f"to build the TensorRT repository, run on the GPU machine: lwc export {folder} --to tensorrt")
     render.verdict(report["verdict"])
     raise typer.Exit(OK if report["verdict"]["passed"] else GATE_FAILED)
 
 
 def plan(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
-    """Show which stages would run and why, without running any."""
+    """Show which stages would run, and why, without running any."""
     from lwc.cli import terminal as render
     from lwc.pipeline.run import plan as plan_line
 
@@ -82,7 +82,7 @@ def plan(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("run
 
 
 def validate(recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...")], overrides: Overrides = None) -> None:
-    """Check recipes; every problem of a file is reported in one go."""
+    """Check recipes. Every problem of a file is reported at once."""
     from lwc.cli import terminal as render
 
     failed: LwcError | None = None
@@ -119,7 +119,7 @@ def score(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("ru
 
 
 def report(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
-    """Decide the gates and write the report again from finished stages; publishes nothing. Exit 3 as `lwc run`."""
+    """Decide the gates and write the report again from finished stages. Publishes nothing. Exit codes as `lwc run`."""
     from lwc.cli import terminal as render
     from lwc.pipeline.publish import refresh
 
@@ -133,9 +133,9 @@ def report(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("r
 
 
 def sweep(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
-    """Run a recipe at each ratio of its sweep section, up to export, and draw the frontier.
+    """Run a recipe at each ratio of its sweep section, up to export, and plot quality against size and speed.
 
-    If none succeeds, an earlier frontier stays, and the exit code is that of the first failure.
+    If every variant fails, an earlier frontier is kept, and the exit code is that of the first failure.
     """
     from lwc.cli import terminal as render
     from lwc.cli.doctor import require_openvino
@@ -173,7 +173,7 @@ def compare(
     out: Annotated[Optional[Path], typer.Option(help="folder for compare.md and compare.html")] = None,  # noqa: UP045
     as_json: AsJson = False,
 ) -> None:
-    """Set runs side by side: recipes, quality with a paired test, ratios, latency, cost."""
+    """Compare runs: recipes, quality with a paired test where the task has one, ratios, latency, cost."""
     from lwc.cli import terminal as render
     from lwc.report.compare import compare as compare_runs
     from lwc.report.compare_html import to_html, to_markdown

@@ -1,10 +1,10 @@
-"""What a person sees on the terminal (stderr). ``--json`` output goes to stdout instead."""
+"""Output for people, on stderr. ``--json`` output goes to stdout instead."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
@@ -16,8 +16,14 @@ from lwc.core.errors import LwcError
 from lwc.pipeline.run import StagePlan
 from lwc.recipe import TASKS
 
+if TYPE_CHECKING:
+    from lwc.cli.doctor import Check
+    from lwc.report.content_types import Decision, Report, Verdict
+    from lwc.report.importance_contents import Importance, Trust
+    from lwc.serving.checks.model import Finding
+
 console = Console(stderr=True, highlight=False)
-# As many as fit on a terminal of 80 columns.
+# This many methods fit on a terminal of 80 columns.
 _METHODS_ABREAST = 4
 
 
@@ -34,7 +40,7 @@ def note(text: str) -> None:
 
 
 def line(markup: str) -> None:
-    """One line, however long: a terminal breaks it, a log must not."""
+    """One line, however long: a terminal wraps it, a log must not."""
     console.print(markup, soft_wrap=True)
 
 
@@ -90,7 +96,7 @@ def plan_table(plans: Sequence[StagePlan]) -> None:
     console.print(table)
 
 
-def _number(value: Any, digits: int = 3) -> str:
+def _number(value: object, digits: int = 3) -> str:
     if isinstance(value, Mapping):
         middle = _number(value.get("value"), digits)
         if value.get("low") is None:
@@ -101,9 +107,13 @@ def _number(value: Any, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
-def quality_table(report: Mapping[str, Any]) -> None:
+def quality_table(report: Report) -> None:
     """The headline metrics of base, compressed and floors, then the ratios and what is left of the base's quality."""
-    quality, reading = report["quality"], TASKS[report["task"]].headline
+    from lwc.report.content_types import measured
+
+    quality, kept, reading = report["quality"], report["retention"], TASKS[report["task"]].headline
+    if quality is None or kept is None:
+        raise LwcError(f"{report['recipe']['name']}: the report has no quality", "use `lwc run` first")
     title = f"test split, n = {quality['base']['n']} {reading.counted}, 95% intervals"
     table = Table(title=title, title_justify="left", box=None)
     for column in ("model", *(metric.name for metric in reading.metrics)):
@@ -114,37 +124,31 @@ def quality_table(report: Mapping[str, Any]) -> None:
         ("cut and recovered", quality["compressed"]),
         *((f"floor: {name}", value) for name, value in quality["floors"].items()),
     ]
-    for name, metrics in rows:
-        table.add_row(name, *(_number(metrics[metric.key]) for metric in reading.metrics))
+    for name, found in rows:
+        table.add_row(name, *(_number(measured(found, metric.key)) for metric in reading.metrics))
     console.print(table)
     ratios = ", ".join(
         f"{name} {value:.2f}×" for name, value in report["ratios"].items() if isinstance(value, int | float)
     )
     line(f"[bold]smaller by[/bold] {ratios}")
-    kept = (f"{metric.name} {_number(report['retention'][metric.key], 4)}" for metric in reading.metrics)
-    line(f"[bold]retention[/bold] {', '.join(kept)}")
-    for protocol, measured in (report.get("serving") or {}).items():
-        if not isinstance(measured, Mapping):
+    line(f"[bold]retention[/bold] {', '.join(f'{one.name} {_number(kept[one.key], 4)}' for one in reading.metrics)}")
+    figure, title = next(iter(reading.served.items()))
+    for protocol, one in (report["serving"] or {}).items():
+        if one is None:
             continue
-        latency = measured["latency_ms"]
+        served: Mapping[str, object] = one["served"]
+        latency = ", ".join(f"{q} {_number(one['latency_ms'][q], 1)} ms" for q in ("p50", "p95", "p99"))
         line(
-            f"[bold]{protocol}[/bold] {measured['throughput_rps']:.0f} requests/s, p50 {latency['p50']:.1f} ms,"
-            f" p95 {latency['p95']:.1f} ms, p99 {latency['p99']:.1f} ms, errors {measured['errors']},"
-            f" {_served(measured['served'])}"
+            f"[bold]{protocol}[/bold] {one['throughput_rps']:.0f} requests/s, {latency}, errors {one['errors']},"
+            f" {title} {_number(served[figure], 4)}"
         )
-        if measured.get("limit"):
-            models = {name: measured["limit"][name] for name in ("compressed", "base") if measured["limit"][name]}
-            found_rates({**measured["limit"], "models": models})
+        if "limit" in one:
+            limit = one["limit"]
+            models = {name: limit[name] for name in ("compressed", "base") if limit[name]}
+            found_rates({**limit, "models": models})
 
 
-def _served(served: Mapping[str, Any]) -> str:
-    """Quality of what was served: NDCG@10 of a recommender, accuracy of a classifier."""
-    if "ndcg_at_10" in served:
-        return f"served NDCG@10 {served['ndcg_at_10']:.4f}"
-    return f"served accuracy {served['accuracy']:.3f}"
-
-
-def gates_table(gates: Sequence[Mapping[str, Any]]) -> None:
+def gates_table(gates: Sequence[Decision]) -> None:
     """Every gate with its value."""
     for gate in gates:
         mark = "[green]pass[/green]" if gate["passed"] else "[bold red]FAIL[/bold red]"
@@ -155,8 +159,8 @@ def gates_table(gates: Sequence[Mapping[str, Any]]) -> None:
         line(f"{mark} {gate['metric']} = {shown} ({gate['op']} {bound}){escape(reason)}")
 
 
-def verdict(found: Mapping[str, Any]) -> None:
-    """What was removed, what it cost and gained, what must not be missed, and the gates last: a line each."""
+def verdict(found: Verdict) -> None:
+    """What was removed, what it cost and gained, the warnings, and the gates last: a line each."""
     note(found["removed"])
     note(found["cost"])
     note(found["gained"])
@@ -165,7 +169,7 @@ def verdict(found: Mapping[str, Any]) -> None:
     line(f"[bold]{escape(found['gates'])}[/bold]")
 
 
-def importance_table(importance: Mapping[str, Any]) -> None:
+def importance_table(importance: Importance) -> None:
     """Blocks by methods, raw scores, then the fused ranking and the agreement of the methods."""
     methods = list(importance["methods"].items())
     title: str | None = f"importance on {importance['examples']} calibration examples (higher = keep)"
@@ -186,18 +190,17 @@ def importance_table(importance: Mapping[str, Any]) -> None:
     for name, reason in importance["excluded"].items():
         line(f"left out of the fusion: {name}: {escape(reason)}")
     taus = importance["kendall_tau"]
-    for row, name in enumerate(taus["names"]):
-        agreement = ", ".join(
-            f"{other} {value:+.2f}"
-            for other, value in zip(taus["names"], taus["matrix"][row], strict=True)
-            if other != name
-        )
-        line(f"[dim]Kendall τ of {name} with {agreement}[/dim]")
-    if importance.get("trust"):
-        trust_table(importance["trust"])
+    if taus:
+        for name, row in zip(taus["names"], taus["matrix"], strict=True):
+            others = ((other, value) for other, value in zip(taus["names"], row, strict=True) if other != name)
+            agreement = ", ".join(f"{other} {value:+.2f}" for other, value in others)
+            line(f"[dim]Kendall τ of {name} with {agreement}[/dim]")
+    trust = importance.get("trust")
+    if trust:
+        trust_table(trust)
 
 
-def trust_table(trust: Mapping[str, Any]) -> None:
+def trust_table(trust: Trust) -> None:
     """Stability of each ranking, its correlation with the loss of cut models, and whether fusing was worth it."""
     cut, stability, correlation = trust["cut_models"], trust["stability"], trust["correlation"]
     table = Table(
@@ -208,10 +211,11 @@ def trust_table(trust: Mapping[str, Any]) -> None:
     for column in ("method", "τ resamples", "τ halves", "ρ before recovery", "ρ after recovery"):
         table.add_column(column)
     for name in [*dict.fromkeys([*stability["methods"], *trust["predicted"]["methods"]]), None]:
-        stable = stability["fused"] if name is None else stability["methods"].get(name, {})
-        found = [correlation[when] for when in ("before_recovery", "after_recovery")]
+        stable = stability["fused"] if name is None else stability["methods"].get(name)
+        taus = (stable["resamples"], stable["halves"]) if stable else (None, None)
+        found = (correlation["before_recovery"], correlation["after_recovery"])
         cells = [(one["fused"] if name is None else one["methods"].get(name)) if one else None for one in found]
-        shown = [_number(value, 2) for value in (stable.get("resamples"), stable.get("halves"), *cells)]
+        shown = [_number(value, 2) for value in (*taus, *cells)]
         table.add_row(name or "fused", *shown, style="bold" if name is None else "")
     console.print(table)
     style = "yellow" if trust["fusion_beats_best_single"] is False else ""
@@ -219,7 +223,7 @@ def trust_table(trust: Mapping[str, Any]) -> None:
 
 
 def loadtest(result: Mapping[str, Any]) -> None:
-    """One load test's figures."""
+    """Figures of one load test."""
     latency, served = result["latency_ms"], result.get("served")
     shown = ", ".join(f"{name} {_number(latency[name], 1)} ms" for name in ("p50", "p95", "p99"))
     answers = "no labels to check"
@@ -235,7 +239,7 @@ def loadtest(result: Mapping[str, Any]) -> None:
 
 
 def found_rates(found: Mapping[str, Any]) -> None:
-    """The highest rates that met an objective, and why there is no more."""
+    """The highest rates that met an objective, and what limits them."""
     objective = f"p95 ≤ {found['objective']['max_p95_ms']:g} ms"
     for name, one in found["models"].items():
         if one["rate_rps"] is None:
@@ -257,8 +261,8 @@ def found_rates(found: Mapping[str, Any]) -> None:
         note(f"{first} ÷ {second}: {ratio['value']}× the rate ({ratio['low']}–{ratio['high']})")
 
 
-def doctor_table(checks: Sequence[Any]) -> None:
-    """Findings with the fix for each lack."""
+def doctor_table(checks: Sequence[Check]) -> None:
+    """Findings, each with its fix where something is missing."""
     for check in checks:
         mark = {True: "[green]✓[/green]", False: "[red]✗[/red]", None: "[dim]·[/dim]"}[check.ok]
         line(f"{mark} {check.name:<18} {escape(check.found)}")
@@ -280,8 +284,8 @@ def families(rows: Sequence[Mapping[str, str]]) -> None:
             note(f"refused: {row['model_type']}: {row['refused']}")
 
 
-def findings(found: Sequence[Any]) -> None:
-    """What a repository check found: a line each with what to do below it."""
+def findings(found: Sequence[Finding]) -> None:
+    """Findings of a repository check: a line each, with what to do below it."""
     colours = {"error": "bold red", "warning": "yellow", "note": "dim"}
     for one in found:
         console.print(Text(f"{one.severity}: ", style=colours[one.severity]) + Text(str(one)), soft_wrap=True)
@@ -291,7 +295,7 @@ def findings(found: Sequence[Any]) -> None:
         note("nothing found: Triton would load every model of this repository")
 
 
-def tree(value: Any, indent: int = 0) -> None:
+def tree(value: Mapping[str, object], indent: int = 0) -> None:
     """Nested figures, one a line."""
     pad = "  " * indent
     for key, item in value.items():

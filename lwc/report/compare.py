@@ -1,9 +1,6 @@
 """Finished runs side by side: what differs, what it gave, and whether the difference is more than chance.
 
-Two models that answer the same rows are compared in pairs: the exact McNemar test (McNemar 1947; Dietterich 1998
-recommends it for classifiers) looks only at rows that one of them gets right and the other wrong. Its p-values
-are corrected for the number of runs that are compared with the reference (Holm 1979). Tasks whose answers are not right
-or wrong are compared without a test.
+Tasks whose answers are not right or wrong are compared without a test.
 """
 
 from __future__ import annotations
@@ -11,34 +8,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypeAlias, cast
+from typing import Literal, NotRequired, TypeAlias, cast
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
 from typing_extensions import TypedDict
 
-from lwc.core.arrays import Array
 from lwc.core.errors import RecipeError
 from lwc.core.store import RECORD, STORE_FOLDER, Store, key_of, read_json
-from lwc.metrics.classification import accuracy, bootstrap, interval, macro_f1
 from lwc.recipe import TASKS
 from lwc.report.collect import SCHEMA_VERSION
 from lwc.report.content_types import Decision, Quality, Ratios, Report, Target, measured
 from lwc.report.marks import Interval, Intervals
+from lwc.report.paired import Predictions, holm, other_rows, paired, read_predictions
 from lwc.report.stage_contents import ShapeTimes
 
 # They name a run, or plan others: no number depends on them.
 _NO_EFFECT = ("name", "description", "sweep")
 _RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Test rows in order of their id: ids (N,), label ids (N,) and answers of the compressed model (N,)."""
-
-    ids: Array
-    labels: NDArray[np.int64]
-    compressed: NDArray[np.int64]
 
 
 class Cost(TypedDict):
@@ -68,16 +53,6 @@ class Compared(TypedDict):
 Untested: TypeAlias = Literal["no such test", "no predictions", "other classes", "other rows"]
 
 
-class Paired(TypedDict):
-    """McNemar's test, and run − reference in accuracy and macro-F1 with paired-bootstrap intervals, on n rows."""
-
-    n: int
-    only_reference_right: int
-    only_run_right: int
-    p: float
-    difference: Intervals
-
-
 class Test(TypedDict):
     """A run against the reference: the test, or why there is none, as a word and in a sentence."""
 
@@ -98,7 +73,7 @@ class Difference(TypedDict):
     """A recipe key, and its value in each run."""
 
     key: str
-    values: list[Any]
+    values: list[object]
 
 
 class Comparison(TypedDict):
@@ -112,7 +87,7 @@ class Comparison(TypedDict):
     notes: list[str]
 
 
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(value: object, prefix: str = "") -> dict[str, object]:
     """Nested mappings, and lists of mappings, to ``{"a.b.0.c": value}``; other lists stay whole."""
     if isinstance(value, Mapping):
         items = [(str(key), item) for key, item in value.items()]
@@ -120,43 +95,18 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
         items = [(str(i), item) for i, item in enumerate(value)]
     else:
         return {prefix: value}
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, item in items:
         flat.update(flatten(item, f"{prefix}.{key}" if prefix else key))
     return flat
 
 
-def differences(recipes: Sequence[Mapping[str, Any]]) -> list[Difference]:
+def differences(recipes: Sequence[Mapping[str, object]]) -> list[Difference]:
     """``[{"key", "values"}]``: flattened recipe keys whose values differ; a key that a recipe lacks reads None."""
     flat = [flatten({k: v for k, v in recipe.items() if k not in _NO_EFFECT}) for recipe in recipes]
     keys = list(dict.fromkeys(key for one in flat for key in one))
     rows: list[Difference] = [{"key": key, "values": [one.get(key) for one in flat]} for key in keys]
     return [row for row in rows if any(value != row["values"][0] for value in row["values"])]
-
-
-def mcnemar(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> tuple[int, int, float]:
-    """Exact two-sided McNemar test of two models' class ids (N,) on the same labels (N,).
-
-    Returns:
-        How many rows only the first and only the second model gets right, and the binomial p-value of their split
-        under equal odds; 1 where there is no such row.
-    """
-    from scipy.stats import binomtest
-
-    truth = np.asarray(labels)
-    one, two = np.asarray(first) == truth, np.asarray(second) == truth
-    b, c = int((one & ~two).sum()), int((two & ~one).sum())
-    return b, c, float(binomtest(b, b + c, 0.5).pvalue) if b + c else 1.0
-
-
-def holm(values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction of p-values, in the order given."""
-    adjusted = [0.0] * len(values)
-    highest = 0.0
-    for rank, i in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
-        highest = max(highest, min(1.0, (len(values) - rank) * values[i]))
-        adjusted[i] = highest
-    return adjusted
 
 
 def _report(folder: Path) -> Report:
@@ -191,45 +141,6 @@ def load_predictions(folder: Path, report: Report) -> tuple[Predictions | None, 
     return read_predictions(artifact.path / "predictions.parquet"), ""
 
 
-def read_predictions(path: Path, truth: str = "label") -> Predictions:
-    """What the evaluate stage wrote, in order of the rows' ids; its column ``truth`` counts as right."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path)
-    ids, labels, compressed = (table[name].to_numpy() for name in ("id", truth, "compressed"))
-    order = np.argsort(ids, kind="stable")
-    return Predictions(ids[order], labels[order].astype(np.int64), compressed[order].astype(np.int64))
-
-
-def _other_rows(one: Predictions, two: Predictions) -> str:
-    """Why two runs' test rows are not the same, or ""."""
-    if len(one.ids) != len(two.ids):
-        return f"the test rows differ: {len(one.ids):,} and {len(two.ids):,}"
-    foreign = len(set(two.ids.tolist()) - set(one.ids.tolist()))
-    if foreign or not np.array_equal(one.ids, two.ids):
-        return f"the test rows differ: {foreign:,} of {len(two.ids):,} ids are not in the reference"
-    relabelled = int((one.labels != two.labels).sum())
-    return f"the test labels differ: {relabelled:,} of {len(two.ids):,} rows" if relabelled else ""
-
-
-def paired(reference: Predictions, other: Predictions, n_boot: int, seed: int) -> Paired:
-    """The test of two runs whose predictions are of the same rows in the same order."""
-    y = reference.labels
-    only_reference, only_run, p = mcnemar(y, reference.compressed, other.compressed)
-    drawn = bootstrap(y, {"reference": reference.compressed, "other": other.compressed}, n_boot, seed)
-    difference: Intervals = {}
-    for name, metric in (("accuracy", accuracy), ("macro_f1", macro_f1)):
-        found = interval(
-            metric(y, other.compressed) - metric(y, reference.compressed),
-            drawn["other"][name] - drawn["reference"][name],
-        )
-        difference[name] = {"value": found["value"], "low": found["low"], "high": found["high"]}
-    return {
-        "n": len(y), "only_reference_right": only_reference, "only_run_right": only_run, "p": p,
-        "difference": difference,
-    }  # fmt: skip
-
-
 @dataclass(frozen=True)
 class _Run:
     name: str
@@ -246,7 +157,7 @@ def _untested(
         return "no predictions", f"{without}: {lacking[without]}"
     if run.report["data"]["label_names"] != reference.report["data"]["label_names"]:
         return "other classes", "the classes differ"
-    different = _other_rows(first, second)
+    different = other_rows(first, second)
     return ("other rows", different) if different else None
 
 

@@ -227,7 +227,7 @@ class Environment(TypedDict, total=False):
     python: str
     cpu: str
     cores: int
-    memory_gib: Number
+    memory_gib: Annotated[Number, Sometimes()]
     gpu: bool
     libraries: dict[str, str | None]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from lwc.recipe import Gate
 from lwc.report.content_types import Decision
@@ -19,13 +18,13 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
 }
 
 
-def lookup(report: Mapping[str, Any], path: str) -> tuple[float | None, str]:
+def lookup(report: Mapping[str, object], path: str) -> tuple[float | None, str]:
     """The number at a dotted path, or None and the reason there is none.
 
     A list is entered by position; an interval (``{"value", "low", "high"}``) stands for its value; true and false
     read as 1 and 0.
     """
-    node: Any = report
+    node: object = report
     walked: list[str] = []
     for part in path.split("."):
         walked.append(part)
@@ -50,7 +49,7 @@ def lookup(report: Mapping[str, Any], path: str) -> tuple[float | None, str]:
     return float(node), ""
 
 
-def _decide_one(gate: Gate, report: Mapping[str, Any]) -> Decision:
+def _decide_one(gate: Gate, report: Mapping[str, object]) -> Decision:
     value, reason = lookup(report, gate.metric)
     threshold: float | None = gate.value
     if gate.relative_to is not None:
@@ -73,7 +72,7 @@ def _decide_one(gate: Gate, report: Mapping[str, Any]) -> Decision:
     }
 
 
-def decide(gates: Iterable[Gate], report: Mapping[str, Any]) -> list[Decision]:
+def decide(gates: Iterable[Gate], report: Mapping[str, object]) -> list[Decision]:
     """Decide every gate on the report.
 
     Returns:

@@ -232,7 +232,9 @@ def text_graph(model: Any, tokenizer: Any, texts: Sequence[str] = (), max_length
         sample=sample,
         outputs=("logits",),
         axes=dict.fromkeys(sample, "length"),
-        cases=_cases(model.get_input_embeddings().num_embeddings, "token_type_ids" in tokenizer.model_input_names, max_length),
+        cases=_cases(
+            model.get_input_embeddings().num_embeddings, "token_type_ids" in tokenizer.model_input_names, max_length
+        ),
         rows=[{name: value.numpy() for name, value in batch.inputs.items()} for batch in groups],
         answers=lambda outputs: np.asarray(outputs[0].argmax(axis=1)),
     )

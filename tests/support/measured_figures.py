@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from lwc.recipe import Gate, Recipe
+from lwc.report.content_types import StageName, StageTime
 from lwc.report.gate_names import metrics, unmeasured
 from lwc.report.gates import lookup
 
+# For tests that make the stages themselves.
+TIMES: dict[str, StageTime] = {name: {"seconds": 1.0, "hit": False} for name in get_args(StageName)}
 # What was asked and decided, not measured.
 _ASKED = ("schema_version", "recipe", "gates", "verdict", "task")
 

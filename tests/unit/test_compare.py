@@ -17,8 +17,9 @@ from lwc.core.store import RECORD, STORE_FOLDER, Store, key_of, write_json
 from lwc.metrics.classification import classification_quality, retention
 from lwc.recipe import Recipe
 from lwc.report.build import build_report
-from lwc.report.compare import compare, differences, holm, mcnemar
+from lwc.report.compare import compare, differences
 from lwc.report.compare_html import to_html, to_markdown
+from lwc.report.paired import holm, mcnemar
 
 N = 400
 LABELS = (np.arange(N) % 3 == 0).astype(int)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from histories import recipe, write_chain
-from measured_figures import differences
+from measured_figures import TIMES, differences
 
 from lwc.core.errors import TargetError
+from lwc.core.machine import describe
 from lwc.core.store import read_json
 from lwc.pipeline.run import plan, run
 from lwc.recipe import Gate
@@ -33,7 +34,7 @@ def test_the_line_learns_the_order_that_popularity_does_not_know(tmp_path: Path,
     assert found["base_over_floors"]["popularity"]["low"] > 0.2
     assert set(found["quality"]["floors"]) == {"popularity", "recent_popularity", "item_knn"}
     assert found["retention"]["ndcg_at_10"]["value"] > 0.8
-    report = collect(made, {name: result.path for name, result in results.items()}, {}, {})
+    report = collect(made, {name: result.path for name, result in results.items()}, describe(), TIMES)
     gates = [
         Gate(metric="retention.ndcg_at_10", op=">=", value=0.8),
         Gate(metric="ratios.blocks", op=">=", value=1.5),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
-from measured_figures import differences
+from measured_figures import TIMES, differences
 from planted import SCORERS, config_for, scale_output
 from tiny_llama import periodic_texts, save, trained_folder
 from tiny_models import tiny, tokens
@@ -204,8 +204,7 @@ COMMON: dict[str, Any] = {
 def report_of(recipe: Recipe, runs: Path, out: Path) -> tuple[dict[str, Any], dict[str, Path]]:
     results = run(recipe, runs, quiet)
     folders = {name: result.path for name, result in results.items()}
-    stages = {name: {"seconds": result.seconds, "hit": result.hit} for name, result in results.items()}
-    return build_report(recipe, folders, describe(), stages, out), folders
+    return build_report(recipe, folders, describe(), TIMES, out), folders
 
 
 @pytest.mark.serving
