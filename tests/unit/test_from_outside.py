@@ -1,27 +1,44 @@
-"""Scorers and a family from outside lwc: a settings class, a function and a row, and nothing in the package changes."""
+"""From outside lwc: scorers, a family, a data source and a task, each one object and one row; the package stays."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
 import torch
 from planted import data
+from tiny_models import VOCAB
 from toy_model import ToyConfig, ToyForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from lwc.core.arrays import Array
+from lwc.core.machine import describe
+from lwc.core.store import read_json
+from lwc.data.rows import Progress, Row, Rows
+from lwc.data.source import Source
+from lwc.data.splits import Examples
 from lwc.importance import methods
 from lwc.importance.per_example import ExampleGradients, GradientScorer
 from lwc.importance.score import score_blocks
 from lwc.importance.types import LayerImportance, Refusal, scorer
+from lwc.metrics.headline import Headline, Metric
 from lwc.models.batches import Batch
 from lwc.models.families import FAMILIES, Family, block_list, family_of
 from lwc.models.forward.predict import predict
+from lwc.models.load import save_checkpoint
 from lwc.models.surgery import bypass, remove_blocks
+from lwc.models.tokenizer import train_wordpiece
 from lwc.models.types import Model
-from lwc.recipe import METHODS, Method, Recipe, Target
+from lwc.pipeline.run import run
+from lwc.recipe import METHODS, SOURCES, TASKS, DataSource, Evaluate, Gate, Method, Recipe, Target, TaskSettings
+from lwc.report.build import build_report
+from lwc.report.gate_names import unmeasured
 from lwc.selection.select import plan_cut, select_blocks
+from lwc.tasks.classification import Classification
 
 
 class WeightNorm(Method):
@@ -137,3 +154,115 @@ def test_the_name_of_another_row_is_taken() -> None:
 
     with pytest.raises(ValueError, match="method 'taylor' is taken by Taylor"):
         METHODS.add(Other)
+
+
+class Lines(DataSource):
+    """A text file: a label, a space, the text."""
+
+    implementation: ClassVar[str] = f"{__name__}:LINES"
+    kind: Literal["lines"]
+    file: str
+
+
+def read_lines(settings: Lines, progress: Progress) -> Rows:
+    path = Path(settings.file)
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        label, _, body = line.partition(" ")
+        yield Row(path.name, number, body=body, label=label)
+
+
+LINES = Source[Lines](read_lines, files=lambda settings: {settings.file: Path(settings.file)})
+
+
+class Ordinal(TaskSettings):
+    """Classes in an order: how many classes an answer is off counts."""
+
+    implementation: ClassVar[str] = f"{__name__}:ORDINAL"
+    headline: ClassVar[Headline] = Headline(
+        (Metric("steps_off", "steps off", lower_is_better=True), Metric("exact", "exact answers")),
+        (),
+        (("first", "the first class"),),
+    )
+    kind: Literal["ordinal"]
+
+
+def certain(value: float) -> dict[str, float]:
+    return dict.fromkeys(("value", "low", "high"), float(value))
+
+
+class OrdinalTask(Classification):
+    def quality(
+        self, logits: dict[str, Array], test: Examples, train: Examples, names: list[str], settings: Evaluate, seed: int
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
+        def figures(given: Array) -> dict[str, Any]:
+            off = np.abs(given - test.labels)
+            found = {"steps_off": off.mean(), "exact": (off == 0).mean()}
+            return {
+                "n": len(off),
+                **{name: dict.fromkeys(("value", "low", "high"), float(v)) for name, v in found.items()},
+            }
+
+        predicted = {name: values.argmax(axis=1) for name, values in logits.items()}
+        quality = {name: figures(given) for name, given in predicted.items()}
+        quality["floors"] = {"first": figures(np.zeros_like(test.labels))}
+        kept = {name: certain(1.0) for name in ("steps_off", "exact")}
+        return {"quality": quality, "retention": kept, "retention_unrecovered": kept}, predicted
+
+
+ORDINAL = OrdinalTask()
+
+
+@pytest.mark.usefixtures("added")
+def test_a_task_a_scorer_a_source_and_a_family_from_outside_go_the_whole_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for table, row in ((SOURCES, Lines), (TASKS, Ordinal)):
+        monkeypatch.setattr(table, "_rows", dict(table._rows))
+        table.add(row)
+    AutoConfig.register("toy", ToyConfig, exist_ok=True)
+    AutoModelForSequenceClassification.register(ToyConfig, ToyForSequenceClassification, exist_ok=True)
+    names, words = ("bad", "fair", "good"), ("awful poor broken", "plain usual fine", "great lovely best")
+    draw = random.Random(0)
+    lines = [f"{names[n % 3]} {' '.join(draw.choices(words[n % 3].split(), k=5))} item{n}" for n in range(120)]
+    (tmp_path / "reviews.txt").write_text("\n".join(lines), encoding="utf-8")
+    tokenizer = train_wordpiece(lines, VOCAB, 16)
+    torch.manual_seed(0)
+    toy = ToyForSequenceClassification(ToyConfig(num_labels=3, pad_token_id=tokenizer.pad_token_id))
+    save_checkpoint(toy, tokenizer, tmp_path / "toy")
+    loop = {"epochs": 8, "batch_size": 8, "learning_rate": 1e-2, "precision": "fp32"}
+    recipe = Recipe.model_validate(
+        {
+            "schema_version": 1,
+            "name": "outside",
+            "task": {"kind": "ordinal"},
+            "data": {
+                "source": {"kind": "lines", "file": str(tmp_path / "reviews.txt")},
+                "labels": {"scheme": "column", "names": names},
+                "near_duplicate_threshold": 1.0,
+                "calibration": 16,
+            },
+            "model": {"kind": "pretrained", "source": str(tmp_path / "toy"), "max_length": 16},
+            "train": loop,
+            "score": {"methods": [{"method": "weight_norm"}]},
+            "recover": loop,
+            "target": {"ratio": 2, "of": "blocks"},
+            "export": {"latency_repeats": 3, "latency_shapes": [{"batch": 1, "length": 8}]},
+        }
+    )
+    results = run(recipe, tmp_path / "runs", lambda *_: None, until="package")
+    assert read_json(results["score"].path / "importance.json")["methods"]["weight_norm"]["unit"] == "1"
+    evaluation = read_json(results["evaluate"].path / "evaluation.json")
+    assert evaluation["task"] == "ordinal"
+    base, floor = evaluation["quality"]["base"], evaluation["quality"]["floors"]["first"]
+    assert base["exact"]["value"] > floor["exact"]["value"] + 0.2
+    assert AutoConfig.from_pretrained(results["recover"].path / "model").depth == 2
+    export = read_json(results["export"].path / "export.json")
+    assert export["parity"]["passed"]
+    assert (results["package"].path / "repository" / "outside" / "config.pbtxt").is_file()
+    report = build_report(
+        recipe, {name: one.path for name, one in results.items()}, describe(), {}, tmp_path / "report"
+    )
+    assert "steps off" in report["verdict"]["summary"]
+    assert (
+        unmeasured(recipe.model_copy(update={"gates": (Gate(metric="quality.base.exact", op=">", value=0.5),)})) == []
+    )
