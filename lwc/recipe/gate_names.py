@@ -62,11 +62,8 @@ def _serving(recipe: Recipe) -> Iterator[str]:
     kind, verify = recipe.task.kind, recipe.verify
     names = ["users", "requests", "errors", "error_rate", "throughput_rps", *_under("latency_ms", _LATENCY)]
     names += _under("served", (*_SERVED.get(kind, _SERVED["other"]), *_SERVED_ALWAYS))
-    if kind == "next_item":
-        names += ["duration_s"]
-    else:
-        names += ["window_s", "warmup.requests", "warmup.errors", "generator_cpu", "server.**"]
-        names += _under("wait_ms", _LATENCY)
+    names += ["window_s", "warmup.requests", "warmup.errors", "generator_cpu", "server.**"]
+    names += _under("wait_ms", _LATENCY)
     if verify.rate is not None:
         names += ["target_rps", "offered_rps", "achieved_ratio"]
     for protocol in verify.protocols:

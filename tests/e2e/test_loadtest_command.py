@@ -17,10 +17,12 @@ from lwc.export.onnx import export_onnx
 from lwc.models.load import save_checkpoint
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import Package
-from lwc.serving.loadtest.samples import Sample, write_samples
+from lwc.serving.loadtest.samples import write_samples
 from lwc.serving.triton.client import infer_text
-from lwc.serving.triton.repository import build_repository
+from lwc.serving.triton.repository import ModelFiles, build_repository
 from lwc.serving.triton.server import TritonServer
+from lwc.tasks.endpoint import Sample
+from lwc.tasks.text_endpoint import TextEndpoint
 
 pytestmark = pytest.mark.serving
 
@@ -38,7 +40,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TritonSer
     export_onnx(model, tokenizer, folder / "checkpoint" / "model.onnx")
     repository = folder / "repository"
     package = Package(max_batch_size=8, intra_op_threads=1)
-    build_repository(folder / "checkpoint" / "model.onnx", folder / "checkpoint", repository, package, "reviews")
+    build_repository(
+        TextEndpoint(),
+        ModelFiles(folder / "checkpoint" / "model.onnx", folder / "checkpoint"),
+        repository,
+        package,
+        "reviews",
+    )
     with TritonServer(repository) as server:
         answers = infer_text(server.http_url, "http", "reviews", TEXTS[:8])
         for start in range(8, len(TEXTS), 8):

@@ -174,35 +174,6 @@ def export(context: StageContext) -> None:
     context.progress(f"size {ratios['size']:.2f}×, latency {ratios['latency']:.2f}×")
 
 
-def package(context: StageContext) -> None:
-    """The Triton repository."""
-    from lwc.tasks.next_item.repository import build_repository
-
-    recipe = context.recipe
-    described = build_repository(
-        context.inputs["export"] / "compressed" / "model.onnx",
-        context.inputs["recover"] / "model",
-        context.out / "repository",
-        recipe.package,
-        recipe.name,
-    )
-    write_json(context.out / "package.json", described)
-    context.progress(f"item-in model {recipe.name}")
-
-
-def verify(context: StageContext) -> None:
-    """``serving.json``: held-out histories replayed against a real server."""
-    from lwc.tasks.next_item.replay import verify as run
-
-    run(
-        context.recipe,
-        context.inputs["package"] / "repository",
-        context.inputs["evaluate"],
-        context.out,
-        context.progress,
-    )
-
-
 FUNCTIONS: dict[str, Callable[[StageContext], None]] = {
     "data": data,
     "train": train,
@@ -212,7 +183,5 @@ FUNCTIONS: dict[str, Callable[[StageContext], None]] = {
     "recover": recover,
     "evaluate": evaluate,
     "export": export,
-    "package": package,
-    "verify": verify,
 }
 """Stage name → its function, for `lwc.pipeline.stages`."""
