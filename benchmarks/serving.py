@@ -34,14 +34,18 @@ from lwc.pipeline.run import plan
 from lwc.recipe import Recipe
 from lwc.serving.loadtest.endpoint import Protocol, connect
 from lwc.serving.loadtest.find_rate import Objective, find_rates
-from lwc.serving.loadtest.run import CONNECTIONS, Load, run_loadtest
-from lwc.serving.loadtest.samples import Sample, read_samples
+from lwc.serving.loadtest.run import Load, run_loadtest
+from lwc.serving.loadtest.samples import read_samples
 from lwc.serving.loadtest.search import Search
 from lwc.serving.triton.config import parse
-from lwc.serving.triton.repository import build_repository
+from lwc.serving.triton.repository import ModelFiles, build_repository
 from lwc.serving.triton.server import TritonServer
+from lwc.tasks.endpoint import Sample
+from lwc.tasks.text_endpoint import TextEndpoint
+from lwc.tasks.text_wire import TextWire
 
 SERVED_SHARE, P95_TO_P50, SPEED_UP_SHARE = 0.85, 2.0, 0.9
+CONNECTIONS = 64  # of an open loop: enough that a busy server, not a lack of them, makes requests wait
 
 
 class InProcess:
@@ -100,7 +104,7 @@ def _add(source: Path, folder: Path, base: bool) -> str:
         if base:
             name = f"{recipe.name}_base"
             onnx, checkpoint = stages["export"] / "base" / "model.onnx", stages["train"] / "model"
-            build_repository(onnx, checkpoint, folder, recipe.package, name)
+            build_repository(TextEndpoint(), ModelFiles(onnx, checkpoint), folder, recipe.package, name)
             return name
         source = stages["package"] / "repository"
     models = [path.parent for path in sorted(source.glob("*/config.pbtxt"))]
@@ -119,7 +123,7 @@ class Bench:
 
     def __init__(self, server: TritonServer, options: argparse.Namespace, samples: list[Sample]) -> None:
         self.server, self.options, self.samples = server, options, samples
-        self.texts = [sample.text for sample in samples]
+        self.texts = [str(sample.question) for sample in samples]
 
     def endpoint(self, model: str, protocol: Protocol = "http") -> Any:
         url = self.server.http_url if protocol == "http" else self.server.grpc_url
@@ -185,7 +189,7 @@ class Bench:
 def bench(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Start the server on what was given and measure what was asked for."""
     given = options.samples or options.compressed / "verify" / "samples.parquet"
-    samples = read_samples(given)
+    samples = read_samples(given, TextWire())
     with tempfile.TemporaryDirectory(prefix="lwc-bench-") as name:
         folder = Path(name)
         models = [_add(options.compressed, folder, base=False)]

@@ -12,16 +12,18 @@ from lwc.core.errors import GATE_FAILED, OK, RecipeError
 
 if TYPE_CHECKING:
     from lwc.serving.loadtest.endpoint import Endpoint
-    from lwc.serving.loadtest.samples import Sample
+    from lwc.serving.loadtest.find_rate import Objective
+    from lwc.serving.loadtest.run import Load, Thresholds
+    from lwc.tasks.endpoint import Sample
 
 
 def loadtest(
     context: typer.Context,
     samples: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Argument(help="texts, with labels if the model gives any: a run's verify/samples.parquet, CSV, JSONL"),
+        typer.Argument(help="texts or item histories, labels if known: a run's verify/samples.parquet, CSV, JSONL"),
     ] = None,
-    model: Annotated[Optional[str], typer.Option(help="served model that takes text")] = None,  # noqa: UP045
+    model: Annotated[Optional[str], typer.Option(help="served model that takes text or a history")] = None,  # noqa: UP045
     url: Annotated[str, typer.Option(help="host:port of the server")] = "127.0.0.1:8000",
     metrics_url: Annotated[Optional[str], typer.Option(help="host:port of its metrics")] = None,  # noqa: UP045
     label_output: Annotated[Optional[str], typer.Option(help="output with the label")] = None,  # noqa: UP045
@@ -59,7 +61,7 @@ def loadtest(
     out: Annotated[Path, typer.Option(help="where HTML, CSV and raw samples go")] = Path("loadtest"),
     as_json: AsJson = False,
 ) -> None:
-    """Load-test a served text model with Locust. Exit 3 past a threshold."""
+    """Load-test a served text model or recommender with Locust. Exit 3 past a threshold."""
     from lwc.cli import terminal as render
 
     if worker is not None:
@@ -67,11 +69,10 @@ def loadtest(
     if samples is None or model is None:
         raise RecipeError("a load test needs SAMPLES and --model", "or --worker, to send for another load test")
     from lwc.serving.loadtest.endpoint import connect
-    from lwc.serving.loadtest.find_rate import Objective, find_rates
+    from lwc.serving.loadtest.find_rate import Objective
     from lwc.serving.loadtest.process import Elsewhere
-    from lwc.serving.loadtest.run import Load, check_thresholds, run_loadtest
+    from lwc.serving.loadtest.run import Load, Thresholds
     from lwc.serving.loadtest.samples import read_samples
-    from lwc.serving.loadtest.search import Search
 
     elsewhere = None
     if expect_workers is not None:
@@ -81,12 +82,12 @@ def loadtest(
         seconds=seconds or (5.0 if find_rate else 15.0),
         warmup_seconds=warmup, rate=rate, arrivals=arrivals, seed=seed, workers=workers, elsewhere=elsewhere,
     )  # fmt: skip
+    limits = Thresholds(max_error_rate, max_p95_ms, rate_tolerance, min_accuracy, min_agreement)
     if against is not None and not find_rate:
         raise RecipeError("--against compares the rates that --find-rate finds", "add --find-rate")
     endpoint = connect(url, protocol, model, metrics_url, label_output)
-    texts = read_samples(samples, labelled=endpoint.text.label is not None)
-    if (min_accuracy, min_agreement) != (None, None):
-        _check_compared(endpoint, texts, find_rate, min_agreement)
+    asked = read_samples(samples, endpoint.wire)
+    _check_compared(endpoint, asked, find_rate, limits)
     if elsewhere is not None:
         render.note(
             f"waiting for {expect_workers} of: lwc loadtest --worker {master_bind_host}:{master_bind_port}; they must"
@@ -95,18 +96,43 @@ def loadtest(
     if find_rate:
         if max_p95_ms is None:
             raise RecipeError("--find-rate needs the objective it must meet", "add --max-p95-ms")
-        found = find_rates(
-            [endpoint, *([connect(url, protocol, against, metrics_url, label_output)] if against else [])],
-            Objective(max_p95_ms, max_error_rate, rate_tolerance),
-            Search() if rate is None else Search(start=rate),
-            load, texts, out, progress=render.note,
-        )  # fmt: skip
-        if as_json:
-            print_json(found)
-        render.found_rates(found)
-        raise typer.Exit(OK if all(one["rate_rps"] for one in found["models"].values()) else GATE_FAILED)
-    result = run_loadtest(endpoint, load, texts, out, min_requests)
-    failures = check_thresholds(result, max_error_rate, max_p95_ms, rate_tolerance, min_accuracy, min_agreement)
+        other = [connect(url, protocol, against, metrics_url, label_output)] if against else []
+        objective = Objective(max_p95_ms, max_error_rate, rate_tolerance)
+        _find_rates([endpoint, *other], objective, load, asked, out, as_json)
+    _run(endpoint, limits, load, asked, out, min_requests, as_json)
+
+
+def _find_rates(
+    endpoints: list[Endpoint], objective: Objective, load: Load, samples: list[Sample], out: Path, as_json: bool
+) -> None:
+    """Search for the highest rates, show them, and end."""
+    from lwc.cli import terminal as render
+    from lwc.serving.loadtest.find_rate import find_rates
+    from lwc.serving.loadtest.search import Search
+
+    search = Search() if load.rate is None else Search(start=load.rate)
+    found = find_rates(endpoints, objective, search, load, samples, out, progress=render.note)
+    if as_json:
+        print_json(found)
+    render.found_rates(found)
+    raise typer.Exit(OK if all(one["rate_rps"] for one in found["models"].values()) else GATE_FAILED)
+
+
+def _run(
+    endpoint: Endpoint,
+    limits: Thresholds,
+    load: Load,
+    samples: list[Sample],
+    out: Path,
+    min_requests: int,
+    as_json: bool,
+) -> None:
+    """One load test: show its figures and what is past a threshold, and end."""
+    from lwc.cli import terminal as render
+    from lwc.serving.loadtest.run import check_thresholds, run_loadtest
+
+    result = run_loadtest(endpoint, load, samples, out, min_requests)
+    failures = check_thresholds(result, limits)
     if as_json:
         print_json(result)
     render.loadtest(result)
@@ -115,19 +141,21 @@ def loadtest(
     raise typer.Exit(GATE_FAILED if failures else OK)
 
 
-def _check_compared(endpoint: Endpoint, texts: list[Sample], find_rate: bool, min_agreement: float | None) -> None:
+def _check_compared(endpoint: Endpoint, samples: list[Sample], find_rate: bool, limits: Thresholds) -> None:
     """Raise `RecipeError` where a threshold of quality could never be judged: before the load, not after it."""
-    if find_rate:
+    least = {"accuracy": limits.min_accuracy, "matches_offline": limits.min_agreement}
+    asked = [name for name, value in least.items() if value is not None]
+    if asked and find_rate:
         raise RecipeError("--min-accuracy and --min-agreement judge one load", "leave out --find-rate")
-    if endpoint.text.label is None:
+    if not set(asked) <= set(endpoint.wire.judged):
         raise RecipeError(
             f"{endpoint.model} has no output that is a label",
             "name it with --label-output, or leave out --min-accuracy and --min-agreement",
         )
-    unknown = sum(sample.offline is None for sample in texts)
-    if min_agreement is not None and unknown:
+    unknown = sum(sample.offline is None for sample in samples)
+    if limits.min_agreement is not None and unknown:
         raise RecipeError(
-            f"--min-agreement, but {unknown} of {len(texts)} samples have no offline answer",
+            f"--min-agreement, but {unknown} of {len(samples)} samples have no offline answer",
             "a run's verify/samples.parquet has the column offline",
         )
 

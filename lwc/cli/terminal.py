@@ -228,7 +228,9 @@ def loadtest(result: Mapping[str, Any]) -> None:
     shown = ", ".join(f"{name} {_number(latency[name], 1)} ms" for name in ("p50", "p95", "p99"))
     answers = "no labels to check"
     if served:
-        answers = f"served accuracy {_number(served['accuracy'])} on {served['n']} texts"
+        known = {"accuracy": "served accuracy", "ndcg_at_10": "served NDCG@10", "matches_offline": "equal to offline"}
+        figures = ", ".join(f"{name} {_number(served[key])}" for key, name in known.items() if key in served)
+        answers = f"{figures} on {served['n']} questions"
     line(
         f"{result['protocol']}: {result['requests']} requests, {result['throughput_rps']:.1f}/s,"
         f" errors {result['errors']} ({result['error_rate']:.2%}); {shown};"

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import urllib.error
-import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lwc.core import http
 from lwc.core.errors import DataError, MissingDependency
 from lwc.core.store import file_digest, write_json
 from lwc.data.rows import Progress
 
 TIMEOUT_SECONDS = 60.0
-_CHUNK = 1 << 20
 
 
 def download(url: str, target: Path, sha256: str | None, manual: str, progress: Progress) -> Path:
@@ -33,7 +31,7 @@ def download(url: str, target: Path, sha256: str | None, manual: str, progress: 
     incoming = target.with_name(target.name + ".incoming")
     try:
         _fetch(url, incoming, progress)
-    except (OSError, http.client.HTTPException) as error:
+    except OSError as error:
         raise MissingDependency(f"{url}: cannot be downloaded: {error}", manual) from error
     if sha256 is not None and (found := file_digest(incoming)) != sha256:
         incoming.unlink()
@@ -53,48 +51,37 @@ def _fetch(url: str, target: Path, progress: Progress) -> None:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part, state = target.with_name(target.name + ".part"), target.with_name(target.name + ".part.json")
-    request = urllib.request.Request(url, headers={"User-Agent": "lwc"})
-    validator = _validator(state)
+    headers, validator = {}, _validator(state)
     start = part.stat().st_size if part.is_file() and validator else 0
     if start:
-        request.add_header("Range", f"bytes={start}-")
-        request.add_header("If-Range", str(validator))
-    try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and start:  # the part is as long as the file or longer, and useless
+        headers = {"Range": f"bytes={start}-", "If-Range": str(validator)}
+    with http.stream("GET", url, TIMEOUT_SECONDS, headers=headers, proxies=True, redirects=True) as response:
+        if response.status_code == 416 and start:  # the part is as long as the file, or longer: it proves nothing
             part.unlink()
             return _fetch(url, target, progress)
-        raise
-    with response:
-        resumed = response.status == 206 and _starts_at(response.headers.get("Content-Range"), start)
+        if response.status_code >= 300:
+            raise http.NoAnswer(f"HTTP {response.status_code} {response.reason_phrase}")
+        resumed = response.status_code == 206 and _starts_at(response.headers.get("Content-Range"), start)
         if not resumed:
             start = 0
         length = response.headers.get("Content-Length")
         whole = start + int(length) if length is not None else None
         _remember(state, response.headers)
-        done = _receive(response, part, start, whole, progress)
-    if whole is not None and done != whole:
-        raise ConnectionError(f"{url}: the connection closed after {done:,} of {whole:,} bytes")
+        _receive(response.iter_raw(), part, start, whole, progress)
     part.replace(target)
     state.unlink(missing_ok=True)
     return None
 
 
-def _receive(response: Any, part: Path, start: int, whole: int | None, progress: Progress) -> int:
+def _receive(chunks: Iterator[bytes], part: Path, start: int, whole: int | None, progress: Progress) -> None:
     done, told = start, start
     with part.open("ab" if start else "wb") as file:
-        try:
-            while chunk := response.read(_CHUNK):
-                file.write(chunk)
-                done += len(chunk)
-                if done - told >= 32 * _CHUNK:
-                    told = done
-                    progress(f"downloaded {done >> 20:,} MiB" + (f" of {whole >> 20:,} MiB" if whole else ""))
-        except http.client.IncompleteRead as error:
-            file.write(error.partial)
-            done += len(error.partial)
-    return done
+        for chunk in chunks:
+            file.write(chunk)
+            done += len(chunk)
+            if done - told >= 32 << 20:
+                told = done
+                progress(f"downloaded {done >> 20:,} MiB" + (f" of {whole >> 20:,} MiB" if whole else ""))
 
 
 def _starts_at(content_range: str | None, start: int) -> bool:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import time
 from dataclasses import dataclass
 from typing import Any
-from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from lwc.core.http import NoAnswer, request
 
 _MOST_BYTES = 4 * 2**20
-_CHUNK = 2**16
+_JSON = {"Content-Type": "application/json", "Accept": "application/json"}
 _QUOTED = 200
 
 
@@ -31,36 +29,6 @@ class Reply:
 
     content: str
     usage: dict[str, int]
-
-
-class _NoRedirect(HTTPRedirectHandler):
-    """A redirect would carry the key to another place."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
-
-
-def _body(response: Any, deadline: float) -> bytes:
-    """All of the response, unless it is too long or drips past the deadline."""
-    parts: list[bytes] = []
-    size = 0
-    while chunk := response.read1(_CHUNK):
-        size += len(chunk)
-        if size > _MOST_BYTES:
-            raise ChatError(f"the answer is longer than {_MOST_BYTES} bytes", again=False)
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        parts.append(chunk)
-    return b"".join(parts)
-
-
-def _said(error: HTTPError) -> str:
-    """What the server says about a failure, as far as it can be read."""
-    try:
-        with error:
-            return error.read(_CHUNK).decode("utf-8", "replace")
-    except (OSError, http.client.HTTPException) as broken:
-        return f"(its explanation could not be read: {type(broken).__name__})"
 
 
 def _reply(raw: bytes) -> Reply:
@@ -90,25 +58,14 @@ def post_chat(base_url: str, key: str, body: dict[str, Any], timeout: float) -> 
     def failed(message: str, again: bool, schema_refused: bool = False) -> ChatError:
         return ChatError(f"{host}: {message}".replace(key, "***"), again, schema_refused)
 
-    request = Request(
-        base_url.rstrip("/") + "/chat/completions",
-        data=json.dumps(body).encode(),
-        headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json", "Accept": "application/json"},
-    )
-    deadline = time.monotonic() + timeout
+    url, headers = base_url.rstrip("/") + "/chat/completions", {"Authorization": f"Bearer {key}", **_JSON}
     try:
-        with build_opener(_NoRedirect()).open(request, timeout=timeout) as response:
-            return _reply(_body(response, deadline))
-    except HTTPError as error:
-        said = _said(error)
-        again = error.code in {408, 409, 429} or error.code >= 500
-        refused = error.code in {400, 422} and "response_format" in said
-        raise failed(f"HTTP {error.code}: {' '.join(said.split())[:_QUOTED]}", again, refused) from None
-    except TimeoutError:
-        raise failed(f"no answer within {timeout:g} s", again=True) from None
-    except URLError as error:
-        if isinstance(error.reason, TimeoutError):
-            raise failed(f"no answer within {timeout:g} s", again=True) from None
-        raise failed(f"cannot be reached: {error.reason}", again=True) from None
-    except (OSError, http.client.HTTPException) as error:
-        raise failed(f"the connection broke: {error!r}", again=True) from None
+        # A redirect, which would carry the key to another place, is an answer like any other.
+        answer = request("POST", url, timeout, json.dumps(body).encode(), headers, proxies=True, most=_MOST_BYTES)
+    except NoAnswer as error:
+        raise failed(str(error), again=error.again) from None
+    if answer.status < 300:
+        return _reply(answer.body)
+    again = answer.status in {408, 409, 429} or answer.status >= 500
+    refused = answer.status in {400, 422} and "response_format" in answer.text
+    raise failed(f"HTTP {answer.status}: {' '.join(answer.text.split())[:_QUOTED]}", again, refused)

@@ -267,9 +267,10 @@ def _at_least(inputs: dict[str, Array], length: int) -> dict[str, Array]:
 
 
 def _publish(run: FinishedRun, onnx: Path, path: Path, destination: Path) -> Path:
-    from lwc.serving.triton.repository import build_repository
+    from lwc.serving.triton.repository import ModelFiles, build_repository
 
     recipe = run.recipe
     with tempfile.TemporaryDirectory() as folder:
-        build_repository(onnx, run.checkpoint, Path(folder), recipe.package, recipe.name, "tensorrt", path)
+        endpoint, files = recipe.task.load().endpoint, ModelFiles(onnx, run.checkpoint, path)
+        build_repository(endpoint, files, Path(folder), recipe.package, recipe.name, "tensorrt")
         return publish(Path(folder), destination, run.folder / "repository-tensorrt", run.passed)

@@ -77,38 +77,33 @@ def _export(context: StageContext) -> None:
 
 def _package(context: StageContext) -> None:
     from lwc.export.run import FP16, INT8, WHOLE
-    from lwc.serving.triton.repository import build_repository
+    from lwc.serving.triton.repository import ModelFiles, build_repository
 
     recipe, package = context.recipe, context.recipe.package
+    endpoint = recipe.task.load().endpoint
     described: dict[str, Any] = {}
     # A repository of a plan is written by `lwc export`, on the GPU that the plan is for.
     for target, folder, reduced in (("cpu", "repository", INT8), ("gpu", "repository-gpu", FP16)):
         if target in package.targets:
             graph = context.inputs["export"] / reduced
-            described[target] = build_repository(
-                graph if graph.is_file() else context.inputs["export"] / WHOLE,
-                context.inputs["recover"] / "model",
-                context.out / folder,
-                package,
-                recipe.name,
-                target,
-            )
+            onnx = graph if graph.is_file() else context.inputs["export"] / WHOLE
+            files = ModelFiles(onnx, context.inputs["recover"] / "model")
+            described[target] = build_repository(endpoint, files, context.out / folder, package, recipe.name, target)
     if package.measure_queue_delay:
         described["cpu"]["queue_delay"] = _measured_delay(context, context.out / "repository")
     write_json(context.out / "package.json", described["cpu"])
-    context.progress("text-in model " + recipe.name)
+    context.progress(f"served as {recipe.name}")
 
 
 def _measured_delay(context: StageContext, repository: Path) -> dict[str, Any]:
     """Measure delays on calibration texts and write the best into the repository; returns the figures."""
     from lwc.data.splits import load_split
-    from lwc.serving.tune.delay import measure, set_delay
+    from lwc.serving.tune.delay import DelaySearch, measure, set_delay
 
     recipe = context.recipe
     texts = load_split(context.inputs["data"], "calibration").texts
-    users = recipe.verify.users
-    limit, current = recipe.verify.startup_seconds, recipe.package.queue_delay_microseconds
-    found = measure(repository, recipe.name, texts, users, limit, context.progress, current)
+    search = DelaySearch(recipe.package.queue_delay_microseconds, recipe.verify.users, recipe.verify.startup_seconds)
+    found = measure(repository, recipe.name, texts, search, context.progress)
     set_delay(repository, found["chosen"])
     context.progress(f"queue delay {found['chosen']} µs, with {found['users']} clients")
     return found
@@ -116,20 +111,18 @@ def _measured_delay(context: StageContext, repository: Path) -> dict[str, Any]:
 
 def _verify(context: StageContext) -> None:
     from lwc.export.run import INT8_ANSWERS
-    from lwc.serving.verify.run import verify
+    from lwc.serving.triton.repository import ModelFiles
+    from lwc.serving.verify.run import Packaged, verify
 
     reduced = context.inputs["export"] / INT8_ANSWERS
-    verify(
-        context.recipe,
+    packaged = Packaged(
         context.inputs["package"] / "repository",
-        context.recipe.name,
-        context.inputs["evaluate"],
         context.inputs["data"],
-        context.out,
-        (context.inputs["export"] / "base" / "model.onnx", context.inputs["train"] / "model"),
-        context.progress,
+        context.inputs["evaluate"],
+        ModelFiles(context.inputs["export"] / "base" / "model.onnx", context.inputs["train"] / "model"),
         reduced if reduced.is_file() else None,
     )
+    verify(context.recipe, packaged, context.out, context.progress)
 
 
 _TRAINING = ("torch", "transformers", "tokenizers", "accelerate", "numpy")

@@ -30,9 +30,13 @@ def _needing_classes(recipe: Recipe) -> dict[str, bool]:
 
 
 class TaskSettings(Row):
-    """Settings of a task; ``implementation`` names its `lwc.tasks.task.Task`, ``headline`` the figures people see."""
+    """Settings of a task; ``implementation`` names its `lwc.tasks.task.Task`, ``headline`` the figures people see.
+
+    ``wire`` names its `lwc.tasks.endpoint.Wire`, by which load tests ask a served model without loading torch.
+    """
 
     headline: ClassVar[Headline]
+    wire: ClassVar[str] = "lwc.tasks.text_wire:TextWire"
     any_weights: ClassVar[bool] = False
     """Whether a checkpoint may be weights alone, without a config.json (a GGUF file)."""
     kind: str
@@ -152,6 +156,7 @@ class NextItem(TaskSettings):
     """
 
     implementation: ClassVar[str] = "lwc.tasks.next_item.task:TASK"
+    wire: ClassVar[str] = "lwc.tasks.next_item.wire:ItemWire"
     headline: ClassVar[Headline] = Headline(
         (Metric("ndcg_at_10", "NDCG@10"), Metric("hr_at_10", "HR@10")),
         (Metric("mrr", "MRR"), Metric("coverage", "coverage", retained=False)),
@@ -210,7 +215,6 @@ class NextItem(TaskSettings):
             "export.openvino": recipe.export.openvino,
             "package.targets other than cpu": recipe.package.targets != ("cpu",),
             "package.measure_queue_delay": recipe.package.measure_queue_delay,
-            "verify.rate and verify.find_rate": recipe.verify.rate is not None or recipe.verify.find_rate is not None,
         }
         text_methods = {"mutual_information", "llama_profile"} & {method.method for method in recipe.score.methods}
         unfit[f"score.methods: {', '.join(sorted(text_methods))} (items have no text)"] = bool(text_methods)

@@ -30,6 +30,7 @@ from lwc.recipe import Pretrained, Recipe
 from lwc.tasks.endpoint import Endpoint
 from lwc.tasks.task import Checkpoint, Evaluation, Judge, Rows, validation_batches
 from lwc.tasks.text import TextTask, cut_at, described
+from lwc.tasks.text_endpoint import TextEndpoint
 
 _BATCH = 8
 
@@ -50,7 +51,7 @@ class Answered(NamedTuple):
 class CausalLM(TextTask):
     """All texts are one stream of tokens, read in slices; every token is a label, in recovery too."""
 
-    endpoint: Endpoint
+    endpoint: Endpoint = TextEndpoint()
 
     def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint:
         """See `Task`."""

@@ -21,6 +21,7 @@ from lwc.tasks.endpoint import Endpoint
 from lwc.tasks.floors import tfidf_features
 from lwc.tasks.task import MODELS, Judge, validation_batches
 from lwc.tasks.text import TextTask
+from lwc.tasks.text_endpoint import TextEndpoint
 
 _SMALLEST = 1e-12  # stands for probability 0 under the logarithm
 
@@ -28,7 +29,7 @@ _SMALLEST = 1e-12  # stands for probability 0 under the logarithm
 class Classification(TextTask):
     """Cross-entropy; judged by macro-F1, and in recovery by the KL divergence from the teacher."""
 
-    endpoint: Endpoint
+    endpoint: Endpoint = TextEndpoint()
 
     def outputs(self, label_names: list[str]) -> list[str]:
         """One output a class."""

@@ -19,6 +19,7 @@ from lwc.tasks.endpoint import Endpoint
 from lwc.tasks.floors import tfidf_features
 from lwc.tasks.task import Checkpoint, Judge, validation_batches
 from lwc.tasks.text import TextTask
+from lwc.tasks.text_endpoint import TextEndpoint
 
 NUMBER = "number"
 """Name of a regressor's one output."""
@@ -27,7 +28,7 @@ NUMBER = "number"
 class Regression(TextTask):
     """Judged by squared error, and in recovery by the squared distance from the teacher's numbers."""
 
-    endpoint: Endpoint
+    endpoint: Endpoint = TextEndpoint(classes=False)
 
     def outputs(self, label_names: list[str]) -> list[str]:
         """The number."""

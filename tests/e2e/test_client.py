@@ -20,8 +20,9 @@ from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import Package
 from lwc.serving.checks.run import check_repository
 from lwc.serving.triton.client import infer_text
-from lwc.serving.triton.repository import build_repository
+from lwc.serving.triton.repository import ModelFiles, build_repository
 from lwc.serving.triton.server import TritonServer
+from lwc.tasks.text_endpoint import TextEndpoint
 
 pytestmark = pytest.mark.serving
 
@@ -38,7 +39,7 @@ def served(load: Loader, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trit
     save_checkpoint(model, tokenizer, checkpoint)
     export_onnx(model, tokenizer, checkpoint / "model.onnx")
     package = Package(max_batch_size=8, intra_op_threads=1)
-    build_repository(checkpoint / "model.onnx", checkpoint, repository, package, "reviews")
+    build_repository(TextEndpoint(), ModelFiles(checkpoint / "model.onnx", checkpoint), repository, package, "reviews")
     # As editors and notebooks leave them.
     (repository / "reviews" / ".ipynb_checkpoints").mkdir()
     (repository / "reviews_tokens" / "1" / "tmp").mkdir()

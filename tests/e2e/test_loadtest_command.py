@@ -15,10 +15,12 @@ from lwc.export.onnx import export_onnx
 from lwc.models.load import save_checkpoint
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import Package
-from lwc.serving.loadtest.samples import Sample, write_samples
+from lwc.serving.loadtest.samples import write_samples
 from lwc.serving.triton.client import infer_text
-from lwc.serving.triton.repository import build_repository
+from lwc.serving.triton.repository import ModelFiles, build_repository
 from lwc.serving.triton.server import TritonServer
+from lwc.tasks.endpoint import Sample
+from lwc.tasks.text_endpoint import TextEndpoint
 
 pytestmark = pytest.mark.serving
 
@@ -36,7 +38,8 @@ def served(load: Callable[[Path], TritonServer], tmp_path_factory: pytest.TempPa
     export_onnx(model, tokenizer, folder / "checkpoint" / "model.onnx")
     repository = folder / "repository"
     package = Package(max_batch_size=8, intra_op_threads=1)
-    build_repository(folder / "checkpoint" / "model.onnx", folder / "checkpoint", repository, package, "reviews")
+    model = ModelFiles(folder / "checkpoint" / "model.onnx", folder / "checkpoint")
+    build_repository(TextEndpoint(), model, repository, package, "reviews")
     server = load(repository)
     answers = infer_text(server.http_url, "http", "reviews", TEXTS[:8])
     for start in range(8, len(TEXTS), 8):

@@ -9,9 +9,10 @@ from small_repository import configs
 
 from lwc.core.errors import ServingError
 from lwc.recipe import Package
-from lwc.serving.triton.repository import build_repository
+from lwc.serving.triton.repository import ModelFiles, build_repository
 from lwc.serving.tune import delay
-from lwc.serving.tune.delay import measure
+from lwc.serving.tune.delay import DelaySearch, measure
+from lwc.tasks.text_endpoint import TextEndpoint
 
 pytestmark = pytest.mark.serving
 
@@ -23,10 +24,14 @@ def test_a_lone_client_waits_for_nobody_and_gets_no_delay(
 ) -> None:
     """A client alone pays a delay of 50 ms twice in every request, in the text model and in the token model."""
     monkeypatch.setattr(delay, "ROUNDS", 2)
-    build_repository(checkpoint / "model.onnx", checkpoint, tmp_path, Package(intra_op_threads=1), "r")
+    build_repository(
+        TextEndpoint(), ModelFiles(checkpoint / "model.onnx", checkpoint), tmp_path, Package(intra_op_threads=1), "r"
+    )
     before = configs(tmp_path)
     told: list[str] = []
-    found = measure(tmp_path, "r", ["a good thing", "a bad thing"], 1, 240.0, told.append, 50_000, 1.5, (0, 50_000))
+    found = measure(
+        tmp_path, "r", ["a good thing", "a bad thing"], DelaySearch(50_000, 1, 240.0, 1.5, (0, 50_000)), told.append
+    )
     assert found["chosen"] == 0
     slow, fast = found["figures"]
     assert (slow["delay"], fast["delay"]) == (50_000, 0)
@@ -39,6 +44,8 @@ def test_a_lone_client_waits_for_nobody_and_gets_no_delay(
 
 
 def test_a_text_that_is_refused_is_an_error_and_not_a_figure(checkpoint: Path, tmp_path: Path) -> None:
-    build_repository(checkpoint / "model.onnx", checkpoint, tmp_path, Package(intra_op_threads=1), "r")
-    with pytest.raises(ServingError, match=r"r answers 400: .*empty"):
-        measure(tmp_path, "r", ["  "], 1, 240.0, print, 0, 1.0, ())
+    build_repository(
+        TextEndpoint(), ModelFiles(checkpoint / "model.onnx", checkpoint), tmp_path, Package(intra_op_threads=1), "r"
+    )
+    with pytest.raises(ServingError, match=r"r answers HTTP 400: .*empty"):
+        measure(tmp_path, "r", ["  "], DelaySearch(0, 1, 240.0, 1.0, ()), print)

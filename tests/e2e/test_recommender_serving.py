@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import http.client
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 import torch
 from histories import recipe, write_chain
-from lwc.tasks.next_item.export import export_top_items
-from lwc.tasks.next_item.training import answers
-from tritonclient.grpc import service_pb2_grpc
 
+from lwc.core.http import request
+from lwc.export.onnx import export_graph
 from lwc.pipeline.run import run
 from lwc.recipe import FromConfig, Package
 from lwc.serving.checks.run import check_repository
-from lwc.serving.loadtest import wire
+from lwc.serving.triton.client import Connection, Refused
+from lwc.serving.triton.repository import ModelFiles, build_repository
 from lwc.serving.triton.server import TritonServer
-from lwc.tasks.next_item import asking, ranking
+from lwc.tasks.next_item import ranking
+from lwc.tasks.next_item.endpoint import ItemEndpoint
+from lwc.tasks.next_item.graph import top_items_graph
 from lwc.tasks.next_item.histories import Catalogue
 from lwc.tasks.next_item.model import NextItemView, build, save
-from lwc.tasks.next_item.repository import build_repository
+from lwc.tasks.next_item.rows import answers
+from lwc.tasks.next_item.wire import ItemWire
 
 pytestmark = pytest.mark.serving
 
@@ -50,9 +54,11 @@ def repository(view: NextItemView, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("shop")
     save(view, folder / "model")
     CATALOGUE.write(folder / "model" / "catalogue.json")
-    export_top_items(view, K, folder / "model.onnx")
+    export_graph(top_items_graph(view, K, [], LENGTH), folder / "model.onnx")
     package = Package(max_batch_size=BATCH, queue_delay_microseconds=20000, intra_op_threads=1)
-    build_repository(folder / "model.onnx", folder / "model", folder / "repository", package, "shop")
+    build_repository(
+        ItemEndpoint(), ModelFiles(folder / "model.onnx", folder / "model"), folder / "repository", package, "shop"
+    )
     return folder / "repository"
 
 
@@ -61,29 +67,31 @@ def server(load: Callable[[Path], TritonServer], repository: Path) -> TritonServ
     return load(repository)
 
 
-def post(server: TritonServer, body: bytes, headers: dict[str, str]) -> tuple[int, bytes, str | None]:
-    host, port = server.http_url.split(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=60)
-    try:
-        connection.request("POST", "/v2/models/shop/infer", body, headers)
-        response = connection.getresponse()
-        return response.status, response.read(), response.headers.get(wire.HEADER_LENGTH)
-    finally:
-        connection.close()
+@dataclass(frozen=True)
+class Recommended:
+    """What the server said of one history."""
+
+    items: list[str]
+    scores: list[float]
+    skipped: int
 
 
-def ask(server: TritonServer, protocol: str, histories: list[list[str]], k: int = 10) -> list[asking.Recommended]:
-    if protocol == "grpc":
-        with grpc.insecure_channel(server.grpc_url) as channel:
-            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-            response = stub.ModelInfer(asking.grpc_request("shop", histories, k), timeout=60)
-        return asking.read_answers(asking.grpc_outputs(response))
-    body, length = asking.request_body(histories, k)
-    headers = {"Content-Type": "application/octet-stream", wire.HEADER_LENGTH: str(length)}
-    status, content, header = post(server, body, headers)
-    if status != 200:
-        raise wire.WireError(f"{status}: {content.decode()}")
-    return asking.read_answers(wire.decode_response(content, int(header) if header else None))
+def ask(server: TritonServer, protocol: str, histories: list[list[str]], k: int = 10) -> list[Recommended]:
+    """All histories in one request, the shorter ones padded with empty ids."""
+    width = max(1, *(len(history) for history in histories))
+    ids = [[item.encode() for item in history] + [b""] * (width - len(history)) for history in histories]
+    given = {"history": np.array(ids, dtype=np.object_), "k": np.full((len(histories), 1), k, dtype=np.int32)}
+    url = server.http_url if protocol == "http" else server.grpc_url
+    with Connection(url, "http" if protocol == "http" else "grpc") as connection:
+        found = connection.infer("shop", connection.inputs(given), ItemWire().outputs)
+    answers = []
+    for row, (items, scores, skipped) in enumerate(zip(*(found[name] for name in ItemWire().outputs), strict=True)):
+        left = [(item.decode(), float(score)) for item, score in zip(items, scores, strict=True) if item]
+        answers.append(Recommended([item for item, _ in left], [score for _, score in left], int(skipped[0])))
+        if len(histories) == 1:
+            whole = {name: array[row : row + 1] for name, array in found.items()}
+            assert ItemWire().decode(whole) == {"items": answers[0].items, "skipped": answers[0].skipped}
+    return answers
 
 
 def offline(view: NextItemView, history: list[int], k: int) -> tuple[list[str], list[float]]:
@@ -92,7 +100,7 @@ def offline(view: NextItemView, history: list[int], k: int) -> tuple[list[str], 
     return [NAMES[number] for number in best], [float(scores[0, number]) for number in best]
 
 
-def same(view: NextItemView, history: list[int], answer: asking.Recommended, k: int = 10) -> None:
+def same(view: NextItemView, history: list[int], answer: Recommended, k: int = 10) -> None:
     items, scores = offline(view, history, k)
     assert list(answer.items) == items
     np.testing.assert_allclose(answer.scores, scores, atol=1e-4)
@@ -151,7 +159,7 @@ def test_a_user_who_has_nearly_everything_gets_what_is_left(server: TritonServer
 def test_a_k_out_of_range_is_an_error_of_its_request_alone(server: TritonServer, view: NextItemView, k: int) -> None:
     with ThreadPoolExecutor(4) as pool:
         good = [pool.submit(ask, server, "http", [named([1, 2])]) for _ in range(3)]
-        with pytest.raises(wire.WireError, match=rf"400.*from 1 to {K}"):
+        with pytest.raises(Refused, match=rf"HTTP 400.*from 1 to {K}"):
             ask(server, "http", [named([1])], k)
     for future in good:
         same(view, [1, 2], future.result()[0])
@@ -159,9 +167,10 @@ def test_a_k_out_of_range_is_an_error_of_its_request_alone(server: TritonServer,
 
 def test_plain_json_without_k_gives_ten(server: TritonServer, view: NextItemView) -> None:
     tensor = {"name": "history", "shape": [1, 2], "datatype": "BYTES", "data": named([1, 2])}
-    status, content, _ = post(server, json.dumps({"inputs": [tensor]}).encode(), {"Content-Type": "application/json"})
-    assert status == 200, content
-    found: dict[str, Any] = {entry["name"]: entry for entry in json.loads(content)["outputs"]}
+    url, headers = f"http://{server.http_url}/v2/models/shop/infer", {"Content-Type": "application/json"}
+    answer = request("POST", url, 60, json.dumps({"inputs": [tensor]}).encode(), headers)
+    assert answer.status == 200, answer.text
+    found: dict[str, Any] = {entry["name"]: entry for entry in json.loads(answer.body)["outputs"]}
     assert found["items"]["data"] == offline(view, [1, 2], 10)[0]
     assert found["items"]["shape"] == [1, 10]
     assert found["skipped"]["data"] == [0]
@@ -181,15 +190,29 @@ def test_a_catalogue_of_another_model_does_not_load(repository: Path, tmp_path: 
         pass
 
 
-def test_the_whole_line_serves_the_offline_ranking(tmp_path: Path) -> None:
+def test_the_whole_line_serves_the_offline_ranking_and_finds_its_limit(tmp_path: Path) -> None:
     pytest.importorskip("implicit")
     write_chain(tmp_path / "shop.csv", users=60)
-    made = recipe(tmp_path / "shop.csv")
+    limit = {"max_p95_ms": 5000, "start": 400, "seconds": 1, "precision": 1.0, "repeats": 1}
+    verify = {"users": 2, "connections": 8, "seconds": 2, "warmup_seconds": 0.3, "rate": 40, "find_rate": limit}
+    made = recipe(tmp_path / "shop.csv", verify=verify)
     results = run(made, tmp_path / "runs", lambda *_: None)
     serving = json.loads((results["verify"].path / "serving.json").read_text())
     for protocol in ("http", "grpc"):
         served = serving[protocol]["served"]
-        assert serving[protocol]["errors"] == 0
+        assert (serving[protocol]["errors"], serving[protocol]["load"]) == (0, "open_loop")
         assert served["covered_all"]
         assert served["matches_offline"] == 1.0
         assert served["ndcg_at_10"] == served["offline_ndcg_at_10"] > 0.5
+        assert set(serving[protocol]["server"]["models"]) == {"shop", "shop_graph"}
+    found = serving["http"]["limit"]
+    assert found["compressed"]["rate_rps"] > 0
+    assert found["base"]["rate_rps"] > 0
+    # What the run sent can be sent again, by two senders, to the endpoint as it would be deployed.
+    repository, samples = results["package"].path / "repository", results["verify"].path / "samples.parquet"
+    with TritonServer(repository, startup_seconds=120) as server:
+        command = [sys.executable, "-m", "lwc.cli.main", "loadtest", str(samples), "--model", "shop", "--workers", "2"]
+        command += ["--url", server.grpc_url, "--protocol", "grpc", "--seconds", "2", "--min-agreement", "1", "--json"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["served"]["ndcg_at_10"] > 0.5

@@ -25,8 +25,9 @@ from lwc.export.session import cpu_session, run
 from lwc.models.load import load_classifier, load_tokenizer, save_checkpoint
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import Package
-from lwc.serving.triton.repository import build_repository
+from lwc.serving.triton.repository import ModelFiles, build_repository
 from lwc.serving.triton.server import TritonServer
+from lwc.tasks.text_endpoint import TextEndpoint
 
 pytestmark = pytest.mark.serving
 
@@ -110,24 +111,24 @@ def server(
     load: Callable[[Path], TritonServer], checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> TritonServer:
     folder = tmp_path_factory.mktemp("repository")
-    build_repository(checkpoint / "model.onnx", checkpoint, folder, PACKAGE, "reviews")
+    build_repository(TextEndpoint(), ModelFiles(checkpoint / "model.onnx", checkpoint), folder, PACKAGE, "reviews")
     token = Tokenizer.from_file(str(checkpoint / "tokenizer.json")).token_to_id("broke")
     nan_for(checkpoint / "model.onnx", checkpoint / "nan.onnx", token)
-    build_repository(checkpoint / "nan.onnx", checkpoint, folder, PACKAGE, "nan")
+    build_repository(TextEndpoint(), ModelFiles(checkpoint / "nan.onnx", checkpoint), folder, PACKAGE, "nan")
     swapped = tmp_path_factory.mktemp("swapped")
     model, tokenizer = load_classifier(checkpoint, label_names=NAMES[::-1]), load_tokenizer(checkpoint)
     save_checkpoint(model, tokenizer, swapped)
     export_onnx(model, tokenizer, swapped / "model.onnx")
-    build_repository(swapped / "model.onnx", swapped, folder, PACKAGE, "swapped")
+    build_repository(TextEndpoint(), ModelFiles(swapped / "model.onnx", swapped), folder, PACKAGE, "swapped")
     typed = tmp_path_factory.mktemp("typed")
     tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     model = load_classifier(checkpoint)
     save_checkpoint(model, tokenizer, typed)
     export_onnx(model, tokenizer, typed / "model.onnx")
-    described = build_repository(typed / "model.onnx", typed, folder, PACKAGE, "typed")
+    described = build_repository(TextEndpoint(), ModelFiles(typed / "model.onnx", typed), folder, PACKAGE, "typed")
     assert described["token_inputs"] == "input_ids,attention_mask,token_type_ids"
     cached = Package(max_batch_size=LIMIT, intra_op_threads=1, response_cache=True)
-    build_repository(checkpoint / "model.onnx", checkpoint, folder, cached, "cached")
+    build_repository(TextEndpoint(), ModelFiles(checkpoint / "model.onnx", checkpoint), folder, cached, "cached")
     return load(folder)
 
 

@@ -109,7 +109,7 @@ class Http(BaseHTTPRequestHandler):
             assert tensor["shape"] == [1] * len(TENSORS["inputs"][0]["shape"])
             assert tensor["datatype"] == "BYTES"
             assert tensor["parameters"]["binary_data_size"] == len(body) - split
-            assert header["parameters"]["binary_data_output"] is True
+            assert all(output["parameters"]["binary_data"] is True for output in header["outputs"])
             label, scores = answer(body[split:])
         except Refused as error:
             self.reply(400, json.dumps({"error": str(error)}).encode(), None)

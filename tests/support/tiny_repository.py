@@ -11,7 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lwc.recipe import Package
-from lwc.serving.triton.repository import build_repository
+from lwc.serving.triton.repository import ModelFiles, build_repository
+from lwc.tasks.text_endpoint import TextEndpoint
 
 LIMIT = 8
 PACKAGE = Package(max_batch_size=LIMIT, queue_delay_microseconds=500, intra_op_threads=1)
@@ -32,7 +33,7 @@ def tiny_repository(
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(checkpoint / "tokenizer.json"))
     onnx.save(_graph(len(labels), bias), checkpoint / "model.onnx")
-    build_repository(checkpoint / "model.onnx", checkpoint, out, PACKAGE, name)
+    build_repository(TextEndpoint(), ModelFiles(checkpoint / "model.onnx", checkpoint), out, PACKAGE, name)
     return out
 
 

@@ -11,8 +11,9 @@ from small_repository import configs
 from lwc.pipeline.stages import STAGES
 from lwc.recipe import Package
 from lwc.recipe.file import parse_recipe
-from lwc.serving.triton.repository import build_repository
+from lwc.serving.triton.repository import ModelFiles, build_repository
 from lwc.serving.tune.delay import Window, choose, compare, set_delay
+from lwc.tasks.text_endpoint import TextEndpoint
 
 RECIPE = """\
 schema_version: 1
@@ -61,7 +62,9 @@ def test_chance_leaves_the_first() -> None:
 
 
 def test_a_delay_is_written_into_both_models_and_changes_nothing_else(checkpoint: Path, tmp_path: Path) -> None:
-    build_repository(checkpoint / "model.onnx", checkpoint, tmp_path, Package(intra_op_threads=1), "r")
+    build_repository(
+        TextEndpoint(), ModelFiles(checkpoint / "model.onnx", checkpoint), tmp_path, Package(intra_op_threads=1), "r"
+    )
     before = configs(tmp_path)
     set_delay(tmp_path, 2000)
     for old, new in zip(before, configs(tmp_path), strict=True):

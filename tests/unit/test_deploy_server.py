@@ -17,12 +17,13 @@ from pathlib import Path
 
 import pytest
 from deploy_files import DEPLOY, GPU_METRICS, METRICS, ROOT
+from fronts import text_front
 from packaging.requirements import Requirement
 from ports import free_ports
 
 from lwc.core.errors import MissingDependency
 from lwc.recipe import Package
-from lwc.serving.triton.config import as_text, text_model
+from lwc.serving.triton.config import as_text, front_model
 from lwc.serving.triton.embedded import assemble_backends, environment, installed
 
 
@@ -77,7 +78,7 @@ def test_the_build_finds_its_files_through_the_ignore_file() -> None:
 
 
 def test_the_image_holds_what_the_text_model_imports() -> None:
-    tree = ast.parse((ROOT / "lwc" / "serving" / "triton" / "backends" / "text_model.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "lwc" / "tasks" / "backends" / "text_model.py").read_text(encoding="utf-8"))
     imported = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -138,7 +139,7 @@ def test_without_a_key_each_start_makes_one_that_nobody_knows(tmp_path: Path) ->
 def test_a_model_that_asks_for_a_response_cache_gets_one(tmp_path: Path) -> None:
     for name, package in (("plain", Package()), ("cached", Package(response_cache=True))):
         (tmp_path / name / "m").mkdir(parents=True)
-        config = as_text(text_model("m", 2, package, {}))
+        config = as_text(front_model("m", text_front(2, {}), package))
         (tmp_path / name / "m" / "config.pbtxt").write_text(config, encoding="utf-8")
     plain = flags(tmp_path, LWC_REPOSITORY=str(tmp_path / "plain"))
     assert not [flag for flag in plain if "cache" in flag]

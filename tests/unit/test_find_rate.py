@@ -16,7 +16,7 @@ if importlib.util.find_spec("locust") is None:  # not imported: it would patch t
     pytest.skip("locust is not installed", allow_module_level=True)
 pytest.importorskip("prometheus_client")
 
-from test_loadtest import NAMES, SAMPLES, fake_server
+from test_loadtest import SAMPLES, fake_server
 
 from lwc.cli.main import app
 from lwc.core.errors import RecipeError, ServingError
@@ -25,10 +25,9 @@ from lwc.serving.loadtest.endpoint import Endpoint, connect
 from lwc.serving.loadtest.find_rate import Objective, find_rates, spread
 from lwc.serving.loadtest.run import Load
 from lwc.serving.loadtest.search import Limit, Search, bracket, confirm, take_turns
-from lwc.serving.loadtest.text_model import TextModel
+from lwc.tasks.text_wire import TextWire
 
-TEXT = TextModel("text", (1, 1), ("label", "scores"), "label", "scores")
-A, B = (Endpoint("h:1", "http", name, TEXT) for name in ("fast", "slow"))
+A, B = (Endpoint("h:1", "http", name, TextWire()) for name in ("fast", "slow"))
 
 
 def run(search: Any, meets: Callable[[float], bool]) -> tuple[Limit, list[float]]:
@@ -130,7 +129,7 @@ LOAD = Load(users=8, seconds=2.0, warmup_seconds=0.5)
 def test_found_rates_and_their_ratio_are_those_of_the_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "measure", queueing({"fast": 300.0, "slow": 160.0}))
     said: list[str] = []
-    found = find_rates([A, B], Objective(50.0), Search(precision=0.05), LOAD, SAMPLES, tmp_path, NAMES, said.append)
+    found = find_rates([A, B], Objective(50.0), Search(precision=0.05), LOAD, SAMPLES, tmp_path, said.append)
     # p95 ≤ 50 ms where limit - rate ≥ 59.9.
     for name, best in (("fast", 240.1), ("slow", 100.1)):
         one = found["models"][name]

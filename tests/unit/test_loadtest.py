@@ -7,12 +7,15 @@ import itertools
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from grid import kept
 
@@ -23,13 +26,15 @@ pytest.importorskip("tritonclient.grpc")
 from lwc.core.errors import DataError, RecipeError, ServingError
 from lwc.serving.loadtest import process
 from lwc.serving.loadtest.arrivals import arrival_times
-from lwc.serving.loadtest.endpoint import connect
+from lwc.serving.loadtest.endpoint import connect, fitting_wire
 from lwc.serving.loadtest.recorder import Recorder, merge_records
-from lwc.serving.loadtest.run import Load, check_thresholds, run_loadtest
-from lwc.serving.loadtest.samples import Sample, read_samples, write_samples
+from lwc.serving.loadtest.run import Load, Thresholds, check_thresholds, run_loadtest
+from lwc.serving.loadtest.samples import read_samples, write_samples
 from lwc.serving.loadtest.summary import summarise
-from lwc.serving.loadtest.text_model import Tensor, TextModel, text_model
 from lwc.serving.triton.counters import read_page
+from lwc.tasks.endpoint import Sample, Tensor
+from lwc.tasks.next_item.wire import ItemWire
+from lwc.tasks.text_wire import TextWire
 
 NAMES = ["great", "other", "naïve ☕"]
 # Offline is wrong about every fifth text: served accuracy must equal offline accuracy, not 1.
@@ -48,7 +53,7 @@ def at_once(url: str) -> float:
 @contextmanager
 def fake_server(folder: Path, **faults: Any) -> Iterator[dict[str, str]]:
     settings = folder / "fake.json"
-    answers = {s.text: s.offline for s in SAMPLES}
+    answers = {s.question: s.offline for s in SAMPLES}
     settings.write_text(json.dumps({"model": "m", "names": NAMES, "answers": answers, **faults}))
     script = Path(__file__).parents[1] / "support" / "fake_triton.py"
     child = subprocess.Popen([sys.executable, str(script), str(settings)], stdout=subprocess.PIPE)
@@ -67,14 +72,15 @@ def load(
     protocol: Any,
     model: str = "m",
     min_requests: int = 31,
-    names: list[str] | None = NAMES,
     metrics_url: str | None = None,
     label_output: str | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
     settings = Load(**{"users": 4, "seconds": 1.2, "warmup_seconds": 0.3, **changes})
     endpoint = connect(url, protocol, model, metrics_url, label_output)
-    return run_loadtest(endpoint, settings, SAMPLES, folder / "out", min_requests, names)
+    if label_output is None and endpoint.wire.label is not None:
+        endpoint = replace(endpoint, wire=replace(endpoint.wire, names=tuple(NAMES)))
+    return run_loadtest(endpoint, settings, SAMPLES, folder / "out", min_requests)
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
@@ -128,17 +134,17 @@ def test_failures_wrong_answers_and_nan_are_counted(tmp_path: Path, protocol: st
     assert "not finite" in messages
     assert 0.7 < result["served"]["matches_offline"] < 0.95
     assert result["served"]["inconsistent_texts"] > 0
-    (failure,) = check_thresholds(result, min_agreement=1.0)
+    (failure,) = check_thresholds(result, Thresholds(min_agreement=1.0))
     assert failure.startswith("agreement with the offline answers is 0.")
     assert failure.endswith("below 1")
-    assert check_thresholds(result, min_agreement=0.5) == []
+    assert check_thresholds(result, Thresholds(min_agreement=0.5)) == []
 
 
 def test_quality_below_its_threshold_fails_and_so_does_quality_that_nobody_measured() -> None:
     result = {"served": {"accuracy": 0.8, "matches_offline": 1.0}}
-    assert check_thresholds(result, min_accuracy=0.8, min_agreement=1.0) == []
-    assert check_thresholds(result, min_accuracy=0.81) == ["served accuracy is 0.8000, below 0.81"]
-    (failure,) = check_thresholds({}, min_accuracy=0.1)
+    assert check_thresholds(result, Thresholds(min_accuracy=0.8, min_agreement=1.0)) == []
+    assert check_thresholds(result, Thresholds(min_accuracy=0.81)) == ["served accuracy is 0.8000, below 0.81"]
+    (failure,) = check_thresholds({}, Thresholds(min_accuracy=0.1))
     assert failure == "no request was answered, so that there is no served accuracy"
 
 
@@ -147,10 +153,10 @@ def test_one_failure_within_the_budget_passes_and_above_it_fails(tmp_path: Path)
         result = load(tmp_path, urls["http"], "http")
     assert result["errors"] >= 1
     assert result["server"] is None, "nobody said where its counters are"
-    assert check_thresholds(result, max_error_rate=0.2) == []
-    assert "above the budget" in check_thresholds(result, max_error_rate=0.001)[0]
-    assert "p95" in check_thresholds(result, max_p95_ms=0.01)[0]
-    assert check_thresholds(result) == []
+    assert check_thresholds(result, Thresholds(max_error_rate=0.2)) == []
+    assert "above the budget" in check_thresholds(result, Thresholds(max_error_rate=0.001))[0]
+    assert "p95" in check_thresholds(result, Thresholds(max_p95_ms=0.01))[0]
+    assert check_thresholds(result, Thresholds()) == []
 
 
 def test_too_few_requests_fail(tmp_path: Path) -> None:
@@ -284,20 +290,31 @@ TEXT_INPUT = Tensor("t", "BYTES", (-1, 1))
 )
 def test_models_that_do_not_take_one_text_are_one_clear_error(inputs: list[Tensor]) -> None:
     with pytest.raises(RecipeError, match="one text to one BYTES input") as caught:
-        text_model("m", inputs, [Tensor("label", "BYTES", (-1, 1))])
+        fitting_wire("m", inputs, [Tensor("label", "BYTES", (-1, 1))])
     assert all(tensor.name in caught.value.message for tensor in inputs)
 
 
 def test_what_a_model_is_asked_follows_from_its_description() -> None:
     label, scores, more = Tensor("label", "BYTES", (1,)), Tensor("scores", "FP32", (3,)), Tensor("x", "INT8", (3,))
-    assert text_model("m", [TEXT_INPUT], [label, scores, more]) == TextModel(
+    assert fitting_wire("m", [TEXT_INPUT], [label, scores, more]) == TextWire(
         "t", (1, 1), ("label", "scores"), "label", "scores"
     )
-    assert text_model("m", [Tensor("t", "BYTES", (1,))], [more, scores]) == TextModel(
+    assert fitting_wire("m", [Tensor("t", "BYTES", (1,))], [more, scores]) == TextWire(
         "t", (1,), ("x", "scores"), None, None
     )
     # An output of that name that is no text is no label.
-    assert text_model("m", [TEXT_INPUT], [Tensor("label", "INT32", (1,))]).label is None
+    assert fitting_wire("m", [TEXT_INPUT], [Tensor("label", "INT32", (1,))]).judged == ()
+    items = [
+        Tensor("items", "BYTES", (-1, -1)),
+        Tensor("scores", "FP32", (-1, -1)),
+        Tensor("skipped", "INT32", (-1, 1)),
+    ]
+    history = [Tensor("history", "BYTES", (-1, -1)), Tensor("k", "INT32", (-1, 1))]
+    assert fitting_wire("m", history, items) == ItemWire()
+    with pytest.raises(RecipeError, match="has no label"):
+        fitting_wire("m", history, items, "label")
+    with pytest.raises(RecipeError, match="or item ids to a BYTES input 'history'"):
+        fitting_wire("m", history, items[:2])
 
 
 def test_closed_metrics_are_said_before_anything_is_sent(tmp_path: Path) -> None:
@@ -342,9 +359,31 @@ def test_a_child_that_exits_0_without_records_is_a_failure(tmp_path: Path, monke
     monkeypatch.setattr(process, "LOCUSTFILE", broken)
     stale = tmp_path / "out" / "records_http.json"
     stale.parent.mkdir()
-    stale.write_text(json.dumps({"version": 2, "measured": True, "cpu_s": 1.0}))
+    stale.write_text(json.dumps({"version": 3, "measured": True, "cpu_s": 1.0}))
     with fake_server(tmp_path) as urls, pytest.raises(ServingError, match="left no records"):
         load(tmp_path, urls["http"], "http")
+
+
+def test_no_sender_outlives_a_parent_that_was_killed(tmp_path: Path) -> None:
+    code = f"""
+from pathlib import Path
+from test_loadtest import SAMPLES
+from lwc.serving.loadtest.endpoint import connect
+from lwc.serving.loadtest.run import Load, run_loadtest
+import sys
+run_loadtest(connect(sys.argv[1], "http", "m"), Load(4, 120.0, 0.1, workers=2), SAMPLES, Path({str(tmp_path)!r}), 1)
+"""
+    with fake_server(tmp_path) as urls:
+        command = [sys.executable, "-c", code, urls["http"]]
+        with subprocess.Popen(command, cwd=Path(__file__).parent) as parent:
+            deadline = time.monotonic() + 120
+            while len(senders := psutil.Process(parent.pid).children()) < 3 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert len(senders) == 3, "a master and two workers"
+            time.sleep(3.0)
+            assert all(sender.is_running() for sender in senders)
+            parent.kill()
+        assert psutil.wait_procs(senders, timeout=30)[1] == []
 
 
 def test_parent_does_not_import_locust() -> None:
@@ -381,7 +420,7 @@ def test_recorder_leaves_out_the_warm_up_and_keeps_the_lost() -> None:
     assert [row[3] for row in records["rows"]] == [250.0, 250.0, 1500.0, 1500.0]
     assert records["window_s"] == 1.0
     samples = [Sample(i, str(i), "a", "a") for i in range(3)]
-    result = summarise(records, samples)
+    result = summarise(records, samples, TextWire())
     # The answers that came within the window: one of a request of the warm-up, one of its own.
     assert result["throughput_rps"] == 2.0
     assert result["generator_cpu"] == 0.25
@@ -410,11 +449,11 @@ def test_open_loop_latency_and_waiting_count_from_when_a_request_was_due() -> No
     assert [[round(v) for v in row[1:4]] for row in records["rows"]] == [
         [100, 0, 400], [200, 300, 400], [300, 300, 1100], [900, 500, 500],
     ]  # fmt: skip
-    result = summarise(records, [Sample(i, str(i), "a", "a") for i in range(2)], rate=4.0, seconds=1.0)
+    result = summarise(records, [Sample(i, str(i), "a", "a") for i in range(2)], TextWire(), rate=4.0, seconds=1.0)
     assert (result["requests"], result["errors"]) == (4, 1), "a request that nobody sent is lost, not forgotten"
     assert (result["offered_rps"], result["throughput_rps"], result["achieved_ratio"]) == (4.0, 2.0, 0.5)
-    assert "50.0%" in check_thresholds(result, rate_tolerance=0.05)[0]
-    assert check_thresholds(result, rate_tolerance=0.5) == []
+    assert "50.0%" in check_thresholds(result, Thresholds(rate_tolerance=0.05))[0]
+    assert check_thresholds(result, Thresholds(rate_tolerance=0.5)) == []
 
 
 def test_arrivals_are_poisson_or_constant_and_repeat_with_their_seed() -> None:
@@ -437,24 +476,27 @@ def test_a_rate_above_the_limit_is_a_shortfall_and_one_below_is_not(tmp_path: Pa
         below = load(tmp_path, urls["http"], "http", users=16, seconds=2.0, warmup_seconds=1.0, rate=20.0)
     assert above["achieved_ratio"] < 0.6
     assert above["throughput_rps"] <= 51.0
-    assert "were due" in check_thresholds(above, rate_tolerance=0.05)[0]
+    assert "were due" in check_thresholds(above, Thresholds(rate_tolerance=0.05))[0]
     assert above["latency_ms"]["p95"] > 1000.0, "the queue shows, also that of requests answered after the end"
     assert below["errors"] == 0
+
+
+BLIND = TextWire(label=None, scores=None)
 
 
 def test_samples_without_offline_predictions(tmp_path: Path) -> None:
     path = tmp_path / "s.jsonl"
     path.write_text('{"id": 1, "text": "é", "label": "a"}\n\n{"id": 2, "text": "", "label": "b"}\n')
-    assert read_samples(path) == [Sample(1, "é", "a", None), Sample(2, "", "b", None)]
+    assert read_samples(path, TextWire()) == [Sample(1, "é", "a", None), Sample(2, "", "b", None)]
     bare = tmp_path / "bare.jsonl"
     bare.write_text('{"text": "only"}\n{"text": ""}\n')
-    assert read_samples(bare, labelled=False) == [Sample(1, "only", None, None), Sample(2, "", None, None)]
-    assert read_samples(path, labelled=False)[1] == Sample(2, "", None, None)
+    assert read_samples(bare, BLIND) == [Sample(1, "only", None, None), Sample(2, "", None, None)]
+    assert read_samples(path, BLIND)[1] == Sample(2, "", None, None)
     table = tmp_path / "s.csv"
     table.write_text('id,text,label\n1,"NA\nno",a\n2,,b\n')
-    assert read_samples(table) == [Sample(1, "NA\nno", "a", None), Sample(2, "", "b", None)]
-    write_samples(read_samples(path), tmp_path / "s.parquet")
-    assert read_samples(tmp_path / "s.parquet") == read_samples(path)
+    assert read_samples(table, TextWire()) == [Sample(1, "NA\nno", "a", None), Sample(2, "", "b", None)]
+    write_samples(read_samples(path, TextWire()), tmp_path / "s.parquet")
+    assert read_samples(tmp_path / "s.parquet", TextWire()) == read_samples(path, TextWire())
 
 
 @pytest.mark.parametrize(
@@ -472,4 +514,4 @@ def test_bad_samples_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "s.jsonl"
     path.write_text(text)
     with pytest.raises(DataError):
-        read_samples(path)
+        read_samples(path, TextWire())

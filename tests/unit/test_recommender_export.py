@@ -1,8 +1,7 @@
-"""The exported graph: top-k and the seen-filter inside, equal to the offline ranking; and the bytes of the wire."""
+"""The exported graph: top-k and the seen-filter inside, equal to the offline ranking; and its repository."""
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +15,13 @@ from lwc.export.session import cpu_session
 from lwc.models.families import family_of
 from lwc.models.surgery import parameter_counts
 from lwc.recipe import FromConfig, Package
-from lwc.serving.loadtest.wire import RawTensor, WireError, encode_strings
 from lwc.serving.triton.config import parse
-from lwc.tasks.next_item import asking, ranking
+from lwc.serving.triton.repository import ModelFiles, build_repository
+from lwc.tasks.next_item import ranking
+from lwc.tasks.next_item.endpoint import ItemEndpoint
 from lwc.tasks.next_item.graph import graph_inputs, top_items_graph
 from lwc.tasks.next_item.histories import Catalogue
 from lwc.tasks.next_item.model import NextItemView, build, save
-from lwc.tasks.next_item.replay import HeldOut, ndcg, summarise
-from lwc.tasks.next_item.repository import build_repository
 from lwc.tasks.next_item.rows import answers
 
 SHAPE = FromConfig(kind="config", blocks=2, hidden=16, heads=2, dropout=0.3, max_length=8)
@@ -89,7 +87,9 @@ def test_the_repository_ships_the_catalogue_with_the_model(view: NextItemView, g
     save(view, tmp_path / "model")
     catalogue().write(tmp_path / "model" / "catalogue.json")
     out = tmp_path / "repository"
-    described = build_repository(graph, tmp_path / "model", out, Package(max_batch_size=4), "shop")
+    described = build_repository(
+        ItemEndpoint(), ModelFiles(graph, tmp_path / "model"), out, Package(max_batch_size=4), "shop"
+    )
     assert described["items"] == ITEMS
     assert Catalogue.read(out / "shop" / "1" / "catalogue.json") == catalogue()
     front, ranker = (parse((out / name / "config.pbtxt").read_text()) for name in ("shop", "shop_graph"))
@@ -108,55 +108,6 @@ def test_a_model_of_another_catalogue_is_refused(view: NextItemView, graph: Path
     save(view, tmp_path / "model")
     catalogue(14).write(tmp_path / "model" / "catalogue.json")
     with pytest.raises(ModelError, match="16 tokens for 14 items"):
-        build_repository(graph, tmp_path / "model", tmp_path / "repository", Package(), "shop")
-
-
-def test_a_request_says_its_shapes_and_pads_with_empty_ids() -> None:
-    body, length = asking.request_body([["a", "ü"], []], 3)
-    assert body[length:] == encode_strings(["a", "ü", "", ""]) + struct.pack("<2i", 3, 3)
-    assert b'"shape":[2,2]' in body[:length]
-    assert asking.padded([[]]) == ([""], [1, 1])
-    request = asking.grpc_request("shop", [["a"]], 5)
-    assert [list(tensor.shape) for tensor in request.inputs] == [[1, 1], [1, 1]]
-
-
-def tensors(items: list[str], shape: tuple[int, int], skipped: list[int]) -> dict[str, RawTensor]:
-    scores = struct.pack(f"<{len(items)}f", *range(len(items), 0, -1))
-    return {
-        "items": RawTensor("BYTES", shape, encode_strings(items)),
-        "scores": RawTensor("FP32", shape, scores),
-        "skipped": RawTensor("INT32", (shape[0], 1), struct.pack(f"<{len(skipped)}i", *skipped)),
-    }
-
-
-def test_answers_are_read_and_what_is_no_answer_is_an_error() -> None:
-    found = asking.read_answers(tensors(["a", "b", "c", ""], (2, 2), [0, 4]))
-    assert [(one.items, one.skipped) for one in found] == [(("a", "b"), 0), (("c",), 4)]
-    assert found[1].scores == (2.0,)
-    with pytest.raises(WireError, match="skipped"):
-        asking.read_answers({k: v for k, v in tensors(["a"], (1, 1), [0]).items() if k != "skipped"})
-    with pytest.raises(WireError, match="shape"):
-        asking.read_answers(tensors(["a", "b", "c"], (2, 2), [0, 0]))
-    with pytest.raises(WireError, match="counts"):
-        asking.read_answers(tensors(["a", "b"], (2, 1), [0]))
-
-
-SAMPLES = [HeldOut(["x"], "b", ["a", "b"]), HeldOut(["y"], None, ["c"]), HeldOut(["z"], "q", ["a"])]
-
-
-def test_a_replay_is_summed_up_over_users_and_over_all_answers() -> None:
-    assert ndcg([["a", "b"], ["c"], ["a"]], ["b", None, "q"]) == pytest.approx(1 / np.log2(3) / 3)
-    rows = [
-        (0, 1.0, ["a", "b"], 0, None), (1, 2.0, ["c"], 2, None), (2, 9.0, None, None, "HTTP 500"),
-        (0, 3.0, ["b", "a"], 0, None),
-    ]  # fmt: skip
-    found = summarise({"measured": True, "duration_s": 2.0, "rows": rows}, SAMPLES)
-    assert (found["requests"], found["errors"], found["error_rate"]) == (4, 1, 0.25)
-    assert found["throughput_rps"] == 1.5
-    assert found["latency_ms"]["max"] == 3.0
-    served = found["served"]
-    assert served["ndcg_at_10"] == served["offline_ndcg_at_10"] == pytest.approx(1 / np.log2(3) / 2)
-    assert served["matches_offline"] == pytest.approx(2 / 3)
-    assert (served["n"], served["texts"], served["covered_all"], served["inconsistent_texts"]) == (2, 3, False, 1)
-    assert served["skipped_items"] == 2
-    assert "served" not in summarise({"duration_s": 1.0, "rows": [rows[2]]}, SAMPLES)
+        build_repository(
+            ItemEndpoint(), ModelFiles(graph, tmp_path / "model"), tmp_path / "repository", Package(), "shop"
+        )

@@ -22,7 +22,8 @@ from lwc.recipe import Package
 from lwc.serving.checks.model import version_number
 from lwc.serving.checks.run import Finding, Machine, check_repository, inspect_repository
 from lwc.serving.triton.config import as_text, parse
-from lwc.serving.triton.repository import build_repository
+from lwc.serving.triton.repository import ModelFiles, build_repository
+from lwc.tasks.text_endpoint import TextEndpoint
 
 CONFIG = """\
 backend: "onnxruntime"
@@ -539,6 +540,12 @@ def test_a_repository_that_lwc_wrote_has_nothing_to_tell(tmp_path: Path) -> None
     checkpoint.mkdir()
     save_checkpoint(model, tokenizer, checkpoint)
     export_onnx(model, tokenizer, checkpoint / "model.onnx")
-    build_repository(checkpoint / "model.onnx", checkpoint, repository, Package(max_batch_size=16), "reviews")
+    build_repository(
+        TextEndpoint(),
+        ModelFiles(checkpoint / "model.onnx", checkpoint),
+        repository,
+        Package(max_batch_size=16),
+        "reviews",
+    )
     assert inspect_repository(repository, Machine(gpus=0)) == []
     assert check_repository(repository) == []

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import onnx
 import pytest
+from fronts import text_front
 from onnx import TensorProto, helper
 
 from lwc.core.errors import ModelError
 from lwc.export.onnx import OnnxInfo, TensorInfo, read_io
 from lwc.recipe import Package
 from lwc.serving.checks.run import check_repository
-from lwc.serving.triton.config import as_text, parse, text_model, token_model
+from lwc.serving.triton.config import as_text, front_model, graph_model, parse
 
 
 def write_graph(
@@ -44,9 +45,9 @@ def repository(tmp_path: Path) -> Path:
         tuple(TensorInfo(n, TensorProto.INT64, (-1, -1)) for n in ("input_ids", "attention_mask")),
         (TensorInfo("logits", TensorProto.FLOAT, (-1, 2)),),
     )
-    (folder / "m_tokens" / "config.pbtxt").write_text(as_text(token_model("m_tokens", info, package, [])))
+    (folder / "m_tokens" / "config.pbtxt").write_text(as_text(graph_model("m_tokens", info, package, [])))
     (folder / "m_tokens" / "labels.txt").write_text("bad\ngood\n")
-    text = text_model("m", 2, package, {"token_model": "m_tokens"})
+    text = front_model("m", text_front(2, {"token_model": "m_tokens"}), package)
     (folder / "m" / "config.pbtxt").write_text(as_text(text))
     (folder / "m" / "1" / "model.py").write_text("")
     return folder

@@ -19,14 +19,15 @@ from lwc.recipe import Package, Profile, Shape
 from lwc.serving.checks.run import Machine, inspect_repository
 from lwc.serving.triton.config import pb
 from lwc.serving.triton.foreground import serve_docker, serve_embedded
-from lwc.serving.triton.repository import build_repository
+from lwc.serving.triton.repository import ModelFiles, build_repository
+from lwc.tasks.text_endpoint import TextEndpoint
 
 PACKAGE = Package(max_batch_size=16, queue_delay_microseconds=500, instances=2, intra_op_threads=3)
 KINDS = pb.ModelInstanceGroup
 
 
 def built(checkpoint: Path, out: Path, target: str = "cpu", package: Package = PACKAGE) -> Path:
-    build_repository(checkpoint / "model.onnx", checkpoint, out, package, "r", target)  # type: ignore[arg-type]
+    build_repository(TextEndpoint(), ModelFiles(checkpoint / "model.onnx", checkpoint), out, package, "r", target)  # type: ignore[arg-type]
     return out
 
 
@@ -130,7 +131,9 @@ def planned(checkpoint: Path, folder: Path, longest: int, smallest: int = 1) -> 
 def test_a_plan_sets_the_limits(checkpoint: Path, tmp_path: Path) -> None:
     plan = planned(checkpoint, tmp_path, 64, smallest=10)
     out = tmp_path / "repository"
-    described = build_repository(checkpoint / "model.onnx", checkpoint, out, PACKAGE, "r", "tensorrt", plan)
+    described = build_repository(
+        TextEndpoint(), ModelFiles(checkpoint / "model.onnx", checkpoint, plan), out, PACKAGE, "r", "tensorrt"
+    )
     assert described["length_buckets"] == "12,16,24,32,40", "none below the plan's smallest"
     assert inspect_repository(out, Machine(gpus=1, gpu="NVIDIA L4")) == []
     text, tokens = configs(out)
@@ -144,4 +147,11 @@ def test_a_plan_sets_the_limits(checkpoint: Path, tmp_path: Path) -> None:
 def test_a_plan_that_is_too_short_for_the_texts_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     plan = planned(checkpoint, tmp_path, 32)
     with pytest.raises(ModelError, match="up to 32 tokens, texts are cut at 40"):
-        build_repository(checkpoint / "model.onnx", checkpoint, tmp_path / "o", PACKAGE, "r", "tensorrt", plan)
+        build_repository(
+            TextEndpoint(),
+            ModelFiles(checkpoint / "model.onnx", checkpoint, plan),
+            tmp_path / "o",
+            PACKAGE,
+            "r",
+            "tensorrt",
+        )

@@ -107,7 +107,7 @@ def test_the_largest_part_is_named_as_the_cause(wait: float, queue: float, compu
     sentences = explain(result(wait, queue, compute, 70.0))
     assert len(sentences) == 2
     assert f"{queue:.1f} in the queue" in sentences[0]
-    assert "3.0 texts an execution" in sentences[0]
+    assert "3.0 requests an execution" in sentences[0]
     assert cause in sentences[1]
 
 

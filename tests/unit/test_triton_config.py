@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx
 import pytest
+from fronts import text_front
 from google.protobuf import text_format
 from onnx import TensorProto, helper
 from tiny_models import tiny
@@ -24,13 +25,13 @@ from lwc.serving.triton import foreground
 from lwc.serving.triton.config import (
     WarmUp,
     as_text,
+    front_model,
+    graph_model,
     intra_op_threads,
-    length_buckets,
     parse,
-    text_model,
-    token_model,
 )
-from lwc.serving.triton.repository import build_repository
+from lwc.serving.triton.repository import ModelFiles, build_repository
+from lwc.tasks.text_endpoint import TextEndpoint, length_buckets
 
 TEXTS = ["a good thing that works", "a bad broken thing"] * 4
 PACKAGE = Package(max_batch_size=16, queue_delay_microseconds=500, instances=2, intra_op_threads=3)
@@ -83,8 +84,8 @@ def edited(checkpoint: Path, folder: Path, file: str, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     "config",
     [
-        token_model("m_tokens", INFO, PACKAGE, SHORT),
-        text_model("m", 3, PACKAGE, {"pad_id": "0", "odd": 'quote " and \n line, ünï'}),
+        graph_model("m_tokens", INFO, PACKAGE, SHORT),
+        front_model("m", text_front(3, {"pad_id": "0", "odd": 'quote " and \n line, ünï'}), PACKAGE),
     ],
     ids=["tokens", "text"],
 )
@@ -99,7 +100,7 @@ def test_a_typo_or_a_wrong_type_is_refused() -> None:
 
 
 def test_the_token_model_says_what_the_graph_says() -> None:
-    config = parse(as_text(token_model("m_tokens", INFO, PACKAGE, SHORT)))
+    config = parse(as_text(graph_model("m_tokens", INFO, PACKAGE, SHORT)))
     assert (config.name, config.backend, config.max_batch_size) == ("m_tokens", "onnxruntime", 16)
     types = triton_config.pb.DataType
     assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [
@@ -120,7 +121,7 @@ def test_the_token_model_says_what_the_graph_says() -> None:
 
 
 def test_no_queue_policy_since_it_stalls_the_batcher() -> None:
-    for config in (token_model("m_tokens", INFO, PACKAGE, SHORT), text_model("m", 3, PACKAGE, {})):
+    for config in (graph_model("m_tokens", INFO, PACKAGE, SHORT), front_model("m", text_front(3, {}), PACKAGE)):
         batching = parse(as_text(config)).dynamic_batching
         assert batching.max_queue_delay_microseconds == PACKAGE.queue_delay_microseconds
         assert not batching.HasField("default_queue_policy")
@@ -132,7 +133,7 @@ def test_threads_come_from_the_cpu_limit_and_are_shared(monkeypatch: pytest.Monk
     assert intra_op_threads(Package(instances=7)) == 1
     assert intra_op_threads(Package(instances=2, intra_op_threads=5)) == 5
     monkeypatch.setattr(triton_config, "cpu_limit", lambda: 1)
-    config = token_model("m", INFO, Package(), SHORT)
+    config = graph_model("m", INFO, Package(), SHORT)
     assert config.parameters["intra_op_thread_count"].string_value == "1"
 
 
@@ -140,16 +141,16 @@ def test_a_fixed_batch_is_refused_with_both_numbers(checkpoint: Path, tmp_path: 
     path = write_onnx(tmp_path / "fixed.onnx", 16)
     package = Package(max_batch_size=128)
     with pytest.raises(ModelError, match=r"input_ids.* 16\b.* 128\b"):
-        token_model("m", read_io(path), package, SHORT)
+        graph_model("m", read_io(path), package, SHORT)
     with pytest.raises(ModelError, match=r"input_ids.* 16\b.* 128\b"):
-        build_repository(path, checkpoint, tmp_path / "out", package, "m")
-    token_model("m", read_io(write_onnx(tmp_path / "dynamic.onnx", "batch")), package, SHORT)
+        build_repository(TextEndpoint(), ModelFiles(path, checkpoint), tmp_path / "out", package, "m")
+    graph_model("m", read_io(write_onnx(tmp_path / "dynamic.onnx", "batch")), package, SHORT)
 
 
 def test_a_tensor_without_a_triton_type_is_named() -> None:
     info = OnnxInfo((TensorInfo("input_ids", TensorProto.COMPLEX64, (-1, -1)),), (LOGITS,))
     with pytest.raises(ModelError, match="input_ids"):
-        token_model("m", info, PACKAGE, SHORT)
+        graph_model("m", info, PACKAGE, SHORT)
 
 
 @pytest.mark.parametrize("longest", [1, 8, 12, 13, 128, 512])
@@ -161,7 +162,9 @@ def test_buckets_rise_to_the_limit_and_no_further(longest: int) -> None:
 
 
 def test_a_repository_is_complete_and_its_names_are_the_checkpoints(checkpoint: Path, tmp_path: Path) -> None:
-    described = build_repository(checkpoint / "model.onnx", checkpoint, tmp_path, PACKAGE, "reviews")
+    described = build_repository(
+        TextEndpoint(), ModelFiles(checkpoint / "model.onnx", checkpoint), tmp_path, PACKAGE, "reviews"
+    )
     names = (tmp_path / "reviews" / "labels.txt").read_text(encoding="utf-8").splitlines()
     assert names == ["middling", "alpha ünï", "zeta"]
     assert described["choice"] == "class"
@@ -191,13 +194,13 @@ def test_labels_that_do_not_fit_are_refused(checkpoint: Path, tmp_path: Path) ->
     onnx_path = checkpoint / "model.onnx"
     two = edited(checkpoint, tmp_path / "two", "config.json", id2label={"0": "a", "1": "b"})
     with pytest.raises(ModelError, match="3 outputs for 2 labels"):
-        build_repository(onnx_path, two, tmp_path / "a", PACKAGE, "m")
+        build_repository(TextEndpoint(), ModelFiles(onnx_path, two), tmp_path / "a", PACKAGE, "m")
     gap = edited(checkpoint, tmp_path / "gap", "config.json", id2label={"0": "a", "1": "b", "3": "c"})
     with pytest.raises(ModelError, match=r"\[0, 1, 3\]"):
-        build_repository(onnx_path, gap, tmp_path / "b", PACKAGE, "m")
+        build_repository(TextEndpoint(), ModelFiles(onnx_path, gap), tmp_path / "b", PACKAGE, "m")
     line = edited(checkpoint, tmp_path / "line", "config.json", id2label={"0": "a", "1": "b\nc", "2": "d"})
     with pytest.raises(ModelError, match="line break"):
-        build_repository(onnx_path, line, tmp_path / "c", PACKAGE, "m")
+        build_repository(TextEndpoint(), ModelFiles(onnx_path, line), tmp_path / "c", PACKAGE, "m")
 
 
 def test_padding_is_the_tokenizers_own(checkpoint: Path, tmp_path: Path) -> None:
@@ -205,7 +208,10 @@ def test_padding_is_the_tokenizers_own(checkpoint: Path, tmp_path: Path) -> None
     for number, value in enumerate([None, 7]):
         folder = edited(checkpoint, tmp_path / f"m{number}", "config.json", pad_token_id=value)
         out = tmp_path / f"out{number}"
-        assert build_repository(checkpoint / "model.onnx", folder, out, PACKAGE, "m")["pad_id"] == "0"
+        assert (
+            build_repository(TextEndpoint(), ModelFiles(checkpoint / "model.onnx", folder), out, PACKAGE, "m")["pad_id"]
+            == "0"
+        )
 
 
 def test_a_tokenizer_without_a_usable_limit_is_refused(checkpoint: Path, tmp_path: Path) -> None:
@@ -213,13 +219,15 @@ def test_a_tokenizer_without_a_usable_limit_is_refused(checkpoint: Path, tmp_pat
     for number, length in enumerate([10**30, 41, None]):
         folder = edited(checkpoint, tmp_path / f"m{number}", "tokenizer_config.json", model_max_length=length)
         with pytest.raises(ModelError, match=f"model_max_length is {length}, the model has 40 positions"):
-            build_repository(checkpoint / "model.onnx", folder, tmp_path / "out", PACKAGE, "m")
+            build_repository(
+                TextEndpoint(), ModelFiles(checkpoint / "model.onnx", folder), tmp_path / "out", PACKAGE, "m"
+            )
 
 
 def test_a_tokenizer_without_padding_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     folder = edited(checkpoint, tmp_path / "m", "tokenizer_config.json", pad_token=None)
     with pytest.raises(ModelError, match="no padding token"):
-        build_repository(checkpoint / "model.onnx", folder, tmp_path / "out", PACKAGE, "m")
+        build_repository(TextEndpoint(), ModelFiles(checkpoint / "model.onnx", folder), tmp_path / "out", PACKAGE, "m")
 
 
 def test_serving_no_repository_is_refused(tmp_path: Path) -> None:

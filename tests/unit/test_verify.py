@@ -19,12 +19,15 @@ pytest.importorskip("tritonclient.grpc")
 
 from lwc.core.errors import DataError
 from lwc.recipe import FromConfig, Recipe, Target, Verify
+from lwc.serving.triton.repository import ModelFiles
 from lwc.serving.verify import limit
 from lwc.serving.verify import run as module
+from lwc.serving.verify.run import Packaged
+from lwc.tasks.text_endpoint import TextEndpoint
 
 NAMES = ["other", "great"]
 ROWS = 24
-BASE = (Path("never-read.onnx"), Path("never-read"))
+BASE = ModelFiles(Path("never-read.onnx"), Path("never-read"))
 
 
 def folders(root: Path) -> tuple[Path, Path, dict[str, str]]:
@@ -52,6 +55,10 @@ def recipe() -> Recipe:
         target=Target(ratio=2.0, of="blocks"),
         verify=Verify(users=2, seconds=1.0, warmup_seconds=0.2, min_requests=3),
     )
+
+
+def quiet(_: str) -> None:
+    """No progress."""
 
 
 class FakeTriton:
@@ -89,7 +96,7 @@ def test_both_protocols_equal_offline(tmp_path: Path, monkeypatch: pytest.Monkey
     serve(tmp_path, monkeypatch, answers)
     said: list[str] = []
     out = tmp_path / "out"
-    serving = module.verify(recipe(), tmp_path, "m", evaluation, data, out, BASE, said.append)
+    serving = module.verify(recipe(), Packaged(tmp_path, data, evaluation, BASE), out, said.append)
     assert list(serving) == ["http", "grpc"]
     for protocol, result in serving.items():
         served = result["served"]
@@ -110,7 +117,7 @@ def test_both_protocols_equal_offline(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_time_too_short_for_every_text_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, evaluation, answers = folders(tmp_path)
     serve(tmp_path, monkeypatch, answers, delay_s=0.13)
-    serving = module.verify(recipe(), tmp_path, "m", evaluation, data, tmp_path / "out", BASE)
+    serving = module.verify(recipe(), Packaged(tmp_path, data, evaluation, BASE), tmp_path / "out", quiet)
     served = serving["grpc"]["served"]
     assert 3 <= served["n"] < ROWS
     assert served["covered_all"] is False
@@ -133,7 +140,7 @@ def test_folders_that_do_not_belong_together(tmp_path: Path, change: str) -> Non
         frame["compressed"] = 2
     frame.to_parquet(evaluation / "predictions.parquet", index=False)
     with pytest.raises(DataError):
-        module.labelled_test(data, evaluation)
+        TextEndpoint().proof(data, evaluation)
 
 
 def test_the_limit_is_searched_for_compressed_and_base_in_one_server(
@@ -148,8 +155,8 @@ def test_the_limit_is_searched_for_compressed_and_base_in_one_server(
         found = {"rate_rps": 90.0, "missed_rps": 100.0, "steps": [], "why": [], "p95_ms": None, "achieved_rps": None}
         return {"objective": {}, "models": dict.fromkeys(asked["models"], found), "ratio": {"value": 1.0}}
 
-    def build(onnx: Path, checkpoint: Path, out: Path, package: Any, name: str) -> None:
-        asked.update(base=(onnx, checkpoint), name=name, beside=sorted(path.name for path in out.iterdir()))
+    def build(endpoint: Any, files: ModelFiles, out: Path, package: Any, name: str) -> None:
+        asked.update(base=files, name=name, beside=sorted(path.name for path in out.iterdir()))
 
     monkeypatch.setattr(limit, "TritonServer", FakeTriton)
     monkeypatch.setattr(limit, "build_repository", build)
@@ -159,7 +166,7 @@ def test_the_limit_is_searched_for_compressed_and_base_in_one_server(
     changed = recipe().model_copy(
         update={"verify": Verify(**{**recipe().verify.model_dump(), "find_rate": {"max_p95_ms": 40.0}})}
     )
-    serving = module.verify(changed, repository, "m", evaluation, data, tmp_path / "out", BASE)
+    serving = module.verify(changed, Packaged(repository, data, evaluation, BASE), tmp_path / "out", quiet)
     assert asked == {"models": ["m", "m_base"], "p95": 40.0, "base": BASE, "name": "m_base", "beside": ["m"]}
     assert serving["http"]["limit"]["compressed"]["rate_rps"] == 90.0
     assert "limit" not in serving["grpc"]
@@ -170,6 +177,6 @@ def test_an_open_loop_that_falls_behind_is_told(tmp_path: Path, monkeypatch: pyt
     serve(tmp_path, monkeypatch, answers, delay_s=0.05, one_at_a_time=True)
     settings = {**recipe().verify.model_dump(), "rate": 60.0, "seconds": 1.5, "protocols": ("http",)}
     changed = recipe().model_copy(update={"verify": Verify(**settings)})
-    result = module.verify(changed, tmp_path, "m", evaluation, data, tmp_path / "out", BASE)["http"]
+    result = module.verify(changed, Packaged(tmp_path, data, evaluation, BASE), tmp_path / "out", quiet)["http"]
     assert (result["load"], result["users"], result["target_rps"]) == ("open_loop", 64, 60.0)
     assert "were due" in result["shortfall"]

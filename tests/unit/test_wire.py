@@ -1,116 +1,137 @@
-"""The binary tensor protocol: against itself, and against tritonclient's own encoder."""
+"""What each task's wire sends, which answers it refuses, and how it judges the others."""
 
 from __future__ import annotations
 
 import json
-import struct
+import subprocess
+import sys
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pytest
 
-from lwc.serving.loadtest.wire import (
-    RawTensor,
-    WireError,
-    decode_response,
-    decode_strings,
-    encode_request,
-    encode_strings,
-    read_answer,
-)
-
-TEXTS = ["", "plain", "naïve ☕ 🙂", "with\0zero", "line\nbreak", "x" * 5000]
+from lwc.recipe import TASKS
+from lwc.serving.loadtest.endpoint import wires
+from lwc.tasks.endpoint import Sample, WireError
+from lwc.tasks.next_item.wire import ItemWire, ndcg
+from lwc.tasks.text_wire import TextWire
 
 
-def test_strings_round_trip() -> None:
-    assert decode_strings(encode_strings(TEXTS)) == TEXTS
-    assert decode_strings(encode_strings([])) == []
-    assert encode_strings(["é"]) == b"\x02\x00\x00\x00\xc3\xa9"
+def test_a_wire_is_light_and_its_settings_are_json() -> None:
+    modules = sorted({path.partition(":")[0] for path in wires()})
+    code = f"import sys, {', '.join(modules)}; sys.exit(any(m in sys.modules for m in ('torch', 'pandas', 'pyarrow')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    for wire in (TextWire(names=("a", "b")), ItemWire()):
+        again = type(wire)(**json.loads(json.dumps(asdict(wire))))
+        assert again.decode(ANSWERS[type(wire)]) == wire.decode(ANSWERS[type(wire)])
 
 
-def test_strings_equal_tritonclients_encoder() -> None:
-    utils = pytest.importorskip("tritonclient.utils")
-    array = np.array(TEXTS, dtype=np.object_)
-    assert utils.serialize_byte_tensor(array).item() == encode_strings(TEXTS)
-    decoded = utils.deserialize_bytes_tensor(encode_strings(TEXTS))
-    assert [v.decode() for v in decoded] == TEXTS
+def test_every_task_names_the_wire_of_its_endpoint() -> None:
+    for task in TASKS:
+        assert hasattr(task.load().endpoint, "proof")
+        assert task.wire in wires()
 
 
-def test_request_equals_tritonclients_request() -> None:
-    client = pytest.importorskip("tritonclient.http")
-    tensor = client.InferInput("text", [1, 1], "BYTES")
-    tensor.set_data_from_numpy(np.array([["naïve ☕"]], dtype=np.object_))
-    theirs, split = client.InferenceServerClient.generate_request_body(
-        [tensor], outputs=[client.InferRequestedOutput(n, binary_data=True) for n in ("label", "scores")]
-    )
-    body, header_length = encode_request(["naïve ☕"])
-    assert body[header_length:] == theirs[split:]
-    ours, reference = json.loads(body[:header_length]), json.loads(theirs[:split])
-    assert ours["inputs"] == reference["inputs"]
-    assert ours["outputs"] == reference["outputs"]
-    assert ours["parameters"]["binary_data_output"] is True
+def text_answer(label: Any, *scores: float) -> dict[str, Any]:
+    return {
+        "label": np.array([[label]], dtype=np.object_),
+        "scores": np.array([scores], dtype=np.float32),
+    }
 
 
-def response(label: bytes, scores: list[float]) -> tuple[bytes, int]:
-    data = [struct.pack("<I", len(label)) + label, struct.pack(f"<{len(scores)}f", *scores)]
-    outputs = [
-        {"name": "label", "datatype": "BYTES", "shape": [1, 1], "parameters": {"binary_data_size": len(data[0])}},
-        {
-            "name": "scores",
-            "datatype": "FP32",
-            "shape": [1, len(scores)],
-            "parameters": {"binary_data_size": len(data[1])},
-        },
-    ]
-    head = json.dumps({"outputs": outputs}).encode()
-    return head + b"".join(data), len(head)
+def item_answer(items: list[bytes], skipped: int = 0, scores: list[float] | None = None) -> dict[str, Any]:
+    return {
+        "items": np.array([items], dtype=np.object_),
+        "scores": np.array([scores or range(len(items), 0, -1)], dtype=np.float32),
+        "skipped": np.array([[skipped]], dtype=np.int32),
+    }
 
 
-def test_response_round_trip_and_tritonclient_agrees() -> None:
-    body, split = response("ça".encode(), [0.25, -1.5])
-    answer = read_answer(decode_response(body, split), classes=2)
-    assert (answer.label, answer.scores) == ("ça", (0.25, -1.5))
-    client = pytest.importorskip("tritonclient.http")
-    parsed = client.InferenceServerClient.parse_response_body(body, header_length=split)
-    assert parsed.as_numpy("label")[0, 0].decode() == "ça"
+ANSWERS: dict[type, dict[str, Any]] = {
+    TextWire: text_answer(b"a", 0.0, 1.0),
+    ItemWire: item_answer(["ü".encode(), b"b", b""], 2),
+}
 
 
-@pytest.mark.parametrize("cut", [1, 5, 9])
-def test_cut_body_is_an_error(cut: int) -> None:
-    body, split = response(b"great", [0.0, 1.0])
-    with pytest.raises(WireError):
-        decode_response(body[:-cut], split)
+def test_questions_are_sent_as_bytes_in_the_shape_of_the_model() -> None:
+    assert TextWire().encode("naïve ☕")["text"].tolist() == [["naïve ☕".encode()]]
+    assert TextWire(input="review", shape=(1,)).encode("")["review"].tolist() == [b""]
+    assert ItemWire().encode(["a", "ü"])["history"].tolist() == [[b"a", "ü".encode()]]
+    assert ItemWire().encode([])["history"].tolist() == [[b""]], "an empty id stands for no item"
+
+
+def test_a_label_is_read_by_name() -> None:
+    wire = TextWire(names=("a", "ça"))
+    assert wire.decode(text_answer("ça".encode(), 0.25, -1.5)) == "ça"
+    assert TextWire(label=None, scores=None).decode({}) is None
 
 
 @pytest.mark.parametrize(
-    ("body", "split"),
-    [(b"", None), (b"{}", None), (b"[]", 2), (b"{", 1), (b"{}", 9), (b'{"outputs": [{"name": "label"}]}', None)],
+    ("answer", "words"),
+    [
+        (text_answer(b"a", 0.0, float("nan")), "not finite"),
+        (text_answer(b"a", 0.0, float("inf")), "not finite"),
+        (text_answer(b"a", 0.0, 1.0, 2.0), "3 scores came back for 2 classes"),
+        (text_answer(b"\xff", 0.0, 1.0), "not UTF-8"),
+        (text_answer(b"c", 0.0, 1.0), "'c' is none of"),
+        (text_answer(1.5, 0.0, 1.0), "1 labels of type object"),
+        ({**text_answer(b"a", 0.0, 1.0), "label": np.array([b"a", b"b"], dtype=np.object_)}, "2 labels"),
+    ],
 )
-def test_bodies_that_are_not_the_protocol(body: bytes, split: int | None) -> None:
-    with pytest.raises(WireError):
-        decode_response(body, split)
+def test_what_is_no_label_is_an_error_of_its_request(answer: dict[str, Any], words: str) -> None:
+    with pytest.raises(WireError, match=words):
+        TextWire(names=("a", "b")).decode(answer)
 
 
-def test_left_over_bytes_are_an_error() -> None:
-    body, split = response(b"great", [0.0])
-    with pytest.raises(WireError, match="left over"):
-        decode_response(body + b"x", split)
+def test_items_are_read_without_the_empty_places_at_the_end() -> None:
+    assert ItemWire().decode(ANSWERS[ItemWire]) == {"items": ["ü", "b"], "skipped": 2}
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_scores_that_are_not_finite_are_an_error_of_the_request(value: float) -> None:
-    with pytest.raises(WireError, match="not finite"):
-        read_answer(decode_response(*response(b"great", [0.0, value])))
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({**item_answer([b"a"]), "scores": np.zeros((1, 2), np.float32)}, "for one history"),
+        ({**item_answer([b"a"]), "skipped": np.zeros((2, 1), np.int32)}, "for one history"),
+        (item_answer([b"a"], scores=[float("nan")]), "not finite"),
+        (item_answer([b"\xff"]), "not UTF-8"),
+    ],
+)
+def test_what_is_no_list_of_items_is_an_error_of_its_request(answer: dict[str, Any], words: str) -> None:
+    with pytest.raises(WireError, match=words):
+        ItemWire().decode(answer)
 
 
-def test_answers_of_the_wrong_kind() -> None:
-    good = decode_response(*response(b"great", [0.0, 1.0]))
-    with pytest.raises(WireError, match="3 classes"):
-        read_answer(good, classes=3)
-    with pytest.raises(WireError, match="no output 'scores'"):
-        read_answer({"label": good["label"]})
-    with pytest.raises(WireError, match="not FP32"):
-        read_answer({**good, "scores": RawTensor("FP64", (1, 2), b"\0" * 16)})
-    with pytest.raises(WireError, match="2 labels"):
-        read_answer({**good, "label": RawTensor("BYTES", (2, 1), encode_strings(["a", "b"]))})
-    with pytest.raises(WireError, match="not UTF-8"):
-        read_answer({**good, "label": RawTensor("BYTES", (1, 1), b"\x01\0\0\0\xff")})
+def test_labels_are_judged_by_the_first_answer_and_agreement_by_all() -> None:
+    samples = [Sample(1, "x", "a", "a"), Sample(2, "y", "b", "a"), Sample(3, "z", "b", "b")]
+    answers: list[tuple[int, Any]] = [(0, "a"), (1, "a"), (0, "b")]
+    found = TextWire(names=("b", "a")).judge(answers, samples)
+    assert found is not None
+    assert (found["accuracy"], found["offline_accuracy"], found["accuracy_difference"]) == (0.5, 0.5, 0.0)
+    assert found["matches_offline"] == pytest.approx(2 / 3)
+    assert (found["n"], found["texts"], found["covered_all"], found["inconsistent_texts"]) == (2, 3, False, 1)
+    assert (found["label_names"], found["confusion"]) == (["b", "a"], [[0, 1], [0, 1]])
+    assert TextWire(label=None, scores=None).judge(answers, samples) is None
+
+
+def test_recommendations_are_judged_over_users_and_over_all_answers() -> None:
+    samples = [
+        Sample(1, ["x"], "b", ["a", "b"]), Sample(2, ["y"], None, ["c"]), Sample(3, ["z"], "q", ["a"]),
+    ]  # fmt: skip
+    lists = [(0, ["a", "b"], 0), (1, ["c"], 2), (0, ["b", "a"], 0)]
+    found = ItemWire().judge([(index, {"items": items, "skipped": n}) for index, items, n in lists], samples)
+    assert found is not None
+    assert found["ndcg_at_10"] == found["offline_ndcg_at_10"] == pytest.approx(1 / np.log2(3) / 2)
+    assert (found["ndcg_difference"], found["matches_offline"]) == (0.0, pytest.approx(2 / 3))
+    assert (found["n"], found["texts"], found["covered_all"], found["inconsistent_texts"]) == (2, 3, False, 1)
+    assert found["skipped_items"] == 2
+    blind = [Sample(1, ["x"], None, None)]
+    assert "ndcg_at_10" not in (ItemWire().judge([(0, {"items": ["a"], "skipped": 0})], blind) or {})
+
+
+def test_ndcg_is_that_of_the_evaluation() -> None:
+    from lwc.tasks.next_item.ranking import per_question
+
+    lists = [[str(item) for item in range(12)]] * 4
+    places = np.array([1.0, 10.0, 11.0, np.inf])
+    assert ndcg(lists, ["0", "9", "10", None]) == pytest.approx(per_question(places)["ndcg_at_10"].mean())

@@ -24,7 +24,7 @@ def explain(result: Mapping[str, Any]) -> list[str]:
         called = server["models"][result["model"]]
         # Triton counts what ended in the window, the test what began in it: what is left may come out below 0.
         parts = " + ".join(f"{mean[key]:.1f} {words}" for key, words in _PARTS.items() if mean[key] >= 0)
-        said.append(f"mean latency {mean['total']:.1f} ms = {parts}; {called['mean_batch']:.1f} texts an execution")
+        said.append(f"mean latency {mean['total']:.1f} ms = {parts}; {called['mean_batch']:.1f} requests an execution")
         said.append(_cause(mean, result))
     elif result.get("load") == "open_loop" and "latency_ms" in result:
         wait, total = result["wait_ms"]["mean"], result["latency_ms"]["mean"]

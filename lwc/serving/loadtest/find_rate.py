@@ -11,9 +11,9 @@ from typing import Any
 from lwc.core.errors import GATE_FAILED, RecipeError, ServingError
 from lwc.core.store import write_json
 from lwc.serving.loadtest.endpoint import Endpoint
-from lwc.serving.loadtest.run import RATE_TOLERANCE, Load, check_thresholds, error_causes, measure
-from lwc.serving.loadtest.samples import Sample
+from lwc.serving.loadtest.run import RATE_TOLERANCE, Load, Thresholds, check_thresholds, error_causes, measure
 from lwc.serving.loadtest.search import Limit, Search, bracket, confirm, take_turns
+from lwc.tasks.endpoint import Sample
 
 # A p95 of fewer requests says little: windows at low rates are longer, within reason.
 WINDOW_REQUESTS, LONGEST_WINDOW_S = 100, 60.0
@@ -38,7 +38,7 @@ class Objective:
 
     def missed_by(self, result: Mapping[str, Any]) -> list[str]:
         """Why a window missed it; empty where it was met."""
-        return check_thresholds(result, self.max_error_rate, self.max_p95_ms, self.rate_tolerance)
+        return check_thresholds(result, Thresholds(self.max_error_rate, self.max_p95_ms, self.rate_tolerance))
 
 
 def find_rates(
@@ -48,7 +48,6 @@ def find_rates(
     load: Load,
     samples: Sequence[Sample],
     out: Path,
-    label_names: Sequence[str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Search for each endpoint's limit, a window each in turn; offline predictions are those of the first model.
@@ -72,14 +71,14 @@ def find_rates(
     steps: dict[str, list[dict[str, Any]]] = {name: [] for name in named}
     # The offline predictions are those of the first model.
     unknown = [replace(sample, offline=None) for sample in samples]
-    texts = {name: samples if name == endpoints[0].model else unknown for name in named}
+    asked = {name: samples if name == endpoints[0].model else unknown for name in named}
 
     def window(name: str, rate: float) -> bool:
         number = len(steps[name]) + 1
         seconds = max(load.seconds, min(WINDOW_REQUESTS / rate, LONGEST_WINDOW_S))
         at_rate = replace(load, rate=rate, seed=load.seed + 2 * number, seconds=seconds)
         folder = out / name / str(number)
-        result = measure(named[name], at_rate, texts[name], folder, label_names)
+        result = measure(named[name], at_rate, asked[name], folder)
         # A megabyte each, and nothing in it that the records do not tell.
         (folder / f"locust_{named[name].protocol}.html").unlink(missing_ok=True)
         missed = objective.missed_by(result)
@@ -91,7 +90,7 @@ def find_rates(
     unloaded = {}
     for name in named:
         one_user = replace(load, users=1, workers=1, elsewhere=None, rate=None)
-        alone = measure(named[name], one_user, texts[name], out / name / "unloaded", label_names)
+        alone = measure(named[name], one_user, asked[name], out / name / "unloaded")
         if "latency_ms" not in alone:
             raise ServingError(f"{name} answered no request: {error_causes(alone)}", f"logs: {out / name}", GATE_FAILED)
         unloaded[name] = {key: alone["latency_ms"][key] for key in ("p50", "p95")}

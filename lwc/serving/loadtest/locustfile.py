@@ -9,33 +9,33 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pkgutil
 import time
 from pathlib import Path
 from typing import Any, ClassVar
 
 import gevent
 import gevent.event
+import gevent.os
 import gevent.queue
+import grpc.experimental.gevent
 import locust.runners
 import locust.stats
-from locust import FastHttpUser, User, constant, events
+from locust import User, constant, events
 from locust.exception import StopUser
 from locust.rpc import Message
 from locust.runners import MasterRunner, WorkerRunner
 
 import lwc
-from lwc.serving.loadtest import wire
 from lwc.serving.loadtest.arrivals import arrival_times
 from lwc.serving.loadtest.recorder import Recorder, Ticket, merge_records, write_records
+from lwc.serving.triton.client import Connection, Refused
 from lwc.serving.triton.counters import read_page
+from lwc.tasks.endpoint import Question, Wire
 
 SETTINGS: dict[str, Any] = json.loads(Path(os.environ["LWC_LOADTEST"]).read_text(encoding="utf-8"))
-TEXTS: list[str] = SETTINGS["texts"]
-MODEL: str = SETTINGS["model"]
-# As `TextModel` has it.
-ASK: dict[str, Any] = SETTINGS["text_model"]
-CLASSES: int | None = SETTINGS["classes"]
-LABELS: set[str] | None = set(SETTINGS["labels"]) if SETTINGS["labels"] else None
+QUESTIONS: list[Question] = SETTINGS["questions"]
+WIRE: Wire = pkgutil.resolve_name(SETTINGS["wire"])(**SETTINGS["asked_as"])
 TIMEOUT_S: float = SETTINGS["timeout_s"]
 CSV_TICK_S = 0.5
 locust.stats.CSV_STATS_INTERVAL_SEC = CSV_TICK_S
@@ -45,24 +45,15 @@ RATE: float | None = SETTINGS["rate"]
 # Processes that send, this one alone or several.
 WORKERS: int = SETTINGS["workers"]
 METRICS: str | None = SETTINGS["metrics"]
-RECORDER = Recorder(samples=len(TEXTS))
+RECORDER = Recorder(samples=len(QUESTIONS))
 # Open loop: requests that are due and wait for a free user. None ends every user that finds it.
 DUE: gevent.queue.SimpleQueue[Ticket | None] = gevent.queue.SimpleQueue()
 # A worker's users send when the master says so: one that came too late never does.
 BEGUN = gevent.event.Event()
-
-
-def read_label(outputs: dict[str, wire.RawTensor]) -> str | None:
-    """The label's name in an answer, when it is one of the names that are known; None of a model without labels."""
-    missing = set(ASK["outputs"]) - set(outputs)
-    if missing:
-        raise wire.WireError(f"the answer lacks the outputs {sorted(missing)}")
-    if ASK["label"] is None:
-        return None
-    label = wire.read_answer(outputs, CLASSES, ASK["label"], ASK["scores"]).label
-    if LABELS is not None and label not in LABELS:
-        raise wire.WireError(f"the label {label!r} is none of {sorted(LABELS)}")
-    return label
+# Inputs by question: encoded once, however often they are sent.
+ENCODED: dict[int, list[Any]] = {}
+# Without this one blocked call over gRPC blocks every user: 10 users then make the requests of one.
+grpc.experimental.gevent.init_gevent()
 
 
 def next_ticket() -> Ticket:
@@ -76,96 +67,43 @@ def next_ticket() -> Ticket:
     return ticket
 
 
-class HttpClassifier(FastHttpUser):  # type: ignore[misc]
-    """Sends one text a request with hand-encoded binary tensors."""
+class Asker(User):  # type: ignore[misc]
+    """Asks one question a request, over a connection of its own."""
 
-    abstract = SETTINGS["protocol"] != "http"
-    host = SETTINGS["url"]
     wait_time = constant(0)
-    network_timeout = TIMEOUT_S
-    connection_timeout = TIMEOUT_S
 
-    def classify(self) -> None:
-        """Send the next text and note the answer."""
+    def on_start(self) -> None:
+        """Open the connection."""
+        self.connection = Connection(SETTINGS["url"], SETTINGS["protocol"], TIMEOUT_S)
+
+    def on_stop(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+
+    def ask(self) -> None:
+        """Send the next question and note the answer."""
         ticket = next_ticket()
-        body, header_length = wire.encode_request([TEXTS[ticket.sample]], ASK["outputs"], ASK["input"], ASK["shape"])
-        headers = {
-            "Content-Type": "application/octet-stream",
-            "Accept-Encoding": "identity",
-            wire.HEADER_LENGTH: str(header_length),
-        }
-        path = f"/v2/models/{MODEL}/infer"
-        with self.client.post(path, data=body, headers=headers, name="infer", catch_response=True) as response:
-            label, error = None, None
-            try:
-                label = self.read(response)
-            except wire.WireError as problem:
-                error = str(problem)
-            RECORDER.finish(ticket, label, error)
-            if error is None:
-                response.success()
-            else:
-                response.failure(error)
+        answer, error = None, None
+        try:
+            if ticket.sample not in ENCODED:
+                ENCODED[ticket.sample] = self.connection.inputs(WIRE.encode(QUESTIONS[ticket.sample]))
+            answer = self.connection.read(SETTINGS["model"], WIRE, ENCODED[ticket.sample])
+        except Refused as problem:
+            error = problem
+        latency = RECORDER.finish(ticket, answer, None if error is None else str(error))
+        self.environment.events.request.fire(
+            request_type=SETTINGS["protocol"], name="infer", response_time=latency, response_length=0,
+            exception=error, context={},
+        )  # fmt: skip
 
-    def read(self, response: Any) -> str | None:
-        """The label in a response, or a WireError saying why it is no answer."""
-        cause = str(response.text or getattr(response, "error", ""))
-        length = response.headers.get(wire.HEADER_LENGTH)
-        return read_label(wire.read_http(response.status_code, response.content, cause, length))
-
-    tasks: ClassVar = [classify]
+    tasks: ClassVar = [ask]
 
 
-if SETTINGS["protocol"] == "grpc":
-    import grpc
-    import grpc.experimental.gevent
-    from tritonclient.grpc import service_pb2, service_pb2_grpc
-
-    # Without this one blocked call blocks every user: 10 users then make the requests of one.
-    grpc.experimental.gevent.init_gevent()
-
-    class GrpcClassifier(User):  # type: ignore[misc]
-        """Sends one text a request as raw input contents, over a connection of its own."""
-
-        wait_time = constant(0)
-
-        def on_start(self) -> None:
-            """Open the connection."""
-            self.channel = grpc.insecure_channel(SETTINGS["url"], options=wire.CHANNEL_OPTIONS)
-            self.stub = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
-
-        def on_stop(self) -> None:
-            """Close the connection."""
-            self.channel.close()
-
-        def classify(self) -> None:
-            """Send the next text and note the answer."""
-            ticket = next_ticket()
-            request = service_pb2.ModelInferRequest(model_name=MODEL)
-            request.inputs.add(name=ASK["input"], datatype="BYTES", shape=ASK["shape"])
-            request.raw_input_contents.append(wire.encode_strings([TEXTS[ticket.sample]]))
-            for name in ASK["outputs"]:
-                request.outputs.add(name=name)
-            label, error, size = None, None, 0
-            try:
-                response = self.stub.ModelInfer(request, timeout=TIMEOUT_S)
-                size = response.ByteSize()
-                label = read_label(wire.read_grpc(response))
-            except grpc.RpcError as problem:
-                error = f"gRPC {problem.code().name}: {problem.details()!s:.200}"
-            except wire.WireError as problem:
-                error = str(problem)
-            latency = RECORDER.finish(ticket, label, error)
-            self.environment.events.request.fire(
-                request_type="gRPC",
-                name="infer",
-                response_time=latency,
-                response_length=size,
-                exception=None if error is None else wire.WireError(error),
-                context={},
-            )
-
-        tasks: ClassVar = [classify]
+def end_with_parent() -> None:
+    """End at once when the process that started this one is gone: its end of standard input closes with it."""
+    while gevent.os.tp_read(0, 1):
+        pass
+    os._exit(1)
 
 
 def on_init(environment: Any, runner: Any, web_ui: Any) -> None:
@@ -173,6 +111,7 @@ def on_init(environment: Any, runner: Any, web_ui: Any) -> None:
     environment.process_exit_code = 1
     environment.catch_exceptions = False
     ENVIRONMENT[:] = [environment]
+    gevent.spawn(end_with_parent)
     if isinstance(runner, WorkerRunner):
         runner.register_message("begin", on_begin, concurrent=True)
     elif isinstance(runner, MasterRunner):

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lwc
 from lwc.core.errors import USAGE, MissingDependency, RecipeError, ServingError
@@ -27,9 +27,12 @@ LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 GAVE_UP = "Gave up waiting for workers to connect"
 
 
-def check_installed(protocol: str) -> None:
-    """Raise `MissingDependency` where Locust, or what gRPC needs, is not installed."""
-    wanted = ["locust"] + (["grpc", "tritonclient"] if protocol == "grpc" else [])
+Protocol = Literal["http", "grpc"]
+
+
+def check_installed() -> None:
+    """Raise `MissingDependency` where Locust or Triton's clients are not installed."""
+    wanted = ["locust", "tritonclient", "grpc"]
     # find_spec, not import: importing Locust would patch this process.
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
@@ -133,7 +136,7 @@ def run_processes(
                         command,
                         cwd=folder,
                         env=child_environment("LWC_LOADTEST", path),
-                        stdin=subprocess.DEVNULL,
+                        stdin=subprocess.PIPE,  # it closes with this process, however that ends, and Locust with it
                         stdout=stream,
                         stderr=subprocess.STDOUT,
                         start_new_session=True,
@@ -147,6 +150,8 @@ def run_processes(
                 if child.poll() is None:
                     os.killpg(child.pid, signal.SIGKILL)
                     child.wait()
+                if child.stdin is not None:
+                    child.stdin.close()
             path.unlink()
 
 

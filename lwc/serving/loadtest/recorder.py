@@ -15,9 +15,10 @@ from typing import Any
 
 from lwc.core.store import write_whole
 
-RECORDS_VERSION = 2
-COLUMNS = ("sample", "start_ms", "wait_ms", "latency_ms", "label", "error")
+RECORDS_VERSION = 3
+COLUMNS = ("sample", "start_ms", "wait_ms", "latency_ms", "answer", "error")
 NO_ANSWER = "no answer in time"
+Row = tuple[int, float, float, float, object, str | None]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Recorder:
     warmup_requests: int = 0
     warmup_errors: int = 0
     answered_in_window: int = 0
-    rows: list[tuple[int, float, float, float, str | None, str | None]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     _next: int = 0
     _numbers: int = 0
     _open: dict[int, Ticket] = field(default_factory=dict)
@@ -88,8 +89,8 @@ class Recorder:
         """Note that the request leaves now."""
         self._sent[ticket.number] = self.clock()
 
-    def finish(self, ticket: Ticket, label: str | None, error: str | None) -> float:
-        """Note the answer (a label's name) or the error of a request; returns its latency in ms.
+    def finish(self, ticket: Ticket, answer: object, error: str | None) -> float:
+        """Note the answer (JSON) or the error of a request; returns its latency in ms.
 
         Every answer that comes within the measured window counts for the throughput, whenever its request was due:
         what the window loses at its end it gains at its start.
@@ -98,7 +99,7 @@ class Recorder:
         if self.phase == "measure" and error is None:
             self.answered_in_window += 1
         if ticket.measured:
-            self.rows.append(self._row(ticket, now, label, error))
+            self.rows.append(self._row(ticket, now, answer, error))
         else:
             self.warmup_requests += 1
             self.warmup_errors += error is not None
@@ -106,12 +107,10 @@ class Recorder:
         self._sent.pop(ticket.number, None)
         return (now - ticket.started) * 1000.0
 
-    def _row(
-        self, ticket: Ticket, now: float, label: str | None, error: str | None
-    ) -> tuple[int, float, float, float, str | None, str | None]:
+    def _row(self, ticket: Ticket, now: float, answer: object, error: str | None) -> Row:
         wait = self._sent.get(ticket.number, now) - ticket.started
         start, latency = ticket.started - self.began, now - ticket.started
-        return (ticket.sample, start * 1000.0, wait * 1000.0, latency * 1000.0, label, error)
+        return (ticket.sample, start * 1000.0, wait * 1000.0, latency * 1000.0, answer, error)
 
     def as_json(self) -> dict[str, Any]:
         """The records as plain data. Requests that were due and got no answer stand in it as errors."""

@@ -18,12 +18,10 @@ from lwc.serving.loadtest.arrivals import Arrivals
 from lwc.serving.loadtest.endpoint import Endpoint
 from lwc.serving.loadtest.explain import explain
 from lwc.serving.loadtest.process import Elsewhere, check_installed, run_locust
-from lwc.serving.loadtest.samples import Sample
 from lwc.serving.loadtest.summary import latencies_ms, summarise
 from lwc.serving.triton.counters import breakdown, parse_counts, server_times
+from lwc.tasks.endpoint import Sample
 
-# Of an open loop: enough that a busy server, not a lack of connections, makes requests wait.
-CONNECTIONS = 64
 RATE_TOLERANCE = 0.05
 
 
@@ -76,10 +74,9 @@ def run_loadtest(
     samples: Sequence[Sample],
     out: Path,
     min_requests: int,
-    label_names: Sequence[str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Send the samples in order and check every answer by label name; a request carries one text.
+    """Send the samples in order, one a request, and judge every answer.
 
     Leaves in ``out``: ``records_<protocol>.json``, ``latencies_<protocol>.npy`` (float32 ms, shape (N,)),
     ``locust_<protocol>.html``, ``.log`` and CSV files. The warm-up is left out of every figure.
@@ -92,7 +89,7 @@ def run_loadtest(
     """
     if min_requests < 1:
         raise RecipeError("min_requests must be at least 1", "a test of zero requests proves nothing")
-    result = measure(endpoint, load, samples, out, label_names, progress)
+    result = measure(endpoint, load, samples, out, progress)
     made, failed = result["requests"], result["errors"]
     causes, log = error_causes(result), f"log: {out / f'locust_{endpoint.protocol}.log'}"
     if made < min_requests:
@@ -111,24 +108,22 @@ def measure(
     load: Load,
     samples: Sequence[Sample],
     out: Path,
-    label_names: Sequence[str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """One load test as `run_loadtest` makes it, whatever came of it: the result may hold no answer at all."""
-    check_installed(endpoint.protocol)
+    check_installed()
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     if progress is not None:
         progress(f"load test over {endpoint.protocol}: {load.describe()}")
     settings = {
         "protocol": endpoint.protocol,
-        "url": f"http://{endpoint.address}" if endpoint.protocol == "http" else endpoint.address,
+        "url": endpoint.address,
         "model": endpoint.model,
         "metrics": endpoint.metrics,
-        "text_model": asdict(endpoint.text),
-        "texts": [sample.text for sample in samples],
-        "labels": list(label_names) if label_names is not None else None,
-        "classes": len(label_names) if label_names is not None else None,
+        "wire": f"{type(endpoint.wire).__module__}:{type(endpoint.wire).__qualname__}",
+        "asked_as": asdict(endpoint.wire),
+        "questions": [sample.question for sample in samples],
         "seconds": load.seconds,
         "warmup_seconds": load.warmup_seconds,
         "rate": load.rate,
@@ -139,7 +134,7 @@ def measure(
     }
     records = run_locust(settings, load.users, out, load.elsewhere)
     np.save(out / f"latencies_{endpoint.protocol}.npy", latencies_ms(records), allow_pickle=False)
-    figures = summarise(records, samples, label_names, load.rate, load.seconds)
+    figures = summarise(records, samples, endpoint.wire, load.rate, load.seconds)
     server = None if endpoint.metrics is None else _server(endpoint, figures, records["metrics"])
     result = {"protocol": endpoint.protocol, "model": endpoint.model, "users": load.users, **figures, "server": server}
     return {**result, "why": explain(result)}
@@ -160,36 +155,41 @@ def error_causes(result: Mapping[str, Any]) -> str:
     return "; ".join(f"{e['count']}× {e['message']}" for e in result["error_messages"])
 
 
-def check_thresholds(
-    result: Mapping[str, Any],
-    max_error_rate: float | None = None,
-    max_p95_ms: float | None = None,
-    rate_tolerance: float | None = None,
-    min_accuracy: float | None = None,
-    min_agreement: float | None = None,
-) -> list[str]:
-    """What of a load test is past its threshold, one sentence each; empty when all is well.
+@dataclass(frozen=True)
+class Thresholds:
+    """What a load test must keep to; None is not asked.
 
     ``rate_tolerance`` is the share of an open loop's requests that may be missing from the answered rate,
     ``min_agreement`` the least share of answers that are the offline ones.
     """
+
+    max_error_rate: float | None = None
+    max_p95_ms: float | None = None
+    rate_tolerance: float | None = None
+    min_accuracy: float | None = None
+    min_agreement: float | None = None
+
+
+def check_thresholds(result: Mapping[str, Any], limits: Thresholds) -> list[str]:
+    """What of a load test is past its threshold, one sentence each; empty when all is well."""
     failures = []
-    if max_error_rate is not None and result["error_rate"] > max_error_rate:
+    if limits.max_error_rate is not None and result["error_rate"] > limits.max_error_rate:
         rate = f"{result['errors']} of {result['requests']} requests failed ({result['error_rate']:.3%})"
-        failures.append(f"{rate}, above the budget of {max_error_rate:.3%}")
-    if max_p95_ms is not None and "latency_ms" not in result:
+        failures.append(f"{rate}, above the budget of {limits.max_error_rate:.3%}")
+    if limits.max_p95_ms is not None and "latency_ms" not in result:
         failures.append("no request was answered, so that there is no p95")
-    elif max_p95_ms is not None and result["latency_ms"]["p95"] > max_p95_ms:
-        failures.append(f"p95 is {result['latency_ms']['p95']:.1f} ms, above {max_p95_ms:g} ms")
-    if rate_tolerance is not None and result.get("achieved_ratio", 1.0) < 1.0 - rate_tolerance:
+    elif limits.max_p95_ms is not None and result["latency_ms"]["p95"] > limits.max_p95_ms:
+        failures.append(f"p95 is {result['latency_ms']['p95']:.1f} ms, above {limits.max_p95_ms:g} ms")
+    tolerance = limits.rate_tolerance
+    if tolerance is not None and result.get("achieved_ratio", 1.0) < 1.0 - tolerance:
         failures.append(
             f"{result['throughput_rps']:.4g} requests/s were answered of {result['offered_rps']:.4g} that were due"
-            f" ({result['achieved_ratio']:.1%}), a shortfall of more than {rate_tolerance:.1%}"
+            f" ({result['achieved_ratio']:.1%}), a shortfall of more than {tolerance:.1%}"
         )
     served = result.get("served", {})
     for name, key, least in (
-        ("served accuracy", "accuracy", min_accuracy),
-        ("agreement with the offline answers", "matches_offline", min_agreement),
+        ("served accuracy", "accuracy", limits.min_accuracy),
+        ("agreement with the offline answers", "matches_offline", limits.min_agreement),
     ):
         if least is not None and key not in served:
             failures.append(f"no request was answered, so that there is no {name}")

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lwc.metrics.classification import accuracy, confusion_matrix, macro_f1
-from lwc.serving.loadtest.samples import Sample
+from lwc.tasks.endpoint import Sample, Wire
 
 TOP_ERRORS = 5
 Latencies = npt.NDArray[np.float32]
@@ -32,7 +31,7 @@ def _answered(records: Mapping[str, Any]) -> list[dict[str, Any]]:
 def summarise(
     records: Mapping[str, Any],
     samples: Sequence[Sample],
-    label_names: Sequence[str] | None = None,
+    wire: Wire,
     rate: float | None = None,
     seconds: float | None = None,
 ) -> dict[str, Any]:
@@ -41,8 +40,8 @@ def summarise(
     Latency is over answered requests only: errors that return at once must not make it look better. Throughput is
     the answers that came within the measured window over its length. In an open loop (``rate`` in requests/s over
     ``seconds``) ``achieved_ratio`` sets it against the rate at which requests were due, and ``wait_ms`` is the part
-    of the latency that passed before a connection was free to send the request. ``served`` is missing where the model
-    gives no label, or the samples have none.
+    of the latency that passed before a connection was free to send the request. ``served`` is what ``wire`` judges of
+    the answers; it is missing where that is nothing.
     """
     rows, answered = _rows(records), _answered(records)
     errors = Counter(str(row["error"]) for row in rows if row["error"] is not None)
@@ -66,9 +65,9 @@ def summarise(
     if answered:
         result["latency_ms"] = latency_figures(latencies_ms(records))
         result["wait_ms"] = latency_figures(np.asarray([row["wait_ms"] for row in answered], dtype=np.float32))
-        given = [(int(row["sample"]), str(row["label"])) for row in answered if row["label"] is not None]
-        if given and samples[0].label is not None:
-            result["served"] = served_figures(given, samples, label_names)
+        served = wire.judge([(int(row["sample"]), row["answer"]) for row in answered], samples)
+        if served is not None:
+            result["served"] = served
     return result
 
 
@@ -77,47 +76,3 @@ def latency_figures(values: Latencies) -> dict[str, float]:
     exact = values.astype(np.float64)
     p50, p95, p99 = (float(v) for v in np.percentile(exact, [50, 95, 99]))
     return {"p50": p50, "p95": p95, "p99": p99, "mean": float(exact.mean()), "max": float(exact.max())}
-
-
-def served_figures(
-    answered: Sequence[tuple[int, str]], samples: Sequence[Sample], label_names: Sequence[str] | None = None
-) -> dict[str, Any]:
-    """Quality of the answers, by label name.
-
-    ``answered`` holds (index of the sample, label served). Accuracy, macro-F1 and the confusion matrix (rows:
-    true, columns: served) are over distinct texts, each by its first answer; the offline accuracy is over
-    exactly the same texts. ``matches_offline`` is over *all* answers, so that a later wrong answer to a text
-    still shows; ``inconsistent_texts`` counts texts that got different answers.
-    """
-    first: dict[int, str] = {}
-    changed: set[int] = set()
-    for index, label in answered:
-        if first.setdefault(index, label) != label:
-            changed.add(index)
-    known = {s.label for s in samples if s.label is not None} | {s.offline for s in samples if s.offline}
-    known |= set(first.values())
-    listed = list(label_names) if label_names is not None else []
-    names = listed + sorted(known - set(listed))
-    ids = {name: number for number, name in enumerate(names)}
-    true = [ids[str(samples[index].label)] for index in first]
-    given = [ids[label] for label in first.values()]
-    n = len(first)
-    served_accuracy = accuracy(true, given)
-    figures: dict[str, Any] = {
-        "accuracy": served_accuracy,
-        "macro_f1": macro_f1(true, given),
-        "n": n,
-        "texts": len(samples),
-        "covered_all": n == len(samples),
-        "answers": len(answered),
-        "inconsistent_texts": len(changed),
-        "label_names": names,
-        "confusion": confusion_matrix(true, given, len(names)).tolist(),
-    }
-    if all(samples[index].offline is not None for index in first):
-        offline_accuracy = accuracy(true, [ids[str(samples[index].offline)] for index in first])
-        same = sum(samples[index].offline == label for index, label in answered)
-        figures["offline_accuracy"] = offline_accuracy
-        figures["accuracy_difference"] = abs(served_accuracy - offline_accuracy)
-        figures["matches_offline"] = same / len(answered)
-    return figures

@@ -1,7 +1,7 @@
 """One of several senders of a load test whose master runs elsewhere: it brings nothing but this package.
 
-Texts and settings come from the master over the connection that Locust itself uses (ZeroMQ, MessagePack: data, never
-code), answers go back the same way and are judged there. Nothing of it is encrypted, and nobody is asked who he is.
+Questions and settings come from the master over the connection that Locust itself uses (ZeroMQ, MessagePack: data,
+never code), answers go back the same way and are judged there. Nothing is encrypted, and nobody is asked who he is.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, get_args
 
 from lwc import __version__
 from lwc.core.errors import USAGE, RecipeError, ServingError
-from lwc.serving.loadtest.endpoint import Protocol, parse_address
-from lwc.serving.loadtest.process import check_installed, longest_s, run_processes, tail, worker_command
+from lwc.serving.loadtest.endpoint import parse_address, wires
+from lwc.serving.loadtest.process import Protocol, check_installed, longest_s, run_processes, tail, worker_command
 
 PATIENCE_S = 120.0
 ASK_AGAIN_MS = 2000
@@ -30,7 +30,7 @@ def work(master: str, say: Callable[[str], None], patience_s: float = PATIENCE_S
         MissingDependency: Locust, or what gRPC needs, is not installed.
         ServingError: no master took this worker within ``patience_s``, or the test broke.
     """
-    check_installed("http")
+    check_installed()
     address = parse_address(master, "10.0.0.5:5557")
     host, _, port = address.rpartition(":")
     done = 0
@@ -41,9 +41,9 @@ def work(master: str, say: Callable[[str], None], patience_s: float = PATIENCE_S
             if done:  # the series is over
                 return done
             raise
-        if settings["protocol"] not in get_args(Protocol):  # it becomes part of a file's name
+        # The protocol becomes part of a file's name, the wire is imported.
+        if settings["protocol"] not in get_args(Protocol) or settings["wire"] not in wires():
             raise ServingError(f"the master at {address} sent settings that are none of lwc's")
-        check_installed(settings["protocol"])
         say(f"sending to {settings['model']} at {settings['url']} for {address}")
         with tempfile.TemporaryDirectory(prefix="lwc-worker-") as name:
             folder, log = Path(name), Path(name) / "locust.log"

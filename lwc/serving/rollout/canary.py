@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import http.client
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from lwc.core.errors import ServingError
-from lwc.serving.loadtest.samples import Sample
-from lwc.serving.loadtest.wire import HEADER_LENGTH, WireError, decode_response, encode_request, read_answer
+from lwc.serving.triton.client import Connection, Refused
+from lwc.tasks.endpoint import Answer, Sample, Wire
+from lwc.tasks.text_wire import TextWire
 
 SECONDS = 60.0
 _WARM_UP = 3
@@ -32,9 +33,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class _Reply:
-    """A label; or None and the refusal, which is the request's fault where ``status`` is 4xx."""
+    """An answer; or None and the refusal, which is the request's fault where ``status`` is 4xx."""
 
-    label: str | None
+    answer: Answer
     status: int
     words: str
     seconds: float
@@ -49,24 +50,21 @@ def measure(url: str, new: str, live: str | None, samples: Sequence[Sample]) -> 
     Raises:
         ServingError: the connection broke.
     """
-    models = [new] if live is None else [new, live]
-    connections = {model: http.client.HTTPConnection(url, timeout=SECONDS) for model in models}
-    try:
+    models, wire = [new] if live is None else [new, live], TextWire()
+    replies: dict[str, list[_Reply]] = {model: [] for model in models}
+    with ExitStack() as stack:
+        connections = {model: stack.enter_context(Connection(url, "http", SECONDS)) for model in models}
         for sample in samples[:_WARM_UP]:
             for model in models:
-                _ask(connections[model], model, sample.text)
-        replies: dict[str, list[_Reply]] = {model: [] for model in models}
+                _ask(connections[model], model, wire, sample)
         for number, sample in enumerate(samples):
             for model in models if number % 2 else models[::-1]:
-                replies[model].append(_ask(connections[model], model, sample.text))
-    finally:
-        for connection in connections.values():
-            connection.close()
+                replies[model].append(_ask(connections[model], model, wire, sample))
     mine = replies[new]
     failed = [reply for reply in mine if reply.status >= 500]
     measured: dict[str, Any] = {
         "n": len(samples),
-        "accuracy": _share([reply.label == sample.label for reply, sample in zip(mine, samples, strict=True)]),
+        "accuracy": _share([reply.answer == sample.label for reply, sample in zip(mine, samples, strict=True)]),
         "refused": sum(400 <= reply.status < 500 for reply in mine),
         "failed": len(failed),
         "latency_ms": 1e3 * statistics.median(reply.seconds for reply in mine),
@@ -75,8 +73,8 @@ def measure(url: str, new: str, live: str | None, samples: Sequence[Sample]) -> 
         measured["failure"] = failed[0].words
     if live is not None:
         theirs = replies[live]
-        measured["live_accuracy"] = _share([r.label == s.label for r, s in zip(theirs, samples, strict=True)])
-        measured["agreement"] = _share([a.label == b.label for a, b in zip(mine, theirs, strict=True)])
+        measured["live_accuracy"] = _share([r.answer == s.label for r, s in zip(theirs, samples, strict=True)])
+        measured["agreement"] = _share([a.answer == b.answer for a, b in zip(mine, theirs, strict=True)])
         measured["live_latency_ms"] = 1e3 * statistics.median(reply.seconds for reply in theirs)
         measured["latency_ratio"] = measured["latency_ms"] / measured["live_latency_ms"]
     return measured
@@ -104,24 +102,15 @@ def faults(measured: dict[str, Any], limits: Limits) -> list[str]:
     return found
 
 
-def _ask(connection: http.client.HTTPConnection, model: str, text: str) -> _Reply:
-    body, header = encode_request([text])
+def _ask(connection: Connection, model: str, wire: Wire, sample: Sample) -> _Reply:
     started = time.perf_counter()
     try:
-        connection.request("POST", f"/v2/models/{model}/infer", body, {HEADER_LENGTH: str(header)})
-        answer = connection.getresponse()
-        content = answer.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise ServingError(f"{model} gave no answer: {error}", "look at the server's log") from error
-    seconds = time.perf_counter() - started
-    if answer.status != 200:
-        return _Reply(None, answer.status, content.decode("utf-8", errors="replace"), seconds)
-    length = answer.getheader(HEADER_LENGTH)
-    try:
-        label = read_answer(decode_response(content, int(length) if length else None)).label
-    except WireError as error:
-        return _Reply(None, 500, str(error), seconds)
-    return _Reply(label, 200, "", seconds)
+        answer = connection.ask(model, wire, sample.question)
+    except Refused as error:
+        if error.broken:
+            raise ServingError(f"{model} gave no answer: {error}", "look at the server's log") from error
+        return _Reply(None, error.status or 500, str(error), time.perf_counter() - started)
+    return _Reply(answer, 200, "", time.perf_counter() - started)
 
 
 def _share(hits: Sequence[bool]) -> float:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from lwc.core import http
 from lwc.core.errors import GATE_FAILED, USAGE, ServingError
 from lwc.serving.triton.embedded import RESTRICTED_HEADER
 
@@ -106,14 +104,12 @@ def connect(url: str, key: str, seconds: float = LOAD_SECONDS) -> Control:
 def _post(url: str, key: str, path: str, seconds: float) -> tuple[int, Any]:
     """Status, and the JSON of an answer or the text of a refusal."""
     headers = {"Content-Type": "application/json", **({RESTRICTED_HEADER: key} if key else {})}
-    request = urllib.request.Request(f"http://{url}{path}", data=b"{}", headers=headers)
     try:
-        with _opener().open(request, timeout=seconds) as answer:
-            text = answer.read()
-            return answer.status, json.loads(text) if text else None
-    except urllib.error.HTTPError as error:
-        return error.code, _refusal(error.read())
-    except (OSError, http.client.HTTPException, ValueError) as error:
+        answer = http.request("POST", f"http://{url}{path}", seconds, b"{}", headers)
+        if answer.status != 200:
+            return answer.status, _refusal(answer)
+        return answer.status, json.loads(answer.body) if answer.body else None
+    except (http.NoAnswer, ValueError) as error:
         raise ServingError(
             f"nothing that speaks Triton's protocol answers at {url}: {error}", "give host:port of its HTTP interface",
             USAGE,
@@ -122,22 +118,15 @@ def _post(url: str, key: str, path: str, seconds: float) -> tuple[int, Any]:
 
 def _get_status(url: str, path: str) -> int:
     try:
-        with _opener().open(f"http://{url}{path}", timeout=10) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except (OSError, http.client.HTTPException) as error:
+        return http.request("GET", f"http://{url}{path}", seconds=10).status
+    except http.NoAnswer as error:
         raise ServingError(f"the server at {url} went away: {error}", "start it, then run the command again") from error
 
 
-def _refusal(body: bytes) -> str:
+def _refusal(answer: http.Answer) -> str:
     """The server's words without what Python's own frames add to them."""
     try:
-        text = str(json.loads(body)["error"])
+        text = str(json.loads(answer.body)["error"])
     except (ValueError, KeyError, TypeError):
-        text = body.decode("utf-8", errors="replace")
+        text = answer.text
     return text.partition("\n\nAt:\n")[0]
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    return urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -13,11 +13,13 @@ from typing import Any
 
 from lwc.core.errors import GATE_FAILED, RecipeError, ServingError
 from lwc.serving.checks.run import check_repository
-from lwc.serving.loadtest.samples import Sample, read_samples
+from lwc.serving.loadtest.samples import read_samples
 from lwc.serving.rollout import versions as files
 from lwc.serving.rollout.canary import Limits, faults, measure
 from lwc.serving.rollout.control import LOAD_SECONDS, Control, connect
 from lwc.serving.rollout.versions import Place, State, Version
+from lwc.tasks.endpoint import Sample
+from lwc.tasks.text_wire import TextWire
 
 Say = Callable[[str], None]
 # The live version and the one to go back to.
@@ -38,6 +40,16 @@ class Target:
     seconds: float = LOAD_SECONDS
 
 
+@dataclass(frozen=True)
+class _Source:
+    """Where a new version comes from, its models' new names, and what it must answer before it is made live."""
+
+    repository: Path
+    renamed: dict[str, str]
+    samples: list[Sample]
+    limits: Limits
+
+
 def deploy(
     repository: Path, target: Target, samples: Path | None = None, limits: Limits | None = None,
     say: Say = lambda text: None,
@@ -55,7 +67,7 @@ def deploy(
         raise RecipeError("a limit needs texts to measure it on", "give --samples")
     if samples is not None and target.url is None:
         raise RecipeError("samples need a server that answers them", "give --url")
-    rows = read_samples(samples) if samples is not None else []
+    rows = read_samples(samples, TextWire()) if samples is not None else []
     model, models = _read_repository(repository, say)
     target.folder.mkdir(parents=True, exist_ok=True)
     if repository.resolve().is_relative_to(target.folder.resolve()):
@@ -74,8 +86,8 @@ def deploy(
         else:
             number = 1 + max([state.last, *(int(p.name) for p in place.front.glob("*") if p.name.isdecimal())])
             new = Version(number, tuple(f"{name}-v{number}" for name in models), digest)
-            names = dict(zip(models, new.models, strict=True))
-            check = _add(place, state, new, names, repository, control, rows, limits, say)
+            source = _Source(repository, dict(zip(models, new.models, strict=True)), rows, limits)
+            check = _add(place, state, new, source, control, say)
         older = [version for version in state.versions if version not in (live, new)]
         state = State((*older, *([live] if live not in (None, new) else []), new), last=max(state.last, new.number))
         state = _retire(place, state, control)
@@ -157,9 +169,8 @@ def _recover(place: Place, state: State, control: Control | None) -> State:
 
 
 def _add(
-    place: Place, state: State, new: Version, renamed: dict[str, str], repository: Path, control: Control | None,
-    rows: list[Sample], limits: Limits, say: Say,
-) -> dict[str, Any] | None:  # fmt: skip
+    place: Place, state: State, new: Version, source: _Source, control: Control | None, say: Say
+) -> dict[str, Any] | None:
     """Bring the new version in, load and check it, switch to it; whatever fails, take it away again."""
     live = _live(place, state)
     files.check_free(place, new)
@@ -167,14 +178,14 @@ def _add(
     try:
         if live is not None:
             files.pin(place, live.number)
-        files.stage(place, repository, new, renamed)
+        files.stage(place, source.repository, new, source.renamed)
         files.bring_in(place, new)
         check = None
         if control is not None:
             say(f"loading version {new.number} of {place.model}")
             _load(new, control)
-            if rows:
-                check = _check(place, new, live, control, rows, limits, say)
+            if source.samples:
+                check = _check(place, new, live, control, source, say)
         files.bring_in_front(place, new)
         _switch(place, live, new, control)
     except BaseException:
@@ -202,12 +213,12 @@ def _take_away(place: Place, version: Version, control: Control | None) -> None:
 
 
 def _check(
-    place: Place, new: Version, live: Version | None, control: Control, rows: list[Sample], limits: Limits, say: Say
+    place: Place, new: Version, live: Version | None, control: Control, source: _Source, say: Say
 ) -> dict[str, Any]:
     if live is None:
         say("no live version to compare with: agreement and latency are not checked")
-    measured = measure(control.url, new.models[-1], place.model if live else None, rows)
-    found = faults(measured, limits)
+    measured = measure(control.url, new.models[-1], place.model if live else None, source.samples)
+    found = faults(measured, source.limits)
     if found:
         raise ServingError(
             f"version {new.number} of {place.model} is not made live:\n  " + "\n  ".join(found),

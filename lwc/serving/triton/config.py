@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from lwc.core.errors import ModelError
 from lwc.core.machine import cpu_limit
 from lwc.export.onnx import OnnxInfo, TensorInfo
 from lwc.recipe import Package
+from lwc.tasks.endpoint import Front
 
 _DTYPES = {
     onnx.TensorProto.INT64: "TYPE_INT64",
@@ -23,7 +24,7 @@ _DTYPES = {
 }
 
 
-# Which backend runs the token model: ONNX Runtime on the CPU or with CUDA, or TensorRT.
+# Which backend runs the graph: ONNX Runtime on the CPU or with CUDA, or TensorRT.
 Target = Literal["cpu", "gpu", "tensorrt"]
 
 
@@ -85,7 +86,7 @@ def _common(name: str, backend: str, package: Package) -> Any:
     return config
 
 
-def token_model(
+def graph_model(
     name: str,
     info: OnnxInfo,
     package: Package,
@@ -93,7 +94,7 @@ def token_model(
     target: Target = "cpu",
     profiles: int = 1,
 ) -> Any:
-    """Token ids in, logits out; warmed up with the files of ``warm_ups`` before it is ready.
+    """The model that runs the exported graph; warmed up with the files of ``warm_ups`` before it is ready.
 
     On a GPU no execution accelerator is set: ONNX Runtime's own TensorRT would build an engine for each new shape
     while requests wait. ``profiles`` of a plan are all used, Triton picks the nearest for each batch.
@@ -103,7 +104,7 @@ def token_model(
     for tensor in info.inputs:
         config.input.add(**_tensor(tensor))
     for tensor in info.outputs:
-        config.output.add(**_tensor(tensor), label_filename="labels.txt")
+        config.output.add(**_tensor(tensor))
     group = config.instance_group.add(kind="KIND_CPU" if target == "cpu" else "KIND_GPU", count=package.instances)
     if target == "tensorrt":
         config.platform = "tensorrt_plan"
@@ -121,19 +122,14 @@ def token_model(
     return config
 
 
-def text_model(name: str, classes: int, package: Package, parameters: Mapping[str, str]) -> Any:
-    """Text in; label and the scores of all classes out (Python backend, calls the token model)."""
+def front_model(name: str, front: Front, package: Package) -> Any:
+    """The Python model that clients call; it calls the graph's model."""
     config = _common(name, "python", package)
-    config.input.add(name="text", data_type="TYPE_STRING", dims=[1])
-    config.output.add(name="label", data_type="TYPE_STRING", dims=[1])
-    config.output.add(name="scores", data_type="TYPE_FP32", dims=[classes])
+    for tensor in front.inputs:
+        config.input.add(**tensor)
+    for tensor in front.outputs:
+        config.output.add(**tensor)
     config.instance_group.add(kind="KIND_CPU", count=package.instances)
-    for key, value in parameters.items():
+    for key, value in front.parameters.items():
         config.parameters[key].string_value = value
     return config
-
-
-def length_buckets(max_length: int) -> Sequence[int]:
-    """Lengths that texts are padded to: powers of two and their midpoints, up to ``max_length``."""
-    sizes = {size for power in range(3, 14) for size in (2**power, 3 * 2 ** (power - 1))}
-    return [*sorted(size for size in sizes if size < max_length), max_length]

@@ -6,11 +6,11 @@ difference of two readings tells means over the time between them; there are no 
 
 from __future__ import annotations
 
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lwc.core import http
 from lwc.core.errors import USAGE, MissingDependency, ServingError
 
 SECONDS = 5.0
@@ -29,16 +29,17 @@ Counts = Mapping[str, Mapping[str, float]]
 
 
 def read_page(address: str) -> str:
-    """The text of ``http://<address>/metrics``; a proxy of the environment is not asked.
+    """The text of ``http://<address>/metrics``.
 
     Raises:
         ServingError: nothing answers there, or what answers is no metrics page.
     """
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"http://{address}/metrics", timeout=SECONDS) as answer:
-            return bytes(answer.read()).decode("utf-8")
-    except (OSError, ValueError) as error:
+        answer = http.request("GET", f"http://{address}/metrics", SECONDS)
+        if answer.status != 200:
+            raise http.NoAnswer(f"HTTP {answer.status}")
+        return answer.body.decode("utf-8")
+    except (http.NoAnswer, UnicodeDecodeError) as error:
         raise ServingError(
             f"Triton's metrics cannot be read at {address}: {error}",
             "give the metrics port (8002 where nothing else was said), start the server without --allow-metrics=false,"

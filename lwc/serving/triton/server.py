@@ -11,14 +11,13 @@ import socket
 import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
 import uuid
 from pathlib import Path
 from types import TracebackType
 
 import psutil
 
+from lwc.core import http
 from lwc.core.errors import USAGE, ServingError
 from lwc.serving.triton.embedded import assemble_backends, environment, installed, safe_flags
 
@@ -261,12 +260,11 @@ def _choose_ports(asked: dict[str, int]) -> dict[str, int]:
 
 
 def _get(url: str, path: str) -> bytes | None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"http://{url}{path}", timeout=5) as answer:
-            return bytes(answer.read()) if answer.status == 200 else None
-    except (OSError, urllib.error.URLError, ValueError):
+        answer = http.request("GET", f"http://{url}{path}", seconds=5)
+    except http.NoAnswer:
         return None
+    return answer.body if answer.status == 200 else None
 
 
 def _instances(pid: int) -> set[str]:

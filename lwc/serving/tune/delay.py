@@ -7,9 +7,7 @@ a closed loop on the same cores as the server: the figures rank delays, they are
 
 from __future__ import annotations
 
-import http.client
 import itertools
-import json
 import shutil
 import tempfile
 import time
@@ -23,8 +21,10 @@ from typing import Any
 import numpy as np
 
 from lwc.core.errors import ServingError
+from lwc.serving.triton.client import Connection, Refused
 from lwc.serving.triton.config import as_text, parse
 from lwc.serving.triton.server import TritonServer
+from lwc.tasks.text_wire import TextWire
 
 DELAYS = (0, 500, 1000, 2000, 4000)
 ROUNDS = 8
@@ -88,28 +88,34 @@ def choose(figures: Sequence[Figures]) -> Figures:
     return max(better, key=lambda one: one.gain, default=figures[0])
 
 
-def measure(
-    repository: Path,
-    model: str,
-    texts: Sequence[str],
-    users: int,
-    startup_seconds: float,
-    progress: Callable[[str], None],
-    first: int,
-    seconds: float = 1.0,
-    others: Sequence[int] = DELAYS,
-) -> dict[str, Any]:
-    """Ask ``model`` with ``users`` clients for ``seconds`` at each delay in turn, ``ROUNDS`` times.
+@dataclass(frozen=True)
+class DelaySearch:
+    """The delays (µs) to try: ``first``, which is kept if none of ``others`` is better beyond chance, and those.
 
-    ``first`` (µs) is kept where none of the ``others`` is better beyond chance. One server for each delay stands ready
-    (that many copies of the model in memory), so that turns are short and whatever else the machine does falls on all
-    delays. Returns chosen (µs), figures of each delay, users, seconds and rounds.
+    Each is asked by ``users`` clients for ``seconds`` in each of the `ROUNDS`.
+    """
+
+    first: int
+    users: int
+    startup_seconds: float
+    seconds: float = 1.0
+    others: Sequence[int] = DELAYS
+
+
+def measure(
+    repository: Path, model: str, texts: Sequence[str], search: DelaySearch, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """Ask ``model`` at each delay in turn, round by round.
+
+    One server for each delay stands ready (that many copies of the model in memory), so that turns are short and
+    whatever else the machine does falls on all delays. Returns chosen (µs), figures of each delay, users, seconds and
+    rounds.
 
     Raises:
         ServingError: a server does not start, or refuses a text.
     """
-    bodies = [_body(text) for text in texts]
-    delays = (first, *(delay for delay in others if delay != first))
+    users, seconds = search.users, search.seconds
+    delays = (search.first, *(delay for delay in search.others if delay != search.first))
     rounds: dict[int, list[Window]] = {delay: [] for delay in delays}
     with ExitStack() as stack:
         urls = {}
@@ -118,13 +124,13 @@ def measure(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lwc-delay-"))) / "repository"
             shutil.copytree(repository, folder)
             set_delay(folder, delay)
-            server = stack.enter_context(TritonServer(folder, startup_seconds=startup_seconds))
+            server = stack.enter_context(TritonServer(folder, startup_seconds=search.startup_seconds))
             urls[delay] = server.http_url
-            _ask(server.http_url, model, bodies, users, seconds)  # warms up
+            _ask(server.http_url, model, texts, users, seconds)  # warms up
         for number in range(ROUNDS):
             progress(f"round {number + 1} of {ROUNDS}, {users} clients")
             for delay, url in urls.items():
-                times = _ask(url, model, bodies, users, seconds)
+                times = _ask(url, model, texts, users, seconds)
                 p50, p95 = (float(np.percentile(times, q)) * 1000 for q in (50, 95))
                 rounds[delay].append(Window(len(times) / seconds, p50, p95))
     figures = compare(rounds)
@@ -146,30 +152,24 @@ def set_delay(repository: Path, microseconds: int) -> None:
             path.write_text(as_text(config), encoding="utf-8")
 
 
-def _body(text: str) -> bytes:
-    entry = {"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": [text]}
-    return json.dumps({"inputs": [entry]}).encode()
-
-
-def _ask(url: str, model: str, bodies: Sequence[bytes], users: int, seconds: float) -> list[float]:
+def _ask(url: str, model: str, texts: Sequence[str], users: int, seconds: float) -> list[float]:
     """Seconds that each request took, of those that ended within the time; every user asks again when answered."""
+    wire = TextWire()
     end = time.perf_counter() + seconds
 
     def user(number: int) -> list[float]:
-        connection = http.client.HTTPConnection(url, timeout=60)
         times = []
-        for body in itertools.islice(itertools.cycle(bodies), number * len(bodies) // users, None):
-            started = time.perf_counter()
-            connection.request("POST", f"/v2/models/{model}/infer", body, {"Content-Type": "application/json"})
-            answer = connection.getresponse()
-            content = answer.read()
-            if answer.status != 200:
-                raise ServingError(f"{model} answers {answer.status}: {content[:200].decode(errors='replace')}")
-            now = time.perf_counter()
-            if now > end:
-                break
-            times.append(now - started)
-        connection.close()
+        with Connection(url, "http") as connection:
+            for text in itertools.islice(itertools.cycle(texts), number * len(texts) // users, None):
+                started = time.perf_counter()
+                try:
+                    connection.ask(model, wire, text)
+                except Refused as error:
+                    raise ServingError(f"{model} answers {error}") from error
+                now = time.perf_counter()
+                if now > end:
+                    break
+                times.append(now - started)
         return times
 
     with ThreadPoolExecutor(users) as pool:

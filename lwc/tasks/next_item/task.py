@@ -16,6 +16,7 @@ from lwc.models.forward.predict import predict
 from lwc.recipe import FromConfig, NextItem, Recipe
 from lwc.tasks.endpoint import Endpoint
 from lwc.tasks.next_item import quality, ranking
+from lwc.tasks.next_item.endpoint import ItemEndpoint
 from lwc.tasks.next_item.graph import top_items_graph
 from lwc.tasks.next_item.histories import Catalogue
 from lwc.tasks.next_item.item_text import cold_vectors, read_texts, text_vectors
@@ -44,7 +45,7 @@ def _view(model: Any) -> NextItemView:
 class NextItemTask:
     """A history of n items asks n − 1 questions: which item comes next. The reader is the `Catalogue`."""
 
-    endpoint: Endpoint
+    endpoint: Endpoint = ItemEndpoint()
 
     def prepare(self, recipe: Recipe, out: Path, scratch: Path, say: Say) -> dict[str, Any]:
         """See `Task`. Histories, questions and catalogue."""

@@ -1,0 +1,173 @@
+"""How a model that reads text is served: text in, label and scores out, whatever it learnt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from tokenizers import Tokenizer
+
+from lwc.core.errors import DataError, ModelError
+from lwc.core.store import read_json
+from lwc.models.source import is_language_model
+from lwc.models.token_names import token_names
+from lwc.tasks.endpoint import Exported, Front, Proof, Sample
+from lwc.tasks.text_wire import TextWire
+
+# Neither praise nor blame, and in no vocabulary a problem: what is not known becomes the unknown token.
+_WARM_UP_TEXT = "The product arrived on time and does what its description says. "
+_SCRIPT = Path(__file__).parent / "backends" / "text_model.py"
+
+
+@dataclass(frozen=True)
+class TextEndpoint:
+    """``<name>`` (text → label, scores) in front of ``<name>_tokens`` (token ids → logits).
+
+    ``classes``: an answer has a score for each label, so the load test expects as many.
+    """
+
+    classes: bool = True
+
+    def front(self, model_dir: Path, graph: Exported, name: str) -> Front:
+        """Labels and tokenizer come from the checkpoint, the number of scores must be that of the graph."""
+        config, tokenizer = (read_json(model_dir / file) for file in ("config.json", "tokenizer_config.json"))
+        answers = _answers(config, model_dir / "tokenizer.json")
+        logits = next(iter(graph.outputs.values()))[-1]
+        if logits not in (-1, answers.outputs):
+            raise ModelError(
+                f"{graph.path}: {logits} outputs for {answers.outputs} labels", "export the model of this checkpoint"
+            )
+        max_length = _max_length(config, tokenizer)
+        pad_id = _pad_id(model_dir, tokenizer)
+        tokens = f"{name}_tokens"
+        return Front(
+            graph=tokens,
+            script=_SCRIPT,
+            inputs=[{"name": "text", "data_type": "TYPE_STRING", "dims": [1]}],
+            outputs=[
+                {"name": "label", "data_type": "TYPE_STRING", "dims": [1]},
+                {"name": "scores", "data_type": "TYPE_FP32", "dims": [answers.outputs]},
+            ],
+            parameters={
+                "token_model": tokens,
+                "token_inputs": ",".join(graph.inputs),
+                "length_buckets": ",".join(str(size) for size in length_buckets(max_length, graph.shortest)),
+                "pad_id": str(pad_id),
+                "choice": answers.choice,
+            },
+            files={"tokenizer.json": model_dir / "tokenizer.json"},
+            max_length=max_length,
+            warm_up_length=min(32, max_length),
+            row=partial(_text_row, model_dir / "tokenizer.json", pad_id),
+            described={
+                "text_model": name,
+                "token_model": tokens,
+                "outputs": answers.outputs,
+                "max_length": max_length,
+            },
+            labels=answers.names,
+            graph_labels=answers.names if answers.choice == "class" else [answers.choice],
+        )
+
+    def proof(self, data_dir: Path, evaluation_dir: Path, reduced: Path | None = None) -> Proof:
+        """The test split in its order, labels by name; those of a language model are tokens."""
+        names = [str(name) for name in read_json(data_dir / "labels.json")]
+        test = pd.read_parquet(data_dir / "test.parquet", columns=["id", "text", "label"])
+        predictions = pd.read_parquet(evaluation_dir / "predictions.parquet", columns=["id", "label", "compressed"])
+        if not test["id"].is_unique or not predictions["id"].is_unique or set(test["id"]) != set(predictions["id"]):
+            raise DataError(
+                f"{evaluation_dir} was not made from the test split in {data_dir}: the ids differ",
+                "run the evaluate stage again",
+            )
+        if reduced is not None:
+            found = pd.read_parquet(reduced, columns=["id", "compressed"])
+            predictions = predictions.drop(columns="compressed").merge(
+                found, on="id", how="left", validate="one_to_one"
+            )
+        joined = test.merge(predictions, on="id", suffixes=("", "_evaluated"), how="left", validate="one_to_one")
+        if pd.api.types.is_string_dtype(joined["label_evaluated"]):
+            tokens = zip(joined["id"], joined["text"], joined["label_evaluated"], joined["compressed"], strict=True)
+            return Proof([Sample(int(i), str(text), str(y), str(p)) for i, text, y, p in tokens], TextWire())
+        if not (joined["label"] == joined["label_evaluated"]).all():
+            raise DataError(f"{evaluation_dir}: labels differ from those in {data_dir}", "run the evaluate stage again")
+        ids = pd.concat([joined["label"], joined["compressed"]])
+        if not ids.between(0, len(names) - 1).all():
+            raise DataError(f"a label id is outside the {len(names)} names in {data_dir / 'labels.json'}")
+        rows = zip(joined["id"], joined["text"], joined["label"], joined["compressed"], strict=True)
+        samples = [Sample(int(i), str(text), names[y], names[p]) for i, text, y, p in rows]
+        return Proof(samples, TextWire(names=tuple(names) if self.classes else None))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the text model makes of the logits (B, C): the names of its labels, how many scores, and how it chooses.
+
+    ``class`` is the name of the highest logit. ``number`` is the name nearest to the one logit, which is the score.
+    """
+
+    names: list[str]
+    outputs: int
+    choice: Literal["class", "number"] = "class"
+
+
+def _answers(config: dict[str, Any], tokenizer: Path) -> Answers:
+    """From the checkpoint itself, never typed twice. A language model's classes are the tokens of its vocabulary."""
+    if is_language_model(config.get("architectures")):
+        size = int(config["vocab_size"])
+        return Answers(token_names(Tokenizer.from_file(str(tokenizer)), size), size)
+    if config.get("problem_type") == "regression":
+        return Answers([f"{number:g}" for number in config["numbers"]], 1, "number")
+    names = _labels(config)
+    return Answers(names, len(names))
+
+
+def _labels(config: dict[str, Any]) -> list[str]:
+    """Class names in id order."""
+    # transformers leaves out names that are its own defaults.
+    given = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    names = {int(index): str(name) for index, name in given.items()}
+    if sorted(names) != list(range(len(names))):
+        raise ModelError(f"id2label has ids {sorted(names)}", "number the labels from 0 without gaps")
+    for name in names.values():
+        if "\n" in name or "\r" in name:
+            raise ModelError(f"label {name!r} holds a line break", "labels.txt has one label a line: rename it")
+    return [names[index] for index in range(len(names))]
+
+
+def _max_length(config: dict[str, Any], tokenizer: dict[str, Any]) -> int:
+    """Where texts are cut; tokenizers without a limit carry 10^30 for it."""
+    length, positions = tokenizer.get("model_max_length"), config.get("max_position_embeddings")
+    if length is None or (positions is not None and int(length) > int(positions)):
+        raise ModelError(
+            f"the tokenizer's model_max_length is {length}, the model has {positions} positions",
+            "set model_max_length in tokenizer_config.json to the length that the model was trained on",
+        )
+    return int(length)
+
+
+def _pad_id(model_dir: Path, tokenizer: dict[str, Any]) -> int:
+    """The tokenizer's own padding id, which training pads with too; the config's may be absent or another."""
+    token = tokenizer.get("pad_token")
+    text = token.get("content") if isinstance(token, dict) else token
+    number = Tokenizer.from_file(str(model_dir / "tokenizer.json")).token_to_id(text) if text else None
+    if number is None:
+        raise ModelError(f"{model_dir}: its tokenizer has no padding token", "set pad_token and save it again")
+    return int(number)
+
+
+def _text_row(tokenizer: Path, pad_id: int, length: int) -> dict[str, list[int]]:
+    """A real text, cut or padded to so many tokens."""
+    reader = Tokenizer.from_file(str(tokenizer))
+    reader.enable_truncation(length)
+    reader.enable_padding(length=length, pad_id=pad_id)
+    text = reader.encode(_WARM_UP_TEXT * (1 + length // 8))
+    return {"input_ids": text.ids, "attention_mask": text.attention_mask, "token_type_ids": text.type_ids}
+
+
+def length_buckets(max_length: int, shortest: int = 1) -> list[int]:
+    """Lengths that texts are padded to, from ``shortest`` on: powers of two and midpoints up to ``max_length``."""
+    sizes = {size for power in range(3, 14) for size in (2**power, 3 * 2 ** (power - 1))}
+    return [size for size in (*sorted(size for size in sizes if size < max_length), max_length) if size >= shortest]

@@ -1,0 +1,132 @@
+"""The wire of a model that takes one text and answers with a label."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lwc.core.arrays import Array
+from lwc.core.errors import RecipeError
+from lwc.metrics.classification import accuracy, confusion_matrix, macro_f1
+from lwc.tasks.endpoint import Answer, Question, Sample, Tensor, WireError, first_answers
+
+LABEL, SCORES = "label", "scores"
+
+
+@dataclass(frozen=True)
+class TextWire:
+    """How to ask a model about one text: lwc's own, or any other with one BYTES input.
+
+    ``shape`` is that of the request's one BYTES element. ``label`` names the output with the answer's label and
+    ``scores`` that with the scores of all classes; None where the model has none. Without a label answers are not
+    judged. Where ``names``, the labels in the order of their ids, are known, other ones are errors.
+    """
+
+    takes: ClassVar[str] = "one text to one BYTES input"
+    column: ClassVar[str] = "text"
+    input: str = "text"
+    shape: tuple[int, ...] = (1, 1)
+    outputs: tuple[str, ...] = (LABEL, SCORES)
+    label: str | None = LABEL
+    scores: str | None = SCORES
+    names: tuple[str, ...] | None = None
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """See `lwc.tasks.endpoint.Wire`."""
+        return () if self.label is None else ("accuracy", "matches_offline")
+
+    @classmethod
+    def fitting(
+        cls, model: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], label_output: str | None
+    ) -> TextWire | None:
+        """By default the label is the output ``label``, where there is one."""
+        shape = tuple(abs(size) if size == -1 else size for size in inputs[0].shape) if inputs else ()
+        if len(inputs) != 1 or inputs[0].datatype != "BYTES" or not shape or math.prod(shape) != 1:
+            return None
+        kinds = {one.name: one.datatype for one in outputs}
+        wanted = label_output or LABEL
+        label = wanted if kinds.get(wanted) == "BYTES" else None
+        if label_output is not None and label is None:
+            raise RecipeError(
+                f"{model} has no BYTES output {label_output!r}; it has"
+                f" {', '.join(f'{name} {kind}' for name, kind in kinds.items())}",
+                "name the output that holds the label, or leave --label-output out to measure latency and errors alone",
+            )
+        scores = SCORES if label is not None and kinds.get(SCORES) == "FP32" else None
+        names = tuple(kinds) if label is None else tuple(name for name in (label, scores) if name is not None)
+        return cls(inputs[0].name, shape, names, label, scores)
+
+    def sample(self, row: Mapping[str, Any], number: int) -> Sample:
+        """Columns id, text, label (a name) and, if known, offline. A model without labels needs the text only."""
+        if self.label is None:
+            row = {"id": number, "text": row.get("text"), "label": ""}
+        for column in ("id", "text", "label"):
+            if column not in row:
+                raise ValueError(f"no column {column!r}: samples need id, text and label")
+        text, label, offline = row["text"], row["label"], row.get("offline")
+        if not isinstance(text, str) or not isinstance(label, str):
+            raise ValueError("text and label must be strings: labels are compared by name, not by id")
+        if offline is not None and not isinstance(offline, str):
+            raise ValueError("offline must be a label's name")
+        try:
+            text.encode("utf-8")
+            identity = int(row["id"])
+        except UnicodeEncodeError as error:
+            raise ValueError("the text has a lone surrogate and cannot be sent as UTF-8") from error
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"id {row['id']!r} is not a whole number") from error
+        return Sample(identity, text, None if self.label is None else label, offline)
+
+    def encode(self, question: Question) -> dict[str, Array]:
+        """One BYTES element."""
+        return {self.input: np.array([str(question).encode("utf-8")], dtype=np.object_).reshape(self.shape)}
+
+    def decode(self, outputs: Mapping[str, Array]) -> str | None:
+        """The label's name; None of a model without labels. A score that is not finite is an error, not an answer."""
+        if self.label is None:
+            return None
+        labels = outputs[self.label].ravel()
+        if len(labels) != 1 or not isinstance(labels[0], bytes):
+            raise WireError(f"{len(labels)} labels of type {labels.dtype} came back for one text")
+        try:
+            label = labels[0].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise WireError(f"the label is not UTF-8: {error.reason}") from error
+        if self.scores is not None:
+            scores = outputs[self.scores].ravel()
+            if self.names is not None and len(scores) != len(self.names):
+                raise WireError(f"{len(scores)} scores came back for {len(self.names)} classes")
+            if not len(scores) or not np.isfinite(scores).all():
+                raise WireError(f"the scores are not finite: {scores[:8].tolist()}")
+        if self.names is not None and label not in self.names:
+            raise WireError(f"the label {label!r} is none of {sorted(self.names)}")
+        return label
+
+    def judge(self, answers: Sequence[tuple[int, Answer]], samples: Sequence[Sample]) -> dict[str, Any] | None:
+        """Accuracy, macro-F1 and the confusion matrix (rows: true, columns: served), beside the offline accuracy."""
+        if self.label is None or samples[0].label is None:
+            return None
+        first, counts = first_answers(answers, samples)
+        known = {str(s.label) for s in samples} | {str(s.offline) for s in samples if s.offline} | set(first.values())
+        names = [*(self.names or ()), *sorted(known - set(self.names or ()))]
+        ids = {name: number for number, name in enumerate(names)}
+        true = [ids[str(samples[index].label)] for index in first]
+        given = [ids[label] for label in first.values()]
+        figures: dict[str, Any] = {
+            "accuracy": accuracy(true, given),
+            "macro_f1": macro_f1(true, given),
+            **counts,
+            "label_names": names,
+            "confusion": confusion_matrix(true, given, len(names)).tolist(),
+        }
+        if all(samples[index].offline is not None for index in first):
+            figures["offline_accuracy"] = accuracy(true, [ids[str(samples[index].offline)] for index in first])
+            figures["accuracy_difference"] = abs(figures["accuracy"] - figures["offline_accuracy"])
+            same = sum(samples[index].offline == answer for index, answer in answers)
+            figures["matches_offline"] = same / len(answers)
+        return figures
