@@ -69,10 +69,11 @@ def test_trust_learned_fusion_and_iterated_removal_work_as_for_texts(tmp_path: P
         tmp_path / "shop.csv",
         score={"methods": methods, "fusion": "learned", "trust": {"subsets": 20, "recovery_steps": 2}},
         select={"strategy": "iterated", "rounds": 2, "steps": 4},
+        target={"ratio": 3, "of": "blocks"},
     )
     results = run(made, tmp_path / "runs", lambda *_: None, until="evaluate")
     importance = read_json(results["score"].path / "importance.json")
     assert importance["trust"]["cut_models"]["split"] == "validation"
     assert len(read_json(results["select"].path / "selection.json")["rounds"]) == 2
     found = read_json(results["evaluate"].path / "evaluation.json")
-    assert found["retention"]["ndcg_at_10"]["value"] > 0.5
+    assert found["retention"]["ndcg_at_10"]["value"] > 0.3, "one block of three is left"
