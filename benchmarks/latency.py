@@ -1,12 +1,12 @@
-"""CPU latency of an uncut encoder and its cuts, in PyTorch eager, ONNX Runtime and, where installed, OpenVINO.
+"""CPU latency of an uncut encoder and its cuts, in PyTorch eager, ONNX Runtime and, if installed, OpenVINO.
 
     python benchmarks/latency.py [--quick] [--model PATH] [--int8 static] [--rounds 5] [--window 1.0]
 
-All run in turns, a window of each one after the other, several rounds for each batch × length, so that what disturbs
-the machine disturbs all; a ratio is the median over rounds of the ratio within a round. ONNX files are lwc's own export
-and its own int8, sessions those that serve; PyTorch uses the attention that transformers chooses by itself (SDPA).
-Without ``--model`` the encoder is a random 12-block BERT of width 384: times do not depend on the weights. Every row of
-a batch is full: no padding. Prints Markdown, writes ``latency.json``, exits with 3 where an aim is missed.
+All variants run in turn, one window each, for several rounds of each batch × length, so a disturbance of the machine
+affects all of them. A ratio is the median over rounds of the ratio within a round. The ONNX files, int8 included, come
+from lwc's export, with the session options of serving; PyTorch uses the attention that transformers chooses (SDPA).
+Without ``--model`` the encoder is a random 12-block BERT of width 384, because times do not depend on the weights. Batches
+have no padding. Prints Markdown, writes ``latency.json``, and exits with 3 if an aim is missed.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""How much of the base's accuracy stays at each ratio, beside what simpler choices of blocks keep.
+"""Accuracy retention at each ratio, compared with simpler choices of blocks.
 
     python benchmarks/retention.py --model PATH_OR_HUB_ID --seeds 17 18 19
 
 Real electronics reviews (2014 and 2018 releases) from ``LWC_DATA_DIR``, title and body, split by user. Every case has
-the same base, the same text and the same number of recovery steps; all of it goes through the stage store under
-``--runs``, so that the command can be killed and started again, and another case costs only itself. Prints a Markdown
-table and writes ``retention.json`` beside the runs. The test split is read once a case, at its evaluation. With
-``--jobs`` several cases run at once: on a GPU, which no small model fills alone.
+the same base, the same text and the same number of recovery steps. Results go through the stage store under ``--runs``,
+so a killed command resumes, and adding a case runs only that case. Prints a Markdown table and writes ``retention.json``
+next to the runs. Each case reads the test split once, at its evaluation. With ``--jobs`` several cases run at once, for a
+GPU that one small model does not fill.
 """
 
 from __future__ import annotations

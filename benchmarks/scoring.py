@@ -1,9 +1,9 @@
-"""What scoring costs against doing the same thing plainly, on the same model and data in one run.
+"""Cost of scoring compared with plain implementations, on the same model and data in one run.
 
     python benchmarks/scoring.py [--quick] [--model PATH] [--examples 512] [--hidden 256] [--shortest 8] [--longest 64]
 
-Times are medians of interleaved rounds: this one, the other one, again. Without ``--model`` the model is a random
-12-block BERT: times do not depend on the weights. Texts are random tokens of ragged lengths. Linux only (peak memory).
+Times are medians of rounds in which the two alternate. Without ``--model`` the model is a random 12-block BERT, because
+times do not depend on the weights. Texts are random tokens of ragged lengths. Linux only (peak memory).
 """
 
 from __future__ import annotations

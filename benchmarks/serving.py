@@ -1,12 +1,12 @@
-"""What serving costs over calling the same model in-process, what compression gains when served, and what faults do.
+"""Cost of serving over in-process calls, gain of compression when served, and behaviour under faults.
 
     python benchmarks/serving.py --compressed runs/tiny --base runs/tiny
     python benchmarks/serving.py --compressed triton_models/tiny --samples runs/tiny/verify/samples.parquet --soak 30
     python benchmarks/serving.py --compressed runs/tiny --kill
 
-A path is a finished run folder (of ``--base`` its uncut model is taken) or a Triton repository that lwc wrote. Served
-and in-process windows alternate, so that what disturbs the machine disturbs both. Server, load generator and the
-in-process calls share the same cores. Prints Markdown, writes ``serving.json``, exits with 3 where an aim is missed.
+A path is a finished run folder (``--base`` uses its uncut model) or a Triton repository written by lwc. Served and
+in-process windows alternate, so a disturbance of the machine affects both. The server, the load generator and the
+in-process calls share the same cores. Prints Markdown, writes ``serving.json``, and exits with 3 if an aim is missed.
 """
 
 from __future__ import annotations

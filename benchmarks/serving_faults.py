@@ -1,4 +1,4 @@
-"""What a served model does while things go wrong: ten minutes of load, and a model process killed under load."""
+"""A served model under faults: ten minutes of load, and a model process killed under load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of ``serving.py``: what was measured, the aim, and whether it was met."""
+"""The rows of ``serving.py``: the measured value, the aim, and whether it is met."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
-"""Training speed of the one loop: tokens a second, and the share of the measured matrix peak that they make up.
+"""Speed of the training loop: tokens a second, and the share of the measured peak of matrix products.
 
     python benchmarks/train.py [--workers N] [--cpu] [--quick] [--blocks 12] [--hidden 768] [--batch 64] [--longest 256]
 
-It needs an NVIDIA GPU, and otherwise says so and ends; ``--cpu`` measures the processor instead. The model is a random
-BERT and the texts are random tokens of ragged lengths: times do not depend on either. What runs is
-`lwc.training.loop.fit` itself, by several processes where ``--workers`` (or torchrun) asks for them. The peak is a
-square matrix product in the precision of training, measured in the same run. Work is that of real tokens: padding
-lowers the share.
+It needs an NVIDIA GPU and exits with a message without one; ``--cpu`` measures the processor instead. The model is a
+random BERT and the texts are random tokens of ragged lengths, because times do not depend on either. It runs
+`lwc.training.loop.fit`, in several processes with ``--workers`` (or torchrun). The peak is a square matrix product in the
+training precision, measured in the same run. Only real tokens count as work, so padding lowers the share.
 """
 
 from __future__ import annotations
