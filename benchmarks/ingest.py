@@ -3,12 +3,13 @@
     python benchmarks/ingest.py --corpus DIR [--millions 0.5 2 4] [--compared 2] [--pandas-rows N] [--hf-python PYTHON]
     python benchmarks/ingest.py --damaged 10000
 
-The corpus is made from the 2023 files under ``LWC_DATA_DIR``, without ``images``: its type differs from row to row, which
-`datasets` refuses. Each copy has its own users and the words of each text in another order, so copies are not duplicates
-of each other; a text that occurs twice in the original occurs twice in each copy. Every case runs in a separate process.
-``pandas`` parses only. ``pandas_same`` and ``datasets`` do the same cleaning, labels, exact de-duplication, split by user
-and Parquet files as lwc, but do not look for near duplicates; datasets uses as many processes as lwc. Memory is the sum
-over the process tree (proportional set size, shared pages counted once), sampled twice a second. Linux only.
+The corpus is made from the 2023 files under ``LWC_DATA_DIR``, without ``images``: its type differs from row to row,
+which `datasets` refuses. Each copy has its own users and the words of each text in another order, so copies are not
+duplicates of each other; a text that occurs twice in the original occurs twice in each copy. Every case runs in a
+separate process. ``pandas`` parses only. ``pandas_same`` and ``datasets`` do the same cleaning, labels, exact
+de-duplication, split by user and Parquet files as lwc, but do not look for near duplicates; datasets uses as many
+processes as lwc. Memory is the sum over the process tree (proportional set size, shared pages counted once), sampled
+twice a second. Linux only.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
     python benchmarks/latency.py [--quick] [--model PATH] [--int8 static] [--rounds 5] [--window 1.0]
 
 All variants run in turn, one window each, for several rounds of each batch × length, so a disturbance of the machine
-affects all of them. A ratio is the median over rounds of the ratio within a round. The ONNX files, int8 included, come
-from lwc's export, with the session options of serving; PyTorch uses the attention that transformers chooses (SDPA).
-Without ``--model`` the encoder is a random 12-block BERT of width 384, because times do not depend on the weights. Batches
-have no padding. Prints Markdown, writes ``latency.json``, and exits with 3 if an aim is missed.
+affects all of them. A ratio is the median over rounds of the ratio within a round. The ONNX files, int8 included,
+come from lwc's export, with the session options of serving; PyTorch uses the attention that transformers chooses
+(SDPA). Without ``--model`` the encoder is a random 12-block BERT of width 384, because times do not depend on the
+weights. Batches have no padding. Prints Markdown, writes ``latency.json``, and exits with 3 if an aim is missed.
 """
 
 from __future__ import annotations

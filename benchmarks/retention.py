@@ -3,10 +3,10 @@
     python benchmarks/retention.py --model PATH_OR_HUB_ID --seeds 17 18 19
 
 Real electronics reviews (2014 and 2018 releases) from ``LWC_DATA_DIR``, title and body, split by user. Every case has
-the same base, the same text and the same number of recovery steps. Results go through the stage store under ``--runs``,
-so a killed command resumes, and adding a case runs only that case. Prints a Markdown table and writes ``retention.json``
-next to the runs. Each case reads the test split once, at its evaluation. With ``--jobs`` several cases run at once, for a
-GPU that one small model does not fill.
+the same base, the same text and the same number of recovery steps. Results go through the stage store under
+``--runs``, so a killed command resumes, and adding a case runs only that case. Prints a Markdown table and writes
+``retention.json`` next to the runs. Each case reads the test split once, at its evaluation. With ``--jobs`` several
+cases run at once, for a GPU that one small model does not fill.
 """
 
 from __future__ import annotations

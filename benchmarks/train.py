@@ -4,8 +4,8 @@
 
 It needs an NVIDIA GPU and exits with a message without one; ``--cpu`` measures the processor instead. The model is a
 random BERT and the texts are random tokens of ragged lengths, because times do not depend on either. It runs
-`lwc.training.loop.fit`, in several processes with ``--workers`` (or torchrun). The peak is a square matrix product in the
-training precision, measured in the same run. Only real tokens count as work, so padding lowers the share.
+`lwc.training.loop.fit`, in several processes with ``--workers`` (or torchrun). The peak is a square matrix product in
+the training precision, measured in the same run. Only real tokens count as work, so padding lowers the share.
 """
 
 from __future__ import annotations
