@@ -213,6 +213,9 @@ def test_a_model_the_exporter_cannot_do_is_an_error_with_its_type(tokenizer: Any
     class Strange(torch.nn.Module):
         config = tiny("bert", blocks=1).config
 
+        def get_input_embeddings(self) -> Any:
+            return tiny("bert", blocks=1).get_input_embeddings()
+
         def forward(self, input_ids: Any, attention_mask: Any) -> Any:
             raise RuntimeError("an operator nobody has")
 
