@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lwc.core import distributed
@@ -14,6 +15,7 @@ from lwc.recipe import Iterated, Racing
 
 if TYPE_CHECKING:
     from lwc.models.batches import Batch
+    from lwc.models.types import Model
     from lwc.selection.select import CutPlan
     from lwc.tasks.task import Checkpoint
 
@@ -116,7 +118,6 @@ def _trimmed_parameters(context: StageContext, base: Checkpoint) -> int:
 
 def select(context: StageContext) -> None:
     """The select stage: ``selection.json``, and ``model/`` where rounds of recovery made one."""
-    from lwc.pipeline.blocks_for_latency import blocks_for_latency
     from lwc.selection.select import plan_cut, select_blocks
 
     recipe = context.recipe
@@ -124,20 +125,7 @@ def select(context: StageContext) -> None:
     calibration = _batches(context, base, "calibration")
     importance = read_json(context.inputs["score"] / "importance.json")
     trimmed = _trimmed_parameters(context, base)
-    latency = None
-    if recipe.target.of == "latency":
-        ratio, settings = recipe.target.ratio, recipe.export
-        context.scratch.mkdir(parents=True, exist_ok=True)
-        latency = distributed.from_main(
-            lambda: blocks_for_latency(
-                *_base(context),  # timed as it is served, on the CPU
-                family,
-                ratio,
-                settings,
-                context.scratch,
-                context.progress,
-            )
-        )
+    latency = distributed.from_main(lambda: _measured_latency(context)) if recipe.target.of == "latency" else None
     keep = None if latency is None else int(latency["keep"])
     plan = plan_cut(base.model, family, recipe.target, recipe.select, trimmed, keep)
     if isinstance(recipe.select, Iterated):
@@ -149,6 +137,24 @@ def select(context: StageContext) -> None:
         selection["latency"] = latency["measured"]
     write_json(context.out / "selection.json", selection)
     context.progress(f"keep {selection['kept']}, remove {selection['removed']}")
+
+
+def _measured_latency(context: StageContext) -> dict[str, Any]:
+    """`blocks_for_latency` of the base, timed as it is served: on the CPU."""
+    from lwc.export.onnx import export_graph
+    from lwc.models.families import family_of
+    from lwc.pipeline.blocks_for_latency import blocks_for_latency
+    from lwc.tasks.task import task_of
+
+    recipe, base = context.recipe, _base(context)
+    task, family = task_of(recipe), family_of(base.model)
+    context.scratch.mkdir(parents=True, exist_ok=True)
+
+    def export(model: Model, path: Path) -> None:
+        export_graph(task.graph(recipe, base._replace(model=model), context.inputs["data"]), path)
+
+    ratio, settings = recipe.target.ratio, recipe.export
+    return blocks_for_latency(base.model, family, export, ratio, settings, context.scratch, context.progress)
 
 
 def _iterate(

@@ -84,7 +84,7 @@ def select_needs(recipe: Recipe) -> dict[str, str]:
         needs["vocabulary"] = key_of(recipe.vocabulary.model_dump(mode="json"))
     if recipe.target.of == "latency":
         settings = recipe.export.model_dump(mode="json", exclude={"tensorrt"})
-        needs["export"] = key_of({**settings, **measuring_machine(recipe)})
+        needs["export"] = key_of({**settings, "task": recipe.task.key("export"), **measuring_machine(recipe)})
     return needs
 
 
