@@ -72,7 +72,7 @@ class Engine:
         if self._engine is None:
             raise ModelError(f"{plan}: TensorRT does not load it", "build it again on this machine")
         self._profiles: list[Shapes] = stamp["profiles"]
-        self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._types = {trt.DataType.FLOAT: torch.float32, trt.DataType.HALF: torch.float16}
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         modes = {name: self._engine.get_tensor_mode(name) for name in names}

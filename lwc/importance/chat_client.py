@@ -36,11 +36,11 @@ class Reply:
 class _NoRedirect(HTTPRedirectHandler):
     """A redirect would carry the key to another place."""
 
-    def redirect_request(self, *_: Any, **__: Any) -> None:
+    def redirect_request(self, *_: object, **__: object) -> None:
         return None
 
 
-def _body(response: Any, deadline: float) -> bytes:
+def _body(response: http.client.HTTPResponse, deadline: float) -> bytes:
     """All of the response, unless it is too long or drips past the deadline."""
     parts: list[bytes] = []
     size = 0

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as functional
-from torch import Tensor
+from torch import Tensor, nn
 
 from lwc.core import distributed
 from lwc.core.errors import DataError, ModelError
@@ -76,7 +76,7 @@ def measure(model: Model, family: Family, ids: Tensor, mask: Tensor) -> list[_Me
     blocks = block_list(model, family)
     calls: list[tuple[Tensor, dict[str, Any]]] = []
 
-    def note(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def note(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
         rest = dict(kwargs)
         calls.append((args[0] if args else rest.pop("hidden_states"), rest))
 

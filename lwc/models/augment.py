@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from lwc.models.batches import Encoded
+from lwc.models.types import Tokenizer
 
 # Texts are kept this many times longer than the model reads, so that windows can come from their later parts.
 _REACH = 4
@@ -31,7 +31,7 @@ class Windows:
     same chance. The others stay as they are. Labels may not hold for these; only a teacher's answers are asked.
     """
 
-    def __init__(self, tokenizer: Any, texts: Sequence[str], plain: Encoded, share: float, seed: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], plain: Encoded, share: float, seed: int) -> None:
         self._plain, self._share, self._seed = plain, share, seed
         probe, bare = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
         start = next(i for i in range(len(probe)) if probe[i : i + len(bare)] == bare)

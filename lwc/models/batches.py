@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from lwc.core.arrays import Array
 from lwc.core.errors import ModelError
 from lwc.models.losses import IGNORED
+from lwc.models.types import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Batch:
         return Batch(inputs, self.labels.to(device), self.rows, self.texts)
 
 
-def encode(tokenizer: Any, texts: Sequence[str], max_length: int) -> Encoded:
+def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> Encoded:
     """Tokenize with truncation to ``max_length`` tokens, special ones included."""
     if not texts:
         raise ValueError("no texts to encode")
@@ -71,7 +71,7 @@ def encode(tokenizer: Any, texts: Sequence[str], max_length: int) -> Encoded:
     return Encoded(full["input_ids"], types, int(tokenizer.pad_token_id), max_length, truncated, tuple(texts))
 
 
-def slices(tokenizer: Any, texts: Sequence[str], length: int) -> Encoded:
+def slices(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> Encoded:
     """All texts as one stream of tokens, each text ended by the end-of-text token, cut into rows of ``length`` tokens.
 
     The last, shorter row is kept if it has two tokens or more: one token has nothing to predict.

@@ -16,6 +16,7 @@ from lwc.core.errors import MissingDependency, ModelError
 from lwc.core.store import digest_paths
 from lwc.models.families import Family, family_of
 from lwc.models.source import PACKAGE, package_root
+from lwc.models.types import Model, Tokenizer
 
 LLAMA_FAMILY = ("llama", "mistral")
 """Decoders whose blocks take and return one (B, T, D) tensor and whose base model ends in ``norm``."""
@@ -86,7 +87,7 @@ def locate_causal(source: str, gguf_file: str | None = None) -> CausalSource:
     return CausalSource(source, source, gguf_file, f"{source}@{commit} {gguf_file}", _libraries(gguf_file))
 
 
-def load_causal(source: CausalSource, types: Sequence[str] | None = None) -> tuple[Any, Family, Any]:
+def load_causal(source: CausalSource, types: Sequence[str] | None = None) -> tuple[Model, Family, Tokenizer]:
     """(model in float32 and eval mode with eager attention, family, tokenizer).
 
     Raises:
@@ -118,12 +119,8 @@ def load_causal(source: CausalSource, types: Sequence[str] | None = None) -> tup
     family = family_of(model)
     if not family.decoder:
         raise ModelError(f"{source.name}: model type {model_type!r} is no decoder", "use a causal language model")
-    return _plain(model).eval(), family, tokenizer
-
-
-def _plain(model: Any) -> Any:
-    """Weights read from GGUF are float32 by now, but the model takes itself for quantized and refuses to be saved."""
     if getattr(model, "hf_quantizer", None) is not None:
+        # Weights read from GGUF are float32 by now, but the model counts as quantized and refuses to be saved.
         del model.hf_quantizer, model.config.quantization_config
         model.is_quantized = False
-    return model
+    return model.eval(), family, tokenizer

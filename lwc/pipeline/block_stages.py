@@ -15,9 +15,11 @@ from lwc.recipe import Iterated, Racing
 
 if TYPE_CHECKING:
     from lwc.models.batches import Batch
+    from lwc.models.families import Family
     from lwc.models.types import Model
     from lwc.selection.select import CutPlan
     from lwc.tasks.task import Checkpoint
+    from lwc.training.distillation import Recoverer
 
 
 def _base(context: StageContext) -> Checkpoint:
@@ -26,7 +28,7 @@ def _base(context: StageContext) -> Checkpoint:
     return task_of(context.recipe).load(context.inputs["train"] / "model")
 
 
-def _measured_on(context: StageContext) -> tuple[Checkpoint, Any]:
+def _measured_on(context: StageContext) -> tuple[Checkpoint, Family]:
     """(base, family), the model where it computes."""
     from lwc.models.families import family_of
     from lwc.models.placement import placed
@@ -46,7 +48,7 @@ def _batches(context: StageContext, base: Checkpoint, split: str) -> list[Batch]
     return beside(base.model, rows.in_batches(recipe.score.batch_size))
 
 
-def _recoverer(context: StageContext, base: Checkpoint) -> Any:
+def _recoverer(context: StageContext, base: Checkpoint) -> Recoverer:
     from lwc.training.distillation import Recoverer
 
     # Cut models that are compared are taught the same batches.
@@ -74,7 +76,7 @@ def _short_recovery(context: StageContext, base: Checkpoint) -> Callable[[Collec
     return lambda removed: loss(removed, steps)
 
 
-def _cut(context: StageContext, base: Checkpoint, family: Any) -> int | None:
+def _cut(context: StageContext, base: Checkpoint, family: Family) -> int | None:
     """How many blocks the target removes, which is how many the measured cut models lack; None for one of latency."""
     from lwc.selection.select import plan_cut
 
@@ -109,9 +111,10 @@ def _trimmed_parameters(context: StageContext, base: Checkpoint) -> int:
         return 0
     from lwc.data.splits import load_split
     from lwc.models.vocabulary import used_tokens
+    from lwc.tasks.task import tokenizer_of
 
     texts = load_split(context.inputs["data"], "train").texts
-    left = len(used_tokens(base.reader, texts, recipe.model.max_length, recipe.vocabulary.min_count))
+    left = len(used_tokens(tokenizer_of(base), texts, recipe.model.max_length, recipe.vocabulary.min_count))
     rows, width = base.model.get_input_embeddings().weight.shape
     return int((rows - left) * width)
 
@@ -172,7 +175,7 @@ def _iterate(
     task = task_of(recipe)
     recoverer = _recoverer(context, base)
 
-    def heal(student: Any, kept: list[int], number: int) -> Any:
+    def heal(student: Model, kept: list[int], number: int) -> Model:
         # A finished round is kept whole, so that a killed stage goes on from it.
         done = context.scratch / f"round-{number}-keeps-{blocks_name(kept)}"
         if not done.is_dir():

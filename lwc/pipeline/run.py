@@ -57,7 +57,7 @@ def _ingredients(stage: Stage, recipe: Recipe, inputs: Mapping[str, Artifact]) -
     }
 
 
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def _flatten(value: object, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, Mapping):
         flat: dict[str, Any] = {}
         for key, item in value.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lwc.core.errors import RecipeError
 from lwc.core.store import read_json, write_json
@@ -13,6 +13,9 @@ from lwc.pipeline import block_stages as choosing
 from lwc.pipeline import keys as needs
 from lwc.pipeline.stage import Stage, StageContext
 from lwc.recipe import Recipe
+
+if TYPE_CHECKING:
+    from lwc.models.types import Model
 
 
 def _data(context: StageContext) -> None:
@@ -36,7 +39,7 @@ def _train(context: StageContext) -> None:
     from lwc.selection.select import check_target
     from lwc.training.fine_tuning import train_base
 
-    def check(model: Any) -> None:
+    def check(model: Model) -> None:
         check_target(context.recipe, model)
         check_shapes(model, context.recipe.export.latency_shapes)
 

@@ -16,6 +16,7 @@ from lwc.data.splits import Examples
 from lwc.metrics.classification import classification_quality, macro_f1, retention
 from lwc.models.forward.predict import predict
 from lwc.models.losses import distillation_loss
+from lwc.models.types import Model, Tokenizer
 from lwc.recipe import Evaluate, Recipe
 from lwc.tasks.endpoint import Endpoint
 from lwc.tasks.floors import tfidf_features
@@ -38,13 +39,13 @@ class Classification(TextTask):
         """Class ids (N,)."""
         return label_ids
 
-    def judge(self, recipe: Recipe, reader: Any, data_dir: Path, teacher: Any | None = None) -> Judge:
-        """See `Task`. With a few hundred rows, closeness to the teacher tells more than the labels."""
+    def judge(self, recipe: Recipe, reader: Tokenizer, data_dir: Path, teacher: Model | None = None) -> Judge:
+        """With a few hundred rows, closeness to the teacher tells more than the labels."""
         rows = self.rows(recipe, reader, data_dir, "validation")
         labels, groups = np.asarray(rows.labels), validation_batches(recipe, rows)
         target = None if teacher is None else torch.from_numpy(predict(teacher, groups))
 
-        def judge(model: Any) -> dict[str, float]:
+        def judge(model: Model) -> dict[str, float]:
             logits = predict(model, groups)
             predicted = logits.argmax(axis=1)
             f1, accuracy = macro_f1(labels, predicted), float((predicted == labels).mean())
@@ -56,7 +57,7 @@ class Classification(TextTask):
     def quality(
         self, logits: dict[str, Array], test: Examples, train: Examples, names: list[str], settings: Evaluate, seed: int
     ) -> tuple[dict[str, Any], dict[str, Array]]:
-        """See `TextTask`. Floors: the majority class, and TF-IDF with logistic regression."""
+        """Floors: the majority class, and TF-IDF with logistic regression."""
         n_boot = settings.bootstrap
         floors = {
             "majority": majority_logits(train.labels, len(names), len(test)),

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lwc.core import distributed
 from lwc.core.store import file_digest, write_json
+from lwc.models.types import Model
 
 logger = logging.getLogger(__name__)
 KEPT = 2
@@ -83,7 +84,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _weights(model: torch.nn.Module) -> dict[str, Tensor]:
+def _weights(model: Model) -> dict[str, Tensor]:
     # Clones, since tied weights share memory and safetensors refuses that.
     return {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
 
@@ -95,7 +96,7 @@ def _finite(progress: Progress) -> dict[str, Any]:
 
 def save(
     folder: Path,
-    model: torch.nn.Module,
+    model: Model,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     best: dict[str, Tensor] | None,
@@ -130,7 +131,7 @@ def save(
 
 
 def restore(
-    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, identity: str
+    folder: Path, model: Model, optimizer: torch.optim.Optimizer, identity: str
 ) -> tuple[Progress, dict[str, Tensor] | None, dict[str, Tensor] | None] | None:
     """Load the newest whole checkpoint into model, optimizer and random states; None where there is none.
 

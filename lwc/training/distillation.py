@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 from lwc.core import distributed
 from lwc.core.errors import Diverged
@@ -28,9 +28,10 @@ from lwc.models.forward.predict import loss_and_accuracy
 from lwc.models.losses import answer_distance, attention_loss, hidden_loss
 from lwc.models.placement import placed
 from lwc.models.surgery import remove_blocks
+from lwc.models.types import M, Model, Output
 from lwc.models.vocabulary import coverage, trim_vocabulary, used_tokens
 from lwc.recipe import Recipe, Recovery
-from lwc.tasks.task import Checkpoint, Say, Task, task_of, validation_batches
+from lwc.tasks.task import Checkpoint, Reader, Say, Task, task_of, tokenizer_of, validation_batches
 from lwc.training.loop import Objective, TrainingResult, fit
 from lwc.training.teacher import (
     BlockOutputs,
@@ -72,14 +73,14 @@ class Lessons:
 
     task: Task
     recipe: Recipe
-    reader: Any
+    reader: Reader
 
-    def answers(self, model: Any, batch: Batch, attention: bool = False) -> tuple[Tensor, Any]:
+    def answers(self, model: Model, batch: Batch, attention: bool = False) -> tuple[Tensor, Output]:
         """Logits of a batch that recovery compares, and the model's whole output."""
         output = model(**self.task.inputs(batch), **({"output_attentions": True} if attention else {}))
         return self.task.logits(model, output, self.reader).float(), output
 
-    def loss(self, student: Any, batch: Batch, teacher: Teacher, settings: Recovery, capture: BlockOutputs) -> Tensor:
+    def loss(self, student: Model, batch: Batch, teacher: Teacher, settings: Recovery, capture: BlockOutputs) -> Tensor:
         """Weighted sum of logit distillation, hidden-state and attention distance (means over kept blocks), label loss.
 
         The teacher is not asked where nothing of it is wanted.
@@ -157,7 +158,7 @@ class Recoverer:
         return ask
 
     def run(
-        self, student: Any, kept: Sequence[int], settings: Recovery, scratch: Path, progress: Say
+        self, student: Model, kept: Sequence[int], settings: Recovery, scratch: Path, progress: Say
     ) -> TrainingResult:
         """Recover ``student``, which has the teacher's blocks ``kept``, in place."""
         teacher = self._teacher_for(kept, settings, scratch, progress)
@@ -184,7 +185,7 @@ class Recoverer:
     def after(self, removed: Collection[int], steps: int, scratch: Path, progress: Say) -> dict[str, float]:
         """What the model cut by ``removed`` reaches after ``steps`` steps of recovery, see `healed`."""
 
-        def heal(student: Any, kept: list[int], work: Path) -> TrainingResult:
+        def heal(student: Model, kept: list[int], work: Path) -> TrainingResult:
             return self.run(student, kept, self.in_steps(steps), work, progress)
 
         return healed(self._teacher, removed, steps, self.validation, scratch, heal)
@@ -203,12 +204,12 @@ def blocks_name(blocks: Collection[int]) -> str:
 
 
 def healed(
-    teacher: Any,
+    teacher: Model,
     removed: Collection[int],
     steps: int,
     validation: Sequence[Batch],
     scratch: Path,
-    heal: Callable[[Any, list[int], Path], TrainingResult],
+    heal: Callable[[Model, list[int], Path], TrainingResult],
 ) -> dict[str, float]:
     """What ``teacher`` without the blocks ``removed`` comes to after ``steps`` of ``heal(student, kept, work)``.
 
@@ -241,10 +242,12 @@ def healed(
     return figures
 
 
-def random_weights(model: Any, seed: int) -> Any:
+def random_weights(model: M, seed: int) -> M:
     """A model of the same shape that has learnt nothing: the baseline of training a small model from scratch."""
     set_seed(seed)
-    return type(model)._from_config(model.config, attn_implementation="eager").float().eval()
+    kind: type[PreTrainedModel] = type(model)
+    fresh: M = kind._from_config(model.config, attn_implementation="eager").float()
+    return fresh.eval()
 
 
 @dataclass(frozen=True)
@@ -287,11 +290,12 @@ def recover(recipe: Recipe, kept: Sequence[int], folders: Recovering, progress: 
 def _trimmed(recipe: Recipe, student: Checkpoint, data_dir: Path) -> tuple[Checkpoint, dict[str, Any]]:
     """Trimmed after recovery, while teacher and student still read the same ids: the logits do not change."""
     train, validation = load_split(data_dir, "train"), load_split(data_dir, "validation")
-    keep = used_tokens(student.reader, train.texts, recipe.model.max_length, recipe.vocabulary.min_count)
-    smaller, trimmed = trim_vocabulary(student.model.to("cpu"), student.reader, keep)
+    tokenizer = tokenizer_of(student)
+    keep = used_tokens(tokenizer, train.texts, recipe.model.max_length, recipe.vocabulary.min_count)
+    smaller, trimmed = trim_vocabulary(student.model.to("cpu"), tokenizer, keep)
     figures = {
-        "before": len(student.reader),
+        "before": len(tokenizer),
         "after": len(trimmed),
-        "coverage_of_validation": coverage(student.reader, trimmed, validation.texts),
+        "coverage_of_validation": coverage(tokenizer, trimmed, validation.texts),
     }
     return Checkpoint(smaller, trimmed), figures

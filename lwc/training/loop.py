@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 from transformers import set_seed
@@ -24,6 +25,7 @@ from lwc.core.machine import precision_here
 from lwc.core.store import canonical
 from lwc.models.attention import fused_attention
 from lwc.models.batches import Batch, Encoded, pad, row_groups
+from lwc.models.types import Model
 from lwc.recipe import Optimization
 from lwc.tasks.task import Judge, Rows
 from lwc.training import checkpoints
@@ -32,7 +34,7 @@ from lwc.training.checkpoints import Progress
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 """Without ``checkpoint_every``: a GPU takes thousands of steps in a minute, two cores fifty."""
 
-LossFunction = Callable[[Any, Batch], Tensor]
+LossFunction = Callable[[Model, Batch], Tensor]
 """``(model, batch) → scalar loss``, mean over the batch's rows. A ratio of sums needs `distributed.by_rows`."""
 
 
@@ -77,7 +79,7 @@ def learning_rate(step: int, total: int, settings: Optimization) -> float:
     return settings.learning_rate * max(0.0, (total - step) / max(1, total - warmup))
 
 
-def parameter_groups(model: Any, weight_decay: float, embedding_rate: float = 1.0) -> list[dict[str, Any]]:
+def parameter_groups(model: Model, weight_decay: float, embedding_rate: float = 1.0) -> list[dict[str, Any]]:
     """Weight decay on matrices only: norms and biases are scales, not directions. ``scale`` multiplies the rate."""
     trained = [p for p in model.parameters() if p.requires_grad]
     embeddings: set[Tensor] = set(model.get_input_embeddings().parameters()) if embedding_rate != 1.0 else set()
@@ -105,7 +107,7 @@ def _identity(rows: Rows, settings: Optimization, seed: int) -> str:
 
 
 def fit(
-    model: Any,
+    model: Model,
     objective: Objective,
     settings: Optimization,
     seed: int,
@@ -228,7 +230,7 @@ def _accelerator() -> Accelerator:
     return Accelerator(mixed_precision="no", cpu=not distributed.on_gpu(), kwargs_handlers=[ddp] if together else [])
 
 
-def _averaged(average: dict[str, Tensor] | None, model: torch.nn.Module, decay: float) -> dict[str, Tensor]:
+def _averaged(average: dict[str, Tensor] | None, model: Model, decay: float) -> dict[str, Tensor]:
     current = {name: value.detach() for name, value in model.state_dict().items()}
     if average is None:
         return {name: value.clone() for name, value in current.items()}
@@ -239,7 +241,7 @@ def _averaged(average: dict[str, Tensor] | None, model: torch.nn.Module, decay: 
 
 
 @contextmanager
-def _weights(model: torch.nn.Module, weights: dict[str, Tensor] | None) -> Iterator[None]:
+def _weights(model: Model, weights: dict[str, Tensor] | None) -> Iterator[None]:
     """Put other weights in for a while; None leaves the model as it is."""
     if weights is None:
         yield
@@ -254,8 +256,8 @@ def _weights(model: torch.nn.Module, weights: dict[str, Tensor] | None) -> Itera
 
 def _step(
     accelerator: Accelerator,
-    model: Any,
-    optimizer: Any,
+    model: Model,
+    optimizer: AcceleratedOptimizer,
     loss: Tensor,
     weight: float,
     max_grad_norm: float,
@@ -275,7 +277,7 @@ def _step(
 
 
 def _evaluate(
-    model: Any,
+    model: Model,
     state: Progress,
     best: dict[str, Tensor] | None,
     loss: float,

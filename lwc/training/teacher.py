@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,9 +23,10 @@ from lwc.core.errors import ModelError
 from lwc.core.store import canonical, key_of, read_json, write_json, write_whole
 from lwc.models.attention import fused_attention
 from lwc.models.batches import Batch, Encoded, batches
-from lwc.models.families import block_list, family_of, hidden_states
+from lwc.models.families import BlockOutput, block_list, family_of, hidden_states
 from lwc.models.forward.kept import weights_digest
 from lwc.models.placement import device_of
+from lwc.models.types import Model, Output
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 class BlockOutputs:
     """Keeps the outputs (B, T, D) of chosen blocks of a model while it is entered."""
 
-    def __init__(self, model: Any, blocks: Sequence[int]) -> None:
+    def __init__(self, model: Model, blocks: Sequence[int]) -> None:
         modules = block_list(model, family_of(model))
         self._modules = [modules[index] for index in blocks]
         self._stack = ExitStack()
@@ -46,7 +47,7 @@ class BlockOutputs:
             self._stack.callback(handle.remove)
         return self
 
-    def _keep(self, slot: int, _module: nn.Module, _inputs: Any, output: Any) -> None:
+    def _keep(self, slot: int, _module: nn.Module, _inputs: tuple[Tensor, ...], output: BlockOutput) -> None:
         self._outputs[slot] = hidden_states(output)
 
     def __exit__(self, *_: object) -> None:
@@ -58,16 +59,17 @@ class BlockOutputs:
         return [taken[slot] for slot in sorted(taken)]
 
 
-def attention_maps(output: Any, blocks: Sequence[int], model_type: str) -> list[Tensor]:
+def attention_maps(output: Output, blocks: Sequence[int], model_type: str) -> list[Tensor]:
     """Attention probabilities (B, H, T, T) of these blocks.
 
     Raises:
         ModelError: the model gives none.
     """
-    maps = getattr(output, "attentions", None)
-    if not maps or any(maps[block] is None for block in blocks):
+    maps = getattr(output, "attentions", None) or ()
+    found = [maps[block].float() for block in blocks if block < len(maps) and maps[block] is not None]
+    if len(found) < len(blocks):
         raise ModelError(f"{model_type} gives no attention maps", "set recover.attention_weight: 0")
-    return [maps[block].float() for block in blocks]
+    return found
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,14 @@ class Teacher(Protocol):
     def __call__(self, batch: Batch) -> Taught: ...
 
 
-Ask = Callable[[Any, Batch, bool], tuple[Tensor, Any]]
+Ask = Callable[[Model, Batch, bool], tuple[Tensor, Output]]
 """``(model, batch, attention) → (logits that recovery compares, the model's output)``."""
 
 
 class LiveTeacher:
     """Asked as it goes: the rows differ in every epoch where they are augmented."""
 
-    def __init__(self, model: Any, blocks: Sequence[int], ask: Ask, attention: bool = False) -> None:
+    def __init__(self, model: Model, blocks: Sequence[int], ask: Ask, attention: bool = False) -> None:
         self.model, self.blocks = model.eval(), list(blocks)
         self._ask, self._attention = ask, attention
         self._capture = BlockOutputs(model, blocks)

@@ -29,7 +29,6 @@ class TopItems(nn.Module):
         self.view, self.k = view, k
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
         logits = self.view(input_ids, attention_mask).logits
         lowest = torch.finfo(torch.float32).min
         # A column for the padding, which ``seen`` is full of.
