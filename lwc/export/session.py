@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 
 from lwc.core.arrays import Array
+from lwc.core.machine import cpu_limit
 
 
 class Declared(Protocol):
@@ -40,6 +41,12 @@ def run_all(session: Session, inputs: Mapping[str, Array]) -> list[Array]:
     declared = {value.name for value in session.get_inputs()}
     feed = {name: value for name, value in inputs.items() if name in declared}
     return [np.asarray(output) for output in session.run(None, feed)]
+
+
+def logits(path: Path, batches: Sequence[Mapping[str, Array]]) -> Array:
+    """The first output (N, C) of a file on all rows of padded inputs."""
+    session = cpu_session(path, cpu_limit())
+    return np.concatenate([run(session, batch) for batch in batches])
 
 
 def run(session: Session, inputs: Mapping[str, Array]) -> Array:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from torch import Tensor
 
 from lwc.core import distributed
@@ -86,11 +87,6 @@ def _components(features: Array, weights: Array) -> Array:
     return np.asarray(centred @ leading / np.sqrt(values.sum()))
 
 
-def _probabilities(scores: Array) -> Array:
-    scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return np.asarray(scores / scores.sum(axis=-1, keepdims=True))
-
-
 def _fit(design: Array, weights: Array, targets: Array, prior: Array, variance: float) -> Array:
     """Logistic regression of many label columns at once: (N, R), (N,), (Q, N, C) one-hot, (Q, C) → weights (Q, R, C).
 
@@ -101,7 +97,7 @@ def _fit(design: Array, weights: Array, targets: Array, prior: Array, variance: 
     inverse = np.linalg.inv(design.T @ weighted / 2 + np.eye(design.shape[1]) / variance)
     solution = ahead = np.zeros((len(targets), design.shape[1], targets.shape[2]))
     for step in range(ITERATIONS):
-        residual = targets - _probabilities(design @ ahead + prior[:, None])
+        residual = targets - softmax(design @ ahead + prior[:, None], axis=-1)
         better = ahead + inverse @ (weighted.T @ residual - ahead / variance)
         ahead = better + step / (step + 3) * (better - solution)
         solution = better
@@ -128,7 +124,7 @@ def v_information(features: Array, labels: Array, weights: Array, folds: Array) 
         truth = targets[:, held] * weights[held, None]
         for index, variance in enumerate(PRIORS):
             solution = _fit(design[rest], weights[rest], targets[:, rest], prior, variance)
-            found = np.log(_probabilities(design[held] @ solution + prior[:, None]))
+            found = np.log(softmax(design[held] @ solution + prior[:, None], axis=-1))
             gain[index] += (truth * (found - prior[:, None])).sum(axis=(1, 2))
     return np.asarray(gain.max(axis=0) / weights.sum())
 

@@ -12,7 +12,7 @@ from scipy.stats import t as student
 from lwc.core.arrays import Array
 from lwc.importance.fusion import tau
 from lwc.importance.types import Comparison, Estimate
-from lwc.metrics.classification import LEVEL, interval
+from lwc.metrics.classification import LEVEL, ratio_interval
 
 # Fewer points than this have no rank correlation worth the name.
 _LEAST = 3
@@ -43,10 +43,7 @@ def _spearman(one: Array, other: Array) -> float:
 
 
 def _estimate(value: float, samples: Array) -> Estimate:
-    finite = samples[np.isfinite(samples)]
-    if not np.isfinite(value) or not finite.size:
-        return {"value": None, "low": None, "high": None}
-    found = interval(float(value), finite)
+    found = ratio_interval(float(value), samples)
     return {"value": found["value"], "low": found["low"], "high": found["high"]}
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import scipy.special
 from numpy.typing import ArrayLike, NDArray
 
 Ints = NDArray[np.int64]
@@ -63,11 +64,6 @@ def macro_f1(labels: ArrayLike, predictions: ArrayLike) -> float:
     return _point(labels, predictions)["macro_f1"]
 
 
-def balanced_accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
-    """Unweighted mean recall over the classes that occur in labels (N,)."""
-    return _point(labels, predictions)["balanced_accuracy"]
-
-
 def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, classes: int | None = None) -> Ints:
     """Counts (C, C): rows are true classes, columns predicted ones.
 
@@ -94,8 +90,7 @@ def softmax(logits: ArrayLike) -> Floats:
     if not np.isfinite(z).all():
         bad = int((~np.isfinite(z)).any(axis=1).sum())
         raise ValueError(f"{bad} of {len(z)} rows have non-finite logits")
-    e = np.exp(z - z.max(axis=1, keepdims=True))
-    return np.asarray(e / e.sum(axis=1, keepdims=True))
+    return np.asarray(scipy.special.softmax(z, axis=1))
 
 
 def _calibration_rows(labels: Ints, logits: ArrayLike) -> tuple[Floats, Ints]:
@@ -167,6 +162,20 @@ def interval(value: float, samples: Floats) -> dict[str, float]:
     return {"value": value, "low": min(float(low), value), "high": max(float(high), value)}
 
 
+def ratio_interval(value: float, samples: Floats) -> dict[str, float | None]:
+    """`interval` over the finite ``samples`` (R,) of a ratio; all None where the ratio or every sample lacks a base."""
+    finite = samples[np.isfinite(samples)]
+    if not np.isfinite(value) or not finite.size:
+        return {"value": None, "low": None, "high": None}
+    return {**interval(value, finite)}
+
+
+def quotient(above: ArrayLike, below: ArrayLike) -> Floats:
+    """above ÷ below, NaN where the latter is 0."""
+    one, other = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
+    return np.divide(one, other, out=np.full(other.shape, np.nan), where=other != 0)
+
+
 def classification_quality(labels: ArrayLike, logits: ArrayLike, n_boot: int, seed: int) -> dict[str, Any]:
     """All metrics of logits (N, C) against labels (N,), each with its interval.
 
@@ -192,27 +201,16 @@ def classification_quality(labels: ArrayLike, logits: ArrayLike, n_boot: int, se
 def retention(
     labels: ArrayLike, base: ArrayLike, compressed: ArrayLike, n_boot: int, seed: int
 ) -> dict[str, dict[str, float | None]]:
-    """Compressed metric ÷ base metric on the same rows, with paired-bootstrap intervals.
-
-    Args:
-        labels: class ids (N,).
-        base: class ids predicted by the uncut model (N,).
-        compressed: class ids predicted by the smaller model (N,).
-        n_boot: number of resamples.
-        seed: same seed, same draws.
+    """Compressed metric ÷ base metric on the same rows, class ids (N,), with paired-bootstrap intervals.
 
     Returns:
         metric → ``{"value", "low", "high"}``; all None where the base metric is 0, so that no ratio exists.
     """
-    samples = bootstrap(labels, {"base": base, "compressed": compressed}, n_boot, seed)
+    drawn = bootstrap(labels, {"base": base, "compressed": compressed}, n_boot, seed)
     whole, cut = _point(labels, base), _point(labels, compressed)
-    result: dict[str, dict[str, float | None]] = {}
-    for name in RESAMPLED:
-        below = samples["base"][name]
-        usable = below > 0
-        if whole[name] == 0 or not usable.any():
-            result[name] = {"value": None, "low": None, "high": None}
-            continue
-        ratios = samples["compressed"][name][usable] / below[usable]
-        result[name] = {**interval(cut[name] / whole[name], ratios)}
-    return result
+    return {
+        name: ratio_interval(
+            float(quotient(cut[name], whole[name])), quotient(drawn["compressed"][name], drawn["base"][name])
+        )
+        for name in RESAMPLED
+    }

@@ -200,7 +200,7 @@ def _help(recipe: Recipe, stages: Sequence[Stage]) -> None:
 
 @contextmanager
 def _fitting(stage: Stage) -> Iterator[None]:
-    """Say what to lower where the GPU's memory does not do."""
+    """Turn a GPU out-of-memory error into advice on which batch size to lower."""
     try:
         yield
     except RuntimeError as error:

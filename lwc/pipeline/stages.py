@@ -61,9 +61,8 @@ def _evaluate(context: StageContext) -> None:
     from lwc.tasks.task import MODELS, Evaluation, task_of
 
     recipe, inputs = context.recipe, context.inputs
-    folders = {
-        name: inputs[stage] / "model" for name, stage in zip(MODELS, ("train", "remove", "recover"), strict=True)
-    }
+    stages = ("train", "remove", "recover")
+    folders = {name: inputs[stage] / "model" for name, stage in zip(MODELS, stages, strict=True)}
     evaluation = Evaluation(recipe, inputs["data"], folders, context.out, context.progress, context.answers)
     quality = evaluate(task_of(recipe), evaluation)["quality"]
     metric = recipe.task.headline.metrics[0]
@@ -82,20 +81,14 @@ def _package(context: StageContext) -> None:
     from lwc.export.run import FP16, INT8, WHOLE
     from lwc.serving.triton.repository import build_repository
 
-    recipe, package = context.recipe, context.recipe.package
+    recipe, package, inputs = context.recipe, context.recipe.package, context.inputs
     described: dict[str, Any] = {}
     # A repository of a plan is written by `lwc export`, on the GPU that the plan is for.
     for target, folder, reduced in (("cpu", "repository", INT8), ("gpu", "repository-gpu", FP16)):
         if target in package.targets:
-            graph = context.inputs["export"] / reduced
-            described[target] = build_repository(
-                graph if graph.is_file() else context.inputs["export"] / WHOLE,
-                context.inputs["recover"] / "model",
-                context.out / folder,
-                package,
-                recipe.name,
-                target,
-            )
+            graph, checkpoint = inputs["export"] / reduced, inputs["recover"] / "model"
+            graph = graph if graph.is_file() else inputs["export"] / WHOLE
+            described[target] = build_repository(graph, checkpoint, context.out / folder, package, recipe.name, target)
     if package.measure_queue_delay:
         described["cpu"]["queue_delay"] = _measured_delay(context, context.out / "repository")
     write_json(context.out / "package.json", described["cpu"])

@@ -25,7 +25,7 @@ from lwc.serving.loadtest import wire
 from lwc.serving.triton.server import TritonServer
 from lwc.tasks.next_item import asking, ranking
 from lwc.tasks.next_item.histories import Catalogue
-from lwc.tasks.next_item.model import NextItemView, build, save
+from lwc.tasks.next_item.model import NextItemView, build
 from lwc.tasks.next_item.repository import build_repository
 
 pytestmark = pytest.mark.serving
@@ -48,7 +48,7 @@ def view() -> NextItemView:
 @pytest.fixture(scope="module")
 def repository(view: NextItemView, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shop")
-    save(view, folder / "model")
+    view.save_pretrained(folder / "model", safe_serialization=True)
     CATALOGUE.write(folder / "model" / "catalogue.json")
     export_top_items(view, K, folder / "model.onnx")
     package = Package(max_batch_size=BATCH, queue_delay_microseconds=20000, intra_op_threads=1)

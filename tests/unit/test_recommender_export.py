@@ -21,7 +21,7 @@ from lwc.serving.triton.config import parse
 from lwc.tasks.next_item import asking, ranking
 from lwc.tasks.next_item.graph import graph_inputs, top_items_graph
 from lwc.tasks.next_item.histories import Catalogue
-from lwc.tasks.next_item.model import NextItemView, build, save
+from lwc.tasks.next_item.model import NextItemView, build
 from lwc.tasks.next_item.replay import HeldOut, ndcg, summarise
 from lwc.tasks.next_item.repository import build_repository
 from lwc.tasks.next_item.rows import answers
@@ -86,7 +86,7 @@ def catalogue(items: int = ITEMS) -> Catalogue:
 
 
 def test_the_repository_ships_the_catalogue_with_the_model(view: NextItemView, graph: Path, tmp_path: Path) -> None:
-    save(view, tmp_path / "model")
+    view.save_pretrained(tmp_path / "model", safe_serialization=True)
     catalogue().write(tmp_path / "model" / "catalogue.json")
     out = tmp_path / "repository"
     described = build_repository(graph, tmp_path / "model", out, Package(max_batch_size=4), "shop")
@@ -105,7 +105,7 @@ def test_the_repository_ships_the_catalogue_with_the_model(view: NextItemView, g
 
 
 def test_a_model_of_another_catalogue_is_refused(view: NextItemView, graph: Path, tmp_path: Path) -> None:
-    save(view, tmp_path / "model")
+    view.save_pretrained(tmp_path / "model", safe_serialization=True)
     catalogue(14).write(tmp_path / "model" / "catalogue.json")
     with pytest.raises(ModelError, match="16 tokens for 14 items"):
         build_repository(graph, tmp_path / "model", tmp_path / "repository", Package(), "shop")

@@ -5,14 +5,14 @@ Never sampled: metrics over a few sampled negatives order models differently (Kr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lwc.core.arrays import Array
-from lwc.metrics.classification import interval
+from lwc.metrics.classification import interval, quotient, ratio_interval
 from lwc.tasks.next_item.histories import UNKNOWN
 
 K = 10
@@ -103,22 +103,15 @@ def quality(scores: Array, targets: Array, weights: Array) -> tuple[dict[str, An
 
 def retention(base: dict[str, Floats], compressed: dict[str, Floats], weights: Array) -> dict[str, Any]:
     """Compressed ÷ base of each headline metric, the same users drawn for both; None where the base has 0."""
-    found: dict[str, Any] = {}
-    for name in HEADLINES:
-        below, above = weights @ base[name], weights @ compressed[name]
-        usable = below > 0
-        if base[name].sum() == 0 or not usable.any():
-            found[name] = {"value": None, "low": None, "high": None}
-            continue
-        ratio = float(compressed[name].sum() / base[name].sum())
-        found[name] = interval(ratio, above[usable] / below[usable])
-    return found
+    return {
+        name: ratio_interval(
+            float(quotient(compressed[name].sum(), base[name].sum())),
+            quotient(weights @ compressed[name], weights @ base[name]),
+        )
+        for name in HEADLINES
+    }
 
 
 def difference(one: Floats, other: Floats, weights: Array) -> dict[str, float]:
     """one − other of a metric per user (N,), with its paired interval: does a model beat a floor?"""
     return interval(float((one - other).mean()), weights @ (one - other) / len(one))
-
-
-Scorer = Callable[[Sequence[Sequence[int]], Array], Array]
-"""(known histories, times of asking (N,)) → scores (N, V)."""
