@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from lwc.core.errors import MissingDependency, ModelError
 from lwc.core.store import digest_paths
 from lwc.models.families import Family, family_of
-from lwc.models.source import PACKAGE, package_root
+from lwc.models.source import PACKAGE, checked_hub_id, resolve_folder
 from lwc.models.types import Model, Tokenizer
 
 LLAMA_FAMILY = ("llama", "mistral")
@@ -66,18 +66,17 @@ def locate_causal(source: str, gguf_file: str | None = None) -> CausalSource:
         ModelError: nothing usable lies there.
         MissingDependency: the package, the GGUF reader or the hub id is not there.
     """
-    path = Path(source).expanduser()
-    if source.startswith(PACKAGE) or path.is_dir():
-        root = package_root(source.removeprefix(PACKAGE)) if source.startswith(PACKAGE) else path
+    root = Path(resolve_folder(source))
+    if source.startswith(PACKAGE) or root.is_dir():
         folder, file = _inside(source, root, gguf_file)
         weights = (
             [folder / file] if file else sorted(p for p in folder.iterdir() if p.suffix in {".json", ".safetensors"})
         )
         return CausalSource(source, str(folder), file, digest_paths(weights), _libraries(file))
-    if source.startswith(("/", ".", "~")) or source.count("/") > 1:
-        raise ModelError(f"{source}: no such folder", "give an existing folder, a hub id, or package:<module>")
     try:
-        commit = AutoConfig.from_pretrained(source, **({"gguf_file": gguf_file} if gguf_file else {}))._commit_hash
+        commit = AutoConfig.from_pretrained(
+            checked_hub_id(source), **({"gguf_file": gguf_file} if gguf_file else {})
+        )._commit_hash
     except (OSError, ValueError) as error:
         raise MissingDependency(
             f"{source}: not a local folder, and not reachable on the hub", "download it and give the folder's path"
