@@ -73,10 +73,9 @@ def locate_causal(source: str, gguf_file: str | None = None) -> CausalSource:
             [folder / file] if file else sorted(p for p in folder.iterdir() if p.suffix in {".json", ".safetensors"})
         )
         return CausalSource(source, str(folder), file, digest_paths(weights), _libraries(file))
+    how = {"gguf_file": gguf_file} if gguf_file else {}
     try:
-        commit = AutoConfig.from_pretrained(
-            checked_hub_id(source), **({"gguf_file": gguf_file} if gguf_file else {})
-        )._commit_hash
+        commit = AutoConfig.from_pretrained(checked_hub_id(source), **how)._commit_hash
     except (OSError, ValueError) as error:
         raise MissingDependency(
             f"{source}: not a local folder, and not reachable on the hub", "download it and give the folder's path"

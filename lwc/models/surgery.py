@@ -68,8 +68,9 @@ def computing(forwards: Sequence[tuple[nn.Module, Callable[..., BlockOutput]]]) 
 def bypass(model: Model, family: Family, blocks: Collection[int]) -> Iterator[None]:
     """Replace blocks by the identity on the residual stream: h_out = h_in, nothing is computed.
 
-    This is not zeroing a block's output, which would also kill the residual. A bypassed block writes nothing to a key/value cache, whose first block counts the tokens: generate with ``use_cache=False``, or
-    from a model whose blocks are removed.
+    This is not zeroing a block's output, which would also kill the residual. A bypassed block writes nothing to a
+    key/value cache, whose first block counts the tokens: generate with ``use_cache=False``, or from a model whose
+    blocks are removed.
     """
     modules = block_list(model, family)
     chosen = checked(len(modules), blocks)
