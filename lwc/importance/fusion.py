@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.stats import beta, kendalltau, rankdata
 
 from lwc.core.arrays import Array
-from lwc.importance.learned import cross_validated, fit, removed_sums
+from lwc.importance.learned import Measured, cross_validated, fit, removed_sums
 from lwc.importance.types import LearnedFit
 
 # Scores closer than this, relative to the largest, differ by rounding only.
 _SAME = 1e-9
 
-Measured = Sequence[tuple[Collection[int], float]]
-"""(removed blocks, loss of the model without them in nats), one entry a cut model."""
+Scores = Mapping[str, Sequence[float]]
+"""Method → one score a block."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Fusion:
     learned: LearnedFit | None = None
 
 
-def usable(scores: Mapping[str, Sequence[float]]) -> tuple[dict[str, Array], dict[str, str]]:
+def usable(scores: Scores) -> tuple[dict[str, Array], dict[str, str]]:
     """(methods that say something, reason by name for those that do not).
 
     A method whose scores are constant or not all finite ranks nothing: averaging it in would only dilute the rest.
@@ -99,9 +99,7 @@ _FUSIONS: dict[str, tuple[Callable[[Array, Array], Array], str]] = {
 }
 
 
-def _included(
-    scores: Mapping[str, Sequence[float]], weights: Mapping[str, float]
-) -> tuple[dict[str, Array], dict[str, str]]:
+def _included(scores: Scores, weights: Mapping[str, float]) -> tuple[dict[str, Array], dict[str, str]]:
     if len({len(values) for values in scores.values()}) > 1:
         raise ValueError("methods score different numbers of blocks")
     good, excluded = usable(scores)
@@ -114,10 +112,7 @@ def _included(
 
 
 def fuse(
-    scores: Mapping[str, Sequence[float]],
-    weights: Mapping[str, float],
-    method: str = "mean_rank",
-    measured: Measured | None = None,
+    scores: Scores, weights: Mapping[str, float], method: str = "mean_rank", measured: Measured | None = None
 ) -> Fusion:
     """One score a block from many methods; equal scores go to the earlier block.
 
@@ -150,12 +145,7 @@ def fuse(
     return Fusion(tuple(map(float, fused)), ranking, excluded, method, unit, used, learned)
 
 
-def predicted_damage(
-    scores: Mapping[str, Sequence[float]],
-    weights: Mapping[str, float],
-    method: str,
-    measured: Measured,
-) -> Array:
+def predicted_damage(scores: Scores, weights: Mapping[str, float], method: str, measured: Measured) -> Array:
     """What the fusion predicts for each measured cut model (S,): the sum of the fused scores of its removed blocks.
 
     A learned fusion has seen the losses that it is to be compared with. It predicts each from weights fitted on the
@@ -168,7 +158,7 @@ def predicted_damage(
     return removed_sums(fused, [removed for removed, _ in measured])[:, 0]
 
 
-def kendall_tau(scores: Mapping[str, Sequence[float]]) -> tuple[list[str], list[list[float]]]:
+def kendall_tau(scores: Scores) -> tuple[list[str], list[list[float]]]:
     """(names, τ-b matrix) of the usable methods: 1 same order, 0 none, −1 reversed. One block: τ is 1."""
     good, _ = usable(scores)
     names = list(good)

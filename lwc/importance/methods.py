@@ -27,7 +27,7 @@ class Results:
 
 
 def run_methods(
-    model: Model, family: Family, batches: Sequence[Batch], methods: Sequence[Method], progress: Say | None = None
+    model: Model, family: Family, batches: Sequence[Batch], methods: Sequence[Method], progress: Say = lambda _: None
 ) -> dict[str, LayerImportance]:
     """Scores by method, in the order of the recipe, of all methods that measure the model.
 
@@ -39,8 +39,7 @@ def run_methods(
     for method in methods:
         if method.reads != "model":
             continue
-        if progress is not None:
-            progress(f"{method.method} ({len(results) + 1}/{len(methods)})")
+        progress(f"{method.method} ({len(results) + 1}/{len(methods)})")
         started = time.monotonic()
         scorer: Scorer[Method] = method.load()
         if isinstance(scorer, GradientScorer):
@@ -59,7 +58,7 @@ def _unit_of_numbers(found: LayerImportance) -> str:
 
 
 def run_on_scores(
-    results: Mapping[str, LayerImportance], blocks: int, methods: Sequence[Method], progress: Say | None = None
+    results: Mapping[str, LayerImportance], blocks: int, methods: Sequence[Method], progress: Say = lambda _: None
 ) -> Results:
     """The results, with those of the methods that read the scores of the others.
 
@@ -71,8 +70,7 @@ def run_on_scores(
     for method in methods:
         if method.reads != "scores":
             continue
-        if progress is not None:
-            progress(f"{method.method} ({len(methods)}/{len(methods)})")
+        progress(f"{method.method} ({len(methods)}/{len(methods)})")
         started = time.monotonic()
         scorer: ScorerOfScores[Method] = method.load()
         answer = distributed.from_main(partial(scorer, evidence, blocks, method))

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from lwc.core.errors import DataError, RecipeError
-from lwc.importance.fusion import Fusion, fuse, kendall_tau
+from lwc.importance.fusion import fuse, kendall_tau
 from lwc.importance.methods import Say, run_methods, run_on_scores
 from lwc.importance.resampling import Rows
 from lwc.importance.subsets import CutModel, Recover, measure, random_subsets
 from lwc.importance.trust import Scored, against_cut_models, resampled
-from lwc.importance.types import FusedScores, Importance, TrustFigures
+from lwc.importance.types import Importance, TrustFigures
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list
 from lwc.models.types import Model
@@ -43,7 +43,7 @@ def score_blocks(
     family: Family,
     batches: Sequence[Batch],
     settings: Score,
-    progress: Say | None = None,
+    progress: Say = lambda _: None,
     trial: Trial = Trial(),
     seed: int = 0,
 ) -> Importance:
@@ -97,7 +97,7 @@ def score_blocks(
         "examples": count,
         "methods": {name: {**asdict(result), "weight": weights[name]} for name, result in results.found.items()},
         "excluded": {**fusion.excluded, **results.refused},
-        "fused": _fused(fusion),
+        "fused": {name: value for name, value in asdict(fusion).items() if name != "excluded"},
         "kendall_tau": {"names": names, "matrix": matrix},
         "trust": trust,
     }
@@ -117,17 +117,6 @@ def _checked(batches: Sequence[Batch]) -> int:
             "raise data.calibration, or balance the data",
         )
     return len(labels)
-
-
-def _fused(fusion: Fusion) -> FusedScores:
-    return {
-        "scores": list(fusion.scores),
-        "ranking": list(fusion.ranking),
-        "method": fusion.method,
-        "unit": fusion.unit,
-        "weights": fusion.weights,
-        "learned": fusion.learned,
-    }
 
 
 def _finite(value: object) -> Any:

@@ -161,14 +161,6 @@ def _closed(tokenizer: Tokenizer, state: dict[str, Any], keep: set[int]) -> set[
     return closed
 
 
-def _types(node: object) -> set[str]:
-    """The types of a normalizer or pre-tokenizer and of its parts."""
-    if isinstance(node, dict):
-        own = {node["type"]} if isinstance(node.get("type"), str) else set()
-        return own.union(*(_types(part) for part in node.values()))
-    return set().union(*(_types(part) for part in node)) if isinstance(node, list) else set()
-
-
 def _fallback(tokenizer: Tokenizer, state: dict[str, Any], texts: Sequence[str]) -> set[int]:
     """Ids of one-symbol pieces that any text can fall back on: of these texts, printable ASCII, and all bytes."""
     model, backend = state["model"], tokenizer.backend_tokenizer
@@ -180,7 +172,7 @@ def _fallback(tokenizer: Tokenizer, state: dict[str, Any], texts: Sequence[str])
     if backend.pre_tokenizer:  # it may replace some, such as a space
         words = backend.pre_tokenizer.pre_tokenize_str("".join(sorted(characters)))
         characters.update(character for word, _ in words for character in word)
-    if "ByteLevel" in _types([state["normalizer"], state["pre_tokenizer"]]):
+    if '"type": "ByteLevel"' in json.dumps([state["normalizer"], state["pre_tokenizer"]]):
         characters.update(ByteLevel.alphabet())
     prefix, suffix = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
     forms = {head + character + tail for character in characters for head in ("", prefix) for tail in ("", suffix)}

@@ -6,33 +6,34 @@ import copy
 import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lwc.core import distributed
 from lwc.core.store import read_json, write_json
+from lwc.data.splits import load_split
+from lwc.export.onnx import export_graph
+from lwc.importance.score import Trial, score_blocks
+from lwc.models.batches import Batch
+from lwc.models.families import Family, family_of
+from lwc.models.placement import beside, placed
+from lwc.models.surgery import remove_blocks
+from lwc.models.types import Model
+from lwc.models.vocabulary import used_tokens
+from lwc.pipeline.blocks_for_latency import blocks_for_latency
 from lwc.pipeline.stage import StageContext
 from lwc.recipe import Iterated, Racing
-
-if TYPE_CHECKING:
-    from lwc.models.batches import Batch
-    from lwc.models.families import Family
-    from lwc.models.types import Model
-    from lwc.selection.select import CutPlan
-    from lwc.tasks.task import Checkpoint
-    from lwc.training.distillation import Recoverer
+from lwc.selection.iterated import iterated
+from lwc.selection.select import CutPlan, describe, plan_cut, select_blocks
+from lwc.tasks.task import Checkpoint, task_of, tokenizer_of
+from lwc.training.distillation import Recoverer, blocks_name, random_weights
 
 
 def _base(context: StageContext) -> Checkpoint:
-    from lwc.tasks.task import task_of
-
     return task_of(context.recipe).load(context.inputs["train"] / "model")
 
 
 def _measured_on(context: StageContext) -> tuple[Checkpoint, Family]:
     """(base, family), the model where it computes."""
-    from lwc.models.families import family_of
-    from lwc.models.placement import placed
-
     base = _base(context)
     placed(base.model)
     return base, family_of(base.model)
@@ -40,17 +41,12 @@ def _measured_on(context: StageContext) -> tuple[Checkpoint, Family]:
 
 def _batches(context: StageContext, base: Checkpoint, split: str) -> list[Batch]:
     """Batches of a split on the base model's device."""
-    from lwc.models.placement import beside
-    from lwc.tasks.task import task_of
-
     recipe = context.recipe
     rows = task_of(recipe).rows(recipe, base.reader, context.inputs["data"], split)
     return beside(base.model, rows.in_batches(recipe.score.batch_size))
 
 
 def _recoverer(context: StageContext, base: Checkpoint) -> Recoverer:
-    from lwc.training.distillation import Recoverer
-
     # Cut models that are compared are taught the same batches.
     answers = context.answers or context.scratch / "teacher"
     teacher = base._replace(model=copy.deepcopy(base.model))
@@ -78,8 +74,6 @@ def _short_recovery(context: StageContext, base: Checkpoint) -> Callable[[Collec
 
 def _cut(context: StageContext, base: Checkpoint, family: Family) -> int | None:
     """How many blocks the target removes, which is how many the measured cut models lack; None for one of latency."""
-    from lwc.selection.select import plan_cut
-
     recipe = context.recipe
     if recipe.target.of == "latency":
         return None
@@ -89,8 +83,6 @@ def _cut(context: StageContext, base: Checkpoint, family: Family) -> int | None:
 
 def score(context: StageContext) -> None:
     """The score stage: ``importance.json``."""
-    from lwc.importance.score import Trial, score_blocks
-
     base, family = _measured_on(context)
     settings = context.recipe.score
     # Cut models are judged on rows that no score has seen.
@@ -109,9 +101,6 @@ def _trimmed_parameters(context: StageContext, base: Checkpoint) -> int:
     recipe = context.recipe
     if not recipe.vocabulary.trim:
         return 0
-    from lwc.data.splits import load_split
-    from lwc.models.vocabulary import used_tokens
-    from lwc.tasks.task import tokenizer_of
 
     texts = load_split(context.inputs["data"], "train").texts
     left = len(used_tokens(tokenizer_of(base), texts, recipe.model.max_length, recipe.vocabulary.min_count))
@@ -121,8 +110,6 @@ def _trimmed_parameters(context: StageContext, base: Checkpoint) -> int:
 
 def select(context: StageContext) -> None:
     """The select stage: ``selection.json``, and ``model/`` where rounds of recovery made one."""
-    from lwc.selection.select import plan_cut, select_blocks
-
     recipe = context.recipe
     base, family = _measured_on(context)
     calibration = _batches(context, base, "calibration")
@@ -144,11 +131,6 @@ def select(context: StageContext) -> None:
 
 def _measured_latency(context: StageContext) -> dict[str, Any]:
     """`blocks_for_latency` of the base, timed as it is served: on the CPU."""
-    from lwc.export.onnx import export_graph
-    from lwc.models.families import family_of
-    from lwc.pipeline.blocks_for_latency import blocks_for_latency
-    from lwc.tasks.task import task_of
-
     recipe, base = context.recipe, _base(context)
     task, family = task_of(recipe), family_of(base.model)
     context.scratch.mkdir(parents=True, exist_ok=True)
@@ -164,13 +146,6 @@ def _iterate(
     context: StageContext, base: Checkpoint, calibration: list[Batch], config: Iterated, plan: CutPlan
 ) -> dict[str, Any]:
     """Iterated removal; leaves the model of the last round, on which the recover stage goes on, in ``model/``."""
-    from lwc.models.families import family_of
-    from lwc.models.placement import placed
-    from lwc.selection.iterated import iterated
-    from lwc.selection.select import describe
-    from lwc.tasks.task import task_of
-    from lwc.training.distillation import blocks_name
-
     recipe, model, family = context.recipe, base.model, family_of(base.model)
     task = task_of(recipe)
     recoverer = _recoverer(context, base)
@@ -198,11 +173,6 @@ def _iterate(
 
 def remove(context: StageContext) -> None:
     """The remove stage: ``model/``, an ordinary checkpoint without the removed blocks, and ``cut.json``."""
-    from lwc.models.families import family_of
-    from lwc.models.surgery import remove_blocks
-    from lwc.tasks.task import task_of
-    from lwc.training.distillation import random_weights
-
     task = task_of(context.recipe)
     base = _base(context)
     selection = read_json(context.inputs["select"] / "selection.json")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from lwc.core.errors import RecipeError
 from lwc.core.store import read_json, write_json
-from lwc.pipeline import block_stages as choosing
 from lwc.pipeline import keys as needs
 from lwc.pipeline.stage import Stage, StageContext
 from lwc.recipe import Recipe
@@ -44,6 +43,24 @@ def _train(context: StageContext) -> None:
         check_shapes(model, context.recipe.export.latency_shapes)
 
     train_base(context.recipe, context.inputs["data"], context.out, context.scratch, context.progress, check)
+
+
+def _score(context: StageContext) -> None:
+    from lwc.pipeline.block_stages import score
+
+    score(context)
+
+
+def _select(context: StageContext) -> None:
+    from lwc.pipeline.block_stages import select
+
+    select(context)
+
+
+def _remove(context: StageContext) -> None:
+    from lwc.pipeline.block_stages import remove
+
+    remove(context)
 
 
 def _recover(context: StageContext) -> None:
@@ -132,95 +149,44 @@ _TRAINING = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 
 STAGES: tuple[Stage, ...] = (
     Stage(
-        "data",
-        2,
-        (),
-        ("data",),
-        _data,
-        ("rdata", "pandas", "pyarrow", "datasets", "numpy"),
-        external=needs.data_files,
-        account=("source.json", "quality.json", "quarantine.jsonl"),
+        "data", 2, (), ("data",), _data, ("rdata", "pandas", "pyarrow", "datasets", "numpy"),
+        external=needs.data_files, account=("source.json", "quality.json", "quarantine.jsonl"),
     ),
     Stage(
-        "train",
-        3,
-        ("data",),
-        ("model", "train"),
-        _train,
-        _TRAINING,
-        external=needs.train_needs,
-        shared=True,
-        account=("metrics.json",),
+        "train", 3, ("data",), ("model", "train"), _train, _TRAINING,
+        external=needs.train_needs, shared=True, account=("metrics.json",),
     ),
     Stage(
-        "score",
-        4,
-        ("data", "train"),
-        ("score",),
-        choosing.score,
-        (*_TRAINING, "scipy", "gguf"),
-        external=needs.score_needs,
+        "score", 4, ("data", "train"), ("score",), _score, (*_TRAINING, "scipy", "gguf"),
+        external=needs.score_needs, shared=True,
+    ),
+    Stage(
+        "select", 4, ("data", "train", "score"), ("target", "select"), _select, _TRAINING,
+        external=needs.select_needs, shared=True,
+    ),
+    Stage("remove", 3, ("train", "select"), (), _remove, _TRAINING),
+    Stage(
+        "recover", 4, ("data", "train", "remove"), ("recover", "vocabulary"), _recover, _TRAINING,
+        external=needs.recover_needs, shared=True, account=("metrics.json",),
+    ),
+    Stage(
+        "evaluate", 2, ("data", "train", "remove", "recover"), ("evaluate",), _evaluate, (*_TRAINING, "scikit-learn"),
         shared=True,
     ),
     Stage(
-        "select",
-        4,
-        ("data", "train", "score"),
-        ("target", "select"),
-        choosing.select,
-        _TRAINING,
-        external=needs.select_needs,
-        shared=True,
-    ),
-    Stage("remove", 3, ("train", "select"), (), choosing.remove, _TRAINING),
-    Stage(
-        "recover",
-        4,
-        ("data", "train", "remove"),
-        ("recover", "vocabulary"),
-        _recover,
-        _TRAINING,
-        external=needs.recover_needs,
-        shared=True,
-        account=("metrics.json",),
+        "export", 6, ("data", "train", "recover", "evaluate"), ("export",), _export,
+        ("torch", "onnx", "onnxruntime", "openvino"), external=needs.measuring_machine,
     ),
     Stage(
-        "evaluate",
-        2,
-        ("data", "train", "remove", "recover"),
-        ("evaluate",),
-        _evaluate,
-        (*_TRAINING, "scikit-learn"),
-        shared=True,
-    ),
-    Stage(
-        "export",
-        6,
-        ("data", "train", "recover", "evaluate"),
-        ("export",),
-        _export,
-        ("torch", "onnx", "onnxruntime", "openvino"),
-        external=needs.measuring_machine,
-    ),
-    Stage(
-        "package",
-        5,
-        ("data", "export", "recover"),
-        ("package", "name"),
-        _package,
-        ("onnx", "tritonclient"),
+        "package", 5, ("data", "export", "recover"), ("package", "name"), _package, ("onnx", "tritonclient"),
         external=needs.package_needs,
     ),
     # Serving is measured on this machine now: a cached figure would prove nothing.
     Stage(
-        "verify",
-        2,
-        ("data", "train", "evaluate", "export", "package"),
-        ("verify", "name", "package"),
-        _verify,
+        "verify", 2, ("data", "train", "evaluate", "export", "package"), ("verify", "name", "package"), _verify,
         cached=False,
     ),
-)
+)  # fmt: skip
 
 
 def check_stage(name: str | None) -> None:

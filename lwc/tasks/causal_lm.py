@@ -29,8 +29,8 @@ from lwc.models.token_names import token_names
 from lwc.models.types import Model, Tokenizer
 from lwc.recipe import Pretrained, Recipe
 from lwc.tasks.endpoint import Endpoint
-from lwc.tasks.task import Checkpoint, Evaluation, Judge, Measure, Rows, validation_batches
-from lwc.tasks.text import TextTask, cut_at, described
+from lwc.tasks.task import MODELS, Checkpoint, Evaluation, Judge, Measure, Rows, validation_batches
+from lwc.tasks.text import TextTask, compared, cut_at, described
 
 _BATCH = 8
 
@@ -162,16 +162,14 @@ def tokens_result(
 
     ``agreement`` is the share of next tokens on which a model's first choice is the base's.
     """
-    quality: dict[str, Any] = {name: token_quality(sums, n_boot, seed) for name, (sums, _) in found.items()}
-    quality["floors"] = {"unigram": token_quality(floor, n_boot, seed)}
-    base, likely = found["base"]
-    cut = ("unrecovered", "compressed")
-    return {
-        "quality": quality,
-        "retention": token_retention(base, found["compressed"][0], n_boot, seed),
-        "retention_unrecovered": token_retention(base, found["unrecovered"][0], n_boot, seed),
-        "agreement": {name: float((found[name][1] == likely).mean()) for name in cut},
-    }
+    measured = compared(
+        {name: sums for name, (sums, _) in found.items()},
+        {"unigram": floor},
+        lambda sums: token_quality(sums, n_boot, seed),
+        lambda base, cut: token_retention(base, cut, n_boot, seed),
+    )
+    likely = found["base"][1]
+    return {**measured, "agreement": {name: float((found[name][1] == likely).mean()) for name in MODELS[1:]}}
 
 
 TASK = CausalLM()

@@ -20,8 +20,8 @@ from lwc.models.types import Model, Tokenizer
 from lwc.recipe import Evaluate, Recipe
 from lwc.tasks.endpoint import Endpoint
 from lwc.tasks.floors import tfidf_features
-from lwc.tasks.task import MODELS, Judge, validation_batches
-from lwc.tasks.text import TextTask
+from lwc.tasks.task import Judge, validation_batches
+from lwc.tasks.text import TextTask, compared
 
 _SMALLEST = 1e-12  # stands for probability 0 under the logarithm
 
@@ -58,25 +58,18 @@ class Classification(TextTask):
         self, logits: dict[str, Array], test: Examples, train: Examples, names: list[str], settings: Evaluate, seed: int
     ) -> tuple[dict[str, Any], dict[str, Array]]:
         """Floors: the majority class, and TF-IDF with logistic regression."""
-        n_boot = settings.bootstrap
+        labels, n_boot = test.labels, settings.bootstrap
         floors = {
             "majority": majority_logits(train.labels, len(names), len(test)),
             "tfidf": tfidf_logits(train, test.texts, len(names), seed),
         }
-        quality: dict[str, Any] = {
-            name: classification_quality(test.labels, values, n_boot, seed) for name, values in logits.items()
-        }
-        quality["floors"] = {
-            name: classification_quality(test.labels, values, n_boot, seed) for name, values in floors.items()
-        }
-        predicted = {name: values.argmax(axis=1) for name, values in logits.items()}
-        base, cut, healed = (predicted[name] for name in MODELS)
-        measured = {
-            "quality": quality,
-            "retention": retention(test.labels, base, healed, n_boot, seed),
-            "retention_unrecovered": retention(test.labels, base, cut, n_boot, seed),
-        }
-        return measured, predicted
+        measured = compared(
+            logits,
+            floors,
+            lambda values: classification_quality(labels, values, n_boot, seed),
+            lambda base, cut: retention(labels, base.argmax(axis=1), cut.argmax(axis=1), n_boot, seed),
+        )
+        return measured, {name: values.argmax(axis=1) for name, values in logits.items()}
 
 
 def majority_logits(train_labels: NDArray[np.int64], classes: int, rows: int) -> NDArray[np.float64]:

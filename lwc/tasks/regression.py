@@ -19,7 +19,7 @@ from lwc.recipe import Evaluate, Recipe
 from lwc.tasks.endpoint import Endpoint
 from lwc.tasks.floors import tfidf_features
 from lwc.tasks.task import Checkpoint, Judge, validation_batches
-from lwc.tasks.text import TextTask
+from lwc.tasks.text import TextTask, compared
 
 NUMBER = "number"
 """Name of a regressor's one output."""
@@ -68,13 +68,12 @@ class Regression(TextTask):
             "median": np.full(len(labels), float(np.median(numbers[train.labels]))),
             "tfidf": tfidf_numbers(train, numbers, test.texts),
         }
-        quality: dict[str, Any] = {name: number_quality(labels, one, n_boot, seed) for name, one in found.items()}
-        quality["floors"] = {name: number_quality(labels, one, n_boot, seed) for name, one in floors.items()}
-        measured = {
-            "quality": quality,
-            "retention": number_retention(labels, found["base"], found["compressed"], n_boot, seed),
-            "retention_unrecovered": number_retention(labels, found["base"], found["unrecovered"], n_boot, seed),
-        }
+        measured = compared(
+            found,
+            floors,
+            lambda one: number_quality(labels, one, n_boot, seed),
+            lambda base, cut: number_retention(labels, base, cut, n_boot, seed),
+        )
         return measured, {name: np.abs(values - numbers).argmin(axis=1) for name, values in logits.items()}
 
 

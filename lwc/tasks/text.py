@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -33,8 +33,9 @@ from lwc.models.source import resolve_source
 from lwc.models.tokenizer import train_wordpiece
 from lwc.models.types import Model, Output, Tokenizer
 from lwc.recipe import Evaluate, FromConfig, Pretrained, Recipe
-from lwc.tasks.task import Checkpoint, Evaluation, Graph, Measure, Rows, Say
+from lwc.tasks.task import MODELS, Checkpoint, Evaluation, Graph, Measure, Rows, Say
 
+A = TypeVar("A")
 # Label agreement is checked on this many test texts; logits parity does not depend on the texts' content.
 PARITY_TEXTS = 200
 _BATCHES = (1, 3, 8)
@@ -152,6 +153,19 @@ class TextTask:
         texts = load_split(data_dir, "test").texts
         chosen = [texts[row] for row in spread(len(texts), PARITY_TEXTS)]
         return text_graph(*checkpoint, chosen, recipe.model.max_length)
+
+
+def compared(
+    models: Mapping[str, A], floors: Mapping[str, A], quality: Callable[[A], Any], retention: Callable[[A, A], Any]
+) -> dict[str, Any]:
+    """``quality`` and both retentions of ``evaluation.json``, from the answers of three models and of the floors."""
+    base, cut, healed = (models[name] for name in MODELS)
+    beaten = {name: quality(answers) for name, answers in floors.items()}
+    return {
+        "quality": {**{name: quality(answers) for name, answers in models.items()}, "floors": beaten},
+        "retention": retention(base, healed),
+        "retention_unrecovered": retention(base, cut),
+    }
 
 
 def described(evaluation: Evaluation, n_train: int, names: list[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import gc
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -118,12 +118,7 @@ class Recoverer:
     """
 
     def __init__(
-        self,
-        recipe: Recipe,
-        data_dir: Path,
-        teacher: Checkpoint,
-        progress: Say,
-        answers: Path | None = None,
+        self, recipe: Recipe, data_dir: Path, teacher: Checkpoint, progress: Say, answers: Path | None = None
     ) -> None:
         task = task_of(recipe)
         self._recipe, self._teacher = recipe, teacher.model
@@ -180,66 +175,46 @@ class Recoverer:
 
     def in_steps(self, steps: int) -> Recovery:
         """The recipe's recovery, shortened to so many steps."""
-        return shortened(self._recipe.recover, len(self.train), steps)
+        settings = self._recipe.recover
+        per_epoch = math.ceil(len(self.train) / settings.batch_size)
+        return settings.model_copy(update={"epochs": steps / per_epoch})
 
     def after(self, removed: Collection[int], steps: int, scratch: Path, progress: Say) -> dict[str, float]:
-        """What the model cut by ``removed`` reaches after ``steps`` steps of recovery, see `healed`."""
+        """What the teacher without the blocks ``removed`` reaches after ``steps`` steps of recovery.
 
-        def heal(student: Model, kept: list[int], work: Path) -> TrainingResult:
-            return self.run(student, kept, self.in_steps(steps), work, progress)
+        ``loss`` on the validation split in nats, and ``distance``, the negative of the score that recovery keeps
+        weights by (for a classifier KL to the teacher). Both are better when lower. Measured once: the figures are kept
+        in a folder of ``scratch``, so that a killed stage does not recover the same model again.
 
-        return healed(self._teacher, removed, steps, self.validation, scratch, heal)
-
-
-def shortened(settings: Recovery, rows: int, steps: int) -> Recovery:
-    """Settings of a recovery on so many rows that takes so many steps."""
-    per_epoch = math.ceil(rows / settings.batch_size)
-    return settings.model_copy(update={"epochs": steps / per_epoch})
+        Raises:
+            Diverged: training diverged, or the loss is not finite.
+        """
+        work = scratch / f"without-{blocks_name(removed)}-{steps}"
+        done = work / "healed.json"
+        if done.is_file():
+            return dict(read_json(done))
+        family = family_of(self._teacher)
+        kept = [block for block in range(len(block_list(self._teacher, family))) if block not in removed]
+        student = remove_blocks(self._teacher, family, removed)
+        result = self.run(student, kept, self.in_steps(steps), work, progress)
+        with fused_attention(student):
+            loss = loss_and_accuracy(student, self.validation)[0]
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss of the recovered model is {loss}", "lower recover.learning_rate")
+        figures = {"loss": loss, "distance": -result.validation["score"]}
+        if distributed.is_main():
+            shutil.rmtree(work, ignore_errors=True)  # stored answers, of which a race would fill the disk
+            work.mkdir(parents=True, exist_ok=True)
+            write_json(done, figures)
+        del student
+        gc.collect()  # model and optimizer hold each other, and a GPU has room for few of them
+        return figures
 
 
 def blocks_name(blocks: Collection[int]) -> str:
     """Block numbers as part of a folder's name; a digest where they would be too long for one."""
     name = "-".join(map(str, sorted(blocks)))
     return name if len(name) <= 100 else hashlib.sha256(name.encode()).hexdigest()[:32]
-
-
-def healed(
-    teacher: Model,
-    removed: Collection[int],
-    steps: int,
-    validation: Sequence[Batch],
-    scratch: Path,
-    heal: Callable[[Model, list[int], Path], TrainingResult],
-) -> dict[str, float]:
-    """What ``teacher`` without the blocks ``removed`` comes to after ``steps`` of ``heal(student, kept, work)``.
-
-    ``loss`` on the validation split in nats, and ``distance``, the negative of the score that recovery keeps weights
-    by (for a classifier KL to the teacher). Both are better when lower. Measured once: the figures are kept in a folder
-    of ``scratch``, so that a killed stage does not recover the same model again.
-
-    Raises:
-        Diverged: training or the loss came to no number.
-    """
-    work = scratch / f"without-{blocks_name(removed)}-{steps}"
-    done = work / "healed.json"
-    if done.is_file():
-        return dict(read_json(done))
-    family = family_of(teacher)
-    kept = [block for block in range(len(block_list(teacher, family))) if block not in removed]
-    student = remove_blocks(teacher, family, removed)
-    result = heal(student, kept, work)
-    with fused_attention(student):
-        loss = loss_and_accuracy(student, validation)[0]
-    if not math.isfinite(loss):
-        raise Diverged(f"the loss of the recovered model is {loss}", "lower recover.learning_rate")
-    figures = {"loss": loss, "distance": -result.validation["score"]}
-    if distributed.is_main():
-        shutil.rmtree(work, ignore_errors=True)  # stored answers, of which a race would fill the disk
-        work.mkdir(parents=True, exist_ok=True)
-        write_json(done, figures)
-    del student
-    gc.collect()  # model and optimizer hold each other, and a GPU has room for few of them
-    return figures
 
 
 def random_weights(model: M, seed: int) -> M:
@@ -276,15 +251,8 @@ def recover(recipe: Recipe, kept: Sequence[int], folders: Recovering, progress: 
         student, vocabulary = _trimmed(recipe, student, folders.data)
     task.save(Checkpoint(student.model.to("cpu"), student.reader), folders.out / "model")
     matched = matched_blocks(kept, len(block_list(teacher.model, family_of(teacher.model))))
-    write_json(
-        folders.out / "metrics.json",
-        {
-            **asdict(result),
-            "n_train": len(recoverer.train),
-            "matched_teacher_blocks": matched,
-            "vocabulary": vocabulary,
-        },
-    )
+    added = {"n_train": len(recoverer.train), "matched_teacher_blocks": matched, "vocabulary": vocabulary}
+    write_json(folders.out / "metrics.json", {**asdict(result), **added})
 
 
 def _trimmed(recipe: Recipe, student: Checkpoint, data_dir: Path) -> tuple[Checkpoint, dict[str, Any]]:

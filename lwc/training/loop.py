@@ -24,12 +24,12 @@ from lwc.core.errors import Diverged, LwcError
 from lwc.core.machine import precision_here
 from lwc.core.store import canonical
 from lwc.models.attention import fused_attention
-from lwc.models.batches import Batch, Encoded, pad, row_groups
+from lwc.models.batches import Batch, pad, row_groups
 from lwc.models.types import Model
 from lwc.recipe import Optimization
-from lwc.tasks.task import Judge, Rows
+from lwc.tasks.task import Judge, Rows, Say
 from lwc.training import checkpoints
-from lwc.training.checkpoints import Progress
+from lwc.training.checkpoints import Progress, copied
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 """Without ``checkpoint_every``: a GPU takes thousands of steps in a minute, two cores fifty."""
@@ -92,11 +92,6 @@ def parameter_groups(model: Model, weight_decay: float, embedding_rate: float = 
     return [group for group in groups if group["params"]]
 
 
-def _order(encoded: Encoded, settings: Optimization, seed: int, epoch: int) -> list[list[int]]:
-    epoch_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-    return row_groups(encoded, settings.batch_size, length_bucketed=True, seed=epoch_seed)
-
-
 def _identity(rows: Rows, settings: Optimization, seed: int) -> str:
     """Digest of what a run trains on and how: weights restored under other token ids would be noise, unnoticed."""
     digest = hashlib.sha256(canonical([settings.model_dump(mode="json", exclude={"checkpoint_every"}), seed]).encode())
@@ -107,12 +102,7 @@ def _identity(rows: Rows, settings: Optimization, seed: int) -> str:
 
 
 def fit(
-    model: Model,
-    objective: Objective,
-    settings: Optimization,
-    seed: int,
-    checkpoint_dir: Path,
-    progress: Callable[[str], None],
+    model: Model, objective: Objective, settings: Optimization, seed: int, checkpoint_dir: Path, progress: Say
 ) -> TrainingResult:
     """Train ``model`` in place and leave it with the weights that the objective's judge scores highest, in eval mode.
 
@@ -168,7 +158,8 @@ def fit(
             if state.step // per_epoch != epoch:
                 epoch = state.step // per_epoch
                 rows = objective.rows.of_epoch(epoch)
-                order = _order(rows.encoded, settings, seed, epoch)
+                drawn = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+                order = row_groups(rows.encoded, settings.batch_size, length_bucketed=True, seed=drawn)
             mine, weight = distributed.share(order[state.step % per_epoch])
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(state.step, total, settings) * group["scale"]
@@ -231,12 +222,11 @@ def _accelerator() -> Accelerator:
 
 
 def _averaged(average: dict[str, Tensor] | None, model: Model, decay: float) -> dict[str, Tensor]:
-    current = {name: value.detach() for name, value in model.state_dict().items()}
     if average is None:
-        return {name: value.clone() for name, value in current.items()}
-    for name, value in current.items():
+        return copied(model)
+    for name, value in model.state_dict().items():
         if value.is_floating_point():
-            average[name].lerp_(value, 1 - decay)
+            average[name].lerp_(value.detach(), 1 - decay)
     return average
 
 
@@ -246,7 +236,7 @@ def _weights(model: Model, weights: dict[str, Tensor] | None) -> Iterator[None]:
     if weights is None:
         yield
         return
-    own = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    own = copied(model)
     model.load_state_dict(weights)
     try:
         yield
@@ -255,14 +245,12 @@ def _weights(model: Model, weights: dict[str, Tensor] | None) -> Iterator[None]:
 
 
 def _step(
-    accelerator: Accelerator,
-    model: Model,
-    optimizer: AcceleratedOptimizer,
-    loss: Tensor,
-    weight: float,
-    max_grad_norm: float,
+    accelerator: Accelerator, model: Model, optimizer: AcceleratedOptimizer, loss: Tensor, weight: float, most: float
 ) -> float:
-    """One step down the gradient of this process's ``loss``, which has ``weight`` in that of all; the latter."""
+    """One step down the gradient, its norm at most ``most``; returns the loss of all processes.
+
+    ``loss`` is this process's, and ``weight`` its share.
+    """
     processes = distributed.count()
     value = distributed.total(float(loss.detach()) * weight)
     if not math.isfinite(value):
@@ -271,18 +259,13 @@ def _step(
     with distributed.noticing_loss():
         # The gradients of the processes are averaged, where their sum is wanted.
         accelerator.backward(loss if processes == 1 else loss * (weight * processes))
-    accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+    accelerator.clip_grad_norm_(model.parameters(), most)
     optimizer.step()
     return value
 
 
 def _evaluate(
-    model: Model,
-    state: Progress,
-    best: dict[str, Tensor] | None,
-    loss: float,
-    patience: int,
-    judge: Judge,
+    model: Model, state: Progress, best: dict[str, Tensor] | None, loss: float, patience: int, judge: Judge
 ) -> dict[str, Tensor] | None:
     figures = distributed.broadcast(judge(model))  # one figure decides for all
     score = figures["score"]

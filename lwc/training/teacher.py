@@ -10,7 +10,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -81,12 +80,8 @@ class Taught:
     attention: list[Tensor] = field(default_factory=list)
 
 
-class Teacher(Protocol):
-    """A batch in, what the uncut model says of it out."""
-
-    def __call__(self, batch: Batch) -> Taught: ...
-
-
+Teacher = Callable[[Batch], Taught]
+"""A batch in, what the uncut model says of it out."""
 Ask = Callable[[Model, Batch, bool], tuple[Tensor, Output]]
 """``(model, batch, attention) → (logits that recovery compares, the model's output)``."""
 
@@ -203,44 +198,38 @@ def store_answers(teacher: LiveTeacher, train: Encoded, folder: Path, progress: 
 
     Written aside and renamed when whole, by the main process. The caller removes ``folder`` when recovery is done.
     """
-    lengths = np.array([len(ids) for ids in train.ids])
     distributed.from_main(lambda: _store(teacher, train, folder, progress))
-    return StoredTeacher(folder, lengths)
+    return StoredTeacher(folder, np.array([len(ids) for ids in train.ids]))
 
 
 def _store(teacher: LiveTeacher, train: Encoded, folder: Path, progress: Callable[[str], None]) -> None:
     identity = key_of({"ids": train.ids, "blocks": teacher.blocks, "teacher": weights_digest(teacher.model)})
-    marker = folder / "answers.json"
-    if not (marker.is_file() and read_json(marker) == identity):
-        shutil.rmtree(folder, ignore_errors=True)
-        aside = folder.with_name(folder.name + ".part")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        _write_answers(teacher, train, aside, progress)
-        write_json(aside / "answers.json", identity)
-        aside.replace(folder)
-
-
-def _write_answers(ask: LiveTeacher, train: Encoded, folder: Path, progress: Callable[[str], None]) -> None:
-    lengths = np.array([len(ids) for ids in train.ids])
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    device = device_of(ask.model)
+    marker, aside = folder / "answers.json", folder.with_name(folder.name + ".part")
+    if marker.is_file() and read_json(marker) == identity:
+        return
+    for old in (folder, aside):
+        shutil.rmtree(old, ignore_errors=True)
+    aside.mkdir(parents=True)
+    starts = np.cumsum([0, *(len(ids) for ids in train.ids)])
+    model, device = teacher.model, device_of(teacher.model)
     groups = batches(train, np.zeros(len(train), dtype=np.int64), 32, length_bucketed=True, seed=None)
-    width = int(ask.model.config.hidden_size)
+    shape = (int(starts[-1]), int(model.config.hidden_size))
     states = [
-        open_memmap(folder / f"hidden-{slot}.npy", "w+", np.float32, (int(starts[-1]), width))  # type: ignore[no-untyped-call]
-        for slot in range(len(ask.blocks))
+        open_memmap(aside / f"hidden-{slot}.npy", "w+", np.float32, shape)  # type: ignore[no-untyped-call]
+        for slot in range(len(teacher.blocks))
     ]
-    logits: Array = np.zeros((len(train), int(ask.model.config.num_labels)), dtype=np.float32)
-    with fused_attention(ask.model):
+    logits: Array = np.zeros((len(train), int(model.config.num_labels)), dtype=np.float32)
+    with fused_attention(model):
         for number, batch in enumerate(groups, start=1):
             progress(f"the teacher answers {number}/{len(groups)}")
-            taught = ask(batch.to(device))
+            taught = teacher(batch.to(device))
             logits[batch.rows.numpy()] = taught.logits.cpu().numpy()
             for stored, state in zip(states, taught.hidden, strict=True):
                 values = state.cpu().numpy()
                 for place, row in enumerate(batch.rows.numpy()):
-                    stored[starts[row] : starts[row + 1]] = values[place, : lengths[row]]
+                    stored[starts[row] : starts[row + 1]] = values[place, : starts[row + 1] - starts[row]]
     for stored in states:
         stored.flush()
-    np.save(folder / "logits.npy", logits)
+    np.save(aside / "logits.npy", logits)
+    write_json(aside / "answers.json", identity)
+    aside.replace(folder)

@@ -87,6 +87,7 @@ def test_trust_learned_fusion_and_iterated_removal_work_as_for_texts(tmp_path: P
         tmp_path / "shop.csv",
         score={"methods": methods, "fusion": "learned", "trust": {"subsets": 20, "recovery_steps": 2}},
         select={"strategy": "iterated", "rounds": 2, "steps": 4},
+        target={"ratio": 3, "of": "blocks"},
     )
     results = run(made, tmp_path / "runs", lambda *_: None, until="evaluate")
     importance = read_json(results["score"].path / "importance.json")
