@@ -58,7 +58,11 @@ def difference(path: Path, batches: Sequence[dict[str, Array]], reference: Array
     rows = sum(len(batch["input_ids"]) for batch in batches)
     if rows == 0 or rows != len(reference):
         raise ValueError(f"{rows} calibration rows for {len(reference)} reference rows")
-    given = logits(path, batches)
+    return apart(logits(path, batches), reference)
+
+
+def apart(given: Array, reference: Array) -> Difference:
+    """Logits (N, C) against those of the reference."""
     if not np.isfinite(given).all():
         return Difference(0.0, float("inf"), float("inf"))
     gap = np.abs(given.astype(np.float64) - reference)

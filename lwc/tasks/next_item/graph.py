@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lwc.core.arrays import Array
-from lwc.tasks.next_item.model import PAD, NextItemView
+from lwc.models.batches import pad
+from lwc.tasks.next_item.model import PAD, NextItemView, encoded
 from lwc.tasks.task import Graph
 
 OUTPUTS = ("scores", "items")
@@ -38,25 +39,13 @@ class TopItems(nn.Module):
         return scores, items
 
 
-def padded(rows: list[list[int]], width: int) -> Array:
-    """Rows of item numbers as token ids (B, width), padding on the right."""
-    ids: Array = np.zeros((len(rows), width), dtype=np.int64)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)] = np.asarray(row, dtype=np.int64) + PAD + 1
-    return ids
-
-
 def graph_inputs(histories: list[list[int]], max_length: int) -> dict[str, Array]:
     """What the graph reads for these known histories, as the served front makes it."""
-    last = [history[-max_length:] for history in histories]
-    mask: Array = np.zeros((len(last), max(len(row) for row in last)), dtype=np.int64)
-    for place, row in enumerate(last):
-        mask[place, : len(row)] = 1
-    return {
-        "input_ids": padded(last, mask.shape[1]),
-        "attention_mask": mask,
-        "seen": padded(histories, max(len(row) for row in histories)),
-    }
+    last, whole = (
+        pad(encoded(histories, length), range(len(histories)), None).inputs
+        for length in (max_length, max(len(history) for history in histories))
+    )
+    return {**{name: value.numpy() for name, value in last.items()}, "seen": whole["input_ids"].numpy()}
 
 
 def top_items_graph(view: NextItemView, k: int, histories: list[list[int]], max_length: int) -> Graph:
