@@ -117,10 +117,9 @@ def fuse(
     """One score a block from many methods; equal scores go to the earlier block.
 
     Args:
-        scores: method → one score a block, higher = keep, each method in its own unit.
-        weights: method → weight (1 where missing); 0 leaves a method out. ``learned`` fits its own instead, and
-            ``robust_rank`` has none: both use them only to leave out.
-        method: ``mean_rank``, ``z_score``, ``robust_rank`` or ``learned`` (see `lwc.importance.learned`).
+        scores: higher = keep, each method in its own unit.
+        weights: by method (1 where missing); 0 leaves a method out, the only use that ``learned``, which fits its own,
+            and ``robust_rank``, which has none, make of them.
         measured: losses of cut models; needed by ``learned``.
 
     Raises:

@@ -49,8 +49,7 @@ def score_blocks(
 ) -> Importance:
     """Content of ``importance.json``: every method's raw scores, the fusion, Kendall τ, what was left out, and trust.
 
-    Args:
-        seed: of the cut models and of every draw.
+    ``seed`` is that of the cut models and of every draw.
 
     Raises:
         DataError: the calibration set is empty or has rows of one class only, or no method tells the blocks apart.

@@ -126,13 +126,7 @@ def _bootstrap_ece(labels: Ints, logits: ArrayLike, n_boot: int, rng: np.random.
 def bootstrap(
     labels: ArrayLike, predictions: Mapping[str, ArrayLike], n_boot: int, seed: int
 ) -> dict[str, dict[str, Floats]]:
-    """Resampled metrics of one or more models on the *same* resampled rows (a paired bootstrap).
-
-    Args:
-        labels: class ids (N,).
-        predictions: model name → predicted class ids (N,).
-        n_boot: number of resamples R.
-        seed: same seed, same draws.
+    """Metrics of one or more models' class ids (N,) on the *same* ``n_boot`` resamples of the rows (paired bootstrap).
 
     Returns:
         model name → metric name → values (R,).
@@ -178,9 +172,6 @@ def quotient(above: ArrayLike, below: ArrayLike) -> Floats:
 
 def classification_quality(labels: ArrayLike, logits: ArrayLike, n_boot: int, seed: int) -> dict[str, Any]:
     """All metrics of logits (N, C) against labels (N,), each with its interval.
-
-    Returns:
-        ``{"n", "accuracy", "macro_f1", "balanced_accuracy", "ece", "confusion"}``.
 
     Raises:
         ValueError: shapes disagree or a logit is not finite.

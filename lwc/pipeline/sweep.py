@@ -127,14 +127,8 @@ def _row(variant: Recipe, recipe: Recipe, results: Mapping[str, StageResult]) ->
 def sweep(recipe: Recipe, runs: Path, event: Event, run: Run | None = None, until: str = "export") -> list[Variant]:
     """Run every variant up to ``until``; a variant that fails is recorded as such and the rest go on.
 
-    What the uncut model answers in recovery is kept in the store until the last variant is made.
-
-    Args:
-        recipe: with a sweep section.
-        runs: where runs and the stage store live; stages that variants share are made once.
-        event: told of stages; the text starts with the variant's name.
-        run: stands for the pipeline.
-        until: last stage of each variant.
+    Stages that variants share are made once, and what the uncut model answers in recovery is kept in the store until
+    the last variant is made. ``event`` texts start with the variant's name; ``run`` stands in for the pipeline.
 
     Returns:
         A row for each variant, in order.
