@@ -1,4 +1,4 @@
-"""The one reading of the test split: base, unrecovered and compressed model, beside the task's floors."""
+"""Read the test split, once: base, unrecovered and compressed model, and the task's floors."""
 
 from __future__ import annotations
 

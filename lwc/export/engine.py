@@ -108,7 +108,7 @@ class Engine:
 
 
 def open_classifier(plan: Path, fallback: Path, say: Callable[[str], None]) -> Classifier:
-    """The plan where it runs; else the ONNX model ``fallback`` on the CPU, with ``say`` told which and why."""
+    """The plan where it runs; else the ONNX model ``fallback`` on the CPU; ``say`` gets the reason."""
     try:
         return Classifier("engine", Engine(plan).run)
     except (ModelError, MissingDependency) as error:

@@ -53,7 +53,7 @@ def difference(path: Path, batches: Sequence[dict[str, Array]], reference: Array
     """Run ``path`` on padded inputs and compare with ``reference`` (N, C), the same rows in the same order.
 
     Raises:
-        ValueError: the batches do not hold N rows, or none.
+        ValueError: the batches have no rows, or other than N.
     """
     rows = sum(len(batch["input_ids"]) for batch in batches)
     if rows == 0 or rows != len(reference):

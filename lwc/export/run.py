@@ -109,8 +109,8 @@ def half_graph(whole: Path, target: Path, data_dir: Path, folder: Path, max_leng
 def _reduced(recipe: Recipe, stages: Mapping[str, Path], out: Path, progress: Say) -> dict[str, Any]:
     """``int8``, ``fp16`` and ``openvino`` of ``export.json``, where the recipe asks for them.
 
-    Ranges and fallbacks come from calibration rows. ``test`` is the int8 graph's quality on the test split beside that
-    of the fp32 graph, read once, after everything is decided; ``retention`` what it keeps of the uncut model's.
+    Ranges and fallbacks come from calibration rows. ``test`` is the quality of the int8 and the fp32 graph on the test
+    split, read once, after everything is decided; ``retention`` what it keeps of the uncut model's.
     """
     settings, max_length = recipe.export, recipe.model.max_length
     data_dir, folder = stages["data"], stages["recover"] / "model"

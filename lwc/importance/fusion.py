@@ -23,7 +23,7 @@ Scores = Mapping[str, Sequence[float]]
 class Fusion:
     """``scores`` in ``unit``, higher = keep; ``ranking`` best block first; ``weights`` that were used, by method.
 
-    ``learned`` holds what the fit says of itself (see `learned.fit`), None for the other ways of fusing.
+    ``learned`` describes the fit (see `learned.fit`), None for the other ways of fusing.
     """
 
     scores: tuple[float, ...]
@@ -66,7 +66,7 @@ def mean_rank(scores: Array, weights: Array) -> Array:
 def z_score(scores: Array, weights: Array) -> Array:
     """Weighted mean of (s − mean) / standard deviation of scores (M, L), above that of the lowest block.
 
-    Unlike a rank it keeps how far blocks lie apart, and lets one block that scores enormously squeeze the others.
+    Unlike a rank it keeps how far apart blocks are, and lets one block that scores enormously squeeze the others.
     """
     if scores.shape[1] == 1:
         return np.ones(1)

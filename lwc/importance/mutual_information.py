@@ -61,7 +61,7 @@ def pooled(model: Model, family: Family, batches: Sequence[Batch]) -> tuple[Arra
 
 
 def folds_of(rows: Array, labels: Array, random: np.random.Generator) -> Array:
-    """Fold of each example (N,), classes spread evenly; a row that stands there twice is in one fold."""
+    """Fold of each example (N,), classes spread evenly; a repeated row is in one fold only."""
     unique, first = np.unique(rows, return_index=True)
     order = random.permutation(len(unique))
     order = order[np.argsort(labels[first][order], kind="stable")]
@@ -130,7 +130,7 @@ def v_information(features: Array, labels: Array, weights: Array, folds: Array) 
 
 
 def _examples(features: Array, labels: Array, rows: Array) -> tuple[Array, Array, Array, Array]:
-    """Each (row, label) once, in the order of rows, with how often it stands there: whatever the batches were."""
+    """Each (row, label) once, in the order of rows, with its count: whatever the batches were."""
     _, first, counts = np.unique(np.stack([rows, labels]), axis=1, return_index=True, return_counts=True)
     return features[:, :, first], labels[first], rows[first], counts.astype(np.float64)
 
@@ -152,9 +152,9 @@ def mutual_information(
     as Gaussian or binned ones, grow with D where nothing is to be known, so that none is used.
 
     Bias: the same estimate of ``permutations`` random orders of the labels, where the truth is 0, is averaged and
-    subtracted; it also holds what the choice of the prior gained on the rows it was chosen on. After that the figure is
+    subtracted; it also has what the choice of the prior gained on the rows it was chosen on. After that the figure is
     an estimate, no longer a bound. Deviations: a block that leaves less to a linear reader scores below 0. Examples
-    that stand in the calibration set more than once share a fold and weigh more. The seed is fixed; float32 features of
+    that occur in the calibration set more than once share a fold and weigh more. The seed is fixed; float32 features of
     all examples (2, L, N, R) are kept in memory.
 
     ``details``: ``before`` and ``after``, corrected; ``null_before`` and ``null_after``, the means subtracted;

@@ -1,4 +1,4 @@
-"""How far to believe the scores: scored again on other draws of the data, and held against models really cut."""
+"""How far to trust the scores: scored again on other draws of the data, and compared with models really cut."""
 
 from __future__ import annotations
 

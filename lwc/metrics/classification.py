@@ -148,7 +148,7 @@ def bootstrap(
 def interval(value: float, samples: Floats) -> dict[str, float]:
     """``{"value", "low", "high"}``: the 95% percentile interval of finite ``samples`` (R,).
 
-    The interval is widened to hold ``value``: resampling biases a calibration error upwards, and an estimate
+    The interval is widened to contain ``value``: resampling biases a calibration error upwards, and an estimate
     outside its own interval helps nobody.
     """
     tail = 100 * (1 - LEVEL) / 2

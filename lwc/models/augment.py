@@ -28,7 +28,7 @@ class Windows:
 
     A share of the rows, fresh in every epoch, becomes a random contiguous window (half to all of what the model reads),
     or, a third of them, two shorter windows of different texts joined; each then loses a tenth of its tokens with the
-    same chance. The others stay as they are. Labels may not hold for these; only a teacher's answers are asked.
+    same chance. The others stay as they are. Labels may be wrong for these; only a teacher's answers are used.
     """
 
     def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], plain: Encoded, share: float, seed: int) -> None:

@@ -24,7 +24,7 @@ LLAMA_FAMILY = ("llama", "mistral")
 
 @dataclass(frozen=True)
 class CausalSource:
-    """Where the weights lie, and what a measurement depends on: their content and who reads them."""
+    """Where the weights are, and what a measurement depends on: their content and the libraries that read them."""
 
     name: str
     place: str
@@ -63,7 +63,7 @@ def locate_causal(source: str, gguf_file: str | None = None) -> CausalSource:
     """The LM a recipe names, with a digest of its content; loads no weights.
 
     Raises:
-        ModelError: nothing usable lies there.
+        ModelError: there is nothing usable.
         MissingDependency: the package, the GGUF reader or the hub id is not there.
     """
     root = Path(resolve_folder(source))

@@ -73,7 +73,7 @@ FAMILIES: dict[str, Family] = {
         Family("mpnet", "encoder.layer", as_output=lambda hidden: (hidden,)),
         Family("deberta", "encoder.layer", as_output=_pair),
         Family("deberta-v2", "encoder.layer", as_output=_pair, convolution_field="conv_kernel_size"),
-        # Block 0 has no attention norm: the embedding norm stands in its place.
+        # Block 0 has no attention norm: the embedding norm takes its place.
         Family("modernbert", "layers", protected=(0,)),
         # Decoders.
         Family("gpt2", "h", tasks=DECODER, depth_field="n_layer", numbered_field="scale_attn_by_inverse_layer_idx"),

@@ -18,7 +18,7 @@ from lwc.models.types import M, Model
 class ParameterCounts:
     """Parameters of the whole model and of each block; tied weights count once.
 
-    ``tied`` are those of an output matrix that is the embeddings': an exported file holds them twice.
+    ``tied`` are those of an output matrix that is the embeddings': an exported file contains them twice.
     """
 
     total: int

@@ -145,13 +145,13 @@ def _measured_latency(context: StageContext) -> dict[str, Any]:
 def _iterate(
     context: StageContext, base: Checkpoint, calibration: list[Batch], config: Iterated, plan: CutPlan
 ) -> dict[str, Any]:
-    """Iterated removal; leaves the model of the last round, on which the recover stage goes on, in ``model/``."""
+    """Iterated removal; leaves the model of the last round in ``model/``, where the recover stage continues."""
     recipe, model, family = context.recipe, base.model, family_of(base.model)
     task = task_of(recipe)
     recoverer = _recoverer(context, base)
 
     def heal(student: Model, kept: list[int], number: int) -> Model:
-        # A finished round is kept whole, so that a killed stage goes on from it.
+        # A finished round is kept whole, so that a killed stage resumes from it.
         done = context.scratch / f"round-{number}-keeps-{blocks_name(kept)}"
         if not done.is_dir():
             context.progress(f"round {number}: recovering blocks {kept}")

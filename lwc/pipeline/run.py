@@ -181,9 +181,9 @@ def run(
 
 
 def _help(recipe: Recipe, stages: Sequence[Stage]) -> None:
-    """The part of the processes that are not the main one, which tells them how each stage stands.
+    """What the other processes do.
 
-    It sends the result of a finished stage, or first the scratch folder of one that all make together.
+    The main one sends them the result of each stage, before it the scratch folder of one that all make together.
     """
     done: dict[str, Path] = {}
     for stage in stages:

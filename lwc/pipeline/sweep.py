@@ -21,9 +21,9 @@ from lwc.report.frontier import Variant
 from lwc.report.marks import Interval, Intervals
 
 Run = Callable[[Recipe, Path, Event, str | None], Mapping[str, StageResult]]
-"""`lwc.pipeline.run.run`, or what stands for it."""
+"""`lwc.pipeline.run.run`, or a stand-in."""
 
-# Before a variant's own stages; None: before any. A target out of its reach is told in them too, and is its own.
+# Stages before a variant's own; None: before any. Only an unreachable target, found there too, is the variant's own.
 _SHARED = (None, "data", "train")
 
 
@@ -152,7 +152,7 @@ def sweep(recipe: Recipe, runs: Path, event: Event, run: Run | None = None, unti
             rows.append(_row(variant, recipe, run(variant, runs, told, until)))
         except LwcError as problem:
             if reached[0] in _SHARED and not isinstance(problem, TargetError):
-                raise  # the next variant would come to the same, after the same hours
+                raise  # the next variant would fail too, after the same hours
             rows.append(_row(variant, recipe, {}))
             rows[-1]["error"] = {
                 "stage": reached[0], "message": problem.message, "hint": problem.hint, "exit_code": problem.exit_code,

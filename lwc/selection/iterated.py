@@ -15,7 +15,7 @@ from lwc.selection.search import greedily
 from lwc.selection.select import CutPlan, measured
 
 Heal = Callable[[Model, list[int], int], Model]
-"""(cut model, the teacher's blocks it holds, round) → the same model after a short recovery."""
+"""(cut model, the teacher's blocks it has, round) → the same model after a short recovery."""
 
 
 @dataclass(frozen=True)

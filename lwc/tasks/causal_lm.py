@@ -72,7 +72,7 @@ class CausalLM(TextTask):
         return judge
 
     def ask(self, evaluation: Evaluation) -> Measure:
-        """The right answer to a whole text is the uncut model's: nobody knows how the text goes on."""
+        """The right answer to a whole text is the uncut model's: nobody knows how the text continues."""
         recipe, folders, data_dir = evaluation.recipe, evaluation.folders, evaluation.data_dir
         tokenizer, test = load_tokenizer(folders["base"]), load_split(data_dir, "test")
         train = self.rows(recipe, tokenizer, data_dir, "train").encoded

@@ -40,7 +40,7 @@ class Classification(TextTask):
         return label_ids
 
     def judge(self, recipe: Recipe, reader: Tokenizer, data_dir: Path, teacher: Model | None = None) -> Judge:
-        """With a few hundred rows, closeness to the teacher tells more than the labels."""
+        """With a few hundred rows, closeness to the teacher says more than the labels."""
         rows = self.rows(recipe, reader, data_dir, "validation")
         labels, groups = np.asarray(rows.labels), validation_batches(recipe, rows)
         target = None if teacher is None else torch.from_numpy(predict(teacher, groups))

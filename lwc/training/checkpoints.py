@@ -60,7 +60,7 @@ def _rng_scalars() -> dict[str, Any]:
 
 def _restore_rng(tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
     rank = distributed.rank()
-    # A run that goes on with more processes than it had: the new ones keep their fresh state.
+    # A run that resumes with more processes than it had: the new ones keep their fresh state.
     if _rng_name("torch", rank) in tensors:
         torch.set_rng_state(tensors[_rng_name("torch", rank)])
     if _rng_name("cuda", rank) in tensors and torch.cuda.is_available():

@@ -59,7 +59,7 @@ def matched_blocks(kept: Sequence[int], count: int) -> list[int]:
 
 
 def taught_by_teacher(settings: Recovery) -> bool:
-    """Whether the loss holds anything that the teacher says."""
+    """Whether the loss uses the teacher's answers."""
     return settings.logits_weight + settings.hidden_weight + settings.attention_weight > 0
 
 
@@ -207,7 +207,7 @@ class Recoverer:
             work.mkdir(parents=True, exist_ok=True)
             write_json(done, figures)
         del student
-        gc.collect()  # model and optimizer hold each other, and a GPU has room for few of them
+        gc.collect()  # model and optimizer refer to each other, and a GPU has room for few of them
         return figures
 
 

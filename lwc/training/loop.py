@@ -110,8 +110,8 @@ def fit(
     (Polyak & Juditsky 1992; decay min(average, (1 + t) / (10 + t)), so that the start is forgotten).
 
     AdamW, linear warm-up and decay, clipped gradients, length-bucketed batches. State is written to
-    ``checkpoint_dir`` every ``settings.checkpoint_every`` steps, or minute; where a whole checkpoint stands there,
-    training goes on from it, mid-epoch, to the same result as without the interruption.
+    ``checkpoint_dir`` every ``settings.checkpoint_every`` steps, or minute; where there is a whole checkpoint,
+    training resumes from it, mid-epoch, to the same result as without the interruption.
 
     Several processes share each batch's rows: the steps are those of one process up to rounding, dropout's draws aside.
     The main one writes the checkpoints, all read them.
@@ -217,7 +217,7 @@ def _accelerator() -> Accelerator:
     together = distributed.count() > 1
     # The graph is the same in every step, and the weights that no loss reaches are left out of it without a search.
     ddp = DistributedDataParallelKwargs(static_graph=True)
-    # Accelerate holds one precision a process, and train and recover may differ: autocast is our own.
+    # Accelerate has one precision a process, and train and recover may differ: autocast is our own.
     return Accelerator(mixed_precision="no", cpu=not distributed.on_gpu(), kwargs_handlers=[ddp] if together else [])
 
 

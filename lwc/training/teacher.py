@@ -110,9 +110,9 @@ class LiveTeacher:
 class RememberedTeacher:
     """`LiveTeacher` that keeps what it said of a batch on disk, for other cut models that are taught the same batches.
 
-    The outputs of all blocks are kept (of none where none is wanted), since other cuts are matched with others. A
-    batch's answers lie under the digest of what the teacher reads and are exact: results are identical whether or not
-    they were found. Nothing more is written once ``folder`` would contain more than ``most`` bytes.
+    The outputs of all blocks are kept (of none where none is wanted), since other cuts are matched with others. Answers
+    are stored under the digest of what the teacher reads and are exact: results are identical on a hit or miss. Nothing
+    more is written once ``folder`` would contain more than ``most`` bytes.
 
     Args:
         folder: of this teacher alone, see `answers_folder`; it may vanish or be filled by others at any time.
@@ -164,7 +164,7 @@ class RememberedTeacher:
 class StoredTeacher:
     """Answers of the teacher to every row of train, float32, memory-mapped: one pass instead of one an epoch.
 
-    ``hidden-<slot>`` holds the states of all real tokens (N_tokens, D), row after row. Padding gets zeros, which
+    ``hidden-<slot>`` contains the states of all real tokens (N_tokens, D), row after row. Padding gets zeros, which
     no loss reads. Equal to `LiveTeacher` up to rounding: a row's answer hangs a little on its batch's padding.
     """
 

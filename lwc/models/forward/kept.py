@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def answers_folder(folder: Path, model: Model) -> Path:
-    """Where in ``folder`` the answers of this very teacher lie."""
+    """The folder in ``folder`` for the answers of exactly this teacher."""
     return folder / weights_digest(model)[:24]
 
 

@@ -34,7 +34,7 @@ class Outcome:
 
 
 def outcome(model: Model, batch: Batch) -> tuple[float, float]:
-    """Sums over the rows of `example_loss` and `example_accuracy` of the model as it stands."""
+    """Sums over the rows of `example_loss` and `example_accuracy` of the model as it is."""
     logits = model(**batch.inputs).logits
     if logits.ndim == 2:  # over a vocabulary, doubles would take gigabytes
         logits = logits.double()

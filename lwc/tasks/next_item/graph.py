@@ -22,7 +22,7 @@ class TopItems(nn.Module):
     """Token ids, mask (B, T) and seen tokens (B, S) in; scores and item numbers (B, K) out, best first.
 
     ``seen`` holds token ids, padded with 0, and may be longer than what the model reads. Its items get the lowest
-    float32 and so stand behind all others; equal scores stand in the order of the item numbers.
+    float32 and so come after all others; equal scores are in the order of the item numbers.
     """
 
     def __init__(self, view: NextItemView, k: int) -> None:

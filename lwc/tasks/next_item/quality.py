@@ -1,4 +1,4 @@
-"""The one reading of the test questions: base, unrecovered and compressed model, beside three floors."""
+"""Read the test questions, once: base, unrecovered and compressed model, and three floors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Full-ranking quality: where the item that came next stands among *all* items the user does not have yet.
+"""Full-ranking quality: the place of the item that came next among *all* items the user does not have yet.
 
 Never sampled: metrics over a few sampled negatives order models differently (Krichene & Rendle 2020).
 """
@@ -40,7 +40,7 @@ def without_seen(scores: Array, seen: Sequence[Sequence[int]]) -> Array:
 def ranks(scores: Array, targets: Array) -> Floats:
     """The place (N,) of each target among scores (N, V), 1 = first; ∞ where the target is `UNKNOWN`.
 
-    Equal scores stand in the order of the item numbers, as in ONNX's TopK: a constant score is the popularity list.
+    Equal scores are in the order of the item numbers, as in ONNX's TopK: a constant score is the popularity list.
     """
     found = np.full(len(targets), np.inf)
     for row, target in enumerate(targets):
@@ -68,7 +68,7 @@ def per_question(places: Floats) -> dict[str, Floats]:
 
 
 def _shown(lists: Array, items: int) -> Array:
-    """(N, V) booleans: item stands in this user's list."""
+    """(N, V) booleans: item is in this user's list."""
     found: Array = np.zeros((len(lists), items), dtype=np.float32)
     np.put_along_axis(found, lists, 1.0, axis=1)
     return found
@@ -89,7 +89,7 @@ def _coverage_samples(shown: Array, weights: Array) -> Floats:
 def quality(scores: Array, targets: Array, weights: Array) -> tuple[dict[str, Any], dict[str, Floats]]:
     """All metrics of scores (N, V), −∞ for seen items, each with its 95% interval over users; and the values per user.
 
-    ``coverage`` is the share of the catalogue that stands in at least one top-10 list; resampled users show fewer
+    ``coverage`` is the share of the catalogue that is in at least one top-10 list; resampled users show fewer
     items, so that its interval reaches further down than up. ``weights`` (R, N) come from `resamples`.
     """
     values = per_question(ranks(scores, targets))
