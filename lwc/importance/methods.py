@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from lwc.core import distributed
@@ -16,14 +16,6 @@ from lwc.models.types import Model
 from lwc.recipe import Method
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Results:
-    """What each method found, and why those that found nothing did not (by name)."""
-
-    found: dict[str, LayerImportance]
-    refused: dict[str, str]
 
 
 def run_methods(
@@ -59,8 +51,8 @@ def _unit_of_numbers(found: LayerImportance) -> str:
 
 def run_on_scores(
     results: Mapping[str, LayerImportance], blocks: int, methods: Sequence[Method], progress: Say = lambda _: None
-) -> Results:
-    """The results, with those of the methods that read the scores of the others.
+) -> tuple[dict[str, LayerImportance], dict[str, str]]:
+    """The results with those of the methods that read the others' scores, and why a method has none, by name.
 
     Raises:
         ExpertError: the expert gave no usable answer and the recipe requires one.
@@ -78,4 +70,4 @@ def run_on_scores(
             refused[method.method] = answer.reason
         else:
             found[method.method] = replace(answer, seconds=time.monotonic() - started)
-    return Results(found, refused)
+    return found, refused

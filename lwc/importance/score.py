@@ -61,8 +61,8 @@ def score_blocks(
         raise RecipeError("score.trust.recovery_steps: nothing here can recover a cut model", "set it to 0")
     blocks = len(block_list(model, family))
     measured = run_methods(model, family, batches, settings.methods, progress)
-    results = run_on_scores(measured, blocks, settings.methods, progress)
-    scores = {name: result.scores for name, result in results.found.items()}
+    found, refused = run_on_scores(measured, blocks, settings.methods, progress)
+    scores = {name: result.scores for name, result in found.items()}
     weights: dict[str, float] = {method.method: method.weight for method in settings.methods}
     learning = settings.fusion == "learned"
     asked = settings.trust or (Trust() if learning else None)
@@ -94,8 +94,8 @@ def score_blocks(
     content = {
         "blocks": blocks,
         "examples": count,
-        "methods": {name: {**asdict(result), "weight": weights[name]} for name, result in results.found.items()},
-        "excluded": {**fusion.excluded, **results.refused},
+        "methods": {name: {**asdict(result), "weight": weights[name]} for name, result in found.items()},
+        "excluded": {**fusion.excluded, **refused},
         "fused": {name: value for name, value in asdict(fusion).items() if name != "excluded"},
         "kendall_tau": {"names": names, "matrix": matrix},
         "trust": trust,

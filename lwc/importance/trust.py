@@ -13,8 +13,8 @@ from lwc.importance.learned import removed_sums
 from lwc.importance.resampling import Rows
 from lwc.importance.statistics import bootstrap_interval, compare_predictions, rank_stability
 from lwc.importance.subsets import CutModel
-from lwc.importance.types import AgainstCutModels, Comparison, Correlation, Estimate, Resampled
-from lwc.metrics.classification import LEVEL
+from lwc.importance.types import AgainstCutModels, Comparison, Correlation, Resampled
+from lwc.metrics.classification import LEVEL, Estimate
 from lwc.models.batches import Batch
 from lwc.recipe import Trust
 

@@ -64,13 +64,10 @@ def _remove(context: StageContext) -> None:
 
 
 def _recover(context: StageContext) -> None:
-    from lwc.training.distillation import Recovering, recover
+    from lwc.training.distillation import recover
 
-    inputs = context.inputs
-    folders = Recovering(
-        inputs["data"], inputs["train"], inputs["remove"], context.out, context.scratch, context.answers
-    )
-    recover(context.recipe, read_json(inputs["remove"] / "cut.json")["kept"], folders, context.progress)
+    kept = read_json(context.inputs["remove"] / "cut.json")["kept"]
+    recover(context.recipe, kept, context.inputs, context.out, context.scratch, context.progress, context.answers)
 
 
 def _evaluate(context: StageContext) -> None:

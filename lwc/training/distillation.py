@@ -6,7 +6,7 @@ import gc
 import hashlib
 import math
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -225,34 +225,31 @@ def random_weights(model: M, seed: int) -> M:
     return fresh.eval()
 
 
-@dataclass(frozen=True)
-class Recovering:
-    """Folders of one recovery: the data, the teacher's and the cut student's stage, and where results and work go.
+def recover(
+    recipe: Recipe,
+    kept: Sequence[int],
+    stages: Mapping[str, Path],
+    out: Path,
+    scratch: Path,
+    progress: Say,
+    answers: Path | None = None,
+) -> None:
+    """Recovery on the train split of the model cut to blocks ``kept``; writes ``model/`` and ``metrics.json``.
 
-    ``answers`` keeps what the uncut model says for other cuts (`lwc.training.teacher.RememberedTeacher`).
+    ``stages`` are the folders of ``data``, ``train`` (the teacher) and ``remove`` (the student). ``answers`` keeps what
+    the uncut model says for other cuts (`lwc.training.teacher.RememberedTeacher`).
     """
-
-    data: Path
-    teacher: Path
-    student: Path
-    out: Path
-    scratch: Path
-    answers: Path | None = None
-
-
-def recover(recipe: Recipe, kept: Sequence[int], folders: Recovering, progress: Say) -> None:
-    """Recovery on the train split of the model cut to blocks ``kept``; writes ``model/`` and ``metrics.json``."""
     task = task_of(recipe)
-    teacher, student = task.load(folders.teacher / "model"), task.load(folders.student / "model")
-    recoverer = Recoverer(recipe, folders.data, teacher, progress, folders.answers)
-    result = recoverer.run(student.model, kept, recipe.recover, folders.scratch, progress)
+    teacher, student = (task.load(stages[name] / "model") for name in ("train", "remove"))
+    recoverer = Recoverer(recipe, stages["data"], teacher, progress, answers)
+    result = recoverer.run(student.model, kept, recipe.recover, scratch, progress)
     vocabulary = None
     if recipe.vocabulary.trim:
-        student, vocabulary = _trimmed(recipe, student, folders.data)
-    task.save(Checkpoint(student.model.to("cpu"), student.reader), folders.out / "model")
+        student, vocabulary = _trimmed(recipe, student, stages["data"])
+    task.save(Checkpoint(student.model.to("cpu"), student.reader), out / "model")
     matched = matched_blocks(kept, len(block_list(teacher.model, family_of(teacher.model))))
     added = {"n_train": len(recoverer.train), "matched_teacher_blocks": matched, "vocabulary": vocabulary}
-    write_json(folders.out / "metrics.json", {**asdict(result), **added})
+    write_json(out / "metrics.json", {**asdict(result), **added})
 
 
 def _trimmed(recipe: Recipe, student: Checkpoint, data_dir: Path) -> tuple[Checkpoint, dict[str, Any]]:
