@@ -1,4 +1,4 @@
-"""The one reading of the test split: base, unrecovered and compressed model, beside the task's floors."""
+"""Read the test split, once: base, unrecovered and compressed model, and the task's floors."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def evaluate(task: Task, evaluation: Evaluation) -> dict[str, Any]:
         ModelError: a model answers with non-finite logits.
         DataError: the floors cannot be fitted on train.
     """
-    answers = task.ask(evaluation)
+    measure = task.ask(evaluation)
 
     def written() -> dict[str, Any]:
         recipe = evaluation.recipe
         evaluation.out.mkdir(parents=True, exist_ok=True)
-        measured = task.measure(evaluation, answers)
+        measured = measure()
         result = {
             "task": recipe.task.kind,
             "n": measured["quality"]["base"]["n"],

@@ -13,7 +13,8 @@ import torch
 from lwc.core.arrays import Array
 from lwc.core.errors import MissingDependency, ModelError
 from lwc.core.machine import cpu_limit
-from lwc.export.session import cpu_session, run
+from lwc.export.quantize import apart
+from lwc.export.session import cpu_session, logits, run
 from lwc.export.stamp import misfits, read_stamp, this_gpu
 from lwc.export.tensorrt import Shapes, load_library, version_of
 
@@ -72,7 +73,7 @@ class Engine:
         if self._engine is None:
             raise ModelError(f"{plan}: TensorRT does not load it", "build it again on this machine")
         self._profiles: list[Shapes] = stamp["profiles"]
-        self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._types = {trt.DataType.FLOAT: torch.float32, trt.DataType.HALF: torch.float16}
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         modes = {name: self._engine.get_tensor_mode(name) for name in names}
@@ -107,7 +108,7 @@ class Engine:
 
 
 def open_classifier(plan: Path, fallback: Path, say: Callable[[str], None]) -> Classifier:
-    """The plan where it runs; else the ONNX model ``fallback`` on the CPU, with ``say`` told which and why."""
+    """The plan where it runs; else the ONNX model ``fallback`` on the CPU; ``say`` gets the reason."""
     try:
         return Classifier("engine", Engine(plan).run)
     except (ModelError, MissingDependency) as error:
@@ -118,12 +119,6 @@ def open_classifier(plan: Path, fallback: Path, say: Callable[[str], None]) -> C
 
 def compare_answers(classifier: Classifier, reference: Path, batches: Sequence[dict[str, Array]]) -> dict[str, Any]:
     """max |Δ logit| and label agreement with the ONNX file ``reference`` on these batches (inputs (B, T) by name)."""
-    session = cpu_session(reference, cpu_limit())
-    worst, same, rows = 0.0, 0, 0
-    for inputs in batches:
-        given, expected = classifier.answer(inputs), run(session, inputs)
-        difference = float(np.abs(given - expected).max())
-        worst = max(worst, difference if np.isfinite(difference) else float("inf"))
-        same += int((given.argmax(axis=1) == expected.argmax(axis=1)).sum())
-        rows += len(expected)
-    return {"max_abs_diff": worst, "label_agreement": same / rows, "rows": rows}
+    expected = logits(reference, batches)
+    found = apart(np.concatenate([classifier.answer(inputs) for inputs in batches]), expected)
+    return {"max_abs_diff": found.max_abs, "label_agreement": found.agreement, "rows": len(expected)}

@@ -27,7 +27,7 @@ from lwc.core.arrays import Array
 from lwc.core.errors import ModelError
 from lwc.core.machine import cpu_limit
 from lwc.export.quantize import difference
-from lwc.export.session import cpu_session
+from lwc.export.session import cpu_session, run_all
 
 FP16 = TensorProto.FLOAT16
 FP16_MAX = 65504.0
@@ -117,10 +117,8 @@ def largest_values(
         probe = Path(folder) / "probe.onnx"
         onnx.save(model, str(probe))
         session = cpu_session(probe, cpu_limit())
-    declared = {value.name for value in session.get_inputs()}
     for batch in calibration:
-        values = session.run(None, {name: value for name, value in batch.items() if name in declared})
-        for name, value in zip(names, values, strict=True):
+        for name, value in zip(names, run_all(session, batch), strict=True):
             found[name] = max(found.get(name, 0.0), float("inf") if np.isnan(value) else float(value))
     return found
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import iqr
 
 from lwc.core.arrays import Array
 from lwc.export.onnx import read_io
@@ -82,9 +83,7 @@ def _in_turns(
                 if repeat >= _WARM_UP:
                     times[name].append((time.perf_counter() - started) * 1000)
         medians = {name: float(np.median(values)) for name, values in times.items()}
-        spread = {
-            name: float((np.percentile(v, 75) - np.percentile(v, 25)) / np.median(v)) for name, v in times.items()
-        }
+        spread = {name: float(iqr(values)) / medians[name] for name, values in times.items()}
         rows.append(
             {
                 "batch": shape.batch,

@@ -6,12 +6,12 @@ import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 import torch
 
 from lwc.core.errors import ModelError
+from lwc.models.types import Model, Tokenizer
 from lwc.tasks.task import Graph
 from lwc.tasks.text import text_graph
 
@@ -70,7 +70,7 @@ def export_graph(graph: Graph, path: Path) -> OnnxInfo:
     return read_io(path)
 
 
-def export_onnx(model: Any, tokenizer: Any, path: Path) -> OnnxInfo:
+def export_onnx(model: Model, tokenizer: Tokenizer, path: Path) -> OnnxInfo:
     """`export_graph` of a text model: its inputs are those of the tokenizer that the graph uses, by name."""
     return export_graph(text_graph(model, tokenizer), path)
 
@@ -102,7 +102,7 @@ def read_io(path: Path) -> OnnxInfo:
     )
 
 
-def _info(value: Any) -> TensorInfo:
+def _info(value: onnx.ValueInfoProto) -> TensorInfo:
     kind = value.type.tensor_type
     dims = tuple(int(d.dim_value) if d.HasField("dim_value") else -1 for d in kind.shape.dim)
     return TensorInfo(value.name, int(kind.elem_type), dims)

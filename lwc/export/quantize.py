@@ -29,12 +29,14 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 
 from lwc.core.arrays import Array
 from lwc.core.errors import ModelError
-from lwc.core.machine import cpu_limit
-from lwc.export.session import cpu_session, run
+from lwc.export.session import logits
 from lwc.recipe import Int8
 
 _PRODUCTS = ("MatMul", "Gemm")
 _OPERATORS = [*_PRODUCTS, "Gather"]
+_WEIGHTS = {
+    "op_types_to_quantize": _OPERATORS, "per_channel": True, "reduce_range": True, "weight_type": QuantType.QInt8
+}  # fmt: skip
 _INT8 = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 
 
@@ -51,17 +53,20 @@ def difference(path: Path, batches: Sequence[dict[str, Array]], reference: Array
     """Run ``path`` on padded inputs and compare with ``reference`` (N, C), the same rows in the same order.
 
     Raises:
-        ValueError: the batches do not hold N rows, or none.
+        ValueError: the batches have no rows, or other than N.
     """
     rows = sum(len(batch["input_ids"]) for batch in batches)
     if rows == 0 or rows != len(reference):
         raise ValueError(f"{rows} calibration rows for {len(reference)} reference rows")
-    session = cpu_session(path, cpu_limit())
-    logits = np.concatenate([run(session, batch) for batch in batches])
-    if not np.isfinite(logits).all():
+    return apart(logits(path, batches), reference)
+
+
+def apart(given: Array, reference: Array) -> Difference:
+    """Logits (N, C) against those of the reference."""
+    if not np.isfinite(given).all():
         return Difference(0.0, float("inf"), float("inf"))
-    gap = np.abs(logits.astype(np.float64) - reference)
-    agreement = float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean())
+    gap = np.abs(given.astype(np.float64) - reference)
+    agreement = float((given.argmax(axis=1) == reference.argmax(axis=1)).mean())
     return Difference(agreement, float(gap.max()), float(gap.mean()))
 
 
@@ -200,44 +205,25 @@ class _Builder:
             if self.settings.mode == "dynamic":
                 # A Gemm becomes MatMul + Add first, under this name; for others it names nothing.
                 nodes += [f"{node}_MatMul" for node in nodes]
-                quantize_dynamic(
-                    self.source,
-                    target,
-                    op_types_to_quantize=_OPERATORS,
-                    nodes_to_quantize=nodes,
-                    per_channel=True,
-                    reduce_range=True,
-                    weight_type=QuantType.QInt8,
-                    extra_options=options,
-                )
+                quantize_dynamic(self.source, target, nodes_to_quantize=nodes, extra_options=options, **_WEIGHTS)
             else:
                 names = {value.name for value in onnx.load(str(self.source)).graph.input}
                 quantize_static(
                     self.source,
                     target,
                     _Rows(names, self.calibration),
-                    op_types_to_quantize=_OPERATORS,
                     nodes_to_quantize=nodes,
-                    per_channel=True,
-                    reduce_range=True,
                     activation_type=QuantType.QUInt8,
-                    weight_type=QuantType.QInt8,
                     extra_options={**options, "OpTypesToExcludeOutputQuantization": _OPERATORS},
                     calibration_cache_path=self.folder / "ranges.json",
+                    **_WEIGHTS,
                 )
-        _forget_shapes(target)
+        # Quantization writes the shapes of inner tensors into the graph. Where ONNX Runtime reads them, it joins Add
+        # and LayerNormalization to a SkipLayerNormalization, whose CPU kernel takes several times as long as the two.
+        model = onnx.load(str(target))
+        del model.graph.value_info[:]
+        onnx.save(model, str(target))
         return target
-
-
-def _forget_shapes(path: Path) -> None:
-    """Drop the shapes of inner tensors, which quantization writes into the graph.
-
-    Where ONNX Runtime is told them, it joins Add and LayerNormalization to a SkipLayerNormalization, whose CPU kernel
-    takes several times as long as the two.
-    """
-    model = onnx.load(str(path))
-    del model.graph.value_info[:]
-    onnx.save(model, str(path))
 
 
 @contextmanager
@@ -262,12 +248,9 @@ def quantized_operators(path: Path) -> int:
     restored = {
         node.output[0] for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in integers
     }
-    count = 0
-    for node in graph.node:
-        if node.op_type == "Gather":
-            count += node.input[0] in integers | restored
-        elif node.op_type in _PRODUCTS:
-            count += node.input[1] in restored
-        else:
-            count += node.op_type == "MatMulInteger"
-    return count
+    return sum(
+        node.op_type == "MatMulInteger"
+        or (node.op_type == "Gather" and node.input[0] in integers | restored)
+        or (node.op_type in _PRODUCTS and node.input[1] in restored)
+        for node in graph.node
+    )

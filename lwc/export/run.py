@@ -21,15 +21,14 @@ from lwc.data.splits import load_split
 from lwc.export.half import to_fp16
 from lwc.export.latency import compare_latency, compare_runtimes
 from lwc.export.onnx import export_graph
-from lwc.export.pair import export_both
 from lwc.export.parity import check_parity
 from lwc.export.quantize import quantize
-from lwc.export.session import cpu_session, run
+from lwc.export.session import logits
 from lwc.metrics.classification import macro_f1, retention
 from lwc.models.batches import batches, encode
 from lwc.models.load import load_tokenizer
 from lwc.models.positions import check_shapes
-from lwc.recipe import Recipe
+from lwc.recipe import Export, Recipe
 from lwc.tasks.task import Say, task_of
 from lwc.tasks.text import spread
 
@@ -44,27 +43,48 @@ _CALIBRATION = 128
 
 
 def export_pair(recipe: Recipe, stages: Mapping[str, Path], out: Path, progress: Say) -> dict[str, Any]:
-    """Export both models and write ``export.json``: what `export_both` says of them, and the reduced graphs.
+    """Export both models and write ``export.json``: files, parity, latency, ratios, and the reduced graphs.
 
     ``stages`` are the folders of ``data``, ``train``, ``recover`` and, for an int8 graph, ``evaluate``.
+    ``ratios.latency`` is the geometric mean over the recipe's shapes of base ÷ compressed median.
     """
     task, settings = task_of(recipe), recipe.export
+    files: dict[str, Any] = {}
+    parity: dict[str, Any] = {}
     notes: dict[str, Any] = {}
-
-    def export_one(name: str, folder: Path, path: Path) -> dict[str, Any]:
+    for name, stage in (("base", "train"), ("compressed", "recover")):
         progress(f"exporting {name}")
-        checkpoint = task.load(folder)
+        checkpoint, path = task.load(stages[stage] / "model"), out / name / "model.onnx"
         check_shapes(checkpoint.model, settings.latency_shapes)
         graph = task.graph(recipe, checkpoint, stages["data"])
+        path.parent.mkdir()
         export_graph(graph, path)
         notes.update(graph.notes)
         progress(f"parity of {name}")
-        return check_parity(graph, path, settings.parity_tolerance)
-
-    both = export_both(stages["train"], stages["recover"], settings, out, export_one, progress)
-    result = {**both, **notes, **_reduced(recipe, stages, out, progress)}
+        parity[name] = check_parity(graph, path, settings.parity_tolerance)
+        files[name] = {"path": f"{name}/model.onnx", "bytes": path.stat().st_size}
+    progress("latency of both")
+    latency = _latency(out / files["base"]["path"], out / WHOLE, settings)
+    result = {
+        "files": files,
+        "parity": {
+            "max_abs_diff": max(case["max_abs_diff"] for case in parity.values()),
+            "label_agreement": min(case["label_agreement"] for case in parity.values()),
+            "tolerance": settings.parity_tolerance,
+            "passed": all(case["passed"] for case in parity.values()),
+            **parity,
+        },
+        "latency": latency,
+        "ratios": {"size": files["base"]["bytes"] / files["compressed"]["bytes"], "latency": latency["ratio"]},
+        **notes,
+        **_reduced(recipe, stages, out, progress),
+    }
     write_json(out / "export.json", result)
     return result
+
+
+def _latency(base: Path, compressed: Path, settings: Export) -> dict[str, Any]:
+    return compare_latency(base, compressed, settings.latency_shapes, settings.latency_repeats, cpu_limit())
 
 
 def padded_inputs(
@@ -80,22 +100,17 @@ def padded_inputs(
     return inputs, examples.ids[order], examples.labels[order]
 
 
-def _logits(path: Path, groups: list[dict[str, Array]]) -> Array:
-    session = cpu_session(path, cpu_limit())
-    return np.concatenate([run(session, inputs) for inputs in groups])
-
-
 def half_graph(whole: Path, target: Path, data_dir: Path, folder: Path, max_length: int, rows: int) -> dict[str, Any]:
     """Write the fp16 version ``target`` of the graph ``whole``, checked on ``rows`` calibration rows; see `to_fp16`."""
     calibration, _, _ = padded_inputs(data_dir, folder, "calibration", max_length, rows)
-    return to_fp16(whole, target, calibration, _logits(whole, calibration), HALF_TOLERANCE)
+    return to_fp16(whole, target, calibration, logits(whole, calibration), HALF_TOLERANCE)
 
 
 def _reduced(recipe: Recipe, stages: Mapping[str, Path], out: Path, progress: Say) -> dict[str, Any]:
     """``int8``, ``fp16`` and ``openvino`` of ``export.json``, where the recipe asks for them.
 
-    Ranges and fallbacks come from calibration rows. ``test`` is the int8 graph's quality on the test split beside that
-    of the fp32 graph, read once, after everything is decided; ``retention`` what it keeps of the uncut model's.
+    Ranges and fallbacks come from calibration rows. ``test`` is the quality of the int8 and the fp32 graph on the test
+    split, read once, after everything is decided; ``retention`` what it keeps of the uncut model's.
     """
     settings, max_length = recipe.export, recipe.model.max_length
     data_dir, folder = stages["data"], stages["recover"] / "model"
@@ -104,7 +119,7 @@ def _reduced(recipe: Recipe, stages: Mapping[str, Path], out: Path, progress: Sa
     whole = out / WHOLE
     rows = settings.int8.calibration if settings.int8 else _CALIBRATION
     calibration, _, _ = padded_inputs(data_dir, folder, "calibration", max_length, rows)
-    reference = _logits(whole, calibration)
+    reference = logits(whole, calibration)
     result: dict[str, Any] = {}
     if settings.int8 is not None:
         progress(f"int8, {settings.int8.mode}")
@@ -112,9 +127,9 @@ def _reduced(recipe: Recipe, stages: Mapping[str, Path], out: Path, progress: Sa
         figures = quantize(whole, path, settings.int8, calibration, reference)
         if figures["fallback"]:
             progress(f"int8: kept in fp32: {', '.join(figures['fallback'])}")
-        latency = compare_latency(whole, path, settings.latency_shapes, settings.latency_repeats, cpu_limit())
+        latency = _latency(whole, path, settings)
         test, ids, labels = padded_inputs(data_dir, folder, "test", max_length, None)
-        answers = {name: _logits(file, test).argmax(axis=1) for name, file in (("fp32", whole), ("int8", path))}
+        answers = {name: logits(file, test).argmax(axis=1) for name, file in (("fp32", whole), ("int8", path))}
         figures["test"] = {
             "agreement": float((answers["fp32"] == answers["int8"]).mean()),
             **{f"accuracy_{name}": float((given == labels).mean()) for name, given in answers.items()},
@@ -128,10 +143,9 @@ def _reduced(recipe: Recipe, stages: Mapping[str, Path], out: Path, progress: Sa
     if settings.openvino:
         progress("latency in OpenVINO")
         graphs = {"fp32": whole, **({"int8": out / INT8} if settings.int8 else {})}
-        shapes = settings.latency_shapes
+        shapes, repeats = settings.latency_shapes, settings.latency_repeats
         result["openvino"] = {
-            name: compare_runtimes(path, calibration, shapes, settings.latency_repeats, cpu_limit())
-            for name, path in graphs.items()
+            name: compare_runtimes(path, calibration, shapes, repeats, cpu_limit()) for name, path in graphs.items()
         }
     if settings.fp16:
         progress("fp16")

@@ -102,7 +102,7 @@ def read_stamp(plan: Path) -> dict[str, Any]:
     return dict(stamp)
 
 
-def stamp_fault(stamp: Any) -> str | None:
+def stamp_fault(stamp: object) -> str | None:
     """What is wrong with the content of a stamp, None where nothing is."""
     if not isinstance(stamp, dict):
         return "no JSON object"

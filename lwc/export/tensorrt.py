@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 from lwc.core.errors import MissingDependency, ModelError
@@ -36,7 +37,7 @@ class Plan:
     layers: dict[str, int]
 
 
-def load_library(name: Library) -> Any:
+def load_library(name: Library) -> ModuleType:
     """The module of a TensorRT library.
 
     Raises:
@@ -48,7 +49,7 @@ def load_library(name: Library) -> Any:
         raise MissingDependency(f"{name} cannot be loaded: {error}", _INSTALL[name]) from error
 
 
-def version_of(trt: Any) -> str:
+def version_of(trt: ModuleType) -> str:
     """``10.9.0`` of ``10.9.0.34``: plans of one such version load in any build of it."""
     return ".".join(str(trt.__version__).split(".")[:3])
 
@@ -59,7 +60,7 @@ def shapes_of(profile: Profile, inputs: Sequence[str]) -> Shapes:
     return {name: {key: [shape.batch, shape.length] for key, shape in sizes.items()} for name in inputs}
 
 
-def build_plan(path: Path, profiles: Sequence[Profile], trt: Any) -> Plan:
+def build_plan(path: Path, profiles: Sequence[Profile], trt: ModuleType) -> Plan:
     """Build the plan of an ONNX file whose inputs are all (B, T).
 
     ``trt`` is the module of `load_library`. TF32 is off: fp32 in the file is fp32 on the GPU.
@@ -104,7 +105,7 @@ def _log(trt: Any) -> Any:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
 
-        def log(self, severity: Any, message: str) -> None:
+        def log(self, severity: object, message: str) -> None:
             if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
                 self.errors.append(message)
 

@@ -17,6 +17,14 @@ from lwc.models.types import Model
 from lwc.recipe import BlockInfluence
 
 
+def turn(before: Tensor, after: Tensor) -> Tensor:
+    """1 − cos(h_in, h_out) of every token (B, T)."""
+    # float64: 1 − cos of nearly equal vectors cancels most digits.
+    found = 1 - functional.cosine_similarity(before.double(), after.double(), dim=-1)
+    # Exactly 0 for the identity, also where the vector is 0 and its cosine has no meaning.
+    return found.masked_fill((before == after).all(dim=-1), 0.0)
+
+
 @scorer
 @torch.inference_mode()
 def block_influence(
@@ -33,11 +41,7 @@ def block_influence(
         real = batch.mask.bool()
 
         def look(index: int, before: Tensor, after: Tensor) -> None:
-            # float64: 1 − cos of nearly equal vectors cancels most digits.
-            turn = 1 - functional.cosine_similarity(before.double(), after.double(), dim=-1)
-            # Exactly 0 for the identity, also where the vector is 0 and its cosine has no meaning.
-            turn = turn.masked_fill((before == after).all(dim=-1), 0.0)
-            turned[index] = float(turn[real].sum())
+            turned[index] = float(turn(before, after)[real].sum())
 
         with watched(model, family, look):
             model(**batch.inputs)

@@ -55,20 +55,6 @@ def _on_path(model: Model, fraction: list[float]) -> Iterator[None]:
         handle.remove()
 
 
-@contextmanager
-def _watched(model: Model, family: Family, of: Of) -> Iterator[tuple[dict[int, Tensor], dict[int, Tensor]]]:
-    """(outputs, activations) of the blocks in the last pass; the activation is h_out, or h_out − h_in."""
-    outputs: dict[int, Tensor] = {}
-    activations: dict[int, Tensor] = {}
-
-    def look(index: int, before: Tensor, after: Tensor) -> None:
-        outputs[index] = after
-        activations[index] = after.detach() - before.detach() if of == "update" else after.detach()
-
-    with watched(model, family, look):
-        yield outputs, activations
-
-
 def path_conductance(model: Model, family: Family, batch: Batch, steps: int, of: Of = "update") -> PathConductance:
     """Σₖ ∂F/∂h_out(αₖ) · (y(αₖ₊₁) − y(αₖ)), αₖ = k / steps, y each block's update or output (B, T, D).
 
@@ -85,7 +71,14 @@ def path_conductance(model: Model, family: Family, batch: Batch, steps: int, of:
     reached = torch.zeros(len(batch), count, dtype=torch.float64, device=batch.labels.device)
     fraction = [0.0]
     values: list[Tensor] = []
-    with torch.enable_grad(), _on_path(model, fraction), _watched(model, family, of) as (outputs, activations):
+    outputs: dict[int, Tensor] = {}
+    activations: dict[int, Tensor] = {}
+
+    def look(index: int, before: Tensor, after: Tensor) -> None:
+        outputs[index] = after
+        activations[index] = after.detach() - before.detach() if of == "update" else after.detach()
+
+    with torch.enable_grad(), _on_path(model, fraction), watched(model, family, look):
         for step in range(steps + 1):
             fraction[0] = step / steps
             logits = model(**batch.inputs).logits

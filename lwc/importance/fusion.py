@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.stats import beta, kendalltau, rankdata
 
 from lwc.core.arrays import Array
-from lwc.importance.learned import cross_validated, fit, removed_sums
+from lwc.importance.learned import Measured, cross_validated, fit, removed_sums
 from lwc.importance.types import LearnedFit
 
 # Scores closer than this, relative to the largest, differ by rounding only.
 _SAME = 1e-9
 
-Measured = Sequence[tuple[Collection[int], float]]
-"""(removed blocks, loss of the model without them in nats), one entry a cut model."""
+Scores = Mapping[str, Sequence[float]]
+"""Method → one score a block."""
 
 
 @dataclass(frozen=True)
 class Fusion:
     """``scores`` in ``unit``, higher = keep; ``ranking`` best block first; ``weights`` that were used, by method.
 
-    ``learned`` holds what the fit says of itself (see `learned.fit`), None for the other ways of fusing.
+    ``learned`` describes the fit (see `learned.fit`), None for the other ways of fusing.
     """
 
     scores: tuple[float, ...]
@@ -35,7 +35,7 @@ class Fusion:
     learned: LearnedFit | None = None
 
 
-def usable(scores: Mapping[str, Sequence[float]]) -> tuple[dict[str, Array], dict[str, str]]:
+def usable(scores: Scores) -> tuple[dict[str, Array], dict[str, str]]:
     """(methods that say something, reason by name for those that do not).
 
     A method whose scores are constant or not all finite ranks nothing: averaging it in would only dilute the rest.
@@ -66,7 +66,7 @@ def mean_rank(scores: Array, weights: Array) -> Array:
 def z_score(scores: Array, weights: Array) -> Array:
     """Weighted mean of (s − mean) / standard deviation of scores (M, L), above that of the lowest block.
 
-    Unlike a rank it keeps how far blocks lie apart, and lets one block that scores enormously squeeze the others.
+    Unlike a rank it keeps how far apart blocks are, and lets one block that scores enormously squeeze the others.
     """
     if scores.shape[1] == 1:
         return np.ones(1)
@@ -99,9 +99,7 @@ _FUSIONS: dict[str, tuple[Callable[[Array, Array], Array], str]] = {
 }
 
 
-def _included(
-    scores: Mapping[str, Sequence[float]], weights: Mapping[str, float]
-) -> tuple[dict[str, Array], dict[str, str]]:
+def _included(scores: Scores, weights: Mapping[str, float]) -> tuple[dict[str, Array], dict[str, str]]:
     if len({len(values) for values in scores.values()}) > 1:
         raise ValueError("methods score different numbers of blocks")
     good, excluded = usable(scores)
@@ -114,18 +112,14 @@ def _included(
 
 
 def fuse(
-    scores: Mapping[str, Sequence[float]],
-    weights: Mapping[str, float],
-    method: str = "mean_rank",
-    measured: Measured | None = None,
+    scores: Scores, weights: Mapping[str, float], method: str = "mean_rank", measured: Measured | None = None
 ) -> Fusion:
     """One score a block from many methods; equal scores go to the earlier block.
 
     Args:
-        scores: method → one score a block, higher = keep, each method in its own unit.
-        weights: method → weight (1 where missing); 0 leaves a method out. ``learned`` fits its own instead, and
-            ``robust_rank`` has none: both use them only to leave out.
-        method: ``mean_rank``, ``z_score``, ``robust_rank`` or ``learned`` (see `lwc.importance.learned`).
+        scores: higher = keep, each method in its own unit.
+        weights: by method (1 where missing); 0 leaves a method out, the only use that ``learned``, which fits its own,
+            and ``robust_rank``, which has none, make of them.
         measured: losses of cut models; needed by ``learned``.
 
     Raises:
@@ -150,12 +144,7 @@ def fuse(
     return Fusion(tuple(map(float, fused)), ranking, excluded, method, unit, used, learned)
 
 
-def predicted_damage(
-    scores: Mapping[str, Sequence[float]],
-    weights: Mapping[str, float],
-    method: str,
-    measured: Measured,
-) -> Array:
+def predicted_damage(scores: Scores, weights: Mapping[str, float], method: str, measured: Measured) -> Array:
     """What the fusion predicts for each measured cut model (S,): the sum of the fused scores of its removed blocks.
 
     A learned fusion has seen the losses that it is to be compared with. It predicts each from weights fitted on the
@@ -168,7 +157,7 @@ def predicted_damage(
     return removed_sums(fused, [removed for removed, _ in measured])[:, 0]
 
 
-def kendall_tau(scores: Mapping[str, Sequence[float]]) -> tuple[list[str], list[list[float]]]:
+def kendall_tau(scores: Scores) -> tuple[list[str], list[list[float]]]:
     """(names, τ-b matrix) of the usable methods: 1 same order, 0 none, −1 reversed. One block: τ is 1."""
     good, _ = usable(scores)
     names = list(good)

@@ -17,6 +17,7 @@ _RIDGES = (1e-6, 1e-4, 1e-2, 1e-1, 1.0, 10.0)
 _LEAST = 4
 
 Measured = Sequence[tuple[Collection[int], float]]
+"""(removed blocks, loss of the model without them in nats), one entry a cut model."""
 
 
 def removed_sums(scores: Array, removed: Sequence[Collection[int]]) -> Array:

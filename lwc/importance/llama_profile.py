@@ -18,11 +18,13 @@ from lwc.core import distributed
 from lwc.core.errors import DataError, ModelError
 from lwc.core.machine import cache_dir
 from lwc.core.store import key_of, read_json, write_json
-from lwc.importance.block_influence import block_influence
+from lwc.importance.block_influence import block_influence, turn
 from lwc.importance.types import LayerImportance, scorer
-from lwc.models.batches import Batch
+from lwc.models.batches import Batch, Encoded, batches
 from lwc.models.causal import LLAMA_FAMILY, CausalSource, load_causal, locate_causal
-from lwc.models.families import Family, block_list, hidden_states
+from lwc.models.families import Family, block_list
+from lwc.models.forward.prefix import steered, visiting_order
+from lwc.models.forward.watch import watched
 from lwc.models.placement import device_of, placed
 from lwc.models.types import Model, Tokenizer
 from lwc.recipe import BlockInfluence, LlamaProfile
@@ -74,55 +76,34 @@ def _token_losses(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
 def measure(model: Model, family: Family, ids: Tensor, mask: Tensor) -> list[_Measured]:
     """Run texts (B, T), padded on the right, through the LM once, and from each block on with that block bypassed."""
     blocks = block_list(model, family)
-    calls: list[tuple[Tensor, dict[str, Any]]] = []
+    turned: dict[int, Tensor] = {}
+    losses: dict[frozenset[int], Tensor] = {}
+    with steered(blocks, family) as course:
 
-    def note(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        rest = dict(kwargs)
-        calls.append((args[0] if args else rest.pop("hidden_states"), rest))
+        def look(index: int, before: Tensor, after: Tensor) -> None:
+            if not course.gone:
+                turned[index] = (turn(before, after) * mask).sum(dim=1)
 
-    handles = [block.register_forward_pre_hook(note, with_kwargs=True) for block in blocks]
-    try:
-        output = model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    norm, head = model.base_model.get_submodule("norm"), model.get_output_embeddings()
-    assert head is not None  # a causal LM
-    whole = _token_losses(output.logits, ids, mask)
-    bypassed, turned = [], []
-    for index in range(len(blocks)):
-        before, rest = calls[index]
-        hidden = before  # what block `index` would have changed goes on as it is
-        for later in range(index + 1, len(blocks)):
-            hidden = hidden_states(blocks[later](hidden, **calls[later][1]))
-        logits = head(norm(hidden))
-        bypassed.append(_token_losses(logits, ids, mask))
-        # The block's output is the next one's input; the last one is run again.
-        after = calls[index + 1][0] if index + 1 < len(blocks) else hidden_states(blocks[index](before, **rest))
-        turn = 1 - functional.cosine_similarity(before.double(), after.double(), dim=-1)
-        turned.append((turn.masked_fill((before == after).all(dim=-1), 0.0) * mask).sum(dim=1))
+        alone = [frozenset([index]) for index in range(len(blocks))]
+        with watched(model, family, look):
+            for course.gone, course.start in visiting_order([frozenset(), *alone], len(blocks)):
+                logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+                losses[course.gone] = _token_losses(logits, ids, mask)
+    whole, bypassed = losses[frozenset()], [losses[gone] for gone in alone]
     tokens = mask.sum(dim=1)
     return [
         _Measured(int(tokens[row]), int(tokens[row]) - 1, float(whole[row]),
-                  [float(value[row]) for value in bypassed], [float(value[row]) for value in turned])
+                  [float(value[row]) for value in bypassed], [float(turned[index][row]) for index in sorted(turned)])
         for row in range(len(ids))
     ]  # fmt: skip
 
 
-def _encoded(
-    tokenizer: Tokenizer, texts: Sequence[str], max_length: int, device: torch.device
-) -> Iterator[tuple[list[str], Tensor, Tensor]]:
-    """Batches (texts, ids, mask) of about equal length; a text of fewer than two tokens predicts nothing: left out."""
+def _batches(tokenizer: Tokenizer, texts: Sequence[str], max_length: int, device: torch.device) -> list[Batch]:
+    """Batches of rows of about equal length; a text of fewer than two tokens predicts nothing and is left out."""
     rows = [(text, tokenizer(text, truncation=True, max_length=max_length)["input_ids"]) for text in texts]
-    rows = sorted(((text, ids) for text, ids in rows if len(ids) > 1), key=lambda row: len(row[1]))
-    for start in range(0, len(rows), _BATCH):
-        group = rows[start : start + _BATCH]
-        ids = torch.zeros((len(group), len(group[-1][1])), dtype=torch.long, device=device)
-        mask = torch.zeros_like(ids)
-        for row, (_, tokens) in enumerate(group):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            mask[row, : len(tokens)] = 1
-        yield [text for text, _ in group], ids, mask
+    kept = [(text, ids) for text, ids in rows if len(ids) > 1]
+    encoded = Encoded([ids for _, ids in kept], None, 0, max_length, 0, tuple(text for text, _ in kept))
+    return [batch.to(device) for batch in batches(encoded, None, _BATCH, length_bucketed=True, seed=None)]
 
 
 @contextmanager
@@ -157,14 +138,14 @@ def check_loaded(
         ModelError: the LM is no better than uniform guessing (ln V), or better with its q/k rows reordered: a GGUF file
             whose permutation was not undone loads without a word and gives a plausible, wrong profile.
     """
-    batches = list(_encoded(tokenizer, texts[:_CHECKED], max_length, device_of(model)))
+    few = _batches(tokenizer, texts[:_CHECKED], max_length, device_of(model))
 
     def mean_loss() -> float:
         losses, tokens = 0.0, 0
-        for _, ids, mask in batches:
-            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-            losses += float(_token_losses(logits, ids, mask).sum())
-            tokens += int(mask[:, 1:].sum())
+        for batch in few:
+            logits = model(**batch.inputs, use_cache=False).logits
+            losses += float(_token_losses(logits, batch.inputs["input_ids"], batch.mask).sum())
+            tokens += int(batch.mask[:, 1:].sum())
         return losses / tokens
 
     loss, uniform = mean_loss(), float(np.log(model.config.vocab_size))
@@ -217,8 +198,9 @@ def profile(source: str, texts: Sequence[str], max_length: int = 128, gguf_file:
         for text in set(missing).difference(readable):
             write_json(files[text], None)
         usable = [text for text in missing if text in set(readable)]
-        for group, ids, mask in _encoded(tokenizer, usable, max_length, device_of(model)):
-            for text, measured in zip(group, measure(model, family, ids, mask), strict=True):
+        for batch in _batches(tokenizer, usable, max_length, device_of(model)):
+            measured_rows = measure(model, family, batch.inputs["input_ids"], batch.mask)
+            for text, measured in zip(batch.texts or (), measured_rows, strict=True):
                 write_json(files[text], asdict(measured))
     rows = [_Measured(**row) for row in (read_json(file) for file in files.values()) if row is not None]
     if not rows:

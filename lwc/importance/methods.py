@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from lwc.core import distributed
@@ -18,16 +18,8 @@ from lwc.recipe import Method
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Results:
-    """What each method found, and why those that found nothing did not (by name)."""
-
-    found: dict[str, LayerImportance]
-    refused: dict[str, str]
-
-
 def run_methods(
-    model: Model, family: Family, batches: Sequence[Batch], methods: Sequence[Method], progress: Say | None = None
+    model: Model, family: Family, batches: Sequence[Batch], methods: Sequence[Method], progress: Say = lambda _: None
 ) -> dict[str, LayerImportance]:
     """Scores by method, in the order of the recipe, of all methods that measure the model.
 
@@ -39,8 +31,7 @@ def run_methods(
     for method in methods:
         if method.reads != "model":
             continue
-        if progress is not None:
-            progress(f"{method.method} ({len(results) + 1}/{len(methods)})")
+        progress(f"{method.method} ({len(results) + 1}/{len(methods)})")
         started = time.monotonic()
         scorer: Scorer[Method] = method.load()
         if isinstance(scorer, GradientScorer):
@@ -59,9 +50,9 @@ def _unit_of_numbers(found: LayerImportance) -> str:
 
 
 def run_on_scores(
-    results: Mapping[str, LayerImportance], blocks: int, methods: Sequence[Method], progress: Say | None = None
-) -> Results:
-    """The results, with those of the methods that read the scores of the others.
+    results: Mapping[str, LayerImportance], blocks: int, methods: Sequence[Method], progress: Say = lambda _: None
+) -> tuple[dict[str, LayerImportance], dict[str, str]]:
+    """The results with those of the methods that read the others' scores, and why a method has none, by name.
 
     Raises:
         ExpertError: the expert gave no usable answer and the recipe requires one.
@@ -71,8 +62,7 @@ def run_on_scores(
     for method in methods:
         if method.reads != "scores":
             continue
-        if progress is not None:
-            progress(f"{method.method} ({len(methods)}/{len(methods)})")
+        progress(f"{method.method} ({len(methods)}/{len(methods)})")
         started = time.monotonic()
         scorer: ScorerOfScores[Method] = method.load()
         answer = distributed.from_main(partial(scorer, evidence, blocks, method))
@@ -80,4 +70,4 @@ def run_on_scores(
             refused[method.method] = answer.reason
         else:
             found[method.method] = replace(answer, seconds=time.monotonic() - started)
-    return Results(found, refused)
+    return found, refused

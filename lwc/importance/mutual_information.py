@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from torch import Tensor
 
 from lwc.core import distributed
@@ -60,7 +61,7 @@ def pooled(model: Model, family: Family, batches: Sequence[Batch]) -> tuple[Arra
 
 
 def folds_of(rows: Array, labels: Array, random: np.random.Generator) -> Array:
-    """Fold of each example (N,), classes spread evenly; a row that stands there twice is in one fold."""
+    """Fold of each example (N,), classes spread evenly; a repeated row is in one fold only."""
     unique, first = np.unique(rows, return_index=True)
     order = random.permutation(len(unique))
     order = order[np.argsort(labels[first][order], kind="stable")]
@@ -86,11 +87,6 @@ def _components(features: Array, weights: Array) -> Array:
     return np.asarray(centred @ leading / np.sqrt(values.sum()))
 
 
-def _probabilities(scores: Array) -> Array:
-    scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return np.asarray(scores / scores.sum(axis=-1, keepdims=True))
-
-
 def _fit(design: Array, weights: Array, targets: Array, prior: Array, variance: float) -> Array:
     """Logistic regression of many label columns at once: (N, R), (N,), (Q, N, C) one-hot, (Q, C) → weights (Q, R, C).
 
@@ -101,7 +97,7 @@ def _fit(design: Array, weights: Array, targets: Array, prior: Array, variance: 
     inverse = np.linalg.inv(design.T @ weighted / 2 + np.eye(design.shape[1]) / variance)
     solution = ahead = np.zeros((len(targets), design.shape[1], targets.shape[2]))
     for step in range(ITERATIONS):
-        residual = targets - _probabilities(design @ ahead + prior[:, None])
+        residual = targets - softmax(design @ ahead + prior[:, None], axis=-1)
         better = ahead + inverse @ (weighted.T @ residual - ahead / variance)
         ahead = better + step / (step + 3) * (better - solution)
         solution = better
@@ -128,13 +124,13 @@ def v_information(features: Array, labels: Array, weights: Array, folds: Array) 
         truth = targets[:, held] * weights[held, None]
         for index, variance in enumerate(PRIORS):
             solution = _fit(design[rest], weights[rest], targets[:, rest], prior, variance)
-            found = np.log(_probabilities(design[held] @ solution + prior[:, None]))
+            found = np.log(softmax(design[held] @ solution + prior[:, None], axis=-1))
             gain[index] += (truth * (found - prior[:, None])).sum(axis=(1, 2))
     return np.asarray(gain.max(axis=0) / weights.sum())
 
 
 def _examples(features: Array, labels: Array, rows: Array) -> tuple[Array, Array, Array, Array]:
-    """Each (row, label) once, in the order of rows, with how often it stands there: whatever the batches were."""
+    """Each (row, label) once, in the order of rows, with its count: whatever the batches were."""
     _, first, counts = np.unique(np.stack([rows, labels]), axis=1, return_index=True, return_counts=True)
     return features[:, :, first], labels[first], rows[first], counts.astype(np.float64)
 
@@ -156,9 +152,9 @@ def mutual_information(
     as Gaussian or binned ones, grow with D where nothing is to be known, so that none is used.
 
     Bias: the same estimate of ``permutations`` random orders of the labels, where the truth is 0, is averaged and
-    subtracted; it also holds what the choice of the prior gained on the rows it was chosen on. After that the figure is
+    subtracted; it also has what the choice of the prior gained on the rows it was chosen on. After that the figure is
     an estimate, no longer a bound. Deviations: a block that leaves less to a linear reader scores below 0. Examples
-    that stand in the calibration set more than once share a fold and weigh more. The seed is fixed; float32 features of
+    that occur in the calibration set more than once share a fold and weigh more. The seed is fixed; float32 features of
     all examples (2, L, N, R) are kept in memory.
 
     ``details``: ``before`` and ``after``, corrected; ``null_before`` and ``null_after``, the means subtracted;

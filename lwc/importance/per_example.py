@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from functools import update_wrapper
 from typing import Generic
@@ -48,11 +48,8 @@ class ExampleGradients:
     @classmethod
     def zeros(cls, batch: Batch, blocks: int) -> ExampleGradients:
         """Nothing added yet."""
-
-        def empty() -> Tensor:
-            return torch.zeros(len(batch), blocks, dtype=torch.float64, device=batch.labels.device)
-
-        return cls(empty(), empty(), empty())
+        shape, device = (len(batch), blocks), batch.labels.device
+        return cls(*(torch.zeros(shape, dtype=torch.float64, device=device) for _ in fields(cls)))
 
     @classmethod
     def joined(cls, parts: Sequence[ExampleGradients]) -> ExampleGradients:
@@ -110,16 +107,11 @@ def _hooked(blocks: nn.ModuleList, hook: Callable[[int, nn.Module, Tensor, Tenso
     def forward_hook(index: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         return lambda module, args, output: hook(index, module, args[0], output)
 
-    handles = [
-        module.register_forward_hook(forward_hook(index))
-        for index, block in enumerate(blocks)
-        for module in _owned(block)
-    ]
-    try:
+    with ExitStack() as stack:
+        for index, block in enumerate(blocks):
+            for module in _owned(block):
+                stack.callback(module.register_forward_hook(forward_hook(index)).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def uncovered(model: Model, family: Family, batch: Batch) -> str | None:

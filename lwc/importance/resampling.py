@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as functional
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from lwc.core.arrays import Array
 from lwc.models.batches import Batch
@@ -39,23 +40,17 @@ class Rows:
         return [self._joined(rows[start : start + self._size]) for start in range(0, len(rows), self._size)]
 
     def _joined(self, rows: Sequence[Batch]) -> Batch:
-        length = max(row.mask.shape[1] for row in rows)
+        def filled(parts: Sequence[Tensor], fill: int) -> Tensor:
+            return pad_sequence([part[0] for part in parts], True, fill)
 
-        def filled(name: str) -> torch.Tensor:
-            fill = self._pad_id if name == "input_ids" else 0
-            parts = [row.inputs[name] for row in rows]
-            padded = [functional.pad(part, (0, length - part.shape[1]), value=fill) for part in parts]
-            return torch.cat(padded)
-
-        def labels(row: Batch) -> torch.Tensor:
-            short = length - row.mask.shape[1]
-            return row.labels if row.labels.ndim == 1 else functional.pad(row.labels, (0, short), value=IGNORED)
-
-        inputs = {name: filled(name) for name in rows[0].inputs}
-        texts = [text for row in rows for text in row.texts or ()]
+        inputs = {
+            name: filled([row.inputs[name] for row in rows], self._pad_id if name == "input_ids" else 0)
+            for name in rows[0].inputs
+        }
+        labels, texts = [row.labels for row in rows], [text for row in rows for text in row.texts or ()]
         return Batch(
             inputs,
-            torch.cat([labels(row) for row in rows]),
+            torch.cat(labels) if labels[0].ndim == 1 else filled(labels, IGNORED),
             torch.cat([row.rows for row in rows]),
             tuple(texts) if len(texts) == len(rows) else None,
         )
@@ -70,9 +65,9 @@ class Rows:
         """As many rows of each class as there are, drawn with replacement: a draw never lacks a class."""
         return self._drawn(seed, 1.0, replace=True)
 
-    def part(self, seed: int, share: float = 0.5) -> list[Batch]:
-        """A random share of the rows of each class, at least one, without replacement."""
-        return self._drawn(seed, share, replace=False)
+    def part(self, seed: int) -> list[Batch]:
+        """A random half of the rows of each class, at least one, without replacement."""
+        return self._drawn(seed, 0.5, replace=False)
 
     def _drawn(self, seed: int, share: float, replace: bool) -> list[Batch]:
         random = np.random.default_rng(seed)

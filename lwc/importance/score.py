@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from lwc.core.errors import DataError, RecipeError
-from lwc.importance.fusion import Fusion, fuse, kendall_tau
+from lwc.importance.fusion import fuse, kendall_tau
 from lwc.importance.methods import Say, run_methods, run_on_scores
 from lwc.importance.resampling import Rows
 from lwc.importance.subsets import CutModel, Recover, measure, random_subsets
 from lwc.importance.trust import Scored, against_cut_models, resampled
-from lwc.importance.types import FusedScores, Importance, TrustFigures
+from lwc.importance.types import Importance, TrustFigures
 from lwc.models.batches import Batch
 from lwc.models.families import Family, block_list
 from lwc.models.types import Model
@@ -43,14 +43,13 @@ def score_blocks(
     family: Family,
     batches: Sequence[Batch],
     settings: Score,
-    progress: Say | None = None,
+    progress: Say = lambda _: None,
     trial: Trial = Trial(),
     seed: int = 0,
 ) -> Importance:
     """Content of ``importance.json``: every method's raw scores, the fusion, Kendall τ, what was left out, and trust.
 
-    Args:
-        seed: of the cut models and of every draw.
+    ``seed`` is that of the cut models and of every draw.
 
     Raises:
         DataError: the calibration set is empty or has rows of one class only, or no method tells the blocks apart.
@@ -62,8 +61,8 @@ def score_blocks(
         raise RecipeError("score.trust.recovery_steps: nothing here can recover a cut model", "set it to 0")
     blocks = len(block_list(model, family))
     measured = run_methods(model, family, batches, settings.methods, progress)
-    results = run_on_scores(measured, blocks, settings.methods, progress)
-    scores = {name: result.scores for name, result in results.found.items()}
+    found, refused = run_on_scores(measured, blocks, settings.methods, progress)
+    scores = {name: result.scores for name, result in found.items()}
     weights: dict[str, float] = {method.method: method.weight for method in settings.methods}
     learning = settings.fusion == "learned"
     asked = settings.trust or (Trust() if learning else None)
@@ -95,9 +94,9 @@ def score_blocks(
     content = {
         "blocks": blocks,
         "examples": count,
-        "methods": {name: {**asdict(result), "weight": weights[name]} for name, result in results.found.items()},
-        "excluded": {**fusion.excluded, **results.refused},
-        "fused": _fused(fusion),
+        "methods": {name: {**asdict(result), "weight": weights[name]} for name, result in found.items()},
+        "excluded": {**fusion.excluded, **refused},
+        "fused": {name: value for name, value in asdict(fusion).items() if name != "excluded"},
         "kendall_tau": {"names": names, "matrix": matrix},
         "trust": trust,
     }
@@ -117,17 +116,6 @@ def _checked(batches: Sequence[Batch]) -> int:
             "raise data.calibration, or balance the data",
         )
     return len(labels)
-
-
-def _fused(fusion: Fusion) -> FusedScores:
-    return {
-        "scores": list(fusion.scores),
-        "ranking": list(fusion.ranking),
-        "method": fusion.method,
-        "unit": fusion.unit,
-        "weights": fusion.weights,
-        "learned": fusion.learned,
-    }
 
 
 def _finite(value: object) -> Any:

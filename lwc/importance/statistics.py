@@ -11,8 +11,8 @@ from scipy.stats import t as student
 
 from lwc.core.arrays import Array
 from lwc.importance.fusion import tau
-from lwc.importance.types import Comparison, Estimate
-from lwc.metrics.classification import LEVEL, interval
+from lwc.importance.types import Comparison
+from lwc.metrics.classification import LEVEL, ratio_interval
 
 # Fewer points than this have no rank correlation worth the name.
 _LEAST = 3
@@ -42,14 +42,6 @@ def _spearman(one: Array, other: Array) -> float:
     return float(spearmanr(one, other).statistic) if np.ptp(one) > 0 and np.ptp(other) > 0 else float("nan")
 
 
-def _estimate(value: float, samples: Array) -> Estimate:
-    finite = samples[np.isfinite(samples)]
-    if not np.isfinite(value) or not finite.size:
-        return {"value": None, "low": None, "high": None}
-    found = interval(float(value), finite)
-    return {"value": found["value"], "low": found["low"], "high": found["high"]}
-
-
 def compare_predictions(
     predicted: Mapping[str, Array], fused: Array, sizes: Sequence[int], actual: Sequence[float], draws: int, seed: int
 ) -> Comparison | None:
@@ -75,10 +67,10 @@ def compare_predictions(
     size = _spearman(np.asarray(sizes), losses)
     known = [name for name in own if np.isfinite(own[name][0])]
     best = max(known, key=lambda name: own[name][0]) if known else None
-    difference = _estimate(whole - own[best][0], sampled - own[best][1]) if best else None
+    difference = ratio_interval(whole - own[best][0], sampled - own[best][1]) if best else None
     return {
-        "methods": {name: _estimate(*found) for name, found in own.items()},
-        "fused": _estimate(whole, sampled),
+        "methods": {name: ratio_interval(*found) for name, found in own.items()},
+        "fused": ratio_interval(whole, sampled),
         "size_only": size if np.isfinite(size) else None,
         "best_single": best,
         "difference": difference,

@@ -68,26 +68,21 @@ def measure(
     batches: Sequence[Batch],
     subsets: Sequence[frozenset[int]],
     recover: Recover | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> list[CutModel]:
     """Loss of the model with each subset bypassed, and after ``recover`` where it is given. The model stays as it was.
 
     Raises:
         DataError: a loss is not finite.
     """
-
-    def say(text: str) -> None:
-        if progress is not None:
-            progress(text)
-
-    say(f"{len(subsets)} cut models")
+    progress(f"{len(subsets)} cut models")
     with undisturbed(model):
         losses = outcomes(model, family, batches, subsets)
     result = []
     for number, removed in enumerate(subsets, start=1):
         after = None
         if recover is not None:
-            say(f"recovering cut models ({number}/{len(subsets)})")
+            progress(f"recovering cut models ({number}/{len(subsets)})")
             after = float(recover(set(removed)))
         for value in (losses[removed].loss, after):
             if value is not None and not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""How far to believe the scores: scored again on other draws of the data, and held against models really cut."""
+"""How far to trust the scores: scored again on other draws of the data, and compared with models really cut."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lwc.importance.learned import removed_sums
 from lwc.importance.resampling import Rows
 from lwc.importance.statistics import bootstrap_interval, compare_predictions, rank_stability
 from lwc.importance.subsets import CutModel
-from lwc.importance.types import AgainstCutModels, Comparison, Correlation, Estimate, Resampled
-from lwc.metrics.classification import LEVEL
+from lwc.importance.types import AgainstCutModels, Comparison, Correlation, Resampled
+from lwc.metrics.classification import LEVEL, Estimate
 from lwc.models.batches import Batch
 from lwc.recipe import Trust
 
@@ -40,35 +40,13 @@ class Scored:
         return fuse({**self.scores, **scores}, self.weights, self.fusion, self.targets()).scores
 
 
-@dataclass(frozen=True)
-class Draws:
-    """Scores (R, L) on every draw of the calibration set, of each method that was scored again, and of the fusion."""
-
-    methods: dict[str, Array]
-    fused: Array
-
-
-def _draws(
-    scored: Scored, draw: Callable[[int], list[Batch]], seeds: range, rescore: Rescore, say: Callable[[int], None]
-) -> Draws:
-    methods: dict[str, list[Sequence[float]]] = {}
-    fused = []
-    for number, seed in enumerate(seeds, start=1):
-        say(number)
-        scores = rescore(draw(seed))
-        for name, values in scores.items():
-            methods.setdefault(name, []).append(values)
-        fused.append(scored.fused(scores))
-    return Draws({name: np.asarray(values, dtype=np.float64) for name, values in methods.items()}, np.asarray(fused))
-
-
 def resampled(
     scored: Scored,
     rows: Rows,
     settings: Trust,
     seed: int,
     rescore: Rescore,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Resampled:
     """``intervals`` of each block and ``stability`` of each ranking, by method and for the fusion.
 
@@ -77,33 +55,39 @@ def resampled(
     are no measurement of the data) have no interval of their own and stay as they are in the fusion.
     """
 
-    def say(what: str, count: int) -> Callable[[int], None]:
-        return lambda number: progress(f"{what} ({number}/{count})") if progress is not None else None
+    def drawn(draw: Callable[[int], list[Batch]], what: str, count: int) -> tuple[dict[str, Array], Array]:
+        """Scores (R, L) on every draw, of each method that is scored again, and of the fusion."""
+        methods: dict[str, list[Sequence[float]]] = {}
+        fused = []
+        for number in range(count):
+            progress(f"{what} ({number + 1}/{count})")
+            scores = rescore(draw(seed + number))
+            for name, values in scores.items():
+                methods.setdefault(name, []).append(values)
+            fused.append(scored.fused(scores))
+        return {name: np.asarray(values, dtype=np.float64) for name, values in methods.items()}, np.asarray(fused)
 
-    def drawn(draw: Callable[[int], list[Batch]], what: str, count: int) -> Draws:
-        return _draws(scored, draw, range(seed, seed + count), rescore, say(what, count))
-
-    again = drawn(rows.bootstrap, "resample", settings.resamples)
-    halves = drawn(rows.part, "half", settings.seeds)
+    again, fused_again = drawn(rows.bootstrap, "resample", settings.resamples)
+    halves, fused_halves = drawn(rows.part, "half", settings.seeds)
 
     def stability(resamples: Array, parts: Array) -> dict[str, float]:
         return {"resamples": rank_stability(resamples), "halves": rank_stability(parts)}
 
-    names = [name for name in scored.scores if name in again.methods]
+    names = [name for name in scored.scores if name in again]
     return {
         "intervals": {
             "level": LEVEL,
             "kind": f"score ± t × standard deviation over {settings.resamples} bootstrap draws of the calibration set",
-            "methods": {name: bootstrap_interval(scored.scores[name], again.methods[name]) for name in names},
-            "fused": bootstrap_interval(scored.fused({}), again.fused),
+            "methods": {name: bootstrap_interval(scored.scores[name], again[name]) for name in names},
+            "fused": bootstrap_interval(scored.fused({}), fused_again),
         },
         "stability": {
             "resamples": settings.resamples,
             "seeds": settings.seeds,
-            "methods": {name: stability(again.methods[name], halves.methods[name]) for name in names},
-            "fused": stability(again.fused, halves.fused),
+            "methods": {name: stability(again[name], halves[name]) for name in names},
+            "fused": stability(fused_again, fused_halves),
         },
-        "not_rescored": [name for name in scored.scores if name not in again.methods],
+        "not_rescored": [name for name in scored.scores if name not in again],
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import NotRequired, TypedDict, TypeVar
 
+from lwc.metrics.classification import Estimate
 from lwc.models.batches import Batch
 from lwc.models.families import Family
 from lwc.models.forward.undisturbed import undisturbed
@@ -87,14 +88,6 @@ class FusedScores(TypedDict):
     unit: str
     weights: dict[str, float]
     learned: LearnedFit | None
-
-
-class Estimate(TypedDict):
-    """A figure with its 95% interval."""
-
-    value: float | None
-    low: float | None
-    high: float | None
 
 
 class Comparison(TypedDict):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lwc.core.arrays import Array
-from lwc.metrics.classification import interval
+from lwc.metrics.classification import interval, quotient, ratio_interval
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,8 @@ def token_retention(base: TokenSums, compressed: TokenSums, n_boot: int, seed: i
 
     def ratios(weights: Array) -> dict[str, Array]:
         whole, cut = _figures(base, weights), _figures(compressed, weights)
-        accuracy = np.divide(
-            cut["next_token_accuracy"], whole["next_token_accuracy"],
-            out=np.full(len(weights), np.nan), where=whole["next_token_accuracy"] > 0,
-        )  # fmt: skip
+        accuracy = quotient(cut["next_token_accuracy"], whole["next_token_accuracy"])
         return {"perplexity": whole["perplexity"] / cut["perplexity"], "next_token_accuracy": accuracy}
 
     value, samples = ratios(once), ratios(drawn)
-    result: dict[str, Any] = {}
-    for name in value:
-        finite = samples[name][np.isfinite(samples[name])]
-        missing = not np.isfinite(value[name][0]) or not len(finite)
-        result[name] = (
-            {"value": None, "low": None, "high": None} if missing else interval(float(value[name][0]), finite)
-        )
-    return result
+    return {name: ratio_interval(float(value[name][0]), samples[name]) for name in value}

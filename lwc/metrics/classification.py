@@ -8,9 +8,10 @@ same as one multinomial draw over the distinct cells, which is exact and needs n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
+import scipy.special
 from numpy.typing import ArrayLike, NDArray
 
 Ints = NDArray[np.int64]
@@ -20,6 +21,14 @@ ECE_BINS = 15
 LEVEL = 0.95
 _CHUNK = 4_000_000  # rows drawn at once for the calibration error: 32 MB of indices
 RESAMPLED = ("accuracy", "macro_f1", "balanced_accuracy")
+
+
+class Estimate(TypedDict):
+    """A figure with its 95% interval; all None where there is no figure."""
+
+    value: float | None
+    low: float | None
+    high: float | None
 
 
 def _pair(labels: ArrayLike, predictions: ArrayLike) -> tuple[Ints, Ints]:
@@ -63,11 +72,6 @@ def macro_f1(labels: ArrayLike, predictions: ArrayLike) -> float:
     return _point(labels, predictions)["macro_f1"]
 
 
-def balanced_accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
-    """Unweighted mean recall over the classes that occur in labels (N,)."""
-    return _point(labels, predictions)["balanced_accuracy"]
-
-
 def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, classes: int | None = None) -> Ints:
     """Counts (C, C): rows are true classes, columns predicted ones.
 
@@ -94,8 +98,7 @@ def softmax(logits: ArrayLike) -> Floats:
     if not np.isfinite(z).all():
         bad = int((~np.isfinite(z)).any(axis=1).sum())
         raise ValueError(f"{bad} of {len(z)} rows have non-finite logits")
-    e = np.exp(z - z.max(axis=1, keepdims=True))
-    return np.asarray(e / e.sum(axis=1, keepdims=True))
+    return np.asarray(scipy.special.softmax(z, axis=1))
 
 
 def _calibration_rows(labels: Ints, logits: ArrayLike) -> tuple[Floats, Ints]:
@@ -131,13 +134,7 @@ def _bootstrap_ece(labels: Ints, logits: ArrayLike, n_boot: int, rng: np.random.
 def bootstrap(
     labels: ArrayLike, predictions: Mapping[str, ArrayLike], n_boot: int, seed: int
 ) -> dict[str, dict[str, Floats]]:
-    """Resampled metrics of one or more models on the *same* resampled rows (a paired bootstrap).
-
-    Args:
-        labels: class ids (N,).
-        predictions: model name → predicted class ids (N,).
-        n_boot: number of resamples R.
-        seed: same seed, same draws.
+    """Metrics of one or more models' class ids (N,) on the *same* ``n_boot`` resamples of the rows (paired bootstrap).
 
     Returns:
         model name → metric name → values (R,).
@@ -159,7 +156,7 @@ def bootstrap(
 def interval(value: float, samples: Floats) -> dict[str, float]:
     """``{"value", "low", "high"}``: the 95% percentile interval of finite ``samples`` (R,).
 
-    The interval is widened to hold ``value``: resampling biases a calibration error upwards, and an estimate
+    The interval is widened to contain ``value``: resampling biases a calibration error upwards, and an estimate
     outside its own interval helps nobody.
     """
     tail = 100 * (1 - LEVEL) / 2
@@ -167,11 +164,23 @@ def interval(value: float, samples: Floats) -> dict[str, float]:
     return {"value": value, "low": min(float(low), value), "high": max(float(high), value)}
 
 
+def ratio_interval(value: float, samples: Floats) -> Estimate:
+    """`interval` over the finite ``samples`` (R,) of a ratio; all None where the ratio or every sample lacks a base."""
+    finite = samples[np.isfinite(samples)]
+    if not np.isfinite(value) or not finite.size:
+        return {"value": None, "low": None, "high": None}
+    found = interval(value, finite)
+    return {"value": found["value"], "low": found["low"], "high": found["high"]}
+
+
+def quotient(above: ArrayLike, below: ArrayLike) -> Floats:
+    """above ÷ below, NaN where the latter is 0."""
+    one, other = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
+    return np.divide(one, other, out=np.full(other.shape, np.nan), where=other != 0)
+
+
 def classification_quality(labels: ArrayLike, logits: ArrayLike, n_boot: int, seed: int) -> dict[str, Any]:
     """All metrics of logits (N, C) against labels (N,), each with its interval.
-
-    Returns:
-        ``{"n", "accuracy", "macro_f1", "balanced_accuracy", "ece", "confusion"}``.
 
     Raises:
         ValueError: shapes disagree or a logit is not finite.
@@ -189,30 +198,17 @@ def classification_quality(labels: ArrayLike, logits: ArrayLike, n_boot: int, se
     return quality
 
 
-def retention(
-    labels: ArrayLike, base: ArrayLike, compressed: ArrayLike, n_boot: int, seed: int
-) -> dict[str, dict[str, float | None]]:
-    """Compressed metric ÷ base metric on the same rows, with paired-bootstrap intervals.
-
-    Args:
-        labels: class ids (N,).
-        base: class ids predicted by the uncut model (N,).
-        compressed: class ids predicted by the smaller model (N,).
-        n_boot: number of resamples.
-        seed: same seed, same draws.
+def retention(labels: ArrayLike, base: ArrayLike, compressed: ArrayLike, n_boot: int, seed: int) -> dict[str, Estimate]:
+    """Compressed metric ÷ base metric on the same rows, class ids (N,), with paired-bootstrap intervals.
 
     Returns:
         metric → ``{"value", "low", "high"}``; all None where the base metric is 0, so that no ratio exists.
     """
-    samples = bootstrap(labels, {"base": base, "compressed": compressed}, n_boot, seed)
+    drawn = bootstrap(labels, {"base": base, "compressed": compressed}, n_boot, seed)
     whole, cut = _point(labels, base), _point(labels, compressed)
-    result: dict[str, dict[str, float | None]] = {}
-    for name in RESAMPLED:
-        below = samples["base"][name]
-        usable = below > 0
-        if whole[name] == 0 or not usable.any():
-            result[name] = {"value": None, "low": None, "high": None}
-            continue
-        ratios = samples["compressed"][name][usable] / below[usable]
-        result[name] = {**interval(cut[name] / whole[name], ratios)}
-    return result
+    return {
+        name: ratio_interval(
+            float(quotient(cut[name], whole[name])), quotient(drawn["compressed"][name], drawn["base"][name])
+        )
+        for name in RESAMPLED
+    }

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from lwc.core.arrays import Array
-from lwc.metrics.classification import interval
+from lwc.metrics.classification import interval, quotient, ratio_interval
 
 
 def mean_absolute_error(labels: Array, predicted: Array) -> float:
@@ -55,11 +55,8 @@ def number_retention(labels: Array, base: Array, compressed: Array, n_boot: int,
     result: dict[str, Any] = {}
     for name, metric in METRICS.items():
         above, below = (base, compressed) if name == "mean_absolute_error" else (compressed, base)
-        pairs = [(metric(labels[drawn], above[drawn]), metric(labels[drawn], below[drawn])) for drawn in rows]
-        samples = np.array([one / other for one, other in pairs if other != 0])
-        whole = metric(labels, below)
-        if whole == 0 or not len(samples):
-            result[name] = {"value": None, "low": None, "high": None}
-        else:
-            result[name] = interval(metric(labels, above) / whole, samples)
+        drawn = [np.arange(len(labels)), *rows]  # all rows first
+        one, other = ([metric(labels[chosen], side[chosen]) for chosen in drawn] for side in (above, below))
+        ratios = quotient(one, other)
+        result[name] = ratio_interval(float(ratios[0]), ratios[1:])
     return result

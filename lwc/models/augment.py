@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from lwc.models.batches import Encoded
+from lwc.models.types import Tokenizer
 
 # Texts are kept this many times longer than the model reads, so that windows can come from their later parts.
 _REACH = 4
@@ -28,10 +28,10 @@ class Windows:
 
     A share of the rows, fresh in every epoch, becomes a random contiguous window (half to all of what the model reads),
     or, a third of them, two shorter windows of different texts joined; each then loses a tenth of its tokens with the
-    same chance. The others stay as they are. Labels may not hold for these; only a teacher's answers are asked.
+    same chance. The others stay as they are. Labels may be wrong for these; only a teacher's answers are used.
     """
 
-    def __init__(self, tokenizer: Any, texts: Sequence[str], plain: Encoded, share: float, seed: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], plain: Encoded, share: float, seed: int) -> None:
         self._plain, self._share, self._seed = plain, share, seed
         probe, bare = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
         start = next(i for i in range(len(probe)) if probe[i : i + len(bare)] == bare)

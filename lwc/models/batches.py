@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from lwc.core.arrays import Array
 from lwc.core.errors import ModelError
 from lwc.models.losses import IGNORED
+from lwc.models.types import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Batch:
         return Batch(inputs, self.labels.to(device), self.rows, self.texts)
 
 
-def encode(tokenizer: Any, texts: Sequence[str], max_length: int) -> Encoded:
+def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> Encoded:
     """Tokenize with truncation to ``max_length`` tokens, special ones included."""
     if not texts:
         raise ValueError("no texts to encode")
@@ -71,7 +72,7 @@ def encode(tokenizer: Any, texts: Sequence[str], max_length: int) -> Encoded:
     return Encoded(full["input_ids"], types, int(tokenizer.pad_token_id), max_length, truncated, tuple(texts))
 
 
-def slices(tokenizer: Any, texts: Sequence[str], length: int) -> Encoded:
+def slices(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> Encoded:
     """All texts as one stream of tokens, each text ended by the end-of-text token, cut into rows of ``length`` tokens.
 
     The last, shorter row is kept if it has two tokens or more: one token has nothing to predict.
@@ -92,19 +93,15 @@ def slices(tokenizer: Any, texts: Sequence[str], length: int) -> Encoded:
 
 def pad(encoded: Encoded, rows: Sequence[int], labels: Array | None) -> Batch:
     """One batch of these rows, padded on the right to its longest text. No labels: the tokens are their own."""
-    length = max(len(encoded.ids[row]) for row in rows)
-    ids = torch.full((len(rows), length), encoded.pad_id, dtype=torch.long)
-    mask = torch.zeros((len(rows), length), dtype=torch.long)
-    types = torch.zeros((len(rows), length), dtype=torch.long)
-    for position, row in enumerate(rows):
-        tokens = encoded.ids[row]
-        ids[position, : len(tokens)] = torch.tensor(tokens)
-        mask[position, : len(tokens)] = 1
-        if encoded.types is not None:
-            types[position, : len(tokens)] = torch.tensor(encoded.types[row])
+
+    def padded(values: Sequence[Sequence[int]], fill: int) -> Tensor:
+        return pad_sequence([torch.tensor(row, dtype=torch.long) for row in values], True, fill)
+
+    tokens = [encoded.ids[row] for row in rows]
+    ids, mask = padded(tokens, encoded.pad_id), padded([[1] * len(row) for row in tokens], 0)
     inputs = {"input_ids": ids, "attention_mask": mask}
     if encoded.types is not None:
-        inputs["token_type_ids"] = types
+        inputs["token_type_ids"] = padded([encoded.types[row] for row in rows], 0)
     index = np.asarray(rows)
     texts = None if encoded.texts is None else tuple(encoded.texts[row] for row in rows)
     if labels is None:

@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from lwc.core.errors import MissingDependency, ModelError
 from lwc.core.store import digest_paths
 from lwc.models.families import Family, family_of
-from lwc.models.source import PACKAGE, package_root
+from lwc.models.source import PACKAGE, checked_hub_id, resolve_folder
+from lwc.models.types import Model, Tokenizer
 
 LLAMA_FAMILY = ("llama", "mistral")
 """Decoders whose blocks take and return one (B, T, D) tensor and whose base model ends in ``norm``."""
@@ -23,7 +24,7 @@ LLAMA_FAMILY = ("llama", "mistral")
 
 @dataclass(frozen=True)
 class CausalSource:
-    """Where the weights lie, and what a measurement depends on: their content and who reads them."""
+    """Where the weights are, and what a measurement depends on: their content and the libraries that read them."""
 
     name: str
     place: str
@@ -62,21 +63,19 @@ def locate_causal(source: str, gguf_file: str | None = None) -> CausalSource:
     """The LM a recipe names, with a digest of its content; loads no weights.
 
     Raises:
-        ModelError: nothing usable lies there.
+        ModelError: there is nothing usable.
         MissingDependency: the package, the GGUF reader or the hub id is not there.
     """
-    path = Path(source).expanduser()
-    if source.startswith(PACKAGE) or path.is_dir():
-        root = package_root(source.removeprefix(PACKAGE)) if source.startswith(PACKAGE) else path
+    root = Path(resolve_folder(source))
+    if source.startswith(PACKAGE) or root.is_dir():
         folder, file = _inside(source, root, gguf_file)
         weights = (
             [folder / file] if file else sorted(p for p in folder.iterdir() if p.suffix in {".json", ".safetensors"})
         )
         return CausalSource(source, str(folder), file, digest_paths(weights), _libraries(file))
-    if source.startswith(("/", ".", "~")) or source.count("/") > 1:
-        raise ModelError(f"{source}: no such folder", "give an existing folder, a hub id, or package:<module>")
+    how = {"gguf_file": gguf_file} if gguf_file else {}
     try:
-        commit = AutoConfig.from_pretrained(source, **({"gguf_file": gguf_file} if gguf_file else {}))._commit_hash
+        commit = AutoConfig.from_pretrained(checked_hub_id(source), **how)._commit_hash
     except (OSError, ValueError) as error:
         raise MissingDependency(
             f"{source}: not a local folder, and not reachable on the hub", "download it and give the folder's path"
@@ -86,7 +85,7 @@ def locate_causal(source: str, gguf_file: str | None = None) -> CausalSource:
     return CausalSource(source, source, gguf_file, f"{source}@{commit} {gguf_file}", _libraries(gguf_file))
 
 
-def load_causal(source: CausalSource, types: Sequence[str] | None = None) -> tuple[Any, Family, Any]:
+def load_causal(source: CausalSource, types: Sequence[str] | None = None) -> tuple[Model, Family, Tokenizer]:
     """(model in float32 and eval mode with eager attention, family, tokenizer).
 
     Raises:
@@ -118,12 +117,8 @@ def load_causal(source: CausalSource, types: Sequence[str] | None = None) -> tup
     family = family_of(model)
     if not family.decoder:
         raise ModelError(f"{source.name}: model type {model_type!r} is no decoder", "use a causal language model")
-    return _plain(model).eval(), family, tokenizer
-
-
-def _plain(model: Any) -> Any:
-    """Weights read from GGUF are float32 by now, but the model takes itself for quantized and refuses to be saved."""
     if getattr(model, "hf_quantizer", None) is not None:
+        # Weights read from GGUF are float32 by now, but the model counts as quantized and refuses to be saved.
         del model.hf_quantizer, model.config.quantization_config
         model.is_quantized = False
-    return model
+    return model.eval(), family, tokenizer

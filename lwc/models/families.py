@@ -15,14 +15,6 @@ BlockOutput = Tensor | tuple[Tensor | None, ...]
 """What a block returns: hidden states (B, T, D), alone or first of several."""
 
 
-def _tensor(hidden: Tensor) -> BlockOutput:
-    return hidden
-
-
-def _one_tuple(hidden: Tensor) -> BlockOutput:
-    return (hidden,)
-
-
 def _pair(hidden: Tensor) -> BlockOutput:
     return (hidden, None)
 
@@ -53,7 +45,7 @@ class Family:
     depth_field: str = "num_hidden_layers"
     per_block_fields: tuple[str, ...] = ("layer_types",)
     protected: tuple[int, ...] = ()
-    as_output: Callable[[Tensor], BlockOutput] = _tensor
+    as_output: Callable[[Tensor], BlockOutput] = lambda hidden: hidden
     convolution_field: str | None = None
     split_fields: tuple[str, ...] = ()
     pattern_fields: tuple[str, ...] = ()
@@ -78,10 +70,10 @@ FAMILIES: dict[str, Family] = {
         Family("camembert", "encoder.layer"),
         Family("electra", "encoder.layer"),
         Family("distilbert", "transformer.layer", depth_field="n_layers"),
-        Family("mpnet", "encoder.layer", as_output=_one_tuple),
+        Family("mpnet", "encoder.layer", as_output=lambda hidden: (hidden,)),
         Family("deberta", "encoder.layer", as_output=_pair),
         Family("deberta-v2", "encoder.layer", as_output=_pair, convolution_field="conv_kernel_size"),
-        # Block 0 has no attention norm: the embedding norm stands in its place.
+        # Block 0 has no attention norm: the embedding norm takes its place.
         Family("modernbert", "layers", protected=(0,)),
         # Decoders.
         Family("gpt2", "h", tasks=DECODER, depth_field="n_layer", numbered_field="scale_attn_by_inverse_layer_idx"),

@@ -24,6 +24,7 @@ from lwc.core.errors import MissingDependency, ModelError
 from lwc.core.store import file_digest
 from lwc.models.causal import load_causal, locate_causal
 from lwc.models.source import is_language_model, resolve_source
+from lwc.models.types import Model, Tokenizer
 from lwc.recipe import FromConfig
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def load_classifier(
     label_names: list[str] | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
-) -> Any:
+) -> Model:
     """A sequence classifier in float32 and eval mode, with eager attention (exact and exportable).
 
     A head that the checkpoint lacks, or has for another number of classes, is initialised; missing *backbone* weights
@@ -116,10 +117,11 @@ def load_classifier(
         )
     if label_names is not None and own != label_names and sorted(own) == sorted(label_names):
         _reorder_classes(model, [own.index(name) for name in label_names])
-    return model.eval()
+    loaded: Model = model.eval()
+    return loaded
 
 
-def load_model(folder: Path) -> Any:
+def load_model(folder: Path) -> Model:
     """The model of a stage's checkpoint, of whatever task its config names, in float32 and eval mode.
 
     Raises:
@@ -133,7 +135,7 @@ def load_model(folder: Path) -> Any:
     raise ModelError(f"{folder}: {kind} is no sequence classifier or causal language model", "name another one")
 
 
-def _reorder_classes(model: Any, order: list[int]) -> None:
+def _reorder_classes(model: Model, order: list[int]) -> None:
     """Make output i of the head what output ``order[i]`` was."""
     layers = [
         module
@@ -150,7 +152,7 @@ def _reorder_classes(model: Any, order: list[int]) -> None:
             parameter.copy_(parameter[order].clone())
 
 
-def load_tokenizer(source: Path | str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(source: Path | str, revision: str | None = None, trust_remote_code: bool = False) -> Tokenizer:
     """The fast tokenizer of a checkpoint.
 
     Raises:
@@ -158,7 +160,7 @@ def load_tokenizer(source: Path | str, revision: str | None = None, trust_remote
     """
     resolved = str(source) if isinstance(source, Path) else resolve_source(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
             resolved, revision=revision or "main", trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError) as error:
@@ -174,7 +176,7 @@ def load_tokenizer(source: Path | str, revision: str | None = None, trust_remote
     return tokenizer
 
 
-def build_from_config(settings: FromConfig, tokenizer: Any, label_names: list[str], seed: int) -> Any:
+def build_from_config(settings: FromConfig, tokenizer: Tokenizer, label_names: list[str], seed: int) -> Model:
     """A new classifier with seeded random weights: pre-norm ModernBERT with mean pooling, or post-norm BERT."""
     set_seed(seed)
     common = {
@@ -188,14 +190,14 @@ def build_from_config(settings: FromConfig, tokenizer: Any, label_names: list[st
         **_names(label_names),
     }
     if settings.norm == "post":
-        return BertForSequenceClassification(
-            BertConfig(
-                **common,
-                hidden_dropout_prob=settings.dropout,
-                attention_probs_dropout_prob=settings.dropout,
-                attn_implementation="eager",
-            )
-        ).eval()
+        post = BertConfig(
+            **common,
+            hidden_dropout_prob=settings.dropout,
+            attention_probs_dropout_prob=settings.dropout,
+            attn_implementation="eager",
+        )
+        model: Model = BertForSequenceClassification(post)
+        return model.eval()
     config = ModernBertConfig(
         **common,
         cls_token_id=tokenizer.cls_token_id,
@@ -210,10 +212,11 @@ def build_from_config(settings: FromConfig, tokenizer: Any, label_names: list[st
         classifier_dropout=settings.dropout,
         attn_implementation="eager",
     )
-    return ModernBertForSequenceClassification(config).eval()
+    model = ModernBertForSequenceClassification(config)
+    return model.eval()
 
 
-def save_checkpoint(model: Any, tokenizer: Any, folder: Path) -> None:
+def save_checkpoint(model: Model, tokenizer: Tokenizer, folder: Path) -> None:
     """Write weights (safetensors), config with label names, and tokenizer: complete for ``from_pretrained``."""
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)

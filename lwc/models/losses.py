@@ -27,12 +27,10 @@ def example_loss(logits: Tensor, labels: Tensor) -> Tensor:
         return (logits[:, 0] - labels) ** 2  # half precision is promoted: labels keep theirs
     if labels.ndim == 1:
         return functional.cross_entropy(logits, labels, reduction="none")
-    return torch.stack([_next_token_loss(row, tokens) for row, tokens in zip(logits, labels, strict=True)])
-
-
-def _next_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:
-    """One row at a time: the logarithms of a whole batch (B, T, V) over a large vocabulary take gigabytes."""
-    return functional.cross_entropy(logits[:-1].float(), tokens[1:], ignore_index=IGNORED)
+    # One row at a time: the logarithms of a whole batch (B, T, V) over a large vocabulary take gigabytes.
+    rows = zip(logits, labels, strict=True)
+    each = [functional.cross_entropy(row[:-1].float(), tokens[1:], ignore_index=IGNORED) for row, tokens in rows]
+    return torch.stack(each)
 
 
 @torch.no_grad()
@@ -47,20 +45,15 @@ def example_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     return right.sum(dim=1).double() / read.sum(dim=1).clamp_min(1)
 
 
-def _all_of_it(sum_: Tensor) -> Tensor:
-    return sum_
-
-
 def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean of `example_loss` over the batch."""
     return example_loss(logits, labels).mean()
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T² · KL(teacher ‖ student) at temperature T, mean over the batch (Hinton et al. 2015, eq. 1-4).
+    """T² · KL(teacher ‖ student) of logits (B, C) at temperature T, mean over the batch (Hinton et al. 2015, eq. 1-4).
 
-    Args:
-        student, teacher: logits (B, C). T² keeps gradients of one size across temperatures.
+    T² keeps gradients of one size across temperatures.
     """
     return temperature**2 * functional.kl_div(
         functional.log_softmax(student / temperature, dim=-1),
@@ -71,7 +64,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
 
 
 def answer_distance(
-    student: Tensor, teacher: Tensor, mask: Tensor, temperature: float, whole: Whole = _all_of_it
+    student: Tensor, teacher: Tensor, mask: Tensor, temperature: float, whole: Whole = lambda sum_: sum_
 ) -> Tensor:
     """How far answers are apart: `distillation_loss` of class logits (B, C), of next tokens (B, T, V) over the real
     tokens of the ``mask`` (B, T), or of the M real positions alone (M, V); squared distance of numbers (B, 1)."""
@@ -88,7 +81,7 @@ def answer_distance(
     return apart * (counted / whole(counted))
 
 
-def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor, whole: Whole = _all_of_it) -> Tensor:
+def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor, whole: Whole = lambda sum_: sum_) -> Tensor:
     """Squared distance of hidden states (B, T, D) over real tokens, in units of the teacher's own size.
 
     Divided by the teacher's mean square, so that one weight fits every depth and width: 0 is equal, 1 is what a
@@ -100,7 +93,7 @@ def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor, whole: Whole = _
     return distance / size.clamp_min(torch.finfo(student.dtype).tiny)
 
 
-def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor, whole: Whole = _all_of_it) -> Tensor:
+def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor, whole: Whole = lambda sum_: sum_) -> Tensor:
     """KL(teacher ‖ student) of attention maps (B, H, T, T), mean over heads and real queries (Wang et al. 2020, eq. 4).
 
     Keys under padding have probability 0 on both sides and add nothing.

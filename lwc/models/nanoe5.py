@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers.models import Unigram
+from tokenizers.processors import TemplateProcessing
 
 from lwc.core.arrays import Array
 from lwc.core.errors import ModelError
@@ -61,41 +64,18 @@ def _dequantized(data: bytes, offset: int, count: int) -> Array:
     return scaled.reshape(-1)
 
 
-def _tokenizer(pieces: list[str], scores: list[float]) -> dict[str, Any]:
-    single = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
-              {"SpecialToken": {"id": "</s>", "type_id": 0}}]  # fmt: skip
-    pair = [*single, {"SpecialToken": {"id": "</s>", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}},
-            {"SpecialToken": {"id": "</s>", "type_id": 0}}]  # fmt: skip
-    metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": False}
-    special = {name: {"id": name, "ids": [_SPECIAL.index(name)], "tokens": [name]} for name in ("<s>", "</s>")}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {"id": index, "content": name, "single_word": False, "lstrip": False, "rstrip": False,
-             "normalized": False, "special": True}
-            for index, name in enumerate(_SPECIAL)
-        ],
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [{"type": "NFKC"}, {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}],
-        },
-        "pre_tokenizer": metaspace,
-        "post_processor": {
-            "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special
-        },
-        "decoder": metaspace,
-        "model": {
-            "type": "Unigram",
-            "unk_id": _SPECIAL.index("<unk>"),
-            "vocab": [[piece, score] for piece, score in zip(pieces, scores, strict=True)],
-            "byte_fallback": False,
-        },
-    }  # fmt: skip
+def _tokenizer(pieces: list[str], scores: list[float]) -> Tokenizer:
+    made = Tokenizer(Unigram(list(zip(pieces, scores, strict=True)), _SPECIAL.index("<unk>"), False))
+    made.add_special_tokens(list(_SPECIAL))
+    made.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    made.decoder = decoders.Metaspace(prepend_scheme="always", split=False)
+    special = [(name, _SPECIAL.index(name)) for name in ("<s>", "</s>")]
+    made.post_processor = TemplateProcessing("<s> $A </s>", "<s> $A </s> </s> $B </s>", special)
+    return made
 
 
-def read_packed(data: bytes) -> tuple[dict[str, Any], dict[str, Any], dict[str, Array]]:
+def read_packed(data: bytes) -> tuple[dict[str, Any], Tokenizer, dict[str, Array]]:
     """Config, tokenizer and tensors of a packed model.
 
     Raises:
@@ -121,9 +101,8 @@ def read_packed(data: bytes) -> tuple[dict[str, Any], dict[str, Any], dict[str, 
         (length,) = cursor.read("H")
         name = cursor.take(length).decode()
         kind, number, offset, _bytes = cursor.read("BIQQ")
-        packed[name] = (
-            np.frombuffer(data, "<f4", number, offset) if kind == 0 else _dequantized(data, offset, number)
-        )  # fmt: skip
+        plain = kind == 0
+        packed[name] = np.frombuffer(data, "<f4", number, offset) if plain else _dequantized(data, offset, number)
     shapes = {"q": (hidden, hidden), "k": (hidden, hidden), "v": (hidden, hidden), "ao": (hidden, hidden),
               "fi": (inner, hidden), "fo": (hidden, inner)}  # fmt: skip
     tensors = {
@@ -170,7 +149,7 @@ def convert(package: Path, cache: Path) -> Path:
         folder.mkdir()
         save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, folder / "model.safetensors",
                   metadata={"format": "pt"})  # fmt: skip
-        (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
+        tokenizer.save(str(folder / "tokenizer.json"))
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>",
                     "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>",
                     "model_max_length": config["max_position_embeddings"]}  # fmt: skip

@@ -31,6 +31,11 @@ def resolve_source(source: str) -> str:
         if not (folder / "config.json").is_file():
             raise ModelError(f"{source}: no config.json in this folder", "name the folder of a saved checkpoint")
         return str(folder)
+    return checked_hub_id(source)
+
+
+def checked_hub_id(source: str) -> str:
+    """The source itself; raises `ModelError` where it is a path to nothing."""
     if source.startswith(("/", ".", "~")) or source.count("/") > 1:
         raise ModelError(f"{source}: no such folder", "give an existing folder, a hub id, or package:<module>")
     return source

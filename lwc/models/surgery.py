@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from lwc.models.types import M, Model
 class ParameterCounts:
     """Parameters of the whole model and of each block; tied weights count once.
 
-    ``tied`` are those of an output matrix that is the embeddings': an exported file holds them twice.
+    ``tied`` are those of an output matrix that is the embeddings': an exported file contains them twice.
     """
 
     total: int
@@ -39,7 +39,8 @@ def parameter_counts(model: Model, family: Family) -> ParameterCounts:
     return ParameterCounts(total, per_block, read.weight.numel() if tied else 0)
 
 
-def _checked(count: int, blocks: Collection[int]) -> set[int]:
+def checked(count: int, blocks: Collection[int]) -> set[int]:
+    """The blocks as a set; raises `ModelError` where one does not exist."""
     chosen = set(blocks)
     wrong = sorted(index for index in chosen if not 0 <= index < count)
     if wrong:
@@ -48,32 +49,37 @@ def _checked(count: int, blocks: Collection[int]) -> set[int]:
 
 
 @contextmanager
+def computing(forwards: Sequence[tuple[nn.Module, Callable[..., BlockOutput]]]) -> Iterator[None]:
+    """Let modules compute something else for a while. Nests; restores exactly."""
+    before = [module.__dict__.get("forward") for module, _ in forwards]
+    try:
+        for module, forward in forwards:
+            module.__dict__["forward"] = forward
+        yield
+    finally:
+        for (module, _), own in zip(forwards, before, strict=True):
+            if own is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.__dict__["forward"] = own
+
+
+@contextmanager
 def bypass(model: Model, family: Family, blocks: Collection[int]) -> Iterator[None]:
     """Replace blocks by the identity on the residual stream: h_out = h_in, nothing is computed.
 
-    This is not zeroing a block's output, which would also kill the residual. Nests; restores exactly. A bypassed block
-    writes nothing to a key/value cache, whose first block counts the tokens: generate with ``use_cache=False``, or
-    from a model whose blocks are removed.
+    This is not zeroing a block's output, which would also kill the residual. A bypassed block writes nothing to a
+    key/value cache, whose first block counts the tokens: generate with ``use_cache=False``, or from a model whose
+    blocks are removed.
     """
     modules = block_list(model, family)
-    chosen = _checked(len(modules), blocks)
+    chosen = checked(len(modules), blocks)
 
     def identity(*args: Tensor, **kwargs: Tensor) -> BlockOutput:
         return family.as_output(block_input(args, kwargs))
 
-    replaced: list[tuple[nn.Module, Callable[..., BlockOutput] | None]] = []
-    try:
-        for index in sorted(chosen):
-            module = modules[index]
-            replaced.append((module, module.__dict__.get("forward")))
-            module.__dict__["forward"] = identity
+    with computing([(modules[index], identity) for index in chosen]):
         yield
-    finally:
-        for module, before in reversed(replaced):
-            if before is None:
-                del module.__dict__["forward"]
-            else:
-                module.__dict__["forward"] = before
 
 
 def remove_blocks(model: M, family: Family, removed: Collection[int]) -> M:
@@ -85,7 +91,7 @@ def remove_blocks(model: M, family: Family, removed: Collection[int]) -> M:
         ModelError: a block does not exist, carries a role, or none would be left.
     """
     count = len(block_list(model, family))
-    gone = _checked(count, removed)
+    gone = checked(count, removed)
     if len(gone) == count:
         raise ModelError("every block would be removed", "keep at least one")
     role = sorted(gone & set(family.protected))

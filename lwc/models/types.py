@@ -27,14 +27,24 @@ class Config(Protocol):
     id2label: dict[int, str]
     pad_token_id: int | None
     problem_type: str | None
+    numbers: list[float]
+    """Of a regression that lwc has trained: the numbers that its labels stand for."""
 
 
 class Output(Protocol):
-    """What a pass forward returns."""
+    """What a pass forward returns. A model gives some of these, and some only when asked."""
 
     @property
     def logits(self) -> Tensor:
         """(B, C) of a classifier, (B, 1) of a regression, (B, T, V) of a language model."""
+
+    @property
+    def last_hidden_state(self) -> Tensor:
+        """(B, T, D), or (M, D) at the positions asked for."""
+
+    @property
+    def attentions(self) -> Sequence[Tensor | None] | None:
+        """(B, H, T, T) of each block."""
 
 
 class Model(Protocol):

@@ -29,6 +29,7 @@ from torch import nn
 
 from lwc.core.errors import ModelError
 from lwc.models.load import load_tokenizer
+from lwc.models.types import Config, M, Model, Tokenizer
 
 KINDS = ("WordPiece", "BPE", "Unigram", "WordLevel")
 _CHUNK = 2048  # texts tokenized at a time
@@ -36,7 +37,7 @@ _TOKENIZER_JSON = "tokenizer.json"
 _SHOWN = 8  # tokens named in an error
 
 
-def _state(tokenizer: Any) -> dict[str, Any]:
+def _state(tokenizer: Tokenizer) -> dict[str, Any]:
     """The content of the tokenizer's tokenizer.json."""
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(f"{type(tokenizer).__name__}: only a slow tokenizer", "convert it to tokenizer.json")
@@ -66,7 +67,7 @@ def _unknown(model: dict[str, Any], pieces: dict[str, int]) -> int | None:
     return pieces.get(model.get("unk_token") or "")
 
 
-def _map_processor(node: Any, new_id: Callable[[int], int]) -> Any:
+def _map_processor(node: dict[str, Any] | None, new_id: Callable[[int], int]) -> dict[str, Any] | None:
     """The post-processor with ``new_id`` applied to every token id."""
     if node is None:
         return None
@@ -87,7 +88,7 @@ def _map_processor(node: Any, new_id: Callable[[int], int]) -> Any:
     )
 
 
-def _special(tokenizer: Any, state: dict[str, Any]) -> set[int]:
+def _special(tokenizer: Tokenizer, state: dict[str, Any]) -> set[int]:
     """Ids of special and added tokens, of those of the post-processor, and of the unknown token."""
     found = {int(token["id"]) for token in state["added_tokens"]}
     found.update(int(index) for index in tokenizer.all_special_ids)
@@ -144,7 +145,7 @@ def _refuse_reachable_unknowns(state: dict[str, Any], keep: set[int]) -> None:
         )
 
 
-def _closed(tokenizer: Any, state: dict[str, Any], keep: set[int]) -> set[int]:
+def _closed(tokenizer: Tokenizer, state: dict[str, Any], keep: set[int]) -> set[int]:
     """``keep`` and the tokens that must stay with it for an exact result."""
     model = state["model"]
     closed = keep | _special(tokenizer, state)
@@ -160,15 +161,7 @@ def _closed(tokenizer: Any, state: dict[str, Any], keep: set[int]) -> set[int]:
     return closed
 
 
-def _types(node: Any) -> set[str]:
-    """The types of a normalizer or pre-tokenizer and of its parts."""
-    if isinstance(node, dict):
-        own = {node["type"]} if isinstance(node.get("type"), str) else set()
-        return own.union(*(_types(part) for part in node.values()))
-    return set().union(*(_types(part) for part in node)) if isinstance(node, list) else set()
-
-
-def _fallback(tokenizer: Any, state: dict[str, Any], texts: Sequence[str]) -> set[int]:
+def _fallback(tokenizer: Tokenizer, state: dict[str, Any], texts: Sequence[str]) -> set[int]:
     """Ids of one-symbol pieces that any text can fall back on: of these texts, printable ASCII, and all bytes."""
     model, backend = state["model"], tokenizer.backend_tokenizer
     if model["type"] == "WordLevel":
@@ -179,7 +172,7 @@ def _fallback(tokenizer: Any, state: dict[str, Any], texts: Sequence[str]) -> se
     if backend.pre_tokenizer:  # it may replace some, such as a space
         words = backend.pre_tokenizer.pre_tokenize_str("".join(sorted(characters)))
         characters.update(character for word, _ in words for character in word)
-    if "ByteLevel" in _types([state["normalizer"], state["pre_tokenizer"]]):
+    if '"type": "ByteLevel"' in json.dumps([state["normalizer"], state["pre_tokenizer"]]):
         characters.update(ByteLevel.alphabet())
     prefix, suffix = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
     forms = {head + character + tail for character in characters for head in ("", prefix) for tail in ("", suffix)}
@@ -189,14 +182,14 @@ def _fallback(tokenizer: Any, state: dict[str, Any], texts: Sequence[str]) -> se
     return {pieces[form] for form in forms if form in pieces}
 
 
-def _token_ids(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> Iterator[list[list[int]]]:
+def _token_ids(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None) -> Iterator[list[list[int]]]:
     """Token ids of the texts in chunks, with special tokens; cut to ``max_length`` tokens unless None."""
     cut = {"truncation": False} if max_length is None else {"truncation": True, "max_length": max_length}
     for start in range(0, len(texts), _CHUNK):
         yield tokenizer(list(texts[start : start + _CHUNK]), add_special_tokens=True, verbose=False, **cut)["input_ids"]
 
 
-def used_tokens(tokenizer: Any, texts: Sequence[str], max_length: int | None, min_count: int = 1) -> list[int]:
+def used_tokens(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None, min_count: int = 1) -> list[int]:
     """The sorted ids to keep for these texts, cut to ``max_length`` tokens unless None.
 
     These are tokens that occur at least ``min_count`` times, special and added tokens, one-symbol pieces that any text
@@ -217,7 +210,7 @@ def used_tokens(tokenizer: Any, texts: Sequence[str], max_length: int | None, mi
     return sorted(_closed(tokenizer, state, keep))
 
 
-def coverage(old_tokenizer: Any, new_tokenizer: Any, texts: Sequence[str]) -> float:
+def coverage(old_tokenizer: Tokenizer, new_tokenizer: Tokenizer, texts: Sequence[str]) -> float:
     """The share of these uncut texts (0 to 1) that both tokenizers split into the same strings.
 
     Raises:
@@ -238,7 +231,7 @@ def _some(tokens: Sequence[str]) -> str:
     return ", ".join(repr(token) for token in tokens[:_SHOWN]) + more
 
 
-def _checked(tokenizer: Any, state: dict[str, Any], keep: Sequence[int]) -> list[int]:
+def _checked(tokenizer: Tokenizer, state: dict[str, Any], keep: Sequence[int]) -> list[int]:
     """``keep`` sorted and without repeats; refuse unknown ids, and missing tokens that an exact result needs."""
     chosen = {int(index) for index in keep}
     unknown = sorted(chosen.difference(tokenizer.get_vocab().values()))
@@ -276,7 +269,7 @@ def _trimmed_state(state: dict[str, Any], new: dict[int, int]) -> dict[str, Any]
     }
 
 
-def _trimmed_tokenizer(tokenizer: Any, state: dict[str, Any], new: dict[int, int]) -> Any:
+def _trimmed_tokenizer(tokenizer: Tokenizer, state: dict[str, Any], new: dict[int, int]) -> Tokenizer:
     """The tokenizer saved, rewritten and loaded again, so that it equals one that is loaded from disk."""
     written = _trimmed_state(state, new)
     with tempfile.TemporaryDirectory() as name:
@@ -301,7 +294,7 @@ def _trimmed_tokenizer(tokenizer: Any, state: dict[str, Any], new: dict[int, int
     return loaded
 
 
-def _check_positions(model: nn.Module, new: dict[int, int]) -> None:
+def _check_positions(model: Model, new: dict[int, int]) -> None:
     """Models like RoBERTa count positions from the padding id, which must then not change."""
     for module in model.modules():
         index = getattr(module, "padding_idx", None)
@@ -316,7 +309,7 @@ def _check_positions(model: nn.Module, new: dict[int, int]) -> None:
             )
 
 
-def _take_rows(model: Any, kept: Sequence[int], new: dict[int, int]) -> None:
+def _take_rows(model: Model, kept: Sequence[int], new: dict[int, int]) -> None:
     """Keep some rows of the word embeddings (V, D), and of an output layer over words, in place; ties remain."""
     table = model.get_input_embeddings()
     rows = table.num_embeddings
@@ -337,7 +330,7 @@ def _take_rows(model: Any, kept: Sequence[int], new: dict[int, int]) -> None:
     model.config.vocab_size = len(index)
 
 
-def _renumber(config: Any, new: dict[int, int], pad_id: int | None) -> None:
+def _renumber(config: Config, new: dict[int, int], pad_id: int | None) -> None:
     """Renumber every ``*_token_id`` of the config; one whose token is removed becomes None."""
     for name in [name for name in vars(config) if name.endswith("_token_id")]:
         value = getattr(config, name)
@@ -348,7 +341,7 @@ def _renumber(config: Any, new: dict[int, int], pad_id: int | None) -> None:
     config.pad_token_id = pad_id
 
 
-def trim_vocabulary(model: Any, tokenizer: Any, keep: Sequence[int]) -> tuple[Any, Any]:
+def trim_vocabulary(model: M, tokenizer: Tokenizer, keep: Sequence[int]) -> tuple[M, Tokenizer]:
     """A copy of the model and a new tokenizer with only these tokens, numbered from 0 in their old order.
 
     A text whose tokens are all kept is split as before and gets exactly the same logits. Both can be saved and loaded

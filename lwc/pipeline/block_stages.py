@@ -5,30 +5,35 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from lwc.core import distributed
 from lwc.core.store import read_json, write_json
+from lwc.data.splits import load_split
+from lwc.export.onnx import export_graph
+from lwc.importance.score import Trial, score_blocks
+from lwc.models.batches import Batch
+from lwc.models.families import Family, family_of
+from lwc.models.placement import beside, placed
+from lwc.models.surgery import remove_blocks
+from lwc.models.types import Model
+from lwc.models.vocabulary import used_tokens
+from lwc.pipeline.blocks_for_latency import blocks_for_latency
 from lwc.pipeline.stage import StageContext
 from lwc.recipe import Iterated, Racing
-
-if TYPE_CHECKING:
-    from lwc.models.batches import Batch
-    from lwc.selection.select import CutPlan
-    from lwc.tasks.task import Checkpoint
+from lwc.selection.iterated import iterated
+from lwc.selection.select import CutPlan, describe, plan_cut, select_blocks
+from lwc.tasks.task import Checkpoint, task_of, tokenizer_of
+from lwc.training.distillation import Recoverer, blocks_name, random_weights
 
 
 def _base(context: StageContext) -> Checkpoint:
-    from lwc.tasks.task import task_of
-
     return task_of(context.recipe).load(context.inputs["train"] / "model")
 
 
-def _measured_on(context: StageContext) -> tuple[Checkpoint, Any]:
+def _measured_on(context: StageContext) -> tuple[Checkpoint, Family]:
     """(base, family), the model where it computes."""
-    from lwc.models.families import family_of
-    from lwc.models.placement import placed
-
     base = _base(context)
     placed(base.model)
     return base, family_of(base.model)
@@ -36,17 +41,12 @@ def _measured_on(context: StageContext) -> tuple[Checkpoint, Any]:
 
 def _batches(context: StageContext, base: Checkpoint, split: str) -> list[Batch]:
     """Batches of a split on the base model's device."""
-    from lwc.models.placement import beside
-    from lwc.tasks.task import task_of
-
     recipe = context.recipe
     rows = task_of(recipe).rows(recipe, base.reader, context.inputs["data"], split)
     return beside(base.model, rows.in_batches(recipe.score.batch_size))
 
 
-def _recoverer(context: StageContext, base: Checkpoint) -> Any:
-    from lwc.training.distillation import Recoverer
-
+def _recoverer(context: StageContext, base: Checkpoint) -> Recoverer:
     # Cut models that are compared are taught the same batches.
     answers = context.answers or context.scratch / "teacher"
     teacher = base._replace(model=copy.deepcopy(base.model))
@@ -72,10 +72,8 @@ def _short_recovery(context: StageContext, base: Checkpoint) -> Callable[[Collec
     return lambda removed: loss(removed, steps)
 
 
-def _cut(context: StageContext, base: Checkpoint, family: Any) -> int | None:
+def _cut(context: StageContext, base: Checkpoint, family: Family) -> int | None:
     """How many blocks the target removes, which is how many the measured cut models lack; None for one of latency."""
-    from lwc.selection.select import plan_cut
-
     recipe = context.recipe
     if recipe.target.of == "latency":
         return None
@@ -85,8 +83,6 @@ def _cut(context: StageContext, base: Checkpoint, family: Any) -> int | None:
 
 def score(context: StageContext) -> None:
     """The score stage: ``importance.json``."""
-    from lwc.importance.score import Trial, score_blocks
-
     base, family = _measured_on(context)
     settings = context.recipe.score
     # Cut models are judged on rows that no score has seen.
@@ -105,39 +101,21 @@ def _trimmed_parameters(context: StageContext, base: Checkpoint) -> int:
     recipe = context.recipe
     if not recipe.vocabulary.trim:
         return 0
-    from lwc.data.splits import load_split
-    from lwc.models.vocabulary import used_tokens
 
     texts = load_split(context.inputs["data"], "train").texts
-    left = len(used_tokens(base.reader, texts, recipe.model.max_length, recipe.vocabulary.min_count))
+    left = len(used_tokens(tokenizer_of(base), texts, recipe.model.max_length, recipe.vocabulary.min_count))
     rows, width = base.model.get_input_embeddings().weight.shape
     return int((rows - left) * width)
 
 
 def select(context: StageContext) -> None:
     """The select stage: ``selection.json``, and ``model/`` where rounds of recovery made one."""
-    from lwc.pipeline.blocks_for_latency import blocks_for_latency
-    from lwc.selection.select import plan_cut, select_blocks
-
     recipe = context.recipe
     base, family = _measured_on(context)
     calibration = _batches(context, base, "calibration")
     importance = read_json(context.inputs["score"] / "importance.json")
     trimmed = _trimmed_parameters(context, base)
-    latency = None
-    if recipe.target.of == "latency":
-        ratio, settings = recipe.target.ratio, recipe.export
-        context.scratch.mkdir(parents=True, exist_ok=True)
-        latency = distributed.from_main(
-            lambda: blocks_for_latency(
-                *_base(context),  # timed as it is served, on the CPU
-                family,
-                ratio,
-                settings,
-                context.scratch,
-                context.progress,
-            )
-        )
+    latency = distributed.from_main(lambda: _measured_latency(context)) if recipe.target.of == "latency" else None
     keep = None if latency is None else int(latency["keep"])
     plan = plan_cut(base.model, family, recipe.target, recipe.select, trimmed, keep)
     if isinstance(recipe.select, Iterated):
@@ -151,23 +129,29 @@ def select(context: StageContext) -> None:
     context.progress(f"keep {selection['kept']}, remove {selection['removed']}")
 
 
+def _measured_latency(context: StageContext) -> dict[str, Any]:
+    """`blocks_for_latency` of the base, timed as it is served: on the CPU."""
+    recipe, base = context.recipe, _base(context)
+    task, family = task_of(recipe), family_of(base.model)
+    context.scratch.mkdir(parents=True, exist_ok=True)
+
+    def export(model: Model, path: Path) -> None:
+        export_graph(task.graph(recipe, base._replace(model=model), context.inputs["data"]), path)
+
+    ratio, settings = recipe.target.ratio, recipe.export
+    return blocks_for_latency(base.model, family, export, ratio, settings, context.scratch, context.progress)
+
+
 def _iterate(
     context: StageContext, base: Checkpoint, calibration: list[Batch], config: Iterated, plan: CutPlan
 ) -> dict[str, Any]:
-    """Iterated removal; leaves the model of the last round, on which the recover stage goes on, in ``model/``."""
-    from lwc.models.families import family_of
-    from lwc.models.placement import placed
-    from lwc.selection.iterated import iterated
-    from lwc.selection.select import describe
-    from lwc.tasks.task import task_of
-    from lwc.training.distillation import blocks_name
-
+    """Iterated removal; leaves the model of the last round in ``model/``, where the recover stage continues."""
     recipe, model, family = context.recipe, base.model, family_of(base.model)
     task = task_of(recipe)
     recoverer = _recoverer(context, base)
 
-    def heal(student: Any, kept: list[int], number: int) -> Any:
-        # A finished round is kept whole, so that a killed stage goes on from it.
+    def heal(student: Model, kept: list[int], number: int) -> Model:
+        # A finished round is kept whole, so that a killed stage resumes from it.
         done = context.scratch / f"round-{number}-keeps-{blocks_name(kept)}"
         if not done.is_dir():
             context.progress(f"round {number}: recovering blocks {kept}")
@@ -189,11 +173,6 @@ def _iterate(
 
 def remove(context: StageContext) -> None:
     """The remove stage: ``model/``, an ordinary checkpoint without the removed blocks, and ``cut.json``."""
-    from lwc.models.families import family_of
-    from lwc.models.surgery import remove_blocks
-    from lwc.tasks.task import task_of
-    from lwc.training.distillation import random_weights
-
     task = task_of(context.recipe)
     base = _base(context)
     selection = read_json(context.inputs["select"] / "selection.json")

@@ -9,11 +9,10 @@ from typing import Any
 from lwc.core.errors import TargetError
 from lwc.core.machine import cpu_limit
 from lwc.export.latency import compare_latency
-from lwc.export.onnx import export_onnx
 from lwc.models.families import Family, block_list
 from lwc.models.positions import check_shapes
 from lwc.models.surgery import remove_blocks
-from lwc.models.types import Model, Tokenizer
+from lwc.models.types import Model
 from lwc.recipe import Export
 
 # Within this of the target one measurement decides nothing: the least of so many must reach it, since the export is
@@ -23,8 +22,8 @@ _CLOSE, _AGAIN = 0.05, 3
 
 def blocks_for_latency(
     model: Model,
-    tokenizer: Tokenizer,
     family: Family,
+    export: Callable[[Model, Path], object],
     ratio: float,
     settings: Export,
     folder: Path,
@@ -34,7 +33,7 @@ def blocks_for_latency(
 
     Which blocks stay does not matter to latency where all are of one shape; how many does. Each candidate is timed
     against the uncut model in turns, at the recipe's shapes, after warm-up, by medians; one that is near the target
-    three times, and the slowest counts.
+    three times, and the slowest counts. ``export`` writes a model's ONNX file.
 
     Returns:
         ``keep`` and ``measured``: one row a candidate with its ratio and the spread (interquartile range ÷ median).
@@ -50,12 +49,12 @@ def blocks_for_latency(
         return {"keep": total, "measured": rows}
     check_shapes(model, settings.latency_shapes)
     base = folder / "base.onnx"
-    export_onnx(model, tokenizer, base)
+    export(model, base)
 
     def reaches(keep: int) -> bool:
         progress(f"latency with {keep} of {total} blocks")
         path = folder / f"{keep}.onnx"
-        export_onnx(remove_blocks(model, family, order[keep:]), tokenizer, path)
+        export(remove_blocks(model, family, order[keep:]), path)
 
         def timed() -> dict[str, Any]:
             return compare_latency(base, path, settings.latency_shapes, settings.latency_repeats, cpu_limit())

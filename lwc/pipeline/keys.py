@@ -28,18 +28,15 @@ def check_model(recipe: Recipe) -> None:
         resolve_source(recipe.model.source)
 
 
-def _model_files(recipe: Recipe) -> dict[str, str]:
-    """The content digest of a checkpoint in a local folder or a package."""
-    if not isinstance(recipe.model, Pretrained):
-        return {}
-    resolve = resolve_folder if recipe.task.any_weights else resolve_source
-    folder = Path(resolve(recipe.model.source))
-    return {recipe.model.source: digest_paths([folder])} if folder.is_dir() else {}
-
-
 def train_needs(recipe: Recipe) -> dict[str, str]:
-    """The checkpoint's content, and the precision of training on this machine."""
-    return {**_model_files(recipe), "precision": precision_here(recipe.train.precision)}
+    """The content of a checkpoint in a local folder or a package, and the precision of training on this machine."""
+    needs = {"precision": precision_here(recipe.train.precision)}
+    if isinstance(recipe.model, Pretrained):
+        resolve = resolve_folder if recipe.task.any_weights else resolve_source
+        folder = Path(resolve(recipe.model.source))
+        if folder.is_dir():
+            needs[recipe.model.source] = digest_paths([folder])
+    return needs
 
 
 def recover_needs(recipe: Recipe) -> dict[str, str]:
@@ -84,7 +81,7 @@ def select_needs(recipe: Recipe) -> dict[str, str]:
         needs["vocabulary"] = key_of(recipe.vocabulary.model_dump(mode="json"))
     if recipe.target.of == "latency":
         settings = recipe.export.model_dump(mode="json", exclude={"tensorrt"})
-        needs["export"] = key_of({**settings, **measuring_machine(recipe)})
+        needs["export"] = key_of({**settings, "task": recipe.task.key("export"), **measuring_machine(recipe)})
     return needs
 
 

@@ -57,7 +57,7 @@ def _ingredients(stage: Stage, recipe: Recipe, inputs: Mapping[str, Artifact]) -
     }
 
 
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def _flatten(value: object, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, Mapping):
         flat: dict[str, Any] = {}
         for key, item in value.items():
@@ -181,9 +181,9 @@ def run(
 
 
 def _help(recipe: Recipe, stages: Sequence[Stage]) -> None:
-    """The part of the processes that are not the main one, which tells them how each stage stands.
+    """What the other processes do.
 
-    It sends the result of a finished stage, or first the scratch folder of one that all make together.
+    The main one sends them the result of each stage, before it the scratch folder of one that all make together.
     """
     done: dict[str, Path] = {}
     for stage in stages:
@@ -200,7 +200,7 @@ def _help(recipe: Recipe, stages: Sequence[Stage]) -> None:
 
 @contextmanager
 def _fitting(stage: Stage) -> Iterator[None]:
-    """Say what to lower where the GPU's memory does not do."""
+    """Turn a GPU out-of-memory error into advice on which batch size to lower."""
     try:
         yield
     except RuntimeError as error:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import difflib
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lwc.core.errors import RecipeError
 from lwc.core.store import read_json, write_json
-from lwc.pipeline import block_stages as choosing
 from lwc.pipeline import keys as needs
 from lwc.pipeline.stage import Stage, StageContext
 from lwc.recipe import Recipe
+
+if TYPE_CHECKING:
+    from lwc.models.types import Model
 
 
 def _data(context: StageContext) -> None:
@@ -36,21 +38,36 @@ def _train(context: StageContext) -> None:
     from lwc.selection.select import check_target
     from lwc.training.fine_tuning import train_base
 
-    def check(model: Any) -> None:
+    def check(model: Model) -> None:
         check_target(context.recipe, model)
         check_shapes(model, context.recipe.export.latency_shapes)
 
     train_base(context.recipe, context.inputs["data"], context.out, context.scratch, context.progress, check)
 
 
-def _recover(context: StageContext) -> None:
-    from lwc.training.distillation import Recovering, recover
+def _score(context: StageContext) -> None:
+    from lwc.pipeline.block_stages import score
 
-    inputs = context.inputs
-    folders = Recovering(
-        inputs["data"], inputs["train"], inputs["remove"], context.out, context.scratch, context.answers
-    )
-    recover(context.recipe, read_json(inputs["remove"] / "cut.json")["kept"], folders, context.progress)
+    score(context)
+
+
+def _select(context: StageContext) -> None:
+    from lwc.pipeline.block_stages import select
+
+    select(context)
+
+
+def _remove(context: StageContext) -> None:
+    from lwc.pipeline.block_stages import remove
+
+    remove(context)
+
+
+def _recover(context: StageContext) -> None:
+    from lwc.training.distillation import recover
+
+    kept = read_json(context.inputs["remove"] / "cut.json")["kept"]
+    recover(context.recipe, kept, context.inputs, context.out, context.scratch, context.progress, context.answers)
 
 
 def _evaluate(context: StageContext) -> None:
@@ -58,9 +75,8 @@ def _evaluate(context: StageContext) -> None:
     from lwc.tasks.task import MODELS, Evaluation, task_of
 
     recipe, inputs = context.recipe, context.inputs
-    folders = {
-        name: inputs[stage] / "model" for name, stage in zip(MODELS, ("train", "remove", "recover"), strict=True)
-    }
+    stages = ("train", "remove", "recover")
+    folders = {name: inputs[stage] / "model" for name, stage in zip(MODELS, stages, strict=True)}
     evaluation = Evaluation(recipe, inputs["data"], folders, context.out, context.progress, context.answers)
     quality = evaluate(task_of(recipe), evaluation)["quality"]
     metric = recipe.task.headline.metrics[0]
@@ -78,16 +94,16 @@ def _export(context: StageContext) -> None:
 def _package(context: StageContext) -> None:
     from lwc.export.run import FP16, INT8, WHOLE
     from lwc.serving.triton.repository import ModelFiles, build_repository
+    from lwc.tasks.task import task_of
 
-    recipe, package = context.recipe, context.recipe.package
-    endpoint = recipe.task.load().endpoint
+    recipe, package, inputs = context.recipe, context.recipe.package, context.inputs
+    endpoint = task_of(recipe).endpoint
     described: dict[str, Any] = {}
     # A repository of a plan is written by `lwc export`, on the GPU that the plan is for.
     for target, folder, reduced in (("cpu", "repository", INT8), ("gpu", "repository-gpu", FP16)):
         if target in package.targets:
-            graph = context.inputs["export"] / reduced
-            onnx = graph if graph.is_file() else context.inputs["export"] / WHOLE
-            files = ModelFiles(onnx, context.inputs["recover"] / "model")
+            graph = inputs["export"] / reduced
+            files = ModelFiles(graph if graph.is_file() else inputs["export"] / WHOLE, inputs["recover"] / "model")
             described[target] = build_repository(endpoint, files, context.out / folder, package, recipe.name, target)
     if package.measure_queue_delay:
         described["cpu"]["queue_delay"] = _measured_delay(context, context.out / "repository")
@@ -129,95 +145,44 @@ _TRAINING = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 
 STAGES: tuple[Stage, ...] = (
     Stage(
-        "data",
-        2,
-        (),
-        ("data",),
-        _data,
-        ("rdata", "pandas", "pyarrow", "datasets", "numpy"),
-        external=needs.data_files,
-        account=("source.json", "quality.json", "quarantine.jsonl"),
+        "data", 2, (), ("data",), _data, ("rdata", "pandas", "pyarrow", "datasets", "numpy"),
+        external=needs.data_files, account=("source.json", "quality.json", "quarantine.jsonl"),
     ),
     Stage(
-        "train",
-        3,
-        ("data",),
-        ("model", "train"),
-        _train,
-        _TRAINING,
-        external=needs.train_needs,
-        shared=True,
-        account=("metrics.json",),
+        "train", 3, ("data",), ("model", "train"), _train, _TRAINING,
+        external=needs.train_needs, shared=True, account=("metrics.json",),
     ),
     Stage(
-        "score",
-        4,
-        ("data", "train"),
-        ("score",),
-        choosing.score,
-        (*_TRAINING, "scipy", "gguf"),
-        external=needs.score_needs,
+        "score", 4, ("data", "train"), ("score",), _score, (*_TRAINING, "scipy", "gguf"),
+        external=needs.score_needs, shared=True,
+    ),
+    Stage(
+        "select", 4, ("data", "train", "score"), ("target", "select"), _select, _TRAINING,
+        external=needs.select_needs, shared=True,
+    ),
+    Stage("remove", 3, ("train", "select"), (), _remove, _TRAINING),
+    Stage(
+        "recover", 4, ("data", "train", "remove"), ("recover", "vocabulary"), _recover, _TRAINING,
+        external=needs.recover_needs, shared=True, account=("metrics.json",),
+    ),
+    Stage(
+        "evaluate", 2, ("data", "train", "remove", "recover"), ("evaluate",), _evaluate, (*_TRAINING, "scikit-learn"),
         shared=True,
     ),
     Stage(
-        "select",
-        4,
-        ("data", "train", "score"),
-        ("target", "select"),
-        choosing.select,
-        _TRAINING,
-        external=needs.select_needs,
-        shared=True,
-    ),
-    Stage("remove", 3, ("train", "select"), (), choosing.remove, _TRAINING),
-    Stage(
-        "recover",
-        4,
-        ("data", "train", "remove"),
-        ("recover", "vocabulary"),
-        _recover,
-        _TRAINING,
-        external=needs.recover_needs,
-        shared=True,
-        account=("metrics.json",),
+        "export", 6, ("data", "train", "recover", "evaluate"), ("export",), _export,
+        ("torch", "onnx", "onnxruntime", "openvino"), external=needs.measuring_machine,
     ),
     Stage(
-        "evaluate",
-        2,
-        ("data", "train", "remove", "recover"),
-        ("evaluate",),
-        _evaluate,
-        (*_TRAINING, "scikit-learn"),
-        shared=True,
-    ),
-    Stage(
-        "export",
-        6,
-        ("data", "train", "recover", "evaluate"),
-        ("export",),
-        _export,
-        ("torch", "onnx", "onnxruntime", "openvino"),
-        external=needs.measuring_machine,
-    ),
-    Stage(
-        "package",
-        5,
-        ("data", "export", "recover"),
-        ("package", "name"),
-        _package,
-        ("onnx", "tritonclient"),
+        "package", 5, ("data", "export", "recover"), ("package", "name"), _package, ("onnx", "tritonclient"),
         external=needs.package_needs,
     ),
     # Serving is measured on this machine now: a cached figure would prove nothing.
     Stage(
-        "verify",
-        2,
-        ("data", "train", "evaluate", "export", "package"),
-        ("verify", "name", "package"),
-        _verify,
+        "verify", 2, ("data", "train", "evaluate", "export", "package"), ("verify", "name", "package"), _verify,
         cached=False,
     ),
-)
+)  # fmt: skip
 
 
 def check_stage(name: str | None) -> None:

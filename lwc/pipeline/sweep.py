@@ -21,9 +21,9 @@ from lwc.report.frontier import Variant
 from lwc.report.marks import Interval, Intervals
 
 Run = Callable[[Recipe, Path, Event, str | None], Mapping[str, StageResult]]
-"""`lwc.pipeline.run.run`, or what stands for it."""
+"""`lwc.pipeline.run.run`, or a stand-in."""
 
-# Before a variant's own stages; None: before any. A target out of its reach is told in them too, and is its own.
+# Stages before a variant's own; None: before any. Only an unreachable target, found there too, is the variant's own.
 _SHARED = (None, "data", "train")
 
 
@@ -86,8 +86,18 @@ def _content(results: Mapping[str, StageResult], stage: str, name: str) -> dict[
     return dict(read_json(results[stage].path / name)) if stage in results else {}
 
 
-def _asked(variant: Recipe, recipe: Recipe) -> Variant:
-    """A row of which nothing is measured yet."""
+def _row(variant: Recipe, recipe: Recipe, results: Mapping[str, StageResult]) -> Variant:
+    """What the stages left, None where one did not run. Size and latency are those of the exported pair."""
+    selection = _content(results, "select", "selection.json")
+    evaluation = _content(results, "evaluate", "evaluation.json")
+    planned: Mapping[str, float] = selection.get("ratios") or {}
+    exported: Mapping[str, float] = _content(results, "export", "export.json").get("ratios") or {}
+    quality: Mapping[str, Any] = evaluation.get("quality") or {}
+    headline = TASKS[recipe.task.kind].headline
+
+    def shown(found: Mapping[str, Interval] | None) -> Intervals | None:
+        return {metric.key: found[metric.key] for metric in headline.metrics} if found else None
+
     return {
         "recipe": recipe.name,
         "task": recipe.task.kind,
@@ -96,57 +106,29 @@ def _asked(variant: Recipe, recipe: Recipe) -> Variant:
         "of": variant.target.of,
         "strategy": variant.select.strategy,
         "select": variant.select.model_dump(mode="json"),
-        "kept": None,
-        "ratios": {"blocks": None, "params": None, "size": None, "latency": None},
-        "base": None,
-        "unrecovered": None,
-        "compressed": None,
-        "floor": None,
-        "retention": None,
-        "seconds": None,
-        "fresh_seconds": None,
+        "kept": selection.get("kept"),
+        "ratios": {
+            "blocks": planned.get("blocks"),
+            "params": planned.get("params"),
+            "size": exported.get("size"),
+            "latency": exported.get("latency"),
+        },
+        "base": shown(quality.get("base")),
+        "unrecovered": shown(quality.get("unrecovered")),
+        "compressed": shown(quality.get("compressed")),
+        "floor": shown((quality.get("floors") or {}).get(headline.floors[0][0])),
+        "retention": shown(evaluation.get("retention")),
+        "seconds": sum(result.seconds for result in results.values()) if results else None,
+        "fresh_seconds": sum(result.seconds for result in results.values() if not result.hit) if results else None,
         "error": None,
     }
-
-
-def _fill(row: Variant, results: Mapping[str, StageResult]) -> None:
-    """What the stages left. Size and latency are of the exported pair, so None where export did not run."""
-    selection = _content(results, "select", "selection.json")
-    evaluation = _content(results, "evaluate", "evaluation.json")
-    planned: Mapping[str, float] = selection.get("ratios") or {}
-    exported: Mapping[str, float] = _content(results, "export", "export.json").get("ratios") or {}
-    quality: Mapping[str, Any] = evaluation.get("quality") or {}
-    headline = TASKS[row["task"]].headline
-
-    def shown(found: Mapping[str, Interval] | None) -> Intervals | None:
-        return {metric.key: found[metric.key] for metric in headline.metrics} if found else None
-
-    row["kept"] = selection.get("kept")
-    row["ratios"] = {
-        "blocks": planned.get("blocks"),
-        "params": planned.get("params"),
-        "size": exported.get("size"),
-        "latency": exported.get("latency"),
-    }
-    row["base"], row["unrecovered"] = shown(quality.get("base")), shown(quality.get("unrecovered"))
-    row["compressed"] = shown(quality.get("compressed"))
-    row["floor"] = shown((quality.get("floors") or {}).get(headline.floors[0][0]))
-    row["retention"] = shown(evaluation.get("retention"))
-    row["seconds"] = sum(result.seconds for result in results.values())
-    row["fresh_seconds"] = sum(result.seconds for result in results.values() if not result.hit)
 
 
 def sweep(recipe: Recipe, runs: Path, event: Event, run: Run | None = None, until: str = "export") -> list[Variant]:
     """Run every variant up to ``until``; a variant that fails is recorded as such and the rest go on.
 
-    What the uncut model answers in recovery is kept in the store until the last variant is made.
-
-    Args:
-        recipe: with a sweep section.
-        runs: where runs and the stage store live; stages that variants share are made once.
-        event: told of stages; the text starts with the variant's name.
-        run: stands for the pipeline.
-        until: last stage of each variant.
+    Stages that variants share are made once, and what the uncut model answers in recovery is kept in the store until
+    the last variant is made. ``event`` texts start with the variant's name; ``run`` stands in for the pipeline.
 
     Returns:
         A row for each variant, in order.
@@ -160,7 +142,6 @@ def sweep(recipe: Recipe, runs: Path, event: Event, run: Run | None = None, unti
     run = run or partial(run_line, answers=answers)
     rows: list[Variant] = []
     for variant in variants(recipe):
-        row = _asked(variant, recipe)
         reached: list[str | None] = [None]
 
         def told(kind: str, stage: str, text: str, name: str = variant.name, at: list[str | None] = reached) -> None:
@@ -168,13 +149,13 @@ def sweep(recipe: Recipe, runs: Path, event: Event, run: Run | None = None, unti
             event(kind, stage, f"{name}: {text}")
 
         try:
-            _fill(row, run(variant, runs, told, until))
+            rows.append(_row(variant, recipe, run(variant, runs, told, until)))
         except LwcError as problem:
             if reached[0] in _SHARED and not isinstance(problem, TargetError):
-                raise  # the next variant would come to the same, after the same hours
-            row["error"] = {
+                raise  # the next variant would fail too, after the same hours
+            rows.append(_row(variant, recipe, {}))
+            rows[-1]["error"] = {
                 "stage": reached[0], "message": problem.message, "hint": problem.hint, "exit_code": problem.exit_code,
             }  # fmt: skip
-        rows.append(row)
     shutil.rmtree(answers, ignore_errors=True)
     return rows

@@ -202,7 +202,6 @@ class NextItem(TaskSettings):
             "model.vocab_size (it is the catalogue's)": "vocab_size" in recipe.model.model_fields_set,
             "model.norm: post": getattr(recipe.model, "norm", None) == "post",
             "select.weights: random": recipe.select.weights == "random",
-            "target.of: latency": recipe.target.of == "latency",
             "vocabulary.trim": recipe.vocabulary.trim,
             "recover.augment": recipe.recover.augment > 0,
             "recover.attention_weight": recipe.recover.attention_weight > 0,

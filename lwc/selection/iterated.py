@@ -11,11 +11,11 @@ from lwc.models.families import Family
 from lwc.models.surgery import remove_blocks
 from lwc.models.types import Model
 from lwc.recipe import Iterated
-from lwc.selection.choice import Subset
+from lwc.selection.search import greedily
 from lwc.selection.select import CutPlan, measured
 
 Heal = Callable[[Model, list[int], int], Model]
-"""(cut model, the teacher's blocks it holds, round) → the same model after a short recovery."""
+"""(cut model, the teacher's blocks it has, round) → the same model after a short recovery."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,8 @@ def iterated(
     sizes = quotas(plan.total - plan.keep, settings.rounds)
     for number, take in enumerate(sizes, start=1):
         losses = measured(student, family, batches, settings.rows)
-        gone: Subset = frozenset()
         free = [place for place, block in enumerate(kept) if block not in plan.required]
-        for _ in range(take):
-            wider = [gone | {place} for place in free if place not in gone]
-            found = losses(wider)
-            gone = min(wider, key=lambda subset: (found[subset], sorted(subset)))
+        gone = greedily(losses, free, take)
         rounds.append({"removed": [kept[place] for place in sorted(gone)]})
         student = remove_blocks(student, family, gone)
         kept = [block for place, block in enumerate(kept) if place not in gone]

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lwc.recipe import Beam, Greedy
-from lwc.selection.choice import Choice, Subset
+from lwc.selection.choice import Choice, Losses, Subset
+
+
+def greedily(losses: Losses, removable: Sequence[int], count: int) -> Subset:
+    """``count`` blocks, one at a time, each time the one whose loss *with those already gone* is lowest."""
+    gone: Subset = frozenset()
+    while len(gone) < count:
+        wider = [gone | {block} for block in removable if block not in gone]
+        found = losses(wider)
+        gone = min(wider, key=lambda subset: (found[subset], sorted(subset)))
+    return gone
 
 
 def greedy(config: Greedy, choice: Choice) -> Subset:
-    """One block at a time, each time the one whose loss *with those already gone* is lowest."""
-    gone: Subset = frozenset()
-    while len(gone) < choice.count:
-        wider = [gone | {block} for block in choice.removable if block not in gone]
-        losses = choice.losses(wider)
-        gone = min(wider, key=lambda subset: (losses[subset], sorted(subset)))
-    return gone
+    """See `greedily`."""
+    return greedily(choice.losses, choice.removable, choice.count)
 
 
 def best_subsets(choice: Choice, width: int, contiguous: bool) -> list[tuple[Subset, float]]:

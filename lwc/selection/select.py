@@ -123,12 +123,7 @@ def select_blocks(
     recovered: AfterRecovery | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Choose by the strategy of the plan; content of ``selection.json``.
-
-    Args:
-        recovered: how far a cut model is from the teacher after recovery, for strategies that need it.
-        seed: of random draws.
-    """
+    """Choose by the strategy of the plan; content of ``selection.json``. Some strategies need ``recovered``."""
     losses = measured(model, family, batches, getattr(plan.settings, "rows", None))
     choice = Choice(importance, plan.total, plan.keep, plan.required, losses, recovered, seed)
     choose: Chooser[Strategy] = plan.settings.load()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,26 +26,14 @@ from lwc.models.load import check_weights, load_tokenizer
 from lwc.models.losses import IGNORED
 from lwc.models.placement import device_of, placed
 from lwc.models.token_names import token_names
+from lwc.models.types import Model, Tokenizer
 from lwc.recipe import Pretrained, Recipe
 from lwc.tasks.endpoint import Endpoint
-from lwc.tasks.task import Checkpoint, Evaluation, Judge, Rows, validation_batches
-from lwc.tasks.text import TextTask, cut_at, described
+from lwc.tasks.task import MODELS, Checkpoint, Evaluation, Judge, Measure, Rows, validation_batches
+from lwc.tasks.text import TextTask, compared, cut_at, described
 from lwc.tasks.text_endpoint import TextEndpoint
 
 _BATCH = 8
-
-
-class Answered(NamedTuple):
-    """Of each model: `read_tokens` of the test slices, and the name of the token after each whole text.
-
-    ``groups`` are the slices, ``train`` the rows of train, ``vocabulary`` the number of tokens.
-    """
-
-    tokens: dict[str, tuple[TokenSums, Array]]
-    after: dict[str, list[str]]
-    groups: Sequence[Batch]
-    train: Encoded
-    vocabulary: int
 
 
 class CausalLM(TextTask):
@@ -53,8 +41,7 @@ class CausalLM(TextTask):
 
     endpoint: Endpoint = TextEndpoint()
 
-    def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint:
-        """See `Task`."""
+    def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint[Tokenizer]:
         source = recipe.model
         assert isinstance(source, Pretrained)  # the recipe says so
         found = locate_causal(source.source)
@@ -68,15 +55,15 @@ class CausalLM(TextTask):
         check_padding(model, family_of(model), tokenizer.pad_token_id)
         return Checkpoint(model, tokenizer)
 
-    def encoded(self, recipe: Recipe, reader: Any, texts: Sequence[str], ids: Array, names: list[str]) -> Rows:
+    def encoded(self, recipe: Recipe, reader: Tokenizer, texts: Sequence[str], ids: Array, names: list[str]) -> Rows:
         """Slices of ``model.max_length`` tokens."""
         return Rows(slices(reader, texts, recipe.model.max_length), None)
 
-    def judge(self, recipe: Recipe, reader: Any, data_dir: Path, teacher: Any | None = None) -> Judge:
-        """See `Task`. By the loss, with a teacher too."""
+    def judge(self, recipe: Recipe, reader: Tokenizer, data_dir: Path, teacher: Model | None = None) -> Judge:
+        """By the loss, with a teacher too."""
         groups = validation_batches(recipe, self.rows(recipe, reader, data_dir, "validation"))
 
-        def judge(model: Any) -> dict[str, float]:
+        def judge(model: Model) -> dict[str, float]:
             was_training = model.training
             model.eval()
             loss, accuracy = loss_and_accuracy(model, groups)
@@ -85,38 +72,36 @@ class CausalLM(TextTask):
 
         return judge
 
-    def ask(self, evaluation: Evaluation) -> Answered:
-        """See `Task`."""
+    def ask(self, evaluation: Evaluation) -> Measure:
+        """The right answer to a whole text is the uncut model's: nobody knows how the text continues."""
         recipe, folders, data_dir = evaluation.recipe, evaluation.folders, evaluation.data_dir
         tokenizer, test = load_tokenizer(folders["base"]), load_split(data_dir, "test")
         train = self.rows(recipe, tokenizer, data_dir, "train").encoded
         groups = self.rows(recipe, tokenizer, data_dir, "test").in_batches(recipe.evaluate.batch_size)
         slices_, count = sum(len(group) for group in groups), len(test.texts)
         texts = encode(tokenizer, test.texts, recipe.model.max_length)
-        answered = Answered({}, {}, groups, train, len(tokenizer))
+        tokens: dict[str, tuple[TokenSums, Array]] = {}
+        after: dict[str, list[str]] = {}
         for name, folder in folders.items():
             evaluation.say(f"test split: {name} model on {slices_} slices, and the token after each of {count} texts")
             model = placed(self.load(folder).model)
-            answered.tokens[name] = read_tokens(model, groups)
-            answered.after[name] = next_tokens(model, tokenizer, texts)
-        return answered
+            tokens[name], after[name] = read_tokens(model, groups), next_tokens(model, tokenizer, texts)
 
-    def measure(self, evaluation: Evaluation, answers: Answered) -> dict[str, Any]:
-        """See `Task`. The right answer to a whole text is the uncut model's: nobody knows how the text goes on."""
-        recipe, test = evaluation.recipe, load_split(evaluation.data_dir, "test")
-        table = pa.table({"id": test.ids, "label": answers.after["base"], **answers.after})
-        pq.write_table(table, evaluation.out / "predictions.parquet")
-        floor = unigram(answers.train, answers.groups, answers.vocabulary)
-        count = len(load_split(evaluation.data_dir, "train"))
-        return {
-            **described(evaluation, count, load_labels(evaluation.data_dir)),
-            "truncated": None,
-            **tokens_result(answers.tokens, floor, recipe.evaluate.bootstrap, recipe.seed),
-        }
+        def measure() -> dict[str, Any]:
+            table = pa.table({"id": test.ids, "label": after["base"], **after})
+            pq.write_table(table, evaluation.out / "predictions.parquet")
+            floor = unigram(train, groups, len(tokenizer))
+            return {
+                **described(evaluation, len(load_split(data_dir, "train")), load_labels(data_dir)),
+                "truncated": None,
+                **tokens_result(tokens, floor, recipe.evaluate.bootstrap, recipe.seed),
+            }
+
+        return measure
 
 
 @torch.inference_mode()
-def read_tokens(model: Any, groups: Sequence[Batch]) -> tuple[TokenSums, Array]:
+def read_tokens(model: Model, groups: Sequence[Batch]) -> tuple[TokenSums, Array]:
     """Sums of each slice, and the most likely next tokens (N_tokens,) in order."""
     device = device_of(model)
     read = distributed.spread(groups, lambda batch: _slices(model, batch.to(device)))
@@ -125,7 +110,7 @@ def read_tokens(model: Any, groups: Sequence[Batch]) -> tuple[TokenSums, Array]:
     return TokenSums(np.array(loss), np.array(right), np.array(tokens)), np.concatenate(likely)
 
 
-def _slices(model: Any, batch: Batch) -> list[tuple[float, float, float, Array]]:
+def _slices(model: Model, batch: Batch) -> list[tuple[float, float, float, Array]]:
     """(summed loss, right ones, tokens, most likely ones (N_tokens,)) of each row's next tokens."""
     found = []
     logits = model(**batch.inputs).logits
@@ -139,7 +124,7 @@ def _slices(model: Any, batch: Batch) -> list[tuple[float, float, float, Array]]
 
 
 @torch.inference_mode()
-def next_tokens(model: Any, tokenizer: Any, texts: Encoded) -> list[str]:
+def next_tokens(model: Model, tokenizer: Tokenizer, texts: Encoded) -> list[str]:
     """The most likely token after each whole text, by name: what the endpoint answers."""
     names = token_names(tokenizer.backend_tokenizer, int(model.config.vocab_size))
     device = device_of(model)
@@ -178,16 +163,14 @@ def tokens_result(
 
     ``agreement`` is the share of next tokens on which a model's first choice is the base's.
     """
-    quality: dict[str, Any] = {name: token_quality(sums, n_boot, seed) for name, (sums, _) in found.items()}
-    quality["floors"] = {"unigram": token_quality(floor, n_boot, seed)}
-    base, likely = found["base"]
-    cut = ("unrecovered", "compressed")
-    return {
-        "quality": quality,
-        "retention": token_retention(base, found["compressed"][0], n_boot, seed),
-        "retention_unrecovered": token_retention(base, found["unrecovered"][0], n_boot, seed),
-        "agreement": {name: float((found[name][1] == likely).mean()) for name in cut},
-    }
+    measured = compared(
+        {name: sums for name, (sums, _) in found.items()},
+        {"unigram": floor},
+        lambda sums: token_quality(sums, n_boot, seed),
+        lambda base, cut: token_retention(base, cut, n_boot, seed),
+    )
+    likely = found["base"][1]
+    return {**measured, "agreement": {name: float((found[name][1] == likely).mean()) for name in MODELS[1:]}}
 
 
 TASK = CausalLM()

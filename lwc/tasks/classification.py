@@ -16,11 +16,12 @@ from lwc.data.splits import Examples
 from lwc.metrics.classification import classification_quality, macro_f1, retention
 from lwc.models.forward.predict import predict
 from lwc.models.losses import distillation_loss
+from lwc.models.types import Model, Tokenizer
 from lwc.recipe import Evaluate, Recipe
 from lwc.tasks.endpoint import Endpoint
 from lwc.tasks.floors import tfidf_features
-from lwc.tasks.task import MODELS, Judge, validation_batches
-from lwc.tasks.text import TextTask
+from lwc.tasks.task import Judge, validation_batches
+from lwc.tasks.text import TextTask, compared
 from lwc.tasks.text_endpoint import TextEndpoint
 
 _SMALLEST = 1e-12  # stands for probability 0 under the logarithm
@@ -39,13 +40,13 @@ class Classification(TextTask):
         """Class ids (N,)."""
         return label_ids
 
-    def judge(self, recipe: Recipe, reader: Any, data_dir: Path, teacher: Any | None = None) -> Judge:
-        """See `Task`. With a few hundred rows, closeness to the teacher tells more than the labels."""
+    def judge(self, recipe: Recipe, reader: Tokenizer, data_dir: Path, teacher: Model | None = None) -> Judge:
+        """With a few hundred rows, closeness to the teacher says more than the labels."""
         rows = self.rows(recipe, reader, data_dir, "validation")
         labels, groups = np.asarray(rows.labels), validation_batches(recipe, rows)
         target = None if teacher is None else torch.from_numpy(predict(teacher, groups))
 
-        def judge(model: Any) -> dict[str, float]:
+        def judge(model: Model) -> dict[str, float]:
             logits = predict(model, groups)
             predicted = logits.argmax(axis=1)
             f1, accuracy = macro_f1(labels, predicted), float((predicted == labels).mean())
@@ -57,26 +58,19 @@ class Classification(TextTask):
     def quality(
         self, logits: dict[str, Array], test: Examples, train: Examples, names: list[str], settings: Evaluate, seed: int
     ) -> tuple[dict[str, Any], dict[str, Array]]:
-        """See `TextTask`. Floors: the majority class, and TF-IDF with logistic regression."""
-        n_boot = settings.bootstrap
+        """Floors: the majority class, and TF-IDF with logistic regression."""
+        labels, n_boot = test.labels, settings.bootstrap
         floors = {
             "majority": majority_logits(train.labels, len(names), len(test)),
             "tfidf": tfidf_logits(train, test.texts, len(names), seed),
         }
-        quality: dict[str, Any] = {
-            name: classification_quality(test.labels, values, n_boot, seed) for name, values in logits.items()
-        }
-        quality["floors"] = {
-            name: classification_quality(test.labels, values, n_boot, seed) for name, values in floors.items()
-        }
-        predicted = {name: values.argmax(axis=1) for name, values in logits.items()}
-        base, cut, healed = (predicted[name] for name in MODELS)
-        measured = {
-            "quality": quality,
-            "retention": retention(test.labels, base, healed, n_boot, seed),
-            "retention_unrecovered": retention(test.labels, base, cut, n_boot, seed),
-        }
-        return measured, predicted
+        measured = compared(
+            logits,
+            floors,
+            lambda values: classification_quality(labels, values, n_boot, seed),
+            lambda base, cut: retention(labels, base.argmax(axis=1), cut.argmax(axis=1), n_boot, seed),
+        )
+        return measured, {name: values.argmax(axis=1) for name, values in logits.items()}
 
 
 def majority_logits(train_labels: NDArray[np.int64], classes: int, rows: int) -> NDArray[np.float64]:

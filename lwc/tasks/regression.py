@@ -14,11 +14,12 @@ from lwc.core.errors import DataError
 from lwc.data.splits import Examples, load_labels
 from lwc.metrics.regression import number_quality, number_retention
 from lwc.models.forward.predict import predict
+from lwc.models.types import Model, Tokenizer
 from lwc.recipe import Evaluate, Recipe
 from lwc.tasks.endpoint import Endpoint
 from lwc.tasks.floors import tfidf_features
 from lwc.tasks.task import Checkpoint, Judge, validation_batches
-from lwc.tasks.text import TextTask
+from lwc.tasks.text import TextTask, compared
 from lwc.tasks.text_endpoint import TextEndpoint
 
 NUMBER = "number"
@@ -38,20 +39,19 @@ class Regression(TextTask):
         """The numbers (N,) that the labels stand for."""
         return numbers_of(label_names)[label_ids]
 
-    def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint:
-        """See `Task`. The numbers go into config.json: the endpoint must know which there are."""
+    def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint[Tokenizer]:
+        """The numbers go into config.json: the endpoint must know which there are."""
         base = super().start(recipe, data_dir)
         base.model.config.numbers = numbers_of(load_labels(data_dir)).tolist()
         base.model.config.problem_type = "regression"
         return base
 
-    def judge(self, recipe: Recipe, reader: Any, data_dir: Path, teacher: Any | None = None) -> Judge:
-        """See `Task`."""
+    def judge(self, recipe: Recipe, reader: Tokenizer, data_dir: Path, teacher: Model | None = None) -> Judge:
         rows = self.rows(recipe, reader, data_dir, "validation")
         labels, groups = np.asarray(rows.labels), validation_batches(recipe, rows)
         wanted = labels if teacher is None else predict(teacher, groups)[:, 0]
 
-        def judge(model: Any) -> dict[str, float]:
+        def judge(model: Model) -> dict[str, float]:
             found = predict(model, groups)[:, 0]
             error = float(np.abs(found - labels).mean())
             return {"mean_absolute_error": error, "score": -float(((found - wanted) ** 2).mean())}
@@ -61,7 +61,7 @@ class Regression(TextTask):
     def quality(
         self, logits: dict[str, Array], test: Examples, train: Examples, names: list[str], settings: Evaluate, seed: int
     ) -> tuple[dict[str, Any], dict[str, Array]]:
-        """See `TextTask`. Floors: the median of train, and TF-IDF with ridge regression."""
+        """Floors: the median of train, and TF-IDF with ridge regression."""
         n_boot, numbers = settings.bootstrap, numbers_of(names)
         labels = numbers[test.labels].astype(np.float64)
         found = {name: values[:, 0] for name, values in logits.items()}
@@ -69,13 +69,12 @@ class Regression(TextTask):
             "median": np.full(len(labels), float(np.median(numbers[train.labels]))),
             "tfidf": tfidf_numbers(train, numbers, test.texts),
         }
-        quality: dict[str, Any] = {name: number_quality(labels, one, n_boot, seed) for name, one in found.items()}
-        quality["floors"] = {name: number_quality(labels, one, n_boot, seed) for name, one in floors.items()}
-        measured = {
-            "quality": quality,
-            "retention": number_retention(labels, found["base"], found["compressed"], n_boot, seed),
-            "retention_unrecovered": number_retention(labels, found["base"], found["unrecovered"], n_boot, seed),
-        }
+        measured = compared(
+            found,
+            floors,
+            lambda one: number_quality(labels, one, n_boot, seed),
+            lambda base, cut: number_retention(labels, base, cut, n_boot, seed),
+        )
         return measured, {name: np.abs(values - numbers).argmin(axis=1) for name, values in logits.items()}
 
 

@@ -8,29 +8,48 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, cast
 
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from lwc.core.arrays import Array
 from lwc.models.batches import Batch, Encoded, batches
+from lwc.models.types import Model, Output, Tokenizer
 from lwc.recipe import Recipe
 from lwc.tasks.endpoint import Endpoint
 
 VALIDATION_BATCH = 64
 
 Say = Callable[[str], None]
-Judge = Callable[[Any], dict[str, float]]
+Judge = Callable[[Model], dict[str, float]]
 """Model → figures on the validation split: the one to show first, and ``score``, which is better when higher."""
+Measure = Callable[[], dict[str, Any]]
+"""Gives quality, retention and floors for ``evaluation.json``, and writes ``predictions.parquet``."""
 MODELS = ("base", "unrecovered", "compressed")
 """The models that the test split is put to."""
 
 
-class Checkpoint(NamedTuple):
-    """A model and its ``reader``, which turns what users send into ids: a tokenizer, or a catalogue of items."""
+class Reader(Protocol):
+    """Turns what users send into ids: a tokenizer, or a catalogue of items. Only its own task looks inside."""
 
-    model: Any
-    reader: Any
+    def __len__(self) -> int:
+        """How many different ids there are."""
+
+
+R = TypeVar("R", bound=Reader, default=Reader)
+
+
+class Checkpoint(NamedTuple, Generic[R]):
+    """A model and its reader."""
+
+    model: Model
+    reader: R
+
+
+def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
+    """The reader of a task on texts: only these have settings such as ``vocabulary.trim``, the recipe sees to it."""
+    return cast(Tokenizer, checkpoint.reader)
 
 
 @dataclass(frozen=True)
@@ -103,7 +122,7 @@ class Graph:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Task(Protocol):
+class Task(Protocol[R]):
     """Data, rows, loss, judge, quality, graph and endpoint of one kind of model."""
 
     endpoint: Endpoint
@@ -111,47 +130,44 @@ class Task(Protocol):
     def prepare(self, recipe: Recipe, out: Path, scratch: Path, say: Say) -> dict[str, Any]:
         """Read the source and write the splits into ``out``; returns the content of ``quality.json``."""
 
-    def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint:
+    def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint[R]:
         """The base before it is trained.
 
         Raises:
             ModelError: the recipe's checkpoint cannot be used.
         """
 
-    def trained(self, recipe: Recipe, base: Checkpoint, rows: Rows, data_dir: Path) -> dict[str, Any]:
+    def trained(self, recipe: Recipe, base: Checkpoint[R], rows: Rows, data_dir: Path) -> dict[str, Any]:
         """Finish the base after its training, in place; returns what ``metrics.json`` adds about the rows."""
 
-    def load(self, folder: Path) -> Checkpoint:
+    def load(self, folder: Path) -> Checkpoint[R]:
         """A checkpoint in float32 and eval mode."""
 
-    def save(self, checkpoint: Checkpoint, folder: Path) -> None:
+    def save(self, checkpoint: Checkpoint[R], folder: Path) -> None:
         """Write an ordinary checkpoint, which loads without lwc."""
 
-    def rows(self, recipe: Recipe, reader: Any, data_dir: Path, split: str) -> Rows:
+    def rows(self, recipe: Recipe, reader: R, data_dir: Path, split: str) -> Rows:
         """Rows of a split (``train``, ``validation``, ``calibration``)."""
 
-    def recovery_rows(self, recipe: Recipe, reader: Any, data_dir: Path, say: Say) -> Rows:
+    def recovery_rows(self, recipe: Recipe, reader: R, data_dir: Path, say: Say) -> Rows:
         """What a cut model is taught on: the train rows, and whatever more the recipe names."""
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """What a model in training reads of a batch."""
 
-    def logits(self, model: Any, output: Any, reader: Any) -> Tensor:
+    def logits(self, model: Model, output: Output, reader: R) -> Tensor:
         """The logits of `inputs` that recovery compares: (B, C), (B, T, V), or (M, V) of the M real positions."""
 
-    def loss(self, recipe: Recipe, reader: Any, model: Any, output: Any, batch: Batch) -> Tensor:
+    def loss(self, recipe: Recipe, reader: R, model: Model, output: Output, batch: Batch) -> Tensor:
         """Loss on the labels, a scalar: the mean over the batch's rows. A ratio of sums needs `distributed.by_rows`."""
 
-    def judge(self, recipe: Recipe, reader: Any, data_dir: Path, teacher: Any | None = None) -> Judge:
+    def judge(self, recipe: Recipe, reader: R, data_dir: Path, teacher: Model | None = None) -> Judge:
         """How a model in training is judged on the validation split; with a teacher, by its closeness to it."""
 
-    def ask(self, evaluation: Evaluation) -> Any:
-        """Every model's answers to the test split, for `measure`. Several processes share the work."""
+    def ask(self, evaluation: Evaluation) -> Measure:
+        """Put the test split to every model, which several processes share; returns how the main one measures that."""
 
-    def measure(self, evaluation: Evaluation, answers: Any) -> dict[str, Any]:
-        """Quality, retention and floors of ``evaluation.json``; writes ``predictions.parquet``."""
-
-    def graph(self, recipe: Recipe, checkpoint: Checkpoint, data_dir: Path) -> Graph:
+    def graph(self, recipe: Recipe, checkpoint: Checkpoint[R], data_dir: Path) -> Graph:
         """What is exported of a checkpoint."""
 
 

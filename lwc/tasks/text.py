@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -31,27 +31,21 @@ from lwc.models.placement import placed
 from lwc.models.positions import positions
 from lwc.models.source import resolve_source
 from lwc.models.tokenizer import train_wordpiece
+from lwc.models.types import Model, Output, Tokenizer
 from lwc.recipe import Evaluate, FromConfig, Pretrained, Recipe
-from lwc.tasks.task import Checkpoint, Evaluation, Graph, Rows, Say
+from lwc.tasks.task import MODELS, Checkpoint, Evaluation, Graph, Measure, Rows, Say
 
+A = TypeVar("A")
 # Label agreement is checked on this many test texts; logits parity does not depend on the texts' content.
 PARITY_TEXTS = 200
 _BATCHES = (1, 3, 8)
 _PADDINGS = ("right", "left", "holes")
 
 
-class Answered(NamedTuple):
-    """Logits (N, C) of each model on the test split, and how many texts were truncated."""
-
-    logits: dict[str, Array]
-    truncated: dict[str, int]
-
-
 class TextTask:
     """One answer to each text: a label or a number. A language model answers each token, see `lwc.tasks.causal_lm`."""
 
     def prepare(self, recipe: Recipe, out: Path, scratch: Path, say: Say) -> dict[str, Any]:
-        """See `Task`."""
         if recipe.data.ingest is not None:
             quality = prepare_large(recipe.data, recipe.seed, out, scratch, say)
         else:
@@ -75,8 +69,7 @@ class TextTask:
         """``quality`` and both retentions of ``evaluation.json``, and each model's predicted label ids (N,)."""
         raise NotImplementedError
 
-    def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint:
-        """See `Task`."""
+    def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint[Tokenizer]:
         source, names = recipe.model, load_labels(data_dir)
         if isinstance(source, FromConfig):
             tokenizer = train_wordpiece(load_split(data_dir, "train").texts, source.vocab_size, source.max_length)
@@ -91,29 +84,25 @@ class TextTask:
         check_padding(model, family_of(model), tokenizer.pad_token_id)
         return Checkpoint(model, tokenizer)
 
-    def trained(self, recipe: Recipe, base: Checkpoint, rows: Rows, data_dir: Path) -> dict[str, Any]:
-        """See `Task`."""
+    def trained(self, recipe: Recipe, base: Checkpoint[Tokenizer], rows: Rows, data_dir: Path) -> dict[str, Any]:
         return {"truncated": rows.encoded.truncated}
 
-    def load(self, folder: Path) -> Checkpoint:
-        """See `Task`."""
+    def load(self, folder: Path) -> Checkpoint[Tokenizer]:
         return Checkpoint(load_model(folder), load_tokenizer(folder))
 
-    def save(self, checkpoint: Checkpoint, folder: Path) -> None:
-        """See `Task`."""
+    def save(self, checkpoint: Checkpoint[Tokenizer], folder: Path) -> None:
         save(checkpoint.model, checkpoint.reader, folder)
 
-    def encoded(self, recipe: Recipe, reader: Any, texts: Sequence[str], ids: Array, names: list[str]) -> Rows:
+    def encoded(self, recipe: Recipe, reader: Tokenizer, texts: Sequence[str], ids: Array, names: list[str]) -> Rows:
         """Token rows of texts with label ids (N,)."""
         return Rows(encode(reader, texts, recipe.model.max_length), self.targets(ids, names))
 
-    def rows(self, recipe: Recipe, reader: Any, data_dir: Path, split: str) -> Rows:
-        """See `Task`."""
+    def rows(self, recipe: Recipe, reader: Tokenizer, data_dir: Path, split: str) -> Rows:
         examples = load_split(data_dir, split)
         return self.encoded(recipe, reader, examples.texts, examples.labels, load_labels(data_dir))
 
-    def recovery_rows(self, recipe: Recipe, reader: Any, data_dir: Path, say: Say) -> Rows:
-        """See `Task`. Further texts have no label, and no loss reads one of them."""
+    def recovery_rows(self, recipe: Recipe, reader: Tokenizer, data_dir: Path, say: Say) -> Rows:
+        """Further texts have no label, and no loss reads one of them."""
         train, settings = load_split(data_dir, "train"), recipe.recover
         texts = train.texts
         if settings.unlabelled is not None:
@@ -126,50 +115,57 @@ class TextTask:
         return Rows(rows.encoded, rows.labels, windows.epoch)
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """See `Task`."""
         return batch.inputs
 
-    def logits(self, model: Any, output: Any, reader: Any) -> Tensor:
-        """See `Task`."""
-        logits: Tensor = output.logits
-        return logits
+    def logits(self, model: Model, output: Output, reader: Tokenizer) -> Tensor:
+        return output.logits
 
-    def loss(self, recipe: Recipe, reader: Any, model: Any, output: Any, batch: Batch) -> Tensor:
-        """See `Task`."""
+    def loss(self, recipe: Recipe, reader: Tokenizer, model: Model, output: Output, batch: Batch) -> Tensor:
         return label_loss(output.logits, batch.labels)
 
-    def ask(self, evaluation: Evaluation) -> Any:
-        """See `Task`."""
-        recipe, test = evaluation.recipe, load_split(evaluation.data_dir, "test")
+    def ask(self, evaluation: Evaluation) -> Measure:
+        """The predictions are id, label, base, unrecovered, compressed, as label ids."""
+        recipe, data_dir = evaluation.recipe, evaluation.data_dir
+        names, test = load_labels(data_dir), load_split(data_dir, "test")
         logits: dict[str, Array] = {}
         truncated: dict[str, int] = {}
         for name, folder in evaluation.folders.items():
             evaluation.say(f"test split: {name} model on {len(test)} texts")
             kept = evaluation.answers if name == "base" else None
             logits[name], truncated = model_logits(folder, test, recipe, kept)
-        return Answered(logits, truncated)
-
-    def measure(self, evaluation: Evaluation, answers: Any) -> dict[str, Any]:
-        """See `Task`. The predictions are id, label, base, unrecovered, compressed, as label ids."""
-        evaluation.say("test split: floors")
-        recipe, names = evaluation.recipe, load_labels(evaluation.data_dir)
-        train, test = load_split(evaluation.data_dir, "train"), load_split(evaluation.data_dir, "test")
-        for name, found in answers.logits.items():
-            if found.shape[1] != len(self.outputs(names)):
+            if logits[name].shape[1] != len(self.outputs(names)):
                 raise ModelError(
-                    f"{evaluation.folders[name]} has {found.shape[1]} classes, the data has {len(names)}",
+                    f"{folder} has {logits[name].shape[1]} classes, the data has {len(names)}",
                     "the checkpoint was trained on other labels: run the train stage again",
                 )
-        measured, predicted = self.quality(answers.logits, test, train, names, recipe.evaluate, recipe.seed)
-        table = pa.table({"id": test.ids, "label": np.asarray(test.labels), **predicted})
-        pq.write_table(table, evaluation.out / "predictions.parquet")
-        return {**described(evaluation, len(train), names), "truncated": answers.truncated, **measured}
 
-    def graph(self, recipe: Recipe, checkpoint: Checkpoint, data_dir: Path) -> Graph:
-        """See `Task`."""
+        def measure() -> dict[str, Any]:
+            evaluation.say("test split: floors")
+            train = load_split(data_dir, "train")
+            measured, predicted = self.quality(logits, test, train, names, recipe.evaluate, recipe.seed)
+            table = pa.table({"id": test.ids, "label": np.asarray(test.labels), **predicted})
+            pq.write_table(table, evaluation.out / "predictions.parquet")
+            return {**described(evaluation, len(train), names), "truncated": truncated, **measured}
+
+        return measure
+
+    def graph(self, recipe: Recipe, checkpoint: Checkpoint[Tokenizer], data_dir: Path) -> Graph:
         texts = load_split(data_dir, "test").texts
         chosen = [texts[row] for row in spread(len(texts), PARITY_TEXTS)]
         return text_graph(*checkpoint, chosen, recipe.model.max_length)
+
+
+def compared(
+    models: Mapping[str, A], floors: Mapping[str, A], quality: Callable[[A], Any], retention: Callable[[A, A], Any]
+) -> dict[str, Any]:
+    """``quality`` and both retentions of ``evaluation.json``, from the answers of three models and of the floors."""
+    base, cut, healed = (models[name] for name in MODELS)
+    beaten = {name: quality(answers) for name, answers in floors.items()}
+    return {
+        "quality": {**{name: quality(answers) for name, answers in models.items()}, "floors": beaten},
+        "retention": retention(base, healed),
+        "retention_unrecovered": retention(base, cut),
+    }
 
 
 def described(evaluation: Evaluation, n_train: int, names: list[str]) -> dict[str, Any]:
@@ -177,7 +173,7 @@ def described(evaluation: Evaluation, n_train: int, names: list[str]) -> dict[st
     return {"n_train": n_train, "label_names": names, "text_fields": list(evaluation.recipe.data.text_fields)}
 
 
-def cut_at(tokenizer: Any, model: Any, source: Pretrained) -> None:
+def cut_at(tokenizer: Tokenizer, model: Model, source: Pretrained) -> None:
     """Make the tokenizer truncate at the recipe's length; raise `ModelError` where the model reads less."""
     limit = positions(model.config)
     if limit is not None and source.max_length > limit:
@@ -217,7 +213,7 @@ def spread(count: int, rows: int | None) -> Array:
     return np.arange(wanted) * count // max(wanted, 1)
 
 
-def text_graph(model: Any, tokenizer: Any, texts: Sequence[str] = (), max_length: int = 32) -> Graph:
+def text_graph(model: Model, tokenizer: Tokenizer, texts: Sequence[str] = (), max_length: int = 32) -> Graph:
     """Token ids in, logits out: (B, C), or (B, V) after the last real token of a language model.
 
     Parity is checked over batch {1, 3, 8} × length {2, 17, full} × right, left and scattered padding, and on ``texts``.

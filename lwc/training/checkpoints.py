@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lwc.core import distributed
 from lwc.core.store import file_digest, write_json
+from lwc.models.types import Model
 
 logger = logging.getLogger(__name__)
 KEPT = 2
@@ -59,7 +60,7 @@ def _rng_scalars() -> dict[str, Any]:
 
 def _restore_rng(tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
     rank = distributed.rank()
-    # A run that goes on with more processes than it had: the new ones keep their fresh state.
+    # A run that resumes with more processes than it had: the new ones keep their fresh state.
     if _rng_name("torch", rank) in tensors:
         torch.set_rng_state(tensors[_rng_name("torch", rank)])
     if _rng_name("cuda", rank) in tensors and torch.cuda.is_available():
@@ -70,11 +71,6 @@ def _restore_rng(tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
     np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": value.contiguous() for index, entry in state.items() for name, value in entry.items()}
-
-
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -83,19 +79,14 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _weights(model: torch.nn.Module) -> dict[str, Tensor]:
-    # Clones, since tied weights share memory and safetensors refuses that.
-    return {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
-
-
-def _finite(progress: Progress) -> dict[str, Any]:
-    """As JSON: no evaluation yet is null, since JSON has no −∞."""
-    return {**progress.__dict__, "best": progress.best if progress.history else None}
+def copied(model: Model) -> dict[str, Tensor]:
+    """The weights as they are now. Tied ones do not share memory, which safetensors refuses."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 def save(
     folder: Path,
-    model: torch.nn.Module,
+    model: Model,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     best: dict[str, Tensor] | None,
@@ -113,13 +104,15 @@ def save(
     part = folder / "part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
-    save_file(_weights(model), part / "model.safetensors")
-    save_file(_optimizer_tensors(optimizer), part / "optimizer.safetensors")
-    save_file(rng, part / "random.safetensors")
-    for name, weights in (("best", best), ("averaged", averaged)):
-        if weights is not None:
-            save_file({key: value.contiguous() for key, value in weights.items()}, part / f"{name}.safetensors")
-    write_json(part / "state.json", {"identity": identity, "progress": _finite(progress), "random": _rng_scalars()})
+    state = optimizer.state_dict()["state"]
+    moments = {f"{index}.{name}": value for index, entry in state.items() for name, value in entry.items()}
+    every = {"model": copied(model), "optimizer": moments, "random": rng, "best": best, "averaged": averaged}
+    for name, tensors in every.items():
+        if tensors is not None:
+            save_file({key: value.contiguous() for key, value in tensors.items()}, part / f"{name}.safetensors")
+    # JSON has no −∞: no evaluation yet is null.
+    finite = {**progress.__dict__, "best": progress.best if progress.history else None}
+    write_json(part / "state.json", {"identity": identity, "progress": finite, "random": _rng_scalars()})
     files = {path.name: file_digest(path) for path in sorted(part.iterdir())}
     write_json(part / "manifest.json", files)
     final = folder / f"step-{progress.step:08d}"
@@ -130,7 +123,7 @@ def save(
 
 
 def restore(
-    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, identity: str
+    folder: Path, model: Model, optimizer: torch.optim.Optimizer, identity: str
 ) -> tuple[Progress, dict[str, Tensor] | None, dict[str, Tensor] | None] | None:
     """Load the newest whole checkpoint into model, optimizer and random states; None where there is none.
 

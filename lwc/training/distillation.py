@@ -6,7 +6,7 @@ import gc
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 from lwc.core import distributed
 from lwc.core.errors import Diverged
@@ -28,9 +28,10 @@ from lwc.models.forward.predict import loss_and_accuracy
 from lwc.models.losses import answer_distance, attention_loss, hidden_loss
 from lwc.models.placement import placed
 from lwc.models.surgery import remove_blocks
+from lwc.models.types import M, Model, Output
 from lwc.models.vocabulary import coverage, trim_vocabulary, used_tokens
 from lwc.recipe import Recipe, Recovery
-from lwc.tasks.task import Checkpoint, Say, Task, task_of, validation_batches
+from lwc.tasks.task import Checkpoint, Reader, Say, Task, task_of, tokenizer_of, validation_batches
 from lwc.training.loop import Objective, TrainingResult, fit
 from lwc.training.teacher import (
     BlockOutputs,
@@ -58,7 +59,7 @@ def matched_blocks(kept: Sequence[int], count: int) -> list[int]:
 
 
 def taught_by_teacher(settings: Recovery) -> bool:
-    """Whether the loss holds anything that the teacher says."""
+    """Whether the loss uses the teacher's answers."""
     return settings.logits_weight + settings.hidden_weight + settings.attention_weight > 0
 
 
@@ -72,14 +73,14 @@ class Lessons:
 
     task: Task
     recipe: Recipe
-    reader: Any
+    reader: Reader
 
-    def answers(self, model: Any, batch: Batch, attention: bool = False) -> tuple[Tensor, Any]:
+    def answers(self, model: Model, batch: Batch, attention: bool = False) -> tuple[Tensor, Output]:
         """Logits of a batch that recovery compares, and the model's whole output."""
         output = model(**self.task.inputs(batch), **({"output_attentions": True} if attention else {}))
         return self.task.logits(model, output, self.reader).float(), output
 
-    def loss(self, student: Any, batch: Batch, teacher: Teacher, settings: Recovery, capture: BlockOutputs) -> Tensor:
+    def loss(self, student: Model, batch: Batch, teacher: Teacher, settings: Recovery, capture: BlockOutputs) -> Tensor:
         """Weighted sum of logit distillation, hidden-state and attention distance (means over kept blocks), label loss.
 
         The teacher is not asked where nothing of it is wanted.
@@ -117,12 +118,7 @@ class Recoverer:
     """
 
     def __init__(
-        self,
-        recipe: Recipe,
-        data_dir: Path,
-        teacher: Checkpoint,
-        progress: Say,
-        answers: Path | None = None,
+        self, recipe: Recipe, data_dir: Path, teacher: Checkpoint, progress: Say, answers: Path | None = None
     ) -> None:
         task = task_of(recipe)
         self._recipe, self._teacher = recipe, teacher.model
@@ -157,7 +153,7 @@ class Recoverer:
         return ask
 
     def run(
-        self, student: Any, kept: Sequence[int], settings: Recovery, scratch: Path, progress: Say
+        self, student: Model, kept: Sequence[int], settings: Recovery, scratch: Path, progress: Say
     ) -> TrainingResult:
         """Recover ``student``, which has the teacher's blocks ``kept``, in place."""
         teacher = self._teacher_for(kept, settings, scratch, progress)
@@ -179,21 +175,40 @@ class Recoverer:
 
     def in_steps(self, steps: int) -> Recovery:
         """The recipe's recovery, shortened to so many steps."""
-        return shortened(self._recipe.recover, len(self.train), steps)
+        settings = self._recipe.recover
+        per_epoch = math.ceil(len(self.train) / settings.batch_size)
+        return settings.model_copy(update={"epochs": steps / per_epoch})
 
     def after(self, removed: Collection[int], steps: int, scratch: Path, progress: Say) -> dict[str, float]:
-        """What the model cut by ``removed`` reaches after ``steps`` steps of recovery, see `healed`."""
+        """What the teacher without the blocks ``removed`` reaches after ``steps`` steps of recovery.
 
-        def heal(student: Any, kept: list[int], work: Path) -> TrainingResult:
-            return self.run(student, kept, self.in_steps(steps), work, progress)
+        ``loss`` on the validation split in nats, and ``distance``, the negative of the score that recovery keeps
+        weights by (for a classifier KL to the teacher). Both are better when lower. Measured once: the figures are kept
+        in a folder of ``scratch``, so that a killed stage does not recover the same model again.
 
-        return healed(self._teacher, removed, steps, self.validation, scratch, heal)
-
-
-def shortened(settings: Recovery, rows: int, steps: int) -> Recovery:
-    """Settings of a recovery on so many rows that takes so many steps."""
-    per_epoch = math.ceil(rows / settings.batch_size)
-    return settings.model_copy(update={"epochs": steps / per_epoch})
+        Raises:
+            Diverged: training diverged, or the loss is not finite.
+        """
+        work = scratch / f"without-{blocks_name(removed)}-{steps}"
+        done = work / "healed.json"
+        if done.is_file():
+            return dict(read_json(done))
+        family = family_of(self._teacher)
+        kept = [block for block in range(len(block_list(self._teacher, family))) if block not in removed]
+        student = remove_blocks(self._teacher, family, removed)
+        result = self.run(student, kept, self.in_steps(steps), work, progress)
+        with fused_attention(student):
+            loss = loss_and_accuracy(student, self.validation)[0]
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss of the recovered model is {loss}", "lower recover.learning_rate")
+        figures = {"loss": loss, "distance": -result.validation["score"]}
+        if distributed.is_main():
+            shutil.rmtree(work, ignore_errors=True)  # stored answers, of which a race would fill the disk
+            work.mkdir(parents=True, exist_ok=True)
+            write_json(done, figures)
+        del student
+        gc.collect()  # model and optimizer refer to each other, and a GPU has room for few of them
+        return figures
 
 
 def blocks_name(blocks: Collection[int]) -> str:
@@ -202,96 +217,50 @@ def blocks_name(blocks: Collection[int]) -> str:
     return name if len(name) <= 100 else hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
-def healed(
-    teacher: Any,
-    removed: Collection[int],
-    steps: int,
-    validation: Sequence[Batch],
-    scratch: Path,
-    heal: Callable[[Any, list[int], Path], TrainingResult],
-) -> dict[str, float]:
-    """What ``teacher`` without the blocks ``removed`` comes to after ``steps`` of ``heal(student, kept, work)``.
-
-    ``loss`` on the validation split in nats, and ``distance``, the negative of the score that recovery keeps weights
-    by (for a classifier KL to the teacher). Both are better when lower. Measured once: the figures are kept in a folder
-    of ``scratch``, so that a killed stage does not recover the same model again.
-
-    Raises:
-        Diverged: training or the loss came to no number.
-    """
-    work = scratch / f"without-{blocks_name(removed)}-{steps}"
-    done = work / "healed.json"
-    if done.is_file():
-        return dict(read_json(done))
-    family = family_of(teacher)
-    kept = [block for block in range(len(block_list(teacher, family))) if block not in removed]
-    student = remove_blocks(teacher, family, removed)
-    result = heal(student, kept, work)
-    with fused_attention(student):
-        loss = loss_and_accuracy(student, validation)[0]
-    if not math.isfinite(loss):
-        raise Diverged(f"the loss of the recovered model is {loss}", "lower recover.learning_rate")
-    figures = {"loss": loss, "distance": -result.validation["score"]}
-    if distributed.is_main():
-        shutil.rmtree(work, ignore_errors=True)  # stored answers, of which a race would fill the disk
-        work.mkdir(parents=True, exist_ok=True)
-        write_json(done, figures)
-    del student
-    gc.collect()  # model and optimizer hold each other, and a GPU has room for few of them
-    return figures
-
-
-def random_weights(model: Any, seed: int) -> Any:
+def random_weights(model: M, seed: int) -> M:
     """A model of the same shape that has learnt nothing: the baseline of training a small model from scratch."""
     set_seed(seed)
-    return type(model)._from_config(model.config, attn_implementation="eager").float().eval()
+    kind: type[PreTrainedModel] = type(model)
+    fresh: M = kind._from_config(model.config, attn_implementation="eager").float()
+    return fresh.eval()
 
 
-@dataclass(frozen=True)
-class Recovering:
-    """Folders of one recovery: the data, the teacher's and the cut student's stage, and where results and work go.
+def recover(
+    recipe: Recipe,
+    kept: Sequence[int],
+    stages: Mapping[str, Path],
+    out: Path,
+    scratch: Path,
+    progress: Say,
+    answers: Path | None = None,
+) -> None:
+    """Recovery on the train split of the model cut to blocks ``kept``; writes ``model/`` and ``metrics.json``.
 
-    ``answers`` keeps what the uncut model says for other cuts (`lwc.training.teacher.RememberedTeacher`).
+    ``stages`` are the folders of ``data``, ``train`` (the teacher) and ``remove`` (the student). ``answers`` keeps what
+    the uncut model says for other cuts (`lwc.training.teacher.RememberedTeacher`).
     """
-
-    data: Path
-    teacher: Path
-    student: Path
-    out: Path
-    scratch: Path
-    answers: Path | None = None
-
-
-def recover(recipe: Recipe, kept: Sequence[int], folders: Recovering, progress: Say) -> None:
-    """Recovery on the train split of the model cut to blocks ``kept``; writes ``model/`` and ``metrics.json``."""
     task = task_of(recipe)
-    teacher, student = task.load(folders.teacher / "model"), task.load(folders.student / "model")
-    recoverer = Recoverer(recipe, folders.data, teacher, progress, folders.answers)
-    result = recoverer.run(student.model, kept, recipe.recover, folders.scratch, progress)
+    teacher, student = (task.load(stages[name] / "model") for name in ("train", "remove"))
+    recoverer = Recoverer(recipe, stages["data"], teacher, progress, answers)
+    result = recoverer.run(student.model, kept, recipe.recover, scratch, progress)
     vocabulary = None
     if recipe.vocabulary.trim:
-        student, vocabulary = _trimmed(recipe, student, folders.data)
-    task.save(Checkpoint(student.model.to("cpu"), student.reader), folders.out / "model")
+        student, vocabulary = _trimmed(recipe, student, stages["data"])
+    task.save(Checkpoint(student.model.to("cpu"), student.reader), out / "model")
     matched = matched_blocks(kept, len(block_list(teacher.model, family_of(teacher.model))))
-    write_json(
-        folders.out / "metrics.json",
-        {
-            **asdict(result),
-            "n_train": len(recoverer.train),
-            "matched_teacher_blocks": matched,
-            "vocabulary": vocabulary,
-        },
-    )
+    added = {"n_train": len(recoverer.train), "matched_teacher_blocks": matched, "vocabulary": vocabulary}
+    write_json(out / "metrics.json", {**asdict(result), **added})
 
 
 def _trimmed(recipe: Recipe, student: Checkpoint, data_dir: Path) -> tuple[Checkpoint, dict[str, Any]]:
     """Trimmed after recovery, while teacher and student still read the same ids: the logits do not change."""
     train, validation = load_split(data_dir, "train"), load_split(data_dir, "validation")
-    keep = used_tokens(student.reader, train.texts, recipe.model.max_length, recipe.vocabulary.min_count)
-    smaller, trimmed = trim_vocabulary(student.model.to("cpu"), student.reader, keep)
+    tokenizer = tokenizer_of(student)
+    keep = used_tokens(tokenizer, train.texts, recipe.model.max_length, recipe.vocabulary.min_count)
+    smaller, trimmed = trim_vocabulary(student.model.to("cpu"), tokenizer, keep)
     figures = {
-        "before": len(student.reader),
+        "before": len(tokenizer),
         "after": len(trimmed),
-        "coverage_of_validation": coverage(student.reader, trimmed, validation.texts),
+        "coverage_of_validation": coverage(tokenizer, trimmed, validation.texts),
     }
     return Checkpoint(smaller, trimmed), figures

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from lwc.core.store import write_json
 from lwc.models.batches import Batch
+from lwc.models.types import Model
 from lwc.recipe import Recipe
 from lwc.tasks.task import Say, task_of
 from lwc.training.loop import Objective, fit
@@ -22,7 +22,7 @@ def train_base(
     out: Path,
     scratch: Path,
     progress: Say,
-    check: Callable[[Any], None] = lambda model: None,
+    check: Callable[[Model], None] = lambda model: None,
 ) -> None:
     """Train the base model on the train split; write ``model/`` and ``metrics.json``.
 
@@ -36,10 +36,9 @@ def train_base(
     check(base.model)
     rows = task.rows(recipe, base.reader, data_dir, "train")
 
-    def loss(model: Any, batch: Batch) -> Tensor:
+    def loss(model: Model, batch: Batch) -> Tensor:
         output = model(**task.inputs(batch))
-        found: Tensor = task.loss(recipe, base.reader, model, output, batch)
-        return found
+        return task.loss(recipe, base.reader, model, output, batch)
 
     objective = Objective(rows, loss, task.judge(recipe, base.reader, data_dir))
     result = fit(base.model, objective, recipe.train, recipe.seed, scratch / "checkpoints", progress)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 from transformers import set_seed
@@ -23,16 +24,17 @@ from lwc.core.errors import Diverged, LwcError
 from lwc.core.machine import precision_here
 from lwc.core.store import canonical
 from lwc.models.attention import fused_attention
-from lwc.models.batches import Batch, Encoded, pad, row_groups
+from lwc.models.batches import Batch, pad, row_groups
+from lwc.models.types import Model
 from lwc.recipe import Optimization
-from lwc.tasks.task import Judge, Rows
+from lwc.tasks.task import Judge, Rows, Say
 from lwc.training import checkpoints
-from lwc.training.checkpoints import Progress
+from lwc.training.checkpoints import Progress, copied
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 """Without ``checkpoint_every``: a GPU takes thousands of steps in a minute, two cores fifty."""
 
-LossFunction = Callable[[Any, Batch], Tensor]
+LossFunction = Callable[[Model, Batch], Tensor]
 """``(model, batch) → scalar loss``, mean over the batch's rows. A ratio of sums needs `distributed.by_rows`."""
 
 
@@ -77,7 +79,7 @@ def learning_rate(step: int, total: int, settings: Optimization) -> float:
     return settings.learning_rate * max(0.0, (total - step) / max(1, total - warmup))
 
 
-def parameter_groups(model: Any, weight_decay: float, embedding_rate: float = 1.0) -> list[dict[str, Any]]:
+def parameter_groups(model: Model, weight_decay: float, embedding_rate: float = 1.0) -> list[dict[str, Any]]:
     """Weight decay on matrices only: norms and biases are scales, not directions. ``scale`` multiplies the rate."""
     trained = [p for p in model.parameters() if p.requires_grad]
     embeddings: set[Tensor] = set(model.get_input_embeddings().parameters()) if embedding_rate != 1.0 else set()
@@ -90,11 +92,6 @@ def parameter_groups(model: Any, weight_decay: float, embedding_rate: float = 1.
     return [group for group in groups if group["params"]]
 
 
-def _order(encoded: Encoded, settings: Optimization, seed: int, epoch: int) -> list[list[int]]:
-    epoch_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-    return row_groups(encoded, settings.batch_size, length_bucketed=True, seed=epoch_seed)
-
-
 def _identity(rows: Rows, settings: Optimization, seed: int) -> str:
     """Digest of what a run trains on and how: weights restored under other token ids would be noise, unnoticed."""
     digest = hashlib.sha256(canonical([settings.model_dump(mode="json", exclude={"checkpoint_every"}), seed]).encode())
@@ -105,12 +102,7 @@ def _identity(rows: Rows, settings: Optimization, seed: int) -> str:
 
 
 def fit(
-    model: Any,
-    objective: Objective,
-    settings: Optimization,
-    seed: int,
-    checkpoint_dir: Path,
-    progress: Callable[[str], None],
+    model: Model, objective: Objective, settings: Optimization, seed: int, checkpoint_dir: Path, progress: Say
 ) -> TrainingResult:
     """Train ``model`` in place and leave it with the weights that the objective's judge scores highest, in eval mode.
 
@@ -118,8 +110,8 @@ def fit(
     (Polyak & Juditsky 1992; decay min(average, (1 + t) / (10 + t)), so that the start is forgotten).
 
     AdamW, linear warm-up and decay, clipped gradients, length-bucketed batches. State is written to
-    ``checkpoint_dir`` every ``settings.checkpoint_every`` steps, or minute; where a whole checkpoint stands there,
-    training goes on from it, mid-epoch, to the same result as without the interruption.
+    ``checkpoint_dir`` every ``settings.checkpoint_every`` steps, or minute; where there is a whole checkpoint,
+    training resumes from it, mid-epoch, to the same result as without the interruption.
 
     Several processes share each batch's rows: the steps are those of one process up to rounding, dropout's draws aside.
     The main one writes the checkpoints, all read them.
@@ -166,7 +158,8 @@ def fit(
             if state.step // per_epoch != epoch:
                 epoch = state.step // per_epoch
                 rows = objective.rows.of_epoch(epoch)
-                order = _order(rows.encoded, settings, seed, epoch)
+                drawn = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+                order = row_groups(rows.encoded, settings.batch_size, length_bucketed=True, seed=drawn)
             mine, weight = distributed.share(order[state.step % per_epoch])
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(state.step, total, settings) * group["scale"]
@@ -224,27 +217,26 @@ def _accelerator() -> Accelerator:
     together = distributed.count() > 1
     # The graph is the same in every step, and the weights that no loss reaches are left out of it without a search.
     ddp = DistributedDataParallelKwargs(static_graph=True)
-    # Accelerate holds one precision a process, and train and recover may differ: autocast is our own.
+    # Accelerate has one precision a process, and train and recover may differ: autocast is our own.
     return Accelerator(mixed_precision="no", cpu=not distributed.on_gpu(), kwargs_handlers=[ddp] if together else [])
 
 
-def _averaged(average: dict[str, Tensor] | None, model: torch.nn.Module, decay: float) -> dict[str, Tensor]:
-    current = {name: value.detach() for name, value in model.state_dict().items()}
+def _averaged(average: dict[str, Tensor] | None, model: Model, decay: float) -> dict[str, Tensor]:
     if average is None:
-        return {name: value.clone() for name, value in current.items()}
-    for name, value in current.items():
+        return copied(model)
+    for name, value in model.state_dict().items():
         if value.is_floating_point():
-            average[name].lerp_(value, 1 - decay)
+            average[name].lerp_(value.detach(), 1 - decay)
     return average
 
 
 @contextmanager
-def _weights(model: torch.nn.Module, weights: dict[str, Tensor] | None) -> Iterator[None]:
+def _weights(model: Model, weights: dict[str, Tensor] | None) -> Iterator[None]:
     """Put other weights in for a while; None leaves the model as it is."""
     if weights is None:
         yield
         return
-    own = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    own = copied(model)
     model.load_state_dict(weights)
     try:
         yield
@@ -253,14 +245,12 @@ def _weights(model: torch.nn.Module, weights: dict[str, Tensor] | None) -> Itera
 
 
 def _step(
-    accelerator: Accelerator,
-    model: Any,
-    optimizer: Any,
-    loss: Tensor,
-    weight: float,
-    max_grad_norm: float,
+    accelerator: Accelerator, model: Model, optimizer: AcceleratedOptimizer, loss: Tensor, weight: float, most: float
 ) -> float:
-    """One step down the gradient of this process's ``loss``, which has ``weight`` in that of all; the latter."""
+    """One step down the gradient, its norm at most ``most``; returns the loss of all processes.
+
+    ``loss`` is this process's, and ``weight`` its share.
+    """
     processes = distributed.count()
     value = distributed.total(float(loss.detach()) * weight)
     if not math.isfinite(value):
@@ -269,18 +259,13 @@ def _step(
     with distributed.noticing_loss():
         # The gradients of the processes are averaged, where their sum is wanted.
         accelerator.backward(loss if processes == 1 else loss * (weight * processes))
-    accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+    accelerator.clip_grad_norm_(model.parameters(), most)
     optimizer.step()
     return value
 
 
 def _evaluate(
-    model: Any,
-    state: Progress,
-    best: dict[str, Tensor] | None,
-    loss: float,
-    patience: int,
-    judge: Judge,
+    model: Model, state: Progress, best: dict[str, Tensor] | None, loss: float, patience: int, judge: Judge
 ) -> dict[str, Tensor] | None:
     figures = distributed.broadcast(judge(model))  # one figure decides for all
     score = figures["score"]

@@ -10,7 +10,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,9 +22,10 @@ from lwc.core.errors import ModelError
 from lwc.core.store import canonical, key_of, read_json, write_json, write_whole
 from lwc.models.attention import fused_attention
 from lwc.models.batches import Batch, Encoded, batches
-from lwc.models.families import block_list, family_of, hidden_states
+from lwc.models.families import BlockOutput, block_list, family_of, hidden_states
 from lwc.models.forward.kept import weights_digest
 from lwc.models.placement import device_of
+from lwc.models.types import Model, Output
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 class BlockOutputs:
     """Keeps the outputs (B, T, D) of chosen blocks of a model while it is entered."""
 
-    def __init__(self, model: Any, blocks: Sequence[int]) -> None:
+    def __init__(self, model: Model, blocks: Sequence[int]) -> None:
         modules = block_list(model, family_of(model))
         self._modules = [modules[index] for index in blocks]
         self._stack = ExitStack()
@@ -46,7 +46,7 @@ class BlockOutputs:
             self._stack.callback(handle.remove)
         return self
 
-    def _keep(self, slot: int, _module: nn.Module, _inputs: Any, output: Any) -> None:
+    def _keep(self, slot: int, _module: nn.Module, _inputs: tuple[Tensor, ...], output: BlockOutput) -> None:
         self._outputs[slot] = hidden_states(output)
 
     def __exit__(self, *_: object) -> None:
@@ -58,16 +58,17 @@ class BlockOutputs:
         return [taken[slot] for slot in sorted(taken)]
 
 
-def attention_maps(output: Any, blocks: Sequence[int], model_type: str) -> list[Tensor]:
+def attention_maps(output: Output, blocks: Sequence[int], model_type: str) -> list[Tensor]:
     """Attention probabilities (B, H, T, T) of these blocks.
 
     Raises:
         ModelError: the model gives none.
     """
-    maps = getattr(output, "attentions", None)
-    if not maps or any(maps[block] is None for block in blocks):
+    maps = getattr(output, "attentions", None) or ()
+    found = [maps[block].float() for block in blocks if block < len(maps) and maps[block] is not None]
+    if len(found) < len(blocks):
         raise ModelError(f"{model_type} gives no attention maps", "set recover.attention_weight: 0")
-    return [maps[block].float() for block in blocks]
+    return found
 
 
 @dataclass(frozen=True)
@@ -79,20 +80,16 @@ class Taught:
     attention: list[Tensor] = field(default_factory=list)
 
 
-class Teacher(Protocol):
-    """A batch in, what the uncut model says of it out."""
-
-    def __call__(self, batch: Batch) -> Taught: ...
-
-
-Ask = Callable[[Any, Batch, bool], tuple[Tensor, Any]]
+Teacher = Callable[[Batch], Taught]
+"""A batch in, what the uncut model says of it out."""
+Ask = Callable[[Model, Batch, bool], tuple[Tensor, Output]]
 """``(model, batch, attention) → (logits that recovery compares, the model's output)``."""
 
 
 class LiveTeacher:
     """Asked as it goes: the rows differ in every epoch where they are augmented."""
 
-    def __init__(self, model: Any, blocks: Sequence[int], ask: Ask, attention: bool = False) -> None:
+    def __init__(self, model: Model, blocks: Sequence[int], ask: Ask, attention: bool = False) -> None:
         self.model, self.blocks = model.eval(), list(blocks)
         self._ask, self._attention = ask, attention
         self._capture = BlockOutputs(model, blocks)
@@ -113,9 +110,9 @@ class LiveTeacher:
 class RememberedTeacher:
     """`LiveTeacher` that keeps what it said of a batch on disk, for other cut models that are taught the same batches.
 
-    The outputs of all blocks are kept (of none where none is wanted), since other cuts are matched with others. A
-    batch's answers lie under the digest of what the teacher reads and are exact: results are identical whether or not
-    they were found. Nothing more is written once ``folder`` would contain more than ``most`` bytes.
+    The outputs of all blocks are kept (of none where none is wanted), since other cuts are matched with others. Answers
+    are stored under the digest of what the teacher reads and are exact: results are identical on a hit or miss. Nothing
+    more is written once ``folder`` would contain more than ``most`` bytes.
 
     Args:
         folder: of this teacher alone, see `answers_folder`; it may vanish or be filled by others at any time.
@@ -167,7 +164,7 @@ class RememberedTeacher:
 class StoredTeacher:
     """Answers of the teacher to every row of train, float32, memory-mapped: one pass instead of one an epoch.
 
-    ``hidden-<slot>`` holds the states of all real tokens (N_tokens, D), row after row. Padding gets zeros, which
+    ``hidden-<slot>`` contains the states of all real tokens (N_tokens, D), row after row. Padding gets zeros, which
     no loss reads. Equal to `LiveTeacher` up to rounding: a row's answer hangs a little on its batch's padding.
     """
 
@@ -201,44 +198,38 @@ def store_answers(teacher: LiveTeacher, train: Encoded, folder: Path, progress: 
 
     Written aside and renamed when whole, by the main process. The caller removes ``folder`` when recovery is done.
     """
-    lengths = np.array([len(ids) for ids in train.ids])
     distributed.from_main(lambda: _store(teacher, train, folder, progress))
-    return StoredTeacher(folder, lengths)
+    return StoredTeacher(folder, np.array([len(ids) for ids in train.ids]))
 
 
 def _store(teacher: LiveTeacher, train: Encoded, folder: Path, progress: Callable[[str], None]) -> None:
     identity = key_of({"ids": train.ids, "blocks": teacher.blocks, "teacher": weights_digest(teacher.model)})
-    marker = folder / "answers.json"
-    if not (marker.is_file() and read_json(marker) == identity):
-        shutil.rmtree(folder, ignore_errors=True)
-        aside = folder.with_name(folder.name + ".part")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        _write_answers(teacher, train, aside, progress)
-        write_json(aside / "answers.json", identity)
-        aside.replace(folder)
-
-
-def _write_answers(ask: LiveTeacher, train: Encoded, folder: Path, progress: Callable[[str], None]) -> None:
-    lengths = np.array([len(ids) for ids in train.ids])
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    device = device_of(ask.model)
+    marker, aside = folder / "answers.json", folder.with_name(folder.name + ".part")
+    if marker.is_file() and read_json(marker) == identity:
+        return
+    for old in (folder, aside):
+        shutil.rmtree(old, ignore_errors=True)
+    aside.mkdir(parents=True)
+    starts = np.cumsum([0, *(len(ids) for ids in train.ids)])
+    model, device = teacher.model, device_of(teacher.model)
     groups = batches(train, np.zeros(len(train), dtype=np.int64), 32, length_bucketed=True, seed=None)
-    width = int(ask.model.config.hidden_size)
+    shape = (int(starts[-1]), int(model.config.hidden_size))
     states = [
-        open_memmap(folder / f"hidden-{slot}.npy", "w+", np.float32, (int(starts[-1]), width))  # type: ignore[no-untyped-call]
-        for slot in range(len(ask.blocks))
+        open_memmap(aside / f"hidden-{slot}.npy", "w+", np.float32, shape)  # type: ignore[no-untyped-call]
+        for slot in range(len(teacher.blocks))
     ]
-    logits: Array = np.zeros((len(train), int(ask.model.config.num_labels)), dtype=np.float32)
-    with fused_attention(ask.model):
+    logits: Array = np.zeros((len(train), int(model.config.num_labels)), dtype=np.float32)
+    with fused_attention(model):
         for number, batch in enumerate(groups, start=1):
             progress(f"the teacher answers {number}/{len(groups)}")
-            taught = ask(batch.to(device))
+            taught = teacher(batch.to(device))
             logits[batch.rows.numpy()] = taught.logits.cpu().numpy()
             for stored, state in zip(states, taught.hidden, strict=True):
                 values = state.cpu().numpy()
                 for place, row in enumerate(batch.rows.numpy()):
-                    stored[starts[row] : starts[row + 1]] = values[place, : lengths[row]]
+                    stored[starts[row] : starts[row + 1]] = values[place, : starts[row + 1] - starts[row]]
     for stored in states:
         stored.flush()
-    np.save(folder / "logits.npy", logits)
+    np.save(aside / "logits.npy", logits)
+    write_json(aside / "answers.json", identity)
+    aside.replace(folder)

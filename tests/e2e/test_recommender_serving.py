@@ -28,7 +28,7 @@ from lwc.tasks.next_item import ranking
 from lwc.tasks.next_item.endpoint import ItemEndpoint
 from lwc.tasks.next_item.graph import top_items_graph
 from lwc.tasks.next_item.histories import Catalogue
-from lwc.tasks.next_item.model import NextItemView, build, save
+from lwc.tasks.next_item.model import NextItemView, build
 from lwc.tasks.next_item.rows import answers
 from lwc.tasks.next_item.wire import ItemWire
 
@@ -52,7 +52,7 @@ def view() -> NextItemView:
 @pytest.fixture(scope="module")
 def repository(view: NextItemView, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shop")
-    save(view, folder / "model")
+    view.save_pretrained(folder / "model", safe_serialization=True)
     CATALOGUE.write(folder / "model" / "catalogue.json")
     export_graph(top_items_graph(view, K, [], LENGTH), folder / "model.onnx")
     package = Package(max_batch_size=BATCH, queue_delay_microseconds=20000, intra_op_threads=1)

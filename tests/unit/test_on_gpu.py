@@ -22,7 +22,7 @@ from lwc.models.placement import beside, device_of, placed
 from lwc.models.surgery import remove_blocks
 from lwc.tasks.task import Checkpoint
 from lwc.tasks.text import model_logits
-from lwc.training.distillation import Recoverer, Recovering, recover
+from lwc.training.distillation import Recoverer, recover
 from lwc.training.fine_tuning import train_base
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")]
@@ -65,8 +65,8 @@ def test_train_recover_and_evaluate(base: tuple[Path, Path], tmp_path: Path) -> 
     save_checkpoint(
         remove_blocks(teacher, family_of(teacher), [1, 2]), load_tokenizer(out / "model"), tmp_path / "cut" / "model"
     )
-    folders = Recovering(folder, out, tmp_path / "cut", tmp_path / "healed", tmp_path / "scratch")
-    recover(recipe_of(), [0, 3], folders, quiet)
+    stages = {"data": folder, "train": out, "remove": tmp_path / "cut"}
+    recover(recipe_of(), [0, 3], stages, tmp_path / "healed", tmp_path / "scratch", quiet)
     labels = np.asarray(texts.labels)
     healed, _ = model_logits(tmp_path / "healed" / "model", texts, recipe_of())
     assert float((healed.argmax(axis=1) == labels).mean()) > 0.9

@@ -21,7 +21,7 @@ from lwc.tasks.next_item import ranking
 from lwc.tasks.next_item.endpoint import ItemEndpoint
 from lwc.tasks.next_item.graph import graph_inputs, top_items_graph
 from lwc.tasks.next_item.histories import Catalogue
-from lwc.tasks.next_item.model import NextItemView, build, save
+from lwc.tasks.next_item.model import NextItemView, build
 from lwc.tasks.next_item.rows import answers
 
 SHAPE = FromConfig(kind="config", blocks=2, hidden=16, heads=2, dropout=0.3, max_length=8)
@@ -84,7 +84,7 @@ def catalogue(items: int = ITEMS) -> Catalogue:
 
 
 def test_the_repository_ships_the_catalogue_with_the_model(view: NextItemView, graph: Path, tmp_path: Path) -> None:
-    save(view, tmp_path / "model")
+    view.save_pretrained(tmp_path / "model", safe_serialization=True)
     catalogue().write(tmp_path / "model" / "catalogue.json")
     out = tmp_path / "repository"
     described = build_repository(
@@ -105,7 +105,7 @@ def test_the_repository_ships_the_catalogue_with_the_model(view: NextItemView, g
 
 
 def test_a_model_of_another_catalogue_is_refused(view: NextItemView, graph: Path, tmp_path: Path) -> None:
-    save(view, tmp_path / "model")
+    view.save_pretrained(tmp_path / "model", safe_serialization=True)
     catalogue(14).write(tmp_path / "model" / "catalogue.json")
     with pytest.raises(ModelError, match="16 tokens for 14 items"):
         build_repository(

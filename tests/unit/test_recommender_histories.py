@@ -146,7 +146,6 @@ def test_too_little_data_is_one_clear_error() -> None:
         ({"model": {"kind": "config", "vocab_size": 500}}, "model.vocab_size"),
         ({"vocabulary": {"trim": True}}, "vocabulary.trim"),
         ({"score": {"methods": [{"method": "mutual_information"}]}}, "mutual_information"),
-        ({"target": {"ratio": 2, "of": "latency"}}, "target.of: latency"),
         ({"export": {"latency_shapes": [{"batch": 1, "length": 9}]}}, "longer than model.max_length"),
         ({"task": {"kind": "next_item", "top_k": 5}}, "greater than or equal to 10"),
     ],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import onnx
 import pytest
 from histories import recipe, write_chain
 from measured_figures import TIMES, differences
@@ -60,6 +62,22 @@ def test_a_target_out_of_reach_is_told_before_the_training(tmp_path: Path) -> No
     with pytest.raises(TargetError):
         run(made, tmp_path / "runs", lambda *_: None, until="train")
     assert not list((tmp_path / "runs" / ".store").glob("work/train-*/scratch/checkpoints"))
+
+
+def test_a_target_of_latency_times_the_graph_that_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compare(*paths_and_settings: Any) -> dict[str, Any]:
+        graphs = [onnx.load(str(path)).graph for path in paths_and_settings[:2]]
+        assert [[value.name for value in graph.output] for graph in graphs] == [["scores", "items"]] * 2
+        base, cut = (sum(node.op_type == "Softmax" for node in graph.node) for graph in graphs)
+        return {"ratio": base / cut, "shapes": []}
+
+    monkeypatch.setattr("lwc.pipeline.blocks_for_latency.compare_latency", compare)
+    write_chain(tmp_path / "shop.csv")
+    made = recipe(tmp_path / "shop.csv", target={"ratio": 1.4, "of": "latency"})
+    results = run(made, tmp_path / "runs", lambda *_: None, until="select")
+    selection = read_json(results["select"].path / "selection.json")
+    assert {row["blocks"]: row["ratio"] for row in selection["latency"]} == {1: 3.0, 2: 1.5}
+    assert len(selection["kept"]) == 2
 
 
 def test_trust_learned_fusion_and_iterated_removal_work_as_for_texts(tmp_path: Path) -> None:

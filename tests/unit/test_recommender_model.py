@@ -30,7 +30,7 @@ from lwc.recipe import (
 )
 from lwc.tasks.next_item.histories import Catalogue
 from lwc.tasks.next_item.losses import full_softmax, sampled_softmax
-from lwc.tasks.next_item.model import NextItemView, build, encoded, load, save
+from lwc.tasks.next_item.model import NextItemView, build, encoded, load
 from lwc.tasks.next_item.rows import answers, train_rows
 from lwc.tasks.next_item.task import TASK
 
@@ -78,7 +78,7 @@ def test_only_the_last_items_of_a_long_history_are_read(view: NextItemView) -> N
 
 def test_the_checkpoint_loads_without_lwc_and_gives_the_same_logits(view: NextItemView, tmp_path: Path) -> None:
     smaller = remove_blocks(view, family_of(view), [1, 3])
-    save(smaller, tmp_path)
+    smaller.save_pretrained(tmp_path, safe_serialization=True)
     code = (
         "import sys, torch; sys.modules['lwc'] = None\n"
         "from transformers import AutoModelForCausalLM\n"

@@ -25,7 +25,7 @@ from lwc.models.load import load_classifier, load_tokenizer, save_checkpoint
 from lwc.models.losses import attention_loss
 from lwc.models.surgery import remove_blocks
 from lwc.recipe import Data, Recipe, Recovery, Unlabelled
-from lwc.training.distillation import Recovering, random_weights, recover
+from lwc.training.distillation import random_weights, recover
 from lwc.training.loop import parameter_groups
 from lwc.training.teacher import (
     BlockOutputs,
@@ -239,8 +239,8 @@ def recovered(
     more = {key: value for key, value in changes.items() if key != "vocabulary"}
     settings = Recovery.model_validate({**recipe.recover.model_dump(), **more})
     recipe = recipe.model_copy(update={"recover": settings})
-    folders = Recovering(data, out, cut, tmp_path / name, tmp_path / f"{name}-scratch", answers)
-    recover(recipe, [0, 3], folders, quiet)
+    stages = {"data": data, "train": out, "remove": cut}
+    recover(recipe, [0, 3], stages, tmp_path / name, tmp_path / f"{name}-scratch", quiet, answers)
     return tmp_path / name, recipe
 
 

@@ -27,7 +27,7 @@ from lwc.pipeline.stage import StageContext
 from lwc.pipeline.stages import STAGES
 from lwc.recipe import Recipe, Target
 from lwc.tasks.task import Checkpoint
-from lwc.training.distillation import Recoverer, Recovering, recover
+from lwc.training.distillation import Recoverer, recover
 from lwc.training.fine_tuning import train_base
 
 NAMES = ["other", "great"]
@@ -113,8 +113,8 @@ def test_recovery_brings_the_cut_model_back(
     recipe = recipe.model_copy(update={"recover": recipe.recover.model_copy(update=changes)})
 
     def go(name: str) -> dict[str, torch.Tensor]:
-        folders = Recovering(data, out, tmp_path / "cut", tmp_path / name, tmp_path / f"{name}-scratch")
-        recover(recipe, kept, folders, quiet)
+        stages = {"data": data, "train": out, "remove": tmp_path / "cut"}
+        recover(recipe, kept, stages, tmp_path / name, tmp_path / f"{name}-scratch", quiet)
         return load_file(tmp_path / name / "model" / "model.safetensors")
 
     one, two = go("one"), go("two")

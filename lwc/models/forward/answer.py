@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
+
+from lwc.models.types import Model
 
 
 class Answer(nn.Module):
@@ -14,14 +15,14 @@ class Answer(nn.Module):
     Logits are (B, C); those of a language model are of the token after the last real one, (B, V).
     """
 
-    def __init__(self, model: Any, names: Sequence[str]) -> None:
+    def __init__(self, model: Model, names: Sequence[str]) -> None:
         super().__init__()
         self.model = model
         self.names = list(names)
 
     def forward(self, *values: Tensor) -> Tensor:
         inputs = dict(zip(self.names, values, strict=True))
-        logits: Tensor = self.model(**inputs).logits
+        logits = self.model(**inputs).logits
         if logits.ndim == 2:
             return logits
         mask = inputs["attention_mask"]

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,16 +18,17 @@ from lwc.core.store import key_of, write_whole
 from lwc.models.batches import Batch, Encoded
 from lwc.models.forward.predict import predict
 from lwc.models.placement import device_of
+from lwc.models.types import Model
 
 logger = logging.getLogger(__name__)
 
 
-def answers_folder(folder: Path, model: Any) -> Path:
-    """Where in ``folder`` the answers of this very teacher lie."""
+def answers_folder(folder: Path, model: Model) -> Path:
+    """The folder in ``folder`` for the answers of exactly this teacher."""
     return folder / weights_digest(model)[:24]
 
 
-def weights_digest(model: Any) -> str:
+def weights_digest(model: Model) -> str:
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         digest.update(name.encode())
@@ -36,7 +36,7 @@ def weights_digest(model: Any) -> str:
     return digest.hexdigest()
 
 
-def asked_once(model: Any, encoded: Encoded, rows: Sequence[Batch], folder: Path | None) -> Array:
+def asked_once(model: Model, encoded: Encoded, rows: Sequence[Batch], folder: Path | None) -> Array:
     """`predict`, or what this very model said of these very batches before, to the bit: it is kept in ``folder``.
 
     Several processes that share the work ask anew.

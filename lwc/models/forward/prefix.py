@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from lwc.core import distributed
-from lwc.core.errors import ModelError
 from lwc.models.batches import Batch
 from lwc.models.families import BlockOutput, Family, block_list
 from lwc.models.losses import example_accuracy, example_loss
+from lwc.models.surgery import checked, computing
 from lwc.models.types import Model
 
 
@@ -34,7 +34,7 @@ class Outcome:
 
 
 def outcome(model: Model, batch: Batch) -> tuple[float, float]:
-    """Sums over the rows of `example_loss` and `example_accuracy` of the model as it stands."""
+    """Sums over the rows of `example_loss` and `example_accuracy` of the model as it is."""
     logits = model(**batch.inputs).logits
     if logits.ndim == 2:  # over a vocabulary, doubles would take gigabytes
         logits = logits.double()
@@ -43,7 +43,7 @@ def outcome(model: Model, batch: Batch) -> tuple[float, float]:
 
 
 @dataclass
-class _Course:
+class Course:
     """What the blocks do in the next forward: those before ``start`` nothing, those in ``gone`` pass their input on."""
 
     start: int = 0
@@ -52,9 +52,9 @@ class _Course:
 
 
 @contextmanager
-def _steered(blocks: nn.ModuleList, family: Family) -> Iterator[_Course]:
-    """Let a ``_Course`` steer the blocks. Nests with ``bypass``; restores exactly."""
-    course = _Course()
+def steered(blocks: nn.ModuleList, family: Family) -> Iterator[Course]:
+    """Let a `Course` steer the blocks for a while. Nests with `bypass`."""
+    course = Course()
 
     def steer(index: int, compute: Callable[..., BlockOutput]) -> Callable[..., BlockOutput]:
         def forward(hidden: Tensor, *args: Tensor, **kwargs: Tensor) -> BlockOutput:
@@ -68,17 +68,8 @@ def _steered(blocks: nn.ModuleList, family: Family) -> Iterator[_Course]:
 
         return forward
 
-    before = [block.__dict__.get("forward") for block in blocks]
-    try:
-        for index, block in enumerate(blocks):
-            block.__dict__["forward"] = steer(index, block.forward)
+    with computing([(block, steer(index, block.forward)) for index, block in enumerate(blocks)]):
         yield course
-    finally:
-        for block, forward in zip(blocks, before, strict=True):
-            if forward is None:
-                block.__dict__.pop("forward", None)
-            else:
-                block.__dict__["forward"] = forward
 
 
 def visiting_order(bypassed: Iterable[frozenset[int]], count: int) -> list[tuple[frozenset[int], int]]:
@@ -99,15 +90,13 @@ def outcomes(
     """
     blocks = block_list(model, family)
     course_of = visiting_order(bypassed, len(blocks))
-    wrong = sorted({index for gone, _ in course_of for index in gone if not 0 <= index < len(blocks)})
-    if wrong:
-        raise ModelError(f"no blocks {wrong} in a model of {len(blocks)} blocks", "blocks are numbered from 0")
+    checked(len(blocks), {index for gone, _ in course_of for index in gone})
     loss = {gone: 0.0 for gone, _ in course_of}
     correct = {gone: 0.0 for gone, _ in course_of}
 
     def of(batch: Batch) -> list[tuple[float, float]]:
         found = []
-        with _steered(blocks, family) as course:
+        with steered(blocks, family) as course:
             for course.gone, course.start in course_of:
                 found.append(outcome(model, batch))
         return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
 
@@ -18,10 +18,7 @@ def watched(model: Model, family: Family, look: Callable[[int, Tensor, Tensor], 
     def watch(index: int) -> Callable[[nn.Module, tuple[Tensor, ...], Mapping[str, Tensor], BlockOutput], None]:
         return lambda _, args, kwargs, output: look(index, block_input(args, kwargs), hidden_states(output))
 
-    blocks = enumerate(block_list(model, family))
-    handles = [block.register_forward_hook(watch(index), with_kwargs=True) for index, block in blocks]
-    try:
+    with ExitStack() as stack:
+        for index, block in enumerate(block_list(model, family)):
+            stack.callback(block.register_forward_hook(watch(index), with_kwargs=True).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

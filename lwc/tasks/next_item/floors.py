@@ -55,7 +55,7 @@ def item_knn(train: Train, items: int, histories: Sequence[Sequence[int]], neigh
         MissingDependency: ``implicit`` is not installed.
     """
     try:
-        nearest: Any = importlib.import_module("implicit.nearest_neighbours")
+        nearest = importlib.import_module("implicit.nearest_neighbours")
     except ImportError as error:
         raise MissingDependency(
             "the item-kNN floor needs the package implicit", "pip install 'lwc[recommender]'"

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lwc.core.arrays import Array
-from lwc.tasks.next_item.model import PAD, NextItemView
+from lwc.models.batches import pad
+from lwc.tasks.next_item.model import PAD, NextItemView, encoded
 from lwc.tasks.task import Graph
 
 OUTPUTS = ("scores", "items")
@@ -21,7 +22,7 @@ class TopItems(nn.Module):
     """Token ids, mask (B, T) and seen tokens (B, S) in; scores and item numbers (B, K) out, best first.
 
     ``seen`` holds token ids, padded with 0, and may be longer than what the model reads. Its items get the lowest
-    float32 and so stand behind all others; equal scores stand in the order of the item numbers.
+    float32 and so come after all others; equal scores are in the order of the item numbers.
     """
 
     def __init__(self, view: NextItemView, k: int) -> None:
@@ -29,7 +30,6 @@ class TopItems(nn.Module):
         self.view, self.k = view, k
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
         logits = self.view(input_ids, attention_mask).logits
         lowest = torch.finfo(torch.float32).min
         # A column for the padding, which ``seen`` is full of.
@@ -39,25 +39,13 @@ class TopItems(nn.Module):
         return scores, items
 
 
-def padded(rows: list[list[int]], width: int) -> Array:
-    """Rows of item numbers as token ids (B, width), padding on the right."""
-    ids: Array = np.zeros((len(rows), width), dtype=np.int64)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)] = np.asarray(row, dtype=np.int64) + PAD + 1
-    return ids
-
-
 def graph_inputs(histories: list[list[int]], max_length: int) -> dict[str, Array]:
     """What the graph reads for these known histories, as the served front makes it."""
-    last = [history[-max_length:] for history in histories]
-    mask: Array = np.zeros((len(last), max(len(row) for row in last)), dtype=np.int64)
-    for place, row in enumerate(last):
-        mask[place, : len(row)] = 1
-    return {
-        "input_ids": padded(last, mask.shape[1]),
-        "attention_mask": mask,
-        "seen": padded(histories, max(len(row) for row in histories)),
-    }
+    last, whole = (
+        pad(encoded(histories, length), range(len(histories)), None).inputs
+        for length in (max_length, max(len(history) for history in histories))
+    )
+    return {**{name: value.numpy() for name, value in last.items()}, "seen": whole["input_ids"].numpy()}
 
 
 def top_items_graph(view: NextItemView, k: int, histories: list[list[int]], max_length: int) -> Graph:

@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from lwc.core.errors import ModelError
 from lwc.models.batches import Encoded
+from lwc.models.types import Config, Model
 from lwc.recipe import FromConfig
 
 PAD = 0
@@ -31,27 +32,29 @@ class NextItemView(nn.Module):
     ``config``, blocks and embeddings, and its cross-entropy is that of the next item.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
-        self.model = model
+        self.model: Model = model
 
     @property
-    def config(self) -> Any:
+    def config(self) -> Config:
         """The stock model's config: surgery counts blocks there."""
         return self.model.config
 
     @property
-    def base_model(self) -> Any:
+    def base_model(self) -> nn.Module:
         """Where the blocks are."""
         return self.model.base_model
 
-    def get_input_embeddings(self) -> Any:
+    def get_input_embeddings(self) -> nn.Embedding:
         """The table of item vectors, which also answers."""
         return self.model.get_input_embeddings()
 
-    def get_output_embeddings(self) -> Any:
+    def get_output_embeddings(self) -> nn.Linear:
         """The layer that answers with them."""
-        return self.model.get_output_embeddings()
+        head = self.model.get_output_embeddings()
+        assert head is not None  # a language model
+        return head
 
     def save_pretrained(self, folder: Path, *, safe_serialization: bool) -> None:
         """A plain `GPT2LMHeadModel` checkpoint: loads without lwc."""
@@ -64,7 +67,7 @@ class NextItemView(nn.Module):
 
     def item_logits(self, hidden: Tensor) -> Tensor:
         """Logits (…, V) of the items, padding left out, from hidden states (…, D)."""
-        return self.model.lm_head(hidden)[..., PAD + 1 :]  # type: ignore[no-any-return]
+        return self.get_output_embeddings()(hidden)[..., PAD + 1 :]  # type: ignore[no-any-return]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor | None = None) -> Any:
         """``.logits`` (B, V) after the last real item of each row.
@@ -117,11 +120,6 @@ def load(folder: Path) -> NextItemView:
     if info["missing_keys"] or info["mismatched_keys"]:
         raise ModelError(f"{folder}: weights are missing or have another shape", "run the train stage again")
     return NextItemView(model).eval()
-
-
-def save(view: NextItemView, folder: Path) -> None:
-    """A plain `GPT2LMHeadModel` checkpoint: loads without lwc."""
-    view.save_pretrained(folder, safe_serialization=True)
 
 
 def encoded(histories: Sequence[Sequence[int]], max_length: int) -> Encoded:

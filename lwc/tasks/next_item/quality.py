@@ -1,8 +1,7 @@
-"""The one reading of the test questions: base, unrecovered and compressed model, beside three floors."""
+"""Read the test questions, once: base, unrecovered and compressed model, and three floors."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +12,13 @@ import pyarrow.parquet as pq
 from lwc.core.arrays import Array
 from lwc.core.errors import ModelError
 from lwc.models.placement import placed
-from lwc.recipe import NextItem, Recipe
+from lwc.recipe import NextItem
 from lwc.tasks.next_item import floors, ranking
 from lwc.tasks.next_item.histories import UNKNOWN, Catalogue
 from lwc.tasks.next_item.model import load
 from lwc.tasks.next_item.rows import answers
 from lwc.tasks.next_item.splits import Questions, load_questions, load_train
-from lwc.tasks.task import Evaluation
-
-
-@dataclass(frozen=True)
-class Answered:
-    """Of each model: its quality, and its metrics per question. Of the compressed one also its lists and their scores.
-
-    Scores of all items (N, V) are kept of no model: three times a catalogue for each user fills the memory.
-    """
-
-    quality: dict[str, dict[str, Any]]
-    values: dict[str, dict[str, ranking.Floats]]
-    lists: Array
-    scores: Array
+from lwc.tasks.task import Evaluation, Measure
 
 
 def model_scores(folder: Path, questions: Questions, catalogue: Catalogue, max_length: int, batch: int) -> Array:
@@ -64,16 +50,20 @@ def floor_scores(task: NextItem, data_dir: Path, questions: Questions, items: in
     return {name: ranking.without_seen(each, questions.seen) for name, each in scores.items()}
 
 
-def ask(evaluation: Evaluation, task: NextItem) -> Answered:
+def ask(evaluation: Evaluation, task: NextItem) -> Measure:
     """Rank the whole catalogue for every test user with each model.
+
+    Scores of all items (N, V) are kept of no model: three times a catalogue for each user fills the memory. Predictions
+    have user, history, target and, of the compressed model, the list of the served size and its scores.
 
     Raises:
         ModelError: a model answers with non-finite scores, or belongs to another catalogue.
+        MissingDependency: the package of the item-kNN floor is not installed, once the rest is measured.
     """
     recipe, data_dir = evaluation.recipe, evaluation.data_dir
     catalogue, test = Catalogue.read(data_dir / "catalogue.json"), load_questions(data_dir, "test")
-    weights = _weights(recipe, test)
-    quality: dict[str, dict[str, Any]] = {}
+    weights = ranking.resamples(len(test), recipe.evaluate.bootstrap, recipe.seed)
+    quality: dict[str, Any] = {}
     values: dict[str, dict[str, ranking.Floats]] = {}
     lists: Array = np.empty(0, dtype=np.int64)
     best: Array = np.empty(0)
@@ -84,70 +74,49 @@ def ask(evaluation: Evaluation, task: NextItem) -> Answered:
         if name == "compressed":
             lists = ranking.top(scores, min(task.top_k, len(catalogue)))
             best = np.take_along_axis(scores, lists, axis=1)
-    return Answered(quality, values, lists, best)
 
-
-def _weights(recipe: Recipe, test: Questions) -> Array:
-    return ranking.resamples(len(test), recipe.evaluate.bootstrap, recipe.seed)
-
-
-def measure(evaluation: Evaluation, task: NextItem, answered: Answered) -> dict[str, Any]:
-    """The content of ``evaluation.json``; writes ``predictions.parquet``.
-
-    Predictions have user, history, target and, of the compressed model, the list of the served size and its scores.
-
-    Raises:
-        MissingDependency: the item-kNN floor's package is not installed.
-    """
-    recipe, data_dir = evaluation.recipe, evaluation.data_dir
-    catalogue, test = Catalogue.read(data_dir / "catalogue.json"), load_questions(data_dir, "test")
-    weights, values = _weights(recipe, test), dict(answered.values)
-    _write_predictions(answered, test, catalogue, evaluation.out / "predictions.parquet")
-    evaluation.say("test split: popularity, recent popularity and item-kNN")
-    beaten: dict[str, Any] = {}
-    for name, each in floor_scores(task, data_dir, test, len(catalogue)).items():
-        beaten[name], values[name] = ranking.quality(each, test.targets, weights)
-    cold = (test.targets >= catalogue.trained).astype(bool)
-    return {
-        "n_train": len(load_train(data_dir).items),
-        "items": len(catalogue),
-        "label_names": None,
-        "text_fields": [],
-        "truncated": {
-            "count": sum(len(seen) > recipe.model.max_length for seen in test.seen),
-            "of": len(test),
-            "max_length": recipe.model.max_length,
-        },
-        "unanswerable": {
-            "target_not_in_catalogue": int((test.targets == UNKNOWN).sum()),
-            "no_known_history": sum(not seen for seen in test.seen),
-            "unknown_items_in_histories": int(test.skipped.sum()),
-        },
-        "quality": {**answered.quality, "floors": beaten},
-        "retention": ranking.retention(values["base"], values["compressed"], weights),
-        "retention_unrecovered": ranking.retention(values["base"], values["unrecovered"], weights),
-        # Targets that train never saw and the text of an item made known: how often they are found.
-        "cold": {
-            "items": len(catalogue) - catalogue.trained,
-            "n": int(cold.sum()),
-            **{
-                f"hr_at_10_{name}": float(values[name]["hr_at_10"][cold].mean())
-                for name in answered.quality
-                if cold.any()
+    def measure() -> dict[str, Any]:
+        _write_predictions(lists, best, test, catalogue, evaluation.out / "predictions.parquet")
+        evaluation.say("test split: popularity, recent popularity and item-kNN")
+        floors_: dict[str, Any] = {}
+        for name, each in floor_scores(task, data_dir, test, len(catalogue)).items():
+            floors_[name], values[name] = ranking.quality(each, test.targets, weights)
+        cold = (test.targets >= catalogue.trained).astype(bool)
+        truncated = sum(len(seen) > recipe.model.max_length for seen in test.seen)
+        return {
+            "n_train": len(load_train(data_dir).items),
+            "items": len(catalogue),
+            "label_names": None,
+            "text_fields": [],
+            "truncated": {"count": truncated, "of": len(test), "max_length": recipe.model.max_length},
+            "unanswerable": {
+                "target_not_in_catalogue": int((test.targets == UNKNOWN).sum()),
+                "no_known_history": sum(not seen for seen in test.seen),
+                "unknown_items_in_histories": int(test.skipped.sum()),
             },
-        },
-        "base_over_floors": {
-            name: ranking.difference(values["base"]["ndcg_at_10"], values[name]["ndcg_at_10"], weights)
-            for name in beaten
-        },
-    }
+            "quality": {**quality, "floors": floors_},
+            "retention": ranking.retention(values["base"], values["compressed"], weights),
+            "retention_unrecovered": ranking.retention(values["base"], values["unrecovered"], weights),
+            # Targets that train never saw and the text of an item made known: how often they are found.
+            "cold": {
+                "items": len(catalogue) - catalogue.trained,
+                "n": int(cold.sum()),
+                **{f"hr_at_10_{name}": float(values[name]["hr_at_10"][cold].mean()) for name in quality if cold.any()},
+            },
+            "base_over_floors": {
+                name: ranking.difference(values["base"]["ndcg_at_10"], values[name]["ndcg_at_10"], weights)
+                for name in floors_
+            },
+        }
+
+    return measure
 
 
-def _write_predictions(answered: Answered, test: Questions, catalogue: Catalogue, path: Path) -> None:
+def _write_predictions(lists: Array, scores: Array, test: Questions, catalogue: Catalogue, path: Path) -> None:
     # What a user has already is no answer: lists of users with long histories are shorter.
     rows = [
         [(catalogue.items[item], float(score)) for item, score in zip(*row, strict=True) if score > -np.inf]
-        for row in zip(answered.lists, answered.scores, strict=True)
+        for row in zip(lists, scores, strict=True)
     ]
     table = pa.table(
         {

@@ -1,18 +1,18 @@
-"""Full-ranking quality: where the item that came next stands among *all* items the user does not have yet.
+"""Full-ranking quality: the place of the item that came next among *all* items the user does not have yet.
 
 Never sampled: metrics over a few sampled negatives order models differently (Krichene & Rendle 2020).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lwc.core.arrays import Array
-from lwc.metrics.classification import interval
+from lwc.metrics.classification import interval, quotient, ratio_interval
 from lwc.tasks.next_item.histories import UNKNOWN
 
 K = 10
@@ -40,7 +40,7 @@ def without_seen(scores: Array, seen: Sequence[Sequence[int]]) -> Array:
 def ranks(scores: Array, targets: Array) -> Floats:
     """The place (N,) of each target among scores (N, V), 1 = first; ∞ where the target is `UNKNOWN`.
 
-    Equal scores stand in the order of the item numbers, as in ONNX's TopK: a constant score is the popularity list.
+    Equal scores are in the order of the item numbers, as in ONNX's TopK: a constant score is the popularity list.
     """
     found = np.full(len(targets), np.inf)
     for row, target in enumerate(targets):
@@ -68,7 +68,7 @@ def per_question(places: Floats) -> dict[str, Floats]:
 
 
 def _shown(lists: Array, items: int) -> Array:
-    """(N, V) booleans: item stands in this user's list."""
+    """(N, V) booleans: item is in this user's list."""
     found: Array = np.zeros((len(lists), items), dtype=np.float32)
     np.put_along_axis(found, lists, 1.0, axis=1)
     return found
@@ -89,7 +89,7 @@ def _coverage_samples(shown: Array, weights: Array) -> Floats:
 def quality(scores: Array, targets: Array, weights: Array) -> tuple[dict[str, Any], dict[str, Floats]]:
     """All metrics of scores (N, V), −∞ for seen items, each with its 95% interval over users; and the values per user.
 
-    ``coverage`` is the share of the catalogue that stands in at least one top-10 list; resampled users show fewer
+    ``coverage`` is the share of the catalogue that is in at least one top-10 list; resampled users show fewer
     items, so that its interval reaches further down than up. ``weights`` (R, N) come from `resamples`.
     """
     values = per_question(ranks(scores, targets))
@@ -103,22 +103,15 @@ def quality(scores: Array, targets: Array, weights: Array) -> tuple[dict[str, An
 
 def retention(base: dict[str, Floats], compressed: dict[str, Floats], weights: Array) -> dict[str, Any]:
     """Compressed ÷ base of each headline metric, the same users drawn for both; None where the base has 0."""
-    found: dict[str, Any] = {}
-    for name in HEADLINES:
-        below, above = weights @ base[name], weights @ compressed[name]
-        usable = below > 0
-        if base[name].sum() == 0 or not usable.any():
-            found[name] = {"value": None, "low": None, "high": None}
-            continue
-        ratio = float(compressed[name].sum() / base[name].sum())
-        found[name] = interval(ratio, above[usable] / below[usable])
-    return found
+    return {
+        name: ratio_interval(
+            float(quotient(compressed[name].sum(), base[name].sum())),
+            quotient(weights @ compressed[name], weights @ base[name]),
+        )
+        for name in HEADLINES
+    }
 
 
 def difference(one: Floats, other: Floats, weights: Array) -> dict[str, float]:
     """one − other of a metric per user (N,), with its paired interval: does a model beat a floor?"""
     return interval(float((one - other).mean()), weights @ (one - other) / len(one))
-
-
-Scorer = Callable[[Sequence[Sequence[int]], Array], Array]
-"""(known histories, times of asking (N,)) → scores (N, V)."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from lwc.core.arrays import Array
 from lwc.core.errors import DataError
 from lwc.models.batches import Encoded, batches
 from lwc.models.forward.predict import predict
+from lwc.models.types import Model
 from lwc.recipe import Recipe
 from lwc.tasks.next_item.histories import UNKNOWN
 from lwc.tasks.next_item.model import encoded
@@ -34,7 +34,9 @@ def train_rows(histories: Sequence[Sequence[int]], max_length: int) -> Encoded:
     return encoded(rows, max_length + 1)
 
 
-def answers(view: Any, histories: Sequence[Sequence[int]], items: int, max_length: int, batch_size: int = 64) -> Array:
+def answers(
+    view: Model, histories: Sequence[Sequence[int]], items: int, max_length: int, batch_size: int = 64
+) -> Array:
     """Logits (N, V) after each history; where it is empty, zeros, which rank as the popularity list does."""
     scores: Array = np.zeros((len(histories), items), dtype=np.float32)
     known = [row for row, history in enumerate(histories) if history]

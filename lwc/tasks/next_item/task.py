@@ -13,19 +13,21 @@ from lwc.core import distributed
 from lwc.core.errors import ModelError
 from lwc.models.batches import Batch, batches
 from lwc.models.forward.predict import predict
+from lwc.models.types import Model, Output
 from lwc.recipe import FromConfig, NextItem, Recipe
 from lwc.tasks.endpoint import Endpoint
-from lwc.tasks.next_item import quality, ranking
+from lwc.tasks.next_item import ranking
 from lwc.tasks.next_item.endpoint import ItemEndpoint
 from lwc.tasks.next_item.graph import top_items_graph
 from lwc.tasks.next_item.histories import Catalogue
 from lwc.tasks.next_item.item_text import cold_vectors, read_texts, text_vectors
 from lwc.tasks.next_item.losses import full_softmax, sampled_softmax
-from lwc.tasks.next_item.model import PAD, NextItemView, build, encoded, load, save
+from lwc.tasks.next_item.model import PAD, NextItemView, build, encoded, load
 from lwc.tasks.next_item.prepare import prepare
+from lwc.tasks.next_item.quality import ask
 from lwc.tasks.next_item.rows import calibration_rows, train_rows, validation_questions
 from lwc.tasks.next_item.splits import load_questions, load_train
-from lwc.tasks.task import VALIDATION_BATCH, Checkpoint, Evaluation, Graph, Judge, Rows, Say
+from lwc.tasks.task import VALIDATION_BATCH, Checkpoint, Evaluation, Graph, Judge, Measure, Rows, Say
 
 # Real test histories on which the lists of both runtimes are compared.
 _PARITY_USERS = 200
@@ -36,9 +38,10 @@ def _settings(recipe: Recipe) -> NextItem:
     return recipe.task
 
 
-def _view(model: Any) -> NextItemView:
+def _view(model: Model) -> NextItemView:
     """The model itself, which is wrapped where several processes train it."""
-    view: NextItemView = getattr(model, "module", model)
+    view: object = getattr(model, "module", model)
+    assert isinstance(view, NextItemView)
     return view
 
 
@@ -48,15 +51,15 @@ class NextItemTask:
     endpoint: Endpoint = ItemEndpoint()
 
     def prepare(self, recipe: Recipe, out: Path, scratch: Path, say: Say) -> dict[str, Any]:
-        """See `Task`. Histories, questions and catalogue."""
+        """Histories, questions and catalogue."""
         found = prepare(recipe, _settings(recipe), out, say)
         splits = found["splits"]
         sizes = ", ".join(f"{name} {splits[name]['users']:,}" for name in ("train", "validation", "test"))
         say(f"{found['items']:,} items; users: {sizes}")
         return found
 
-    def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint:
-        """See `Task`. With ``task.text`` item vectors start from their text."""
+    def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint[Catalogue]:
+        """With ``task.text`` item vectors start from their text."""
         assert isinstance(recipe.model, FromConfig)  # the recipe allows no other
         catalogue = Catalogue.read(data_dir / "catalogue.json")
         view = build(recipe.model, len(catalogue), recipe.seed)
@@ -66,8 +69,8 @@ class NextItemTask:
                 view.get_input_embeddings().weight[PAD + 1 :] = torch.from_numpy(text)
         return Checkpoint(view, catalogue)
 
-    def trained(self, recipe: Recipe, base: Checkpoint, rows: Rows, data_dir: Path) -> dict[str, Any]:
-        """See `Task`. The vectors of cold items are read off their text and the vectors of the trained ones."""
+    def trained(self, recipe: Recipe, base: Checkpoint[Catalogue], rows: Rows, data_dir: Path) -> dict[str, Any]:
+        """The vectors of cold items are read off their text and the vectors of the trained ones."""
         task, trained, items = _settings(recipe), base.reader.trained, len(base.reader)
         if task.text is not None and trained < items:
             table = base.model.get_input_embeddings().weight
@@ -77,17 +80,15 @@ class NextItemTask:
                 table[PAD + 1 + trained :] = torch.from_numpy(cold_vectors(text, learnt)).to(table.device)
         return {"softmax": task.softmax, "items": items, "items_trained": trained}
 
-    def load(self, folder: Path) -> Checkpoint:
-        """See `Task`."""
+    def load(self, folder: Path) -> Checkpoint[Catalogue]:
         return Checkpoint(load(folder), Catalogue.read(folder / "catalogue.json"))
 
-    def save(self, checkpoint: Checkpoint, folder: Path) -> None:
-        """See `Task`."""
-        save(checkpoint.model, folder)
+    def save(self, checkpoint: Checkpoint[Catalogue], folder: Path) -> None:
+        checkpoint.model.save_pretrained(folder, safe_serialization=True)
         checkpoint.reader.write(folder / "catalogue.json")
 
-    def rows(self, recipe: Recipe, reader: Any, data_dir: Path, split: str) -> Rows:
-        """See `Task`. Train rows ask at every position, the others after their last item."""
+    def rows(self, recipe: Recipe, reader: Catalogue, data_dir: Path, split: str) -> Rows:
+        """Train rows ask at every position, the others after their last item."""
         if split == "train":
             return Rows(train_rows(load_train(data_dir).items, recipe.model.max_length), None)
         if split == "calibration":
@@ -95,21 +96,20 @@ class NextItemTask:
         seen, targets = validation_questions(data_dir, reader.trained)
         return Rows(encoded(seen, recipe.model.max_length), targets)
 
-    def recovery_rows(self, recipe: Recipe, reader: Any, data_dir: Path, say: Say) -> Rows:
-        """See `Task`."""
+    def recovery_rows(self, recipe: Recipe, reader: Catalogue, data_dir: Path, say: Say) -> Rows:
         return self.rows(recipe, reader, data_dir, "train")
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """See `Task`. Each row without its last item, and where a real item comes next."""
+        """Each row without its last item, and where a real item comes next."""
         mask = batch.mask[:, 1:]
         return {"input_ids": batch.inputs["input_ids"][:, :-1], "attention_mask": mask, "positions": mask.bool()}
 
-    def logits(self, model: Any, output: Any, reader: Any) -> Tensor:
-        """See `Task`. Over the trained items: cold ones come next in no history, and would only be pushed away."""
+    def logits(self, model: Model, output: Output, reader: Catalogue) -> Tensor:
+        """Over the trained items: cold ones come next in no history, and would only be pushed away."""
         return _view(model).item_logits(output.last_hidden_state)[:, : reader.trained]
 
-    def loss(self, recipe: Recipe, reader: Any, model: Any, output: Any, batch: Batch) -> Tensor:
-        """See `Task`. Cross-entropy in nats, mean over all questions of the batch."""
+    def loss(self, recipe: Recipe, reader: Catalogue, model: Model, output: Output, batch: Batch) -> Tensor:
+        """Cross-entropy in nats, mean over all questions of the batch."""
         task, next_items = _settings(recipe), batch.inputs["input_ids"][:, 1:] - PAD - 1
         targets = next_items[batch.mask[:, 1:].bool()]
         view, hidden = _view(model), output.last_hidden_state
@@ -120,13 +120,13 @@ class NextItemTask:
         count = torch.tensor(float(len(targets)), device=targets.device)
         return each * (count / distributed.by_rows(count, len(batch)))
 
-    def judge(self, recipe: Recipe, reader: Any, data_dir: Path, teacher: Any | None = None) -> Judge:
-        """See `Task`. By NDCG@10 among the trained items, as the loss is; with a teacher too."""
+    def judge(self, recipe: Recipe, reader: Catalogue, data_dir: Path, teacher: Model | None = None) -> Judge:
+        """By NDCG@10 among the trained items, as the loss is; with a teacher too."""
         seen, targets = validation_questions(data_dir, reader.trained)
         rows = encoded(seen, recipe.model.max_length)
         asked = batches(rows, targets, VALIDATION_BATCH, length_bucketed=True, seed=None)
 
-        def judge(model: Any) -> dict[str, float]:
+        def judge(model: Model) -> dict[str, float]:
             logits = predict(model, asked)
             logits[:, reader.trained :] = -np.inf
             values = ranking.per_question(ranking.ranks(ranking.without_seen(logits, seen), targets))
@@ -135,25 +135,16 @@ class NextItemTask:
 
         return judge
 
-    def ask(self, evaluation: Evaluation) -> quality.Answered:
-        """See `Task`."""
-        return quality.ask(evaluation, _settings(evaluation.recipe))
+    def ask(self, evaluation: Evaluation) -> Measure:
+        return ask(evaluation, _settings(evaluation.recipe))
 
-    def measure(self, evaluation: Evaluation, answers: Any) -> dict[str, Any]:
-        """See `Task`."""
-        return quality.measure(evaluation, _settings(evaluation.recipe), answers)
-
-    def graph(self, recipe: Recipe, checkpoint: Checkpoint, data_dir: Path) -> Graph:
-        """See `Task`.
-
-        Raises:
-            ModelError: no test user has a history that train knows.
-        """
+    def graph(self, recipe: Recipe, checkpoint: Checkpoint[Catalogue], data_dir: Path) -> Graph:
+        """Raises `ModelError` where no test user has a history that train knows."""
         histories = [seen for seen in load_questions(data_dir, "test").seen if seen][:_PARITY_USERS]
         if not histories:
             raise ModelError("no test user has a history that train knows: parity cannot be checked", "use more data")
         k = min(_settings(recipe).top_k, len(checkpoint.reader))
-        return top_items_graph(checkpoint.model, k, histories, recipe.model.max_length)
+        return top_items_graph(_view(checkpoint.model), k, histories, recipe.model.max_length)
 
 
 TASK = NextItemTask()
