@@ -18,8 +18,8 @@ from lwc.recipe import TASKS
 
 if TYPE_CHECKING:
     from lwc.cli.doctor import Check
+    from lwc.importance.contents import Importance, TrustFigures
     from lwc.report.content_types import Decision, Report, Verdict
-    from lwc.report.importance_contents import Importance, Trust
     from lwc.serving.checks.model import Finding
 
 console = Console(stderr=True, highlight=False)
@@ -200,7 +200,7 @@ def importance_table(importance: Importance) -> None:
         trust_table(trust)
 
 
-def trust_table(trust: Trust) -> None:
+def trust_table(trust: TrustFigures) -> None:
     """Stability of each ranking, its correlation with the loss of cut models, and whether fusing was worth it."""
     cut, stability, correlation = trust["cut_models"], trust["stability"], trust["correlation"]
     table = Table(

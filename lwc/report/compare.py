@@ -13,11 +13,11 @@ from typing import Literal, NotRequired, TypeAlias, cast
 from typing_extensions import TypedDict
 
 from lwc.core.errors import RecipeError
+from lwc.core.marks import Interval, Intervals
 from lwc.core.store import RECORD, STORE_FOLDER, Store, key_of, read_json
 from lwc.recipe import TASKS
 from lwc.report.collect import SCHEMA_VERSION
 from lwc.report.content_types import Decision, Quality, Ratios, Report, Target, measured
-from lwc.report.marks import Interval, Intervals
 from lwc.report.paired import Predictions, holm, other_rows, paired, read_predictions
 from lwc.report.stage_contents import ShapeTimes
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lwc.core.marks import Interval
 from lwc.metrics.headline import Metric
 from lwc.recipe import TASKS
 from lwc.report.compare import Comparison, Test
@@ -13,7 +14,6 @@ from lwc.report.document import Document, Paragraph, Section, Table
 from lwc.report.formats import NOT_MEASURED, duration, number, ratio, retention, significant, with_interval
 from lwc.report.html import render_html
 from lwc.report.markdown import render_markdown
-from lwc.report.marks import Interval
 from lwc.report.stage_contents import ShapeTimes
 
 

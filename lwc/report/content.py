@@ -94,7 +94,7 @@ def _gates(report: Report) -> Section:
 def _size(report: Report) -> Section:
     ratios, selection = report["ratios"], report["selection"]
     files = (report["export"] or {}).get("files")
-    sizes = [_bytes(files and files["base"]), _bytes(files and files["compressed"])]
+    sizes = [_bytes(files[model]) if files else NOT_MEASURED for model in ("base", "compressed")]
     blocks_before, blocks_after = (selection["blocks_before"], len(selection["kept"])) if selection else (None, None)
     before, after = (selection.get("params_before"), selection.get("params_after")) if selection else (None, None)
     rows = (
@@ -118,8 +118,8 @@ def _size(report: Report) -> Section:
     return Section("Size, latency and parity", blocks)
 
 
-def _bytes(file: ExportedFile | None) -> str:
-    return NOT_MEASURED if file is None else f"{file['bytes'] / 1e6:,.1f} MB"
+def _bytes(file: ExportedFile) -> str:
+    return f"{file['bytes'] / 1e6:,.1f} MB"
 
 
 def _latency_rows(latency: Latency | None) -> tuple[tuple[str, ...], ...]:

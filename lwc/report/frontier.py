@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 from typing_extensions import TypedDict
 
 from lwc.core.errors import RecipeError
+from lwc.core.marks import Interval, Intervals
 from lwc.metrics.headline import Headline, Metric
 from lwc.recipe import TASKS
 from lwc.report.content_types import Ratios
@@ -20,7 +21,6 @@ from lwc.report.formats import NOT_MEASURED, duration, number, ratio, retention,
 from lwc.report.frontier_plot import frontier_plot
 from lwc.report.html import render_html
 from lwc.report.markdown import render_markdown
-from lwc.report.marks import Interval, Intervals
 
 Axis: TypeAlias = Literal["params", "latency"]
 AXES: tuple[Axis, ...] = ("params", "latency")

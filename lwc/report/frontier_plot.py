@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lwc.report.marks import Interval
+from lwc.core.marks import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_or
 
 from typing_extensions import is_typeddict
 
+from lwc.core.marks import Fact, Interval, Keyed, Names, Sometimes, When
 from lwc.recipe import FromConfig, Recipe
 from lwc.report.content_types import Findings
-from lwc.report.marks import Fact, Interval, Keyed, Names, Sometimes, When
 
 # What was asked, not measured.
 _ASKED = ("schema_version", "recipe", "task")

@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from lwc.importance.contents import Bands, Importance, KendallTau, TrustFigures
 from lwc.report.document import Figure
 from lwc.report.formats import significant
-from lwc.report.importance_contents import Bands, Importance, KendallTau, Trust
 from lwc.report.plots import BLUE, GREY, INK, ORANGE, RED, SOFT, STYLE, canvas, save
 from lwc.report.stage_contents import Selection
 
@@ -36,7 +36,8 @@ def _interval(intervals: Sequence[Sequence[float | None]] | None, block: int) ->
 
 def importance_heatmap(importance: Importance, selection: Selection | None, path: Path) -> str:
     """Blocks × methods: colour per method, raw scores and their intervals written in, removed blocks framed."""
-    rows = [(name, method["scores"]) for name, method in importance["methods"].items()]
+    scored = importance["methods"].items()
+    rows: list[tuple[str, Sequence[float | None]]] = [(name, method["scores"]) for name, method in scored]
     rows.append(("fused", importance["fused"]["scores"]))
     trust = importance.get("trust")
     intervals: dict[str, Bands] = {}
@@ -89,7 +90,7 @@ def agreement_matrix(tau: KendallTau, path: Path) -> str:
         return save(figure, path)
 
 
-def prediction_scatter(trust: Trust, path: Path) -> str:
+def prediction_scatter(trust: TrustFigures, path: Path) -> str:
     """Predicted damage against the loss of models really cut, one panel a method and one for the fusion."""
     predicted = {**trust["predicted"]["methods"], "fused": trust["predicted"]["fused"]}
     cut, correlation = trust["cut_models"], trust["correlation"]

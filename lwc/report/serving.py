@@ -105,7 +105,7 @@ def serving_section(report: Report, figures: Mapping[str, Figure]) -> Section:
         return Section("Serving", [Paragraph(text)])
     rows, reading = [], TASKS[report["task"]].headline
     for name, one in measured.items():
-        latency: Mapping[str, object] = one.get("latency_ms", {})
+        latency = one.get("latency_ms", {})
         served: Mapping[str, object] = one.get("served", {})
         rows.append(
             (

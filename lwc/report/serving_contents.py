@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Literal, NotRequired, TypeAlias
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from lwc.report.marks import Keyed, Number, Sometimes, When
+from lwc.core.marks import Keyed, Number, Sometimes, When
 
-
-class Milliseconds(TypedDict):
-    """Of every answered request."""
-
-    p50: Number
-    p95: Number
-    p99: Number
-    mean: Number
-    max: Number
+Milliseconds: TypeAlias = dict[Literal["p50", "p95", "p99", "mean", "max"], Number]
+"""Latencies of every answered request."""
 
 
 class Answers(TypedDict, total=False):
@@ -42,28 +35,18 @@ class Answers(TypedDict, total=False):
     note: str
 
 
-class ServerTimes(TypedDict):
-    """Triton's counters of one model over the window; times are means per request."""
-
-    requests: int
-    failures: int
-    executions: int
-    mean_batch: float
-    queue_ms: float
-    compute_input_ms: float
-    compute_infer_ms: float
-    compute_output_ms: float
-    request_ms: float
+ServerTimes: TypeAlias = dict[
+    Literal[
+        "requests", "failures", "executions", "mean_batch", "queue_ms", "compute_input_ms", "compute_infer_ms",
+        "compute_output_ms", "request_ms",
+    ],
+    float,
+]  # fmt: skip
+"""Triton's counters of one model over the window; times are means per request."""
 
 
-class MeanTimes(TypedDict):
-    """Parts of the mean latency in ms."""
-
-    total: float
-    client_wait: float
-    queue: float
-    compute: float
-    rest: float
+MeanTimes: TypeAlias = dict[Literal["total", "client_wait", "queue", "compute", "rest"], float]
+"""Parts of the mean latency in ms."""
 
 
 class Server(TypedDict, total=False):
@@ -73,11 +56,8 @@ class Server(TypedDict, total=False):
     mean_ms: Annotated[MeanTimes, Sometimes()]
 
 
-class WarmUp(TypedDict):
-    """Requests before the window."""
-
-    requests: int
-    errors: int
+WarmUp: TypeAlias = dict[Literal["requests", "errors"], int]
+"""Requests before the window."""
 
 
 class Load(TypedDict):
@@ -115,20 +95,12 @@ class Window(Load):
     achieved_ratio: NotRequired[float]
 
 
-class Alone(TypedDict):
-    """Latency in ms of one user alone."""
-
-    p50: float
-    p95: float
+Alone: TypeAlias = dict[Literal["p50", "p95"], float]
+"""Latency in ms of one user alone."""
 
 
-class SpreadOfWindows(TypedDict):
-    """Over n windows."""
-
-    n: int
-    low: float
-    median: float
-    high: float
+SpreadOfWindows: TypeAlias = dict[Literal["n", "low", "median", "high"], float]
+"""Over n windows."""
 
 
 class HighestRate(TypedDict):
@@ -145,20 +117,12 @@ class HighestRate(TypedDict):
     steps: list[Window]
 
 
-class Objective(TypedDict):
-    """What a rate must meet."""
-
-    max_p95_ms: float
-    max_error_rate: float
-    rate_tolerance: float
+Objective: TypeAlias = dict[Literal["max_p95_ms", "max_error_rate", "rate_tolerance"], float]
+"""What a rate must meet."""
 
 
-class RateRatio(TypedDict):
-    """Rate of the compressed model ÷ rate of the base, and what the brackets leave open."""
-
-    value: float
-    low: Number
-    high: Number
+RateRatio: TypeAlias = dict[Literal["value", "low", "high"], Number]
+"""Rate of the compressed model ÷ rate of the base, and what the brackets leave open."""
 
 
 class Limit(TypedDict):
