@@ -35,12 +35,9 @@ class Answers(TypedDict, total=False):
     note: str
 
 
-ServerTimes: TypeAlias = dict[
-    Literal[
-        "requests", "failures", "executions", "mean_batch", "queue_ms", "compute_input_ms", "compute_infer_ms",
-        "compute_output_ms", "request_ms",
-    ],
-    float,
+ServerTime: TypeAlias = Literal[
+    "requests", "failures", "executions", "mean_batch", "queue_ms", "compute_input_ms", "compute_infer_ms",
+    "compute_output_ms", "request_ms",
 ]  # fmt: skip
 """Triton's counters of one model over the window; times are means per request."""
 
@@ -52,34 +49,27 @@ MeanTimes: TypeAlias = dict[Literal["total", "client_wait", "queue", "compute", 
 class Server(TypedDict, total=False):
     """Triton's counters over the window."""
 
-    models: dict[str, ServerTimes]
+    models: dict[str, dict[ServerTime, float]]
     mean_ms: Annotated[MeanTimes, Sometimes()]
 
 
-WarmUp: TypeAlias = dict[Literal["requests", "errors"], int]
-"""Requests before the window."""
-
-
-class Load(TypedDict):
-    """What every load test measures."""
+class Counted(TypedDict):
+    """Requests that were answered, and those that failed."""
 
     requests: int
     errors: int
-    error_rate: NotRequired[Number]
-    throughput_rps: NotRequired[Number]
-    latency_ms: NotRequired[Milliseconds]
-    wait_ms: NotRequired[
-        Annotated[
-            Milliseconds,
-            When("texts"),
-            Field(description="part of the latency before a connection was free to send"),
-        ]
-    ]
-    generator_cpu: NotRequired[
-        Annotated[float, When("texts"), Field(description="share of one core that the load generator used")]
-    ]
-    server: NotRequired[Annotated[Server | None, When("texts")]]
-    why: NotRequired[Annotated[list[str], Field(description="where the time of a request went")]]
+
+
+class Load(Counted, total=False):
+    """What every load test measures."""
+
+    error_rate: Number
+    throughput_rps: Number
+    latency_ms: Milliseconds
+    wait_ms: Annotated[Milliseconds, When("texts"), Field(description="part of the latency until a connection is free")]
+    generator_cpu: Annotated[float, When("texts"), Field(description="share of one core that the load generator used")]
+    server: Annotated[Server | None, When("texts")]
+    why: Annotated[list[str], Field(description="where the time of a request went")]
 
 
 class Window(Load):
@@ -135,26 +125,20 @@ class Limit(TypedDict):
     ratio: Annotated[RateRatio | None, When("against_base"), Sometimes()]
 
 
-class Served(Load):
+class Served(Load, total=False):
     """Measured at the served endpoint over one protocol."""
 
-    protocol: NotRequired[str]
-    model: NotRequired[str]
-    users: NotRequired[int]
-    error_messages: NotRequired[list[dict[str, str | int]]]
-    load: NotRequired[Literal["closed_loop", "open_loop"]]
-    duration_s: NotRequired[Annotated[float, When("histories")]]
-    window_s: NotRequired[Annotated[float, When("texts")]]
-    warmup: NotRequired[Annotated[WarmUp, When("texts")]]
-    target_rps: NotRequired[Annotated[float, When("rate"), Field(description="asked of an open loop")]]
-    offered_rps: NotRequired[Annotated[float, When("rate"), Field(description="due")]]
-    achieved_ratio: NotRequired[
-        Annotated[
-            float,
-            When("rate"),
-            Field(description="requests/s answered in the window ÷ requests/s that were due"),
-        ]
-    ]
-    served: NotRequired[Answers]
-    shortfall: NotRequired[str]
-    limit: NotRequired[Annotated[Limit, When("find_rate")]]
+    protocol: str
+    model: str
+    users: int
+    error_messages: list[dict[str, str | int]]
+    load: Literal["closed_loop", "open_loop"]
+    duration_s: Annotated[float, When("histories")]
+    window_s: Annotated[float, When("texts")]
+    warmup: Annotated[Counted, When("texts")]
+    target_rps: Annotated[float, When("rate"), Field(description="asked of an open loop")]
+    offered_rps: Annotated[float, When("rate"), Field(description="due")]
+    achieved_ratio: Annotated[float, When("rate"), Field(description="requests/s answered ÷ requests/s that were due")]
+    served: Answers
+    shortfall: str
+    limit: Annotated[Limit, When("find_rate")]
