@@ -83,12 +83,9 @@ def _figures(report: Report, verify: Path | None, out: Path) -> dict[str, Figure
     quality = report["quality"]
     if quality and "confusion" in quality["base"]:
         models = [
-            (title, model["confusion"])
-            for title, model in (
-                ("base", quality["base"]),
-                ("before recovery", quality["unrecovered"]),
-                ("compressed", quality["compressed"]),
-            )
+            ("base", quality["base"]["confusion"]),
+            ("before recovery", quality["unrecovered"]["confusion"]),
+            ("compressed", quality["compressed"]["confusion"]),
         ]
         name = confusion_plot(models, report["data"]["label_names"] or (), out / "report_confusion.png")
         figures["confusion"] = Figure(name, "Confusion matrices on the test split: count and share of the true class.")

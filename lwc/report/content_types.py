@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 
 from lwc.core.marks import CLOSED, Interval, Keyed, Number, Sometimes, When
 from lwc.importance.contents import Importance
+from lwc.recipe import RatioBase
 from lwc.report.serving_contents import Served
 from lwc.report.stage_contents import Export, Latency, Parity, Recovered, Retention, Selection, Trained
 
@@ -59,7 +60,7 @@ class Target(TypedDict):
     """What the recipe asked for, and what was reached."""
 
     ratio: float
-    of: Literal["blocks", "params", "size", "latency"]
+    of: RatioBase
     reached: Number
     met: bool | None
 
@@ -72,6 +73,9 @@ class Ratios(TypedDict):
     params: Annotated[Number, Field(description="parameters before / after")]
     size: Annotated[Number, Field(description="file bytes before / after: ONNX, else safetensors")]
     latency: Annotated[Number, Field(description="base median / compressed median, ONNX Runtime, interleaved")]
+
+
+RATIOS: tuple[RatioBase, ...] = ("blocks", "params", "size", "latency")
 
 
 class Bootstrap(TypedDict):

@@ -84,14 +84,8 @@ def frontier_plot(f: Frontier, path: Path) -> str | None:
             panel.set_title("smaller →" if axis == "params" else "faster →", loc="right", fontsize=9, color=SOFT)
         panels[0].set_ylabel(f"test {metric.name}{' (lower is better)' if metric.lower_is_better else ''}")
         found = {text: mark for panel in panels for mark, text in zip(*panel.get_legend_handles_labels(), strict=True)}
-        figure.legend(
-            found.values(),
-            found.keys(),
-            frameon=False,
-            fontsize=9,
-            loc="outside lower center",
-            ncols=min(4, len(found)),
-        )
+        place = {"loc": "outside lower center", "ncols": min(4, len(found))}
+        figure.legend(found.values(), found.keys(), frameon=False, fontsize=9, **place)
         return save(figure, path)
 
 

@@ -49,37 +49,32 @@ def _shorten(text: str, width: int = 18) -> str:
 
 def retention_plot(report: Report, path: Path) -> str:
     """Retention against the ratio of the target, base at (1, 100%), before and after recovery."""
-    base = report["target"]["of"]
+    base, target = report["target"]["of"], report["target"]["ratio"]
     x = report["ratios"][base] or 0.0
     with mpl.rc_context(STYLE):
         figure = canvas(5.4, 4.2)
         axes = figure.add_subplot()
         axes.axhline(100, color=GREY, lw=1, zorder=0)
-        axes.axvline(report["target"]["ratio"], color=GREY, lw=1, ls="--", zorder=0)
+        axes.axvline(target, color=GREY, lw=1, ls="--", zorder=0)
         top = axes.get_xaxis_transform()
-        axes.text(
-            report["target"]["ratio"], 1.01, "target", transform=top, ha="center", va="bottom", color=SOFT, size=9
-        )
+        axes.text(target, 1.01, "target", transform=top, ha="center", va="bottom", color=SOFT, size=9)
         axes.plot(1, 100, "s", color=INK, ms=7, label="base model")
-        spread = 0.012 * (max(x, report["target"]["ratio"]) - 1 + 0.5)
-        first, second = TASKS[report["task"]].headline.metrics
-        for shift, metric, name, colour in (
-            (-spread, first.key, first.name, BLUE),
-            (spread, second.key, second.name, ORANGE),
-        ):
+        spread = 0.012 * (max(x, target) - 1 + 0.5)
+        metrics = TASKS[report["task"]].headline.metrics
+        for shift, metric, colour in zip((-spread, spread), metrics, (BLUE, ORANGE), strict=True):
             for kept, state, face in (
                 (report["retention_unrecovered"], "before recovery", "white"),
                 (report["retention"], "recovered", colour),
             ):
-                point = (kept or {}).get(metric)
+                point = (kept or {}).get(metric.key)
                 if not point or point["value"] is None:
                     continue
                 value, low, high = (100 * (point[end] or 0.0) for end in ("value", "low", "high"))
                 axes.errorbar(
                     x + shift, value, yerr=[[value - low], [high - value]], fmt="o", color=colour, mfc=face,
-                    ms=7, capsize=3, lw=1.5, label=f"{name}, {state}",
+                    ms=7, capsize=3, lw=1.5, label=f"{metric.name}, {state}",
                 )  # fmt: skip
-        right = max(x, report["target"]["ratio"])
+        right = max(x, target)
         axes.set_xlim(1 - 0.08 * right, right * 1.12)
         axes.set_xlabel(f"compression ratio (× in {base})")
         axes.set_ylabel("retention of base, %")
