@@ -31,11 +31,7 @@ def report_schema() -> dict[str, Any]:
 
 
 def build_report(
-    recipe: Recipe,
-    stage_dirs: Mapping[str, Path],
-    environment: Environment,
-    times: Mapping[str, StageTime],
-    out: Path,
+    recipe: Recipe, stage_dirs: Mapping[str, Path], environment: Environment, times: Mapping[str, StageTime], out: Path
 ) -> Report:
     """Collect what the stages left, decide the recipe's gates and write the report.
 

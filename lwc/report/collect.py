@@ -71,10 +71,7 @@ def _data(recipe: Recipe, stage_dirs: Mapping[str, Path], evaluation: dict[str, 
 
 
 def collect(
-    recipe: Recipe,
-    stage_dirs: Mapping[str, Path],
-    environment: Environment,
-    times: Mapping[str, StageTime],
+    recipe: Recipe, stage_dirs: Mapping[str, Path], environment: Environment, times: Mapping[str, StageTime]
 ) -> Findings:
     """Everything measured, as in ``report.json``, still without gates and verdict."""
     evaluation = _read(stage_dirs, "evaluate", "evaluation.json") or {}

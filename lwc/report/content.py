@@ -7,16 +7,7 @@ from collections.abc import Mapping
 from lwc.recipe import TASKS
 from lwc.report.content_types import RATIOS, Quality, Report, measured
 from lwc.report.document import Document, Figure, Paragraph, Section, Table
-from lwc.report.formats import (
-    NOT_MEASURED,
-    duration,
-    number,
-    percent,
-    ratio,
-    retention,
-    significant,
-    with_interval,
-)
+from lwc.report.formats import NOT_MEASURED, duration, number, percent, ratio, retention, significant, with_interval
 from lwc.report.importance import importance_section
 from lwc.report.levers import further_levers, search_for_latency, widest
 from lwc.report.serving import serving_section

@@ -29,12 +29,7 @@ def load_words(measured: Served) -> str:
 def server_table(measured: Mapping[str, Served]) -> Table | None:
     """Triton's own counters by protocol and model, None where they were not read."""
     rows = tuple(
-        (
-            protocol,
-            model,
-            number(counts["requests"]),
-            *(number(counts[key], 2) for key in _MEANS),
-        )
+        (protocol, model, number(counts["requests"]), *(number(counts[key], 2) for key in _MEANS))
         for protocol, one in measured.items()
         for model, counts in ((one.get("server") or {}).get("models") or {}).items()
     )

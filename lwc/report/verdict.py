@@ -12,11 +12,7 @@ from lwc.report.formats import NOT_MEASURED, percent, ratio, retention, signific
 from lwc.report.gates import OPERATORS, lookup
 
 _NEARLY_ALWAYS = 0.99
-NAMES = {
-    "base": "base model",
-    "unrecovered": "compressed model before recovery",
-    "compressed": "compressed model",
-}
+NAMES = {"base": "base model", "unrecovered": "compressed model before recovery", "compressed": "compressed model"}
 
 
 def _blocks(numbers: list[int]) -> str:
