@@ -6,8 +6,8 @@ import http.client
 import json
 import urllib.error
 import urllib.request
+from email.message import Message
 from pathlib import Path
-from typing import Any
 
 from lwc.core.errors import DataError, MissingDependency
 from lwc.core.store import file_digest, write_json
@@ -81,7 +81,7 @@ def _fetch(url: str, target: Path, progress: Progress) -> None:
     return None
 
 
-def _receive(response: Any, part: Path, start: int, whole: int | None, progress: Progress) -> int:
+def _receive(response: http.client.HTTPResponse, part: Path, start: int, whole: int | None, progress: Progress) -> int:
     done, told = start, start
     with part.open("ab" if start else "wb") as file:
         try:
@@ -109,7 +109,7 @@ def _validator(state: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _remember(state: Path, headers: Any) -> None:
+def _remember(state: Path, headers: Message) -> None:
     tag = headers.get("ETag")
     # A weak tag does not identify bytes, so If-Range must not use it.
     validator = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from lwc.importance.contents import Bands, Importance, KendallTau, TrustFigures
 from lwc.report.document import Figure
 from lwc.report.formats import significant
-from lwc.report.plots import BLUE, GREY, INK, ORANGE, RED, SOFT, STYLE, canvas, save
+from lwc.report.plots import BLUE, GREY, INK, ORANGE, RED, SOFT, drawing
 from lwc.report.stage_contents import Selection
 
 
@@ -46,8 +45,7 @@ def importance_heatmap(importance: Importance, selection: Selection | None, path
     blocks = int(importance["blocks"])
     removed = set(selection["removed"]) if selection else set()
     colours = np.stack([_unit_range(scores) for _, scores in rows], axis=1)
-    with mpl.rc_context(STYLE):
-        figure = canvas(2.1 + (1.45 if trust else 1.25) * len(rows), 1.2 + (0.5 if trust else 0.36) * blocks)
+    with drawing(path, 2.1 + (1.45 if trust else 1.25) * len(rows), 1.2 + (0.5 if trust else 0.36) * blocks) as figure:
         axes = figure.add_subplot()
         axes.imshow(colours, cmap="Blues", vmin=0, vmax=1.25, aspect="auto")
         for i in range(blocks):
@@ -67,15 +65,14 @@ def importance_heatmap(importance: Importance, selection: Selection | None, path
             label.set_color(RED if i in removed else INK)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        return save(figure, path)
+    return path.name
 
 
 def agreement_matrix(tau: KendallTau, path: Path) -> str:
     """Kendall τ of every pair of methods (M, M): blue agrees, red reverses."""
     names = tau["names"]
     values = np.array([[np.nan if value is None else value for value in row] for row in tau["matrix"]], dtype=float)
-    with mpl.rc_context(STYLE):
-        figure = canvas(1.9 + 0.8 * len(names), 1.1 + 0.55 * len(names))
+    with drawing(path, 1.9 + 0.8 * len(names), 1.1 + 0.55 * len(names)) as figure:
         axes = figure.add_subplot()
         axes.imshow(values, cmap="RdBu", vmin=-1.25, vmax=1.25, aspect="auto")
         for i, row in enumerate(values):
@@ -87,7 +84,7 @@ def agreement_matrix(tau: KendallTau, path: Path) -> str:
         axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        return save(figure, path)
+    return path.name
 
 
 def prediction_scatter(trust: TrustFigures, path: Path) -> str:
@@ -99,8 +96,7 @@ def prediction_scatter(trust: TrustFigures, path: Path) -> str:
         series.append((correlation["after_recovery"], "after recovery", cut["recovered"], ORANGE))
     columns = min(3, len(predicted))
     lines = math.ceil(len(predicted) / columns)
-    with mpl.rc_context(STYLE):
-        figure = canvas(0.6 + 2.6 * columns, 0.5 + 2.5 * lines)
+    with drawing(path, 0.6 + 2.6 * columns, 0.5 + 2.5 * lines) as figure:
         panels = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
         for axes, (name, values) in zip(panels, predicted.items(), strict=False):
             told = []
@@ -119,7 +115,7 @@ def prediction_scatter(trust: TrustFigures, path: Path) -> str:
         figure.supxlabel("predicted damage: sum of the scores of the removed blocks", fontsize=9, color=SOFT)
         if len(series) > 1:
             panels[0].legend(frameon=False, fontsize=8)
-        return save(figure, path)
+    return path.name
 
 
 def importance_figures(importance: Importance, selection: Selection | None, out: Path) -> dict[str, Figure]:

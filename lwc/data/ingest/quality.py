@@ -13,6 +13,7 @@ from lwc.data.ingest.dedupe import CONFLICT, KEPT, NEAR, REPEAT
 from lwc.data.ingest.fingerprints import bands_of, missed
 from lwc.data.ingest.part import state_bytes
 from lwc.data.ingest.sketches import HLL_ERROR, LONGEST_COUNTED, HyperLogLog, quantile
+from lwc.data.quality import balance
 from lwc.data.splits import NAMES
 from lwc.recipe import Data
 
@@ -85,9 +86,7 @@ def describe(
 
 
 def _split(shards: Sequence[Mapping[str, Any]], name: str, names: Sequence[str]) -> dict[str, Any]:
-    rows = sum(shard["rows"][name] for shard in shards)
-    labels = {label: sum(shard["labels"][name][label] for shard in shards) for label in names}
-    return {"rows": rows, "labels": labels, "majority_share": max(labels.values()) / max(1, rows)}
+    return balance(np.sum([[shard["labels"][name][label] for label in names] for shard in shards], axis=0), names)
 
 
 def _lengths(counts: Array) -> dict[str, Any]:
