@@ -122,7 +122,7 @@ def _document(c: Comparison) -> Document:
     passed = sum(run["passed"] for run in runs)
     header = ("recipe key", *(run["name"] for run in runs))
     changed = tuple((row["key"], *map(_shown, row["values"])) for row in c["differences"])
-    sizes = [{name: ratio(value) for name, value in run["ratios"].items()} for run in runs]
+    sizes = [{str(name): ratio(value) for name, value in run["ratios"].items()} for run in runs]
     speeds = [{f"{s['batch']} × {s['length']}": _speed(s) for s in run["latency"]} for run in runs]
     gates = [_gates(run["gates"]) for run in runs]
     costs = [

@@ -65,16 +65,8 @@ class Target(TypedDict):
     met: bool | None
 
 
-@with_config(CLOSED)
-class Ratios(TypedDict):
-    """base / compressed, each ratio named by its base"""
-
-    blocks: Annotated[Number, Field(description="blocks before / after")]
-    params: Annotated[Number, Field(description="parameters before / after")]
-    size: Annotated[Number, Field(description="file bytes before / after: ONNX, else safetensors")]
-    latency: Annotated[Number, Field(description="base median / compressed median, ONNX Runtime, interleaved")]
-
-
+Ratios: TypeAlias = dict[RatioBase, Number]
+"""base / compressed: blocks, parameters, bytes of the file (ONNX, else safetensors), median ms in ONNX Runtime."""
 RATIOS: tuple[RatioBase, ...] = ("blocks", "params", "size", "latency")
 
 
