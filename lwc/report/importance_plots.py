@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
@@ -33,6 +34,13 @@ def _interval(intervals: Sequence[Sequence[float | None]] | None, block: int) ->
     return f"\n{low} … {high}"
 
 
+def _methods_on_top(axes: Axes, names: Sequence[str], fontsize: float | None = None) -> None:
+    axes.set_xticks(range(len(names)), [name.replace("_", "\n") for name in names], fontsize=fontsize)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
 def importance_heatmap(importance: Importance, selection: Selection | None, path: Path) -> str:
     """Blocks × methods: colour per method, raw scores and their intervals written in, removed blocks framed."""
     scored = importance["methods"].items()
@@ -57,14 +65,11 @@ def importance_heatmap(importance: Importance, selection: Selection | None, path
                 box = Rectangle((-0.48, i - 0.45), len(rows) - 0.04, 0.9, fill=False, ec=RED, lw=1.6)
                 axes.add_patch(box)
         axes.axvline(len(rows) - 1.5, color="white", lw=4)
-        axes.set_xticks(range(len(rows)), [name.replace("_", "\n") for name, _ in rows])
-        axes.xaxis.tick_top()
+        _methods_on_top(axes, [name for name, _ in rows])
         state = ["" if not selection else "  removed" if i in removed else "  kept" for i in range(blocks)]
         axes.set_yticks(range(blocks), [f"block {i}{state[i]}" for i in range(blocks)])
         for i, label in enumerate(axes.get_yticklabels()):
             label.set_color(RED if i in removed else INK)
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
     return path.name
 
 
@@ -79,11 +84,8 @@ def agreement_matrix(tau: KendallTau, path: Path) -> str:
             for j, value in enumerate(row):
                 text = "–" if math.isnan(value) else f"{value:.2f}"
                 axes.text(j, i, text, ha="center", va="center", color="white" if abs(value) > 0.75 else INK, size=8.5)
-        axes.set_xticks(range(len(names)), [name.replace("_", "\n") for name in names], fontsize=8.5)
-        axes.xaxis.tick_top()
+        _methods_on_top(axes, names, fontsize=8.5)
         axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
     return path.name
 
 
