@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,9 @@ _SERVING = {
     "locust": "locust",
     "prometheus-client": "prometheus_client",
 }
+_FEATURES = {
+    "AVX2": "avx2", "AVX-512": "avx512f", "VNNI (int8)": "avx512_vnni", "BF16": "avx512_bf16", "AMX": "amx_tile",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,7 @@ def examine() -> list[Check]:
 
 
 def require_serving(server: bool) -> None:
-    """Check what packaging needs and, with ``server``, what starts the embedded server.
-
-    Raises:
-        MissingDependency: something is not installed.
-    """
+    """Raise `MissingDependency` where packaging, or with ``server`` the embedded server, lacks something."""
     missing = [name for name, module in _SERVING.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise MissingDependency(
@@ -54,11 +54,7 @@ def require_serving(server: bool) -> None:
 
 
 def require_openvino() -> None:
-    """Check what ``export.openvino`` needs.
-
-    Raises:
-        MissingDependency: OpenVINO is not installed.
-    """
+    """Raise `MissingDependency` if OpenVINO is not installed."""
     if importlib.util.find_spec("openvino") is None:
         raise MissingDependency("export.openvino: OpenVINO is not installed", "pip install 'lwc[openvino]'")
 
@@ -70,18 +66,7 @@ def _python() -> Check:
 
 
 def _cpu() -> Check:
-    flags = cpu_flags()
-    features = [
-        name
-        for name, flag in (
-            ("AVX2", "avx2"),
-            ("AVX-512", "avx512f"),
-            ("VNNI (int8)", "avx512_vnni"),
-            ("BF16", "avx512_bf16"),
-            ("AMX", "amx_tile"),
-        )
-        if flag in flags
-    ]
+    features = [name for name, flag in _FEATURES.items() if flag in cpu_flags()]
     return Check("CPU", True, f"{cpu_model()}, {cpu_limit()} cores, {', '.join(features) or 'features unknown'}")
 
 
@@ -96,12 +81,8 @@ def _packages() -> Check:
 def _numpy() -> Check:
     version = versions(("numpy",))["numpy"] or "not installed"
     good = version.startswith("1.")
-    return Check(
-        "NumPy < 2",
-        good,
-        version,
-        "" if good else "pip install 'numpy<2': with 2 the embedded server corrupts inputs",
-    )
+    fix = "pip install 'numpy<2': with 2 the embedded server corrupts inputs"
+    return Check("NumPy < 2", good, version, "" if good else fix)
 
 
 def _triton() -> list[Check]:
@@ -115,20 +96,11 @@ def _triton() -> list[Check]:
     folders = [Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib"), Path("/usr/lib") / multiarch]
     names = {library, f"libpython{version}.so.1.0"}
     shared = [folder / name for folder in folders for name in names if ".so" in name and (folder / name).is_file()]
-    checks.append(
-        Check(
-            "shared libpython",
-            bool(shared),
-            str(shared[0]) if shared else "not found",
-            "" if shared else f"apt-get install libpython{version}: the embedded server links against it",
-        )
-    )
-    return checks
+    fix = "" if shared else f"apt-get install libpython{version}: the embedded server links against it"
+    return [*checks, Check("shared libpython", bool(shared), str(shared[0]) if shared else "not found", fix)]
 
 
 def _data() -> Check:
-    import os
-
     folder = os.environ.get("LWC_DATA_DIR")
     if not folder:
         return Check("LWC_DATA_DIR", None, "not set: recipes use the embedded sample, or the paths they name")
@@ -144,12 +116,8 @@ def _gpu() -> Check:
         capture_output=True, text=True, timeout=20, check=False,
     )  # fmt: skip
     good = done.returncode == 0
-    return Check(
-        "GPU",
-        good,
-        (done.stdout or done.stderr).strip(),
-        "" if good else "nvidia-smi failed: check the driver",
-    )
+    fix = "" if good else "nvidia-smi failed: check the driver"
+    return Check("GPU", good, (done.stdout or done.stderr).strip(), fix)
 
 
 def _tensorrt() -> Check:

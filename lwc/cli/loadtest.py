@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from lwc.cli import terminal as render
 from lwc.cli.options import AsJson, print_json
 from lwc.core.errors import GATE_FAILED, OK, RecipeError
 
@@ -20,49 +21,46 @@ if TYPE_CHECKING:
 def loadtest(
     context: typer.Context,
     samples: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Argument(help="texts or item histories, labels if known: a run's verify/samples.parquet, CSV, JSONL"),
     ] = None,
-    model: Annotated[Optional[str], typer.Option(help="served model that takes text or a history")] = None,  # noqa: UP045
+    model: Annotated[str | None, typer.Option(help="served model that takes text or a history")] = None,
     url: Annotated[str, typer.Option(help="host:port of the server")] = "127.0.0.1:8000",
-    metrics_url: Annotated[Optional[str], typer.Option(help="host:port of its metrics")] = None,  # noqa: UP045
-    label_output: Annotated[Optional[str], typer.Option(help="output with the label")] = None,  # noqa: UP045
+    metrics_url: Annotated[str | None, typer.Option(help="host:port of its metrics")] = None,
+    label_output: Annotated[str | None, typer.Option(help="output with the label")] = None,
     protocol: Annotated[Literal["http", "grpc"], typer.Option(help="wire protocol")] = "http",
     users: Annotated[int, typer.Option(min=1, help="each waits for its answer (closed loop)")] = 4,
-    connections: Annotated[int, typer.Option(min=1, help="in place of users with --rate, --find-rate")] = 64,
-    rate: Annotated[Optional[float], typer.Option(help="requests/s, answered or not (open loop)")] = None,  # noqa: UP045
-    arrivals: Annotated[Literal["poisson", "constant"], typer.Option(help="of --rate")] = "poisson",
+    connections: Annotated[int, typer.Option(min=1, help="used instead of --users with --rate and --find-rate")] = 64,
+    rate: Annotated[float | None, typer.Option(help="requests/s, answered or not (open loop)")] = None,
+    arrivals: Annotated[Literal["poisson", "constant"], typer.Option(help="spacing with --rate")] = "poisson",
     rate_tolerance: Annotated[float, typer.Option(min=0.0, max=1.0, help="exit 3 past this shortfall")] = 0.05,
-    seed: Annotated[int, typer.Option(help="of the arrivals")] = 17,
+    seed: Annotated[int, typer.Option(help="seed of the arrivals")] = 17,
     find_rate: Annotated[bool, typer.Option("--find-rate", help="the highest rate within --max-p95-ms")] = False,
-    against: Annotated[Optional[str], typer.Option(help="--find-rate of this model too, in turns")] = None,  # noqa: UP045
+    against: Annotated[str | None, typer.Option(help="second model whose rate --find-rate finds, in turns")] = None,
     workers: Annotated[int, typer.Option(min=1, help="processes that send; one uses one core")] = 1,
-    expect_workers: Annotated[Optional[int], typer.Option(help="senders to wait for, instead: --worker")] = None,  # noqa: UP045
-    master_bind_host: Annotated[str, typer.Option(help="where this one listens for them")] = "127.0.0.1",
+    expect_workers: Annotated[int | None, typer.Option(help="number of remote --worker senders to wait for")] = None,
+    master_bind_host: Annotated[str, typer.Option(help="address on which to listen for senders")] = "127.0.0.1",
     master_bind_port: Annotated[int, typer.Option(min=1, max=65535)] = 5557,
-    expect_workers_max_wait: Annotated[float, typer.Option(min=1.0, help="seconds")] = 60.0,
+    expect_workers_max_wait: Annotated[float, typer.Option(min=1.0, help="seconds to wait for senders")] = 60.0,
     worker: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="HOST:PORT", help="be a sender of the load test there, which tells it everything else"),
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="send for the load test at HOST:PORT, which has all settings"),
     ] = None,
-    seconds: Annotated[Optional[float], typer.Option(min=1.0, help="15; with --find-rate 5")] = None,  # noqa: UP045
+    seconds: Annotated[float | None, typer.Option(min=1.0, help="default 15, with --find-rate 5")] = None,
     warmup: Annotated[float, typer.Option(min=0.0)] = 2.0,
     max_error_rate: Annotated[float, typer.Option(min=0.0, max=1.0, help="exit 3 above it")] = 0.0,
-    max_p95_ms: Annotated[Optional[float], typer.Option(help="exit 3 above it")] = None,  # noqa: UP045
+    max_p95_ms: Annotated[float | None, typer.Option(help="exit 3 above it")] = None,
     min_accuracy: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(min=0.0, max=1.0, help="exit 3 below it; needs the column label"),
+        float | None, typer.Option(min=0.0, max=1.0, help="exit 3 below it; needs the column label")
     ] = None,
     min_agreement: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(min=0.0, max=1.0, help="of answers with the column offline: exit 3 below it"),
+        float | None, typer.Option(min=0.0, max=1.0, help="agreement with the column offline; exit 3 below it")
     ] = None,
     min_requests: Annotated[int, typer.Option(min=1)] = 50,
     out: Annotated[Path, typer.Option(help="where HTML, CSV and raw samples go")] = Path("loadtest"),
     as_json: AsJson = False,
 ) -> None:
     """Load-test a served text model or recommender with Locust. Exit 3 past a threshold."""
-    from lwc.cli import terminal as render
 
     if worker is not None:
         _work(worker, context)
@@ -162,7 +160,6 @@ def _check_compared(endpoint: Endpoint, samples: list[Sample], find_rate: bool, 
 
 def _work(master: str, context: typer.Context) -> None:
     """Send for a master elsewhere, and end."""
-    from lwc.cli import terminal as render
     from lwc.serving.loadtest.worker import work
 
     sources = {name: context.get_parameter_source(name) for name in context.params if name != "worker"}

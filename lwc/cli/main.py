@@ -16,6 +16,8 @@ from lwc.cli import loadtest
 from lwc.cli import look as looking
 from lwc.cli import run as running
 from lwc.cli import serve as serving
+from lwc.cli import terminal as render
+from lwc.core.distributed import PeerLost, launched
 from lwc.core.errors import BUG, INTERRUPTED, MISSING, OK, USAGE, LwcError
 
 # Libraries written in Rust (safetensors, tokenizers) report a full disk in an exception that is no OSError.
@@ -99,10 +101,7 @@ def main() -> None:
     except LwcError as problem:
         if debug:
             traceback.print_exc()
-        from lwc.cli import terminal as render
-        from lwc.core import distributed
-
-        if not (isinstance(problem, distributed.PeerLost) and distributed.launched()):
+        if not (isinstance(problem, PeerLost) and launched()):
             render.error(problem)
         sys.exit(problem.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -125,8 +124,6 @@ def main() -> None:
             raise
         typer.echo(f"bug: {type(problem).__name__}: {problem}\n  do: rerun with --debug and report it", err=True)
         sys.exit(BUG)
-    from lwc.core.distributed import launched
-
     if code == INTERRUPTED and not launched():  # the parser turns Ctrl-C into this code, or lets the exception through
         typer.echo("interrupted; rerun the same command to resume", err=True)
     sys.exit(code if isinstance(code, int) else OK)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from lwc.cli.options import AsJson, Overrides, RecipePath, Runs, load, print_json, run_line
+from lwc.cli import terminal as render
+from lwc.cli.options import AsJson, Overrides, RecipePath, Runs, load, print_json, run_line, show
 from lwc.core.errors import GATE_FAILED, OK, USAGE, LwcError
 
 
@@ -19,12 +20,11 @@ def run(
     models: Annotated[Path, typer.Option("--triton-models", help="folder for the repository if the run passes")] = Path(
         "triton_models"
     ),
-    until: Annotated[Optional[str], typer.Option("--until", help="last stage to run")] = None,  # noqa: UP045
+    until: Annotated[str | None, typer.Option("--until", help="last stage to run")] = None,
     workers: Annotated[int, typer.Option(min=1, help="number of processes that share the work")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe end to end. If a gate fails or the target is missed, nothing is published and the exit code is 3."""
-    from lwc.cli import terminal as render
     from lwc.cli.doctor import require_openvino, require_serving
     from lwc.core import distributed
     from lwc.pipeline.publish import check_destination, destinations
@@ -71,7 +71,6 @@ def run(
 
 def plan(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
     """Show which stages would run, and why, without running any."""
-    from lwc.cli import terminal as render
     from lwc.pipeline.run import plan as plan_line
 
     plans = plan_line(load(recipe, overrides), runs)
@@ -83,7 +82,6 @@ def plan(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("run
 
 def validate(recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...")], overrides: Overrides = None) -> None:
     """Check recipes. Every problem of a file is reported at once."""
-    from lwc.cli import terminal as render
 
     failed: LwcError | None = None
     for path in recipes:
@@ -107,20 +105,15 @@ def schema() -> None:
 
 def score(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
     """Train (or reuse) the model and rank its blocks."""
-    from lwc.cli import terminal as render
     from lwc.core.store import read_json
 
     results = run_line(load(recipe, overrides), runs, "score")
     importance = read_json(results["score"].path / "importance.json")
-    if as_json:
-        print_json(importance)
-    else:
-        render.importance_table(importance)
+    show(importance, as_json, render.importance_table)
 
 
 def report(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
     """Decide the gates and write the report again from finished stages. Publishes nothing. Exit codes as `lwc run`."""
-    from lwc.cli import terminal as render
     from lwc.pipeline.publish import refresh
 
     loaded = load(recipe, overrides)
@@ -137,7 +130,6 @@ def sweep(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("ru
 
     If every variant fails, an earlier frontier is kept, and the exit code is that of the first failure.
     """
-    from lwc.cli import terminal as render
     from lwc.cli.doctor import require_openvino
     from lwc.core import distributed
     from lwc.pipeline.run import run_folder
@@ -170,11 +162,10 @@ def sweep(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("ru
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders; the first is the reference")],
-    out: Annotated[Optional[Path], typer.Option(help="folder for compare.md and compare.html")] = None,  # noqa: UP045
+    out: Annotated[Path | None, typer.Option(help="folder for compare.md and compare.html")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare runs: recipes, quality with a paired test where the task has one, ratios, latency, cost."""
-    from lwc.cli import terminal as render
     from lwc.report.compare import compare as compare_runs
     from lwc.report.compare_html import to_html, to_markdown
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Literal
 
 import typer
 
-from lwc.cli.options import AsJson, Overrides, Runs, print_json
+from lwc.cli import terminal as render
+from lwc.cli.options import AsJson, Overrides, Runs, print_json, show
 from lwc.core.errors import OK, USAGE, RecipeError
 
 ServerUrl = Annotated[
-    Optional[str],  # noqa: UP045 - typer reads the annotation at run time
+    str | None,
     typer.Option(help="HTTP host:port of the server that reads DIR (its key: LWC_ADMIN_KEY); unset: files only"),
 ]
 LoadSeconds = Annotated[float, typer.Option("--seconds", min=1.0, help="wait this long for one model")]
@@ -22,10 +23,9 @@ def export(
     source: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", help="runs/NAME, or a recipe that has run")],
     to: Annotated[Literal["tensorrt", "tensorrt-rtx"], typer.Option(help="tensorrt needs the GPU it builds for")],
     precision: Annotated[
-        Optional[Literal["fp16", "fp32"]],  # noqa: UP045
-        typer.Option(help="by default the recipe's export.tensorrt.precision"),
+        Literal["fp16", "fp32"] | None, typer.Option(help="by default the recipe's export.tensorrt.precision")
     ] = None,
-    out: Annotated[Optional[Path], typer.Option(help="by default runs/NAME/TO")] = None,  # noqa: UP045
+    out: Annotated[Path | None, typer.Option(help="by default runs/NAME/TO")] = None,
     built: Annotated[bool, typer.Option("--built", help="stamp the plan that the printed command left in OUT")] = False,
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
@@ -35,7 +35,6 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Build a TensorRT plan from the model of a finished run, with a stamp of where it runs. Exit 4 without a GPU."""
-    from lwc.cli import terminal as render
     from lwc.pipeline.export_plan import export_plan, find_run
 
     found = find_run(source, runs, overrides or ())
@@ -46,19 +45,15 @@ def export(
 
 def repo_check(
     repository: Annotated[Path, typer.Argument(help="a model repository, made by lwc or not")],
-    gpus: Annotated[Optional[int], typer.Option(help="GPUs of the target; unset: not judged")] = None,  # noqa: UP045
+    gpus: Annotated[int | None, typer.Option(help="GPUs of the target; unset: not judged")] = None,
     here: Annotated[bool, typer.Option("--here", help="the target is this machine: its GPU and its TensorRT")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Find what Triton would refuse, and what it would silently accept. Exit 2 on an error."""
-    from lwc.cli import terminal as render
     from lwc.serving.checks.run import Machine, inspect_repository, this_machine
 
     found = inspect_repository(repository, this_machine() if here else Machine(gpus=gpus))
-    if as_json:
-        print_json([finding.__dict__ for finding in found])
-    else:
-        render.findings(found)
+    show(found, as_json, render.findings)
     raise typer.Exit(USAGE if any(finding.severity == "error" for finding in found) else OK)
 
 
@@ -71,7 +66,6 @@ def serve(
     control: Annotated[bool, typer.Option("--control", help="let `lwc deploy` load (key: LWC_ADMIN_KEY)")] = False,
 ) -> None:
     """Serve a repository until Ctrl-C: embedded Triton on 127.0.0.1, or the official image."""
-    from lwc.cli import terminal as render
     from lwc.serving.triton.foreground import serve_docker, serve_embedded
 
     key = os.environ.get("LWC_ADMIN_KEY", "")
@@ -86,15 +80,14 @@ def deploy(
     repository: Annotated[Path, typer.Argument(help="the new version, e.g. triton_models/amazon_2.5x")],
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="the repository that a server reads")],
     url: ServerUrl = None,
-    samples: Annotated[Optional[Path], typer.Option(help="labelled texts to ask both versions")] = None,  # noqa: UP045
-    min_agreement: Annotated[Optional[float], typer.Option(min=0.0, max=1.0)] = None,  # noqa: UP045
-    min_accuracy: Annotated[Optional[float], typer.Option(min=0.0, max=1.0)] = None,  # noqa: UP045
-    max_latency_ratio: Annotated[Optional[float], typer.Option(min=0.0, help="new ÷ live, medians")] = None,  # noqa: UP045
+    samples: Annotated[Path | None, typer.Option(help="labelled texts to ask both versions")] = None,
+    min_agreement: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
+    min_accuracy: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
+    max_latency_ratio: Annotated[float | None, typer.Option(min=0.0, help="new ÷ live, medians")] = None,
     seconds: LoadSeconds = 300.0,
     as_json: AsJson = False,
 ) -> None:
     """Put a new version beside the live one, check it, switch to it; no request fails. Exit 3: the live one stays."""
-    from lwc.cli import terminal as render
     from lwc.serving.rollout.canary import Limits
     from lwc.serving.rollout.run import Target
     from lwc.serving.rollout.run import deploy as roll_out
@@ -111,12 +104,11 @@ def deploy(
 def rollback(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="the repository that a server reads")],
     url: ServerUrl = None,
-    model: Annotated[Optional[str], typer.Option(help="where several were deployed to DIR")] = None,  # noqa: UP045
+    model: Annotated[str | None, typer.Option(help="where several were deployed to DIR")] = None,
     seconds: LoadSeconds = 300.0,
     as_json: AsJson = False,
 ) -> None:
     """Go back to the version before the live one; no request fails."""
-    from lwc.cli import terminal as render
     from lwc.serving.rollout.run import Target
     from lwc.serving.rollout.run import rollback as roll_back
 

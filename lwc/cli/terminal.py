@@ -13,13 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from lwc.core.errors import LwcError
-from lwc.pipeline.run import StagePlan
-from lwc.recipe import TASKS
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # `lwc --help` reads no recipe
     from lwc.cli.doctor import Check
+    from lwc.importance.contents import Importance, TrustFigures
+    from lwc.pipeline.run import StagePlan
     from lwc.report.content_types import Decision, Report, Verdict
-    from lwc.report.importance_contents import Importance, Trust
     from lwc.serving.checks.model import Finding
 
 console = Console(stderr=True, highlight=False)
@@ -109,6 +108,7 @@ def _number(value: object, digits: int = 3) -> str:
 
 def quality_table(report: Report) -> None:
     """The headline metrics of base, compressed and floors, then the ratios and what is left of the base's quality."""
+    from lwc.recipe import TASKS
     from lwc.report.content_types import measured
 
     quality, kept, reading = report["quality"], report["retention"], TASKS[report["task"]].headline
@@ -200,7 +200,7 @@ def importance_table(importance: Importance) -> None:
         trust_table(trust)
 
 
-def trust_table(trust: Trust) -> None:
+def trust_table(trust: TrustFigures) -> None:
     """Stability of each ranking, its correlation with the loss of cut models, and whether fusing was worth it."""
     cut, stability, correlation = trust["cut_models"], trust["stability"], trust["correlation"]
     table = Table(

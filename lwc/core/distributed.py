@@ -78,7 +78,7 @@ def noticing_loss() -> Iterator[None]:
 
         if isinstance(error, group.DistError) or "gloo" in str(error):
             raise PeerLost(
-                "another process of this run ended", "see what it said; the same command goes on from here"
+                "another process of this run ended", "see its log; rerun the same command to resume"
             ) from error
         raise
 

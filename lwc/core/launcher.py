@@ -72,7 +72,7 @@ def _verdict(codes: Sequence[int], folder: Path) -> int:
         hint = "is the memory enough for so many workers? " if -code == signal.SIGKILL else ""
         raise LwcError(
             f"worker {rank} of {len(codes)} was ended by {name}, and the others with it",
-            f"{hint}the same command goes on from the last checkpoint",
+            f"{hint}rerun the same command to resume from the last checkpoint",
             exit_code=INTERRUPTED if stopped else BUG,
         )
     if code == INTERRUPTED:
@@ -81,7 +81,7 @@ def _verdict(codes: Sequence[int], folder: Path) -> int:
         said = (folder / f"worker-{rank}.log").read_text(encoding="utf-8", errors="replace").splitlines()
         raise LwcError(
             "\n".join([f"worker {rank} of {len(codes)} failed:", *said[-_LOG_LINES:]]),
-            "the same command goes on from the last checkpoint",
+            "rerun the same command to resume from the last checkpoint",
             exit_code=code,
         )
     return code

@@ -21,7 +21,7 @@ STORE_FOLDER = ".store"
 RECORD = "stages.json"
 
 
-def canonical(value: Any) -> str:
+def canonical(value: object) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
@@ -73,7 +73,7 @@ def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object], *, sy
         raise
 
 
-def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
+def write_json(path: Path, value: object, *, sync: bool = True) -> None:
     """`write_whole` for JSON; NaN and infinity are refused."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     write_whole(path, f"{text}\n".encode(), sync=sync)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from lwc.core import http
 from lwc.core.errors import DataError, MissingDependency
@@ -96,7 +95,7 @@ def _validator(state: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _remember(state: Path, headers: Any) -> None:
+def _remember(state: Path, headers: Mapping[str, str]) -> None:
     tag = headers.get("ETag")
     # A weak tag does not identify bytes, so If-Range must not use it.
     validator = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")

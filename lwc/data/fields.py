@@ -81,14 +81,14 @@ def _utc_seconds(value: date) -> int:
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
 
-def text_of(value: Any) -> str:
+def text_of(value: object) -> str:
     """A text field; a missing value (None, NaN), a list and an object count as empty."""
     if value is None or isinstance(value, list | dict) or (isinstance(value, float) and math.isnan(value)):
         return ""
     return str(value)
 
 
-def name_of(value: Any) -> str | None:
+def name_of(value: object) -> str | None:
     """An identifier or label as storable text (lone surrogates become ``?``); None if it is empty."""
     text = text_of(value).strip().encode("utf-8", "replace").decode("utf-8")
     return text or None

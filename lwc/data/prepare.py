@@ -27,6 +27,7 @@ STAR_NAMES = {
     "five_class": ("1", "2", "3", "4", "5"),
 }
 NO_LABEL = "none"
+_MORE_ROWS = "use more data, larger data.split shares, or data.split.by: random"
 
 
 def label_name(row: Row, scheme: str) -> str | None:
@@ -158,17 +159,11 @@ def _without_duplicates(
 
 def _write(path: Path, rows: list[tuple[Row, str, str]], chosen: Array, labels: Array) -> None:
     picked = [rows[index] for index in chosen]
-    table = pa.table(
-        {
-            "id": pa.array(chosen, pa.int64()),
-            "text": pa.array([text for _, text, _ in picked], pa.string()),
-            "label": pa.array(labels[chosen], pa.int64()),
-            "user": pa.array([row.user for row, _, _ in picked], pa.string()),
-            "item": pa.array([row.item for row, _, _ in picked], pa.string()),
-            "time": pa.array([row.time for row, _, _ in picked], pa.int64()),
-        }
-    )
-    pq.write_table(table, path)
+    columns = {"id": pa.array(chosen, pa.int64()), "text": pa.array([text for _, text, _ in picked], pa.string())}
+    columns["label"] = pa.array(labels[chosen], pa.int64())
+    for name, kind in (("user", pa.string()), ("item", pa.string()), ("time", pa.int64())):
+        columns[name] = pa.array([getattr(row, name) for row, _, _ in picked], kind)
+    pq.write_table(pa.table(columns), path)
 
 
 def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | None = None) -> dict[str, Any]:
@@ -229,8 +224,7 @@ def check_splits(members: dict[str, Array], labels: Array, names: list[str]) -> 
     """Raise `DataError` if a split has no rows, a class no train rows, or a split only one class."""
     for split, chosen in members.items():
         if len(chosen) == 0:
-            hint = "use more data, larger data.split shares, or data.split.by: random"
-            raise DataError(f"the {split} split has no rows", hint)
+            raise DataError(f"the {split} split has no rows", _MORE_ROWS)
     if names == [NO_LABEL]:
         return
     if len(names) < 2:
@@ -244,7 +238,7 @@ def check_splits(members: dict[str, Array], labels: Array, names: list[str]) -> 
         if len(held) < 2:
             raise DataError(
                 f"every row of the {split} split is {names[int(held[0])]!r}: quality cannot be measured on it",
-                "use more data, larger data.split shares, or data.split.by: random",
+                _MORE_ROWS,
             )
 
 

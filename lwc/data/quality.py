@@ -29,6 +29,13 @@ def english_share(text: str) -> float:
     return sum(word in ENGLISH for word in words) / len(words) if words else 0.0
 
 
+def balance(counts: Array, names: Sequence[str]) -> dict[str, Any]:
+    """How many rows there are, how many of each class (C,), and the share of the largest one."""
+    rows = int(counts.sum())
+    labels = dict(zip(names, counts.tolist(), strict=True))
+    return {"rows": rows, "labels": labels, "majority_share": max(labels.values()) / max(1, rows)}
+
+
 def describe(texts: Sequence[str], labels: Array, names: Sequence[str]) -> dict[str, Any]:
     """Counts, label balance, lengths, language and lexical diversity of a set of rows."""
     lengths = np.array([len(text.split()) for text in texts])
@@ -37,9 +44,7 @@ def describe(texts: Sequence[str], labels: Array, names: Sequence[str]) -> dict[
     shares = np.array([english_share(text) for text in texts])
     sample = words[:100_000]
     return {
-        "rows": len(texts),
-        "labels": {name: int(count) for name, count in zip(names, counts, strict=True)},
-        "majority_share": float(counts.max() / counts.sum()),
+        **balance(counts, names),
         "words": {f"p{p}": float(np.percentile(lengths, p)) for p in _PERCENTILES},
         # The language of texts with fewer than 8 words cannot be guessed.
         "english_by_function_words": float((shares[lengths >= 8] >= 0.2).mean()) if (lengths >= 8).any() else None,

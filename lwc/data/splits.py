@@ -77,12 +77,7 @@ def positions_of(seed: int, owners: Sequence[str]) -> Array:
 
 
 def assign(
-    kind: str,
-    settings: Split,
-    labels: Sequence[int],
-    owners: Sequence[str],
-    times: Sequence[int | None],
-    seed: int,
+    kind: str, settings: Split, labels: Sequence[int], owners: Sequence[str], times: Sequence[int | None], seed: int
 ) -> Array:
     """The split of each row (N,): 0 train, 1 validation, 2 test.
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from isal import igzip_lib, isal_zlib
+
 from lwc.core.errors import DataError
 from lwc.data.rows import Bad, Reason, excerpt
 
-CHUNK = 1 << 16
+CHUNK = 1 << 18
 MAX_LINE = 1 << 24
-GZIP = b"\x1f\x8b"
+# Output of one step: a highly compressed file must not fill the memory.
+_MOST = 1 << 22
+_GZIP = b"\x1f\x8b"
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-# Reasons for which the rest of a file is lost.
-CUT_OFF = TRUNCATED, CORRUPT = "truncated gzip", "corrupt gzip"
 _LFS = b"version https://git-lfs.github.com/spec/"
 
 
@@ -29,8 +31,10 @@ class Cut:
     detail: str
 
 
-def chunks(path: Path) -> Iterator[bytes | Cut]:
+def chunks(path: Path, took: Callable[[int], None] = lambda _: None) -> Iterator[bytes | Cut]:
     """The decompressed bytes of ``path``; a broken gzip stream ends in one `Cut`.
+
+    ``took`` is called with the number of bytes that each step read of the file.
 
     Raises:
         DataError: the file is a Git LFS pointer, UTF-16, or named ``.gz`` without being gzip.
@@ -40,22 +44,63 @@ def chunks(path: Path) -> Iterator[bytes | Cut]:
         file.seek(0)
         if head.startswith(_LFS):
             raise DataError(f"{path}: a Git LFS pointer, not the data", "run `git lfs pull` in its repository")
-        if head.startswith(GZIP):
-            yield from _inflate(file)
+        if head.startswith(_GZIP):
+            yield from _inflate(file, took)
         elif path.suffix == ".gz" and head:
             raise DataError(f"{path}: named .gz but not a gzip file", "rename it, or download it again")
         elif path.suffix == ".gz":
             yield Cut(Reason.TRUNCATED_GZIP, "the file is empty")
         else:
             while chunk := file.read(CHUNK):
+                took(len(chunk))
                 yield chunk
 
 
-def _inflate(file: BinaryIO) -> Iterator[bytes | Cut]:
-    inflate = zlib.decompressobj(31)
+def _inflate(file: BinaryIO, took: Callable[[int], None]) -> Iterator[bytes | Cut]:
+    """By ISA-L, two to three times as fast as zlib, which reads a damaged or truncated stream again, to the damage."""
+    given = 0
+    inflate = isal_zlib.decompressobj(31)
     while chunk := file.read(CHUNK):
-        while chunk:
+        took(len(chunk))
+        data = b""
+        while chunk or len(data) == _MOST:  # a full step may have left some output behind
             if inflate.eof:  # the next member of a file of several; zero bytes between them are padding
+                chunk = chunk.lstrip(b"\0")
+                if not chunk:
+                    break
+                inflate = isal_zlib.decompressobj(31)
+            try:
+                data = inflate.decompress(chunk, _MOST)
+            except igzip_lib.IsalError:  # type: ignore[misc]
+                yield from _rest(file, given)
+                return
+            if data:
+                given += len(data)
+                yield data
+            chunk = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
+    if not inflate.eof:
+        yield from _rest(file, given)
+
+
+def _rest(file: BinaryIO, given: int) -> Iterator[bytes | Cut]:
+    """The bytes that zlib reads after the first ``given``, and why they end."""
+    for part in inflate_carefully(file):
+        if isinstance(part, Cut):
+            yield part
+            return
+        if given < len(part):
+            yield part[given:]
+        given = max(0, given - len(part))
+    yield Cut(Reason.CORRUPT_GZIP, "two decoders disagree about it")
+
+
+def inflate_carefully(file: BinaryIO) -> Iterator[bytes | Cut]:
+    """The bytes of a gzip file by zlib, up to the damaged one."""
+    file.seek(0)
+    inflate = zlib.decompressobj(31)
+    while chunk := file.read(1 << 16):
+        while chunk:
+            if inflate.eof:
                 chunk = chunk.lstrip(b"\0")
                 if not chunk:
                     break

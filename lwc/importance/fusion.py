@@ -9,8 +9,8 @@ import numpy as np
 from scipy.stats import beta, kendalltau, rankdata
 
 from lwc.core.arrays import Array
+from lwc.importance.contents import LearnedFit
 from lwc.importance.learned import Measured, cross_validated, fit, removed_sums
-from lwc.importance.types import LearnedFit
 
 # Scores closer than this, relative to the largest, differ by rounding only.
 _SAME = 1e-9

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from lwc.core.arrays import Array
-from lwc.importance.types import LearnedFit
+from lwc.importance.contents import LearnedFit
 
 _FOLDS = 5
 # Of the mean squared column: from next to none to one that leaves little but equal weights.

@@ -10,15 +10,16 @@ from scipy.stats import spearmanr
 from scipy.stats import t as student
 
 from lwc.core.arrays import Array
+from lwc.core.marks import Number
+from lwc.importance.contents import Comparison
 from lwc.importance.fusion import tau
-from lwc.importance.types import Comparison
 from lwc.metrics.classification import LEVEL, ratio_interval
 
 # Fewer points than this have no rank correlation worth the name.
 _LEAST = 3
 
 
-def bootstrap_interval(scores: Sequence[float], resampled: Array) -> list[list[float]]:
+def bootstrap_interval(scores: Sequence[float], resampled: Array) -> list[list[Number]]:
     """[low, high] of each block: score ± t · (standard deviation of the rescorings (R, L)), t of R − 1 degrees.
 
     The bootstrap standard error with Student's t (Efron & Tibshirani 1993, §12.4). Rescoring is dear, so R is small:

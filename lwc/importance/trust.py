@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from lwc.core.arrays import Array
+from lwc.core.marks import Interval
+from lwc.importance.contents import AgainstCutModels, Comparison, Correlation, Resampled, Stable
 from lwc.importance.fusion import fuse, predicted_damage, usable
 from lwc.importance.learned import removed_sums
 from lwc.importance.resampling import Rows
 from lwc.importance.statistics import bootstrap_interval, compare_predictions, rank_stability
 from lwc.importance.subsets import CutModel
-from lwc.importance.types import AgainstCutModels, Comparison, Correlation, Resampled
-from lwc.metrics.classification import LEVEL, Estimate
+from lwc.metrics.classification import LEVEL
 from lwc.models.batches import Batch
 from lwc.recipe import Trust
 
@@ -70,7 +71,7 @@ def resampled(
     again, fused_again = drawn(rows.bootstrap, "resample", settings.resamples)
     halves, fused_halves = drawn(rows.part, "half", settings.seeds)
 
-    def stability(resamples: Array, parts: Array) -> dict[str, float]:
+    def stability(resamples: Array, parts: Array) -> Stable:
         return {"resamples": rank_stability(resamples), "halves": rank_stability(parts)}
 
     names = [name for name in scored.scores if name in again]
@@ -135,7 +136,7 @@ def _verdict(fusion: str, found: Comparison | None, judged: str, split: str, cou
     if best is None or beats is None:
         return "Scores or losses of the cut models are constant: how well the scores predict is not measured."
 
-    def told(value: Estimate) -> str:
+    def told(value: Interval) -> str:
         return f"{value['value']:.2f} ({value['low']:.2f} to {value['high']:.2f})"
 
     difference = found["difference"]

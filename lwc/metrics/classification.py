@@ -8,7 +8,7 @@ same as one multinomial draw over the distinct cells, which is exact and needs n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import scipy.special
@@ -17,18 +17,12 @@ from numpy.typing import ArrayLike, NDArray
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
+from lwc.core.marks import Interval
+
 ECE_BINS = 15
 LEVEL = 0.95
 _CHUNK = 4_000_000  # rows drawn at once for the calibration error: 32 MB of indices
 RESAMPLED = ("accuracy", "macro_f1", "balanced_accuracy")
-
-
-class Estimate(TypedDict):
-    """A figure with its 95% interval; all None where there is no figure."""
-
-    value: float | None
-    low: float | None
-    high: float | None
 
 
 def _pair(labels: ArrayLike, predictions: ArrayLike) -> tuple[Ints, Ints]:
@@ -164,7 +158,7 @@ def interval(value: float, samples: Floats) -> dict[str, float]:
     return {"value": value, "low": min(float(low), value), "high": max(float(high), value)}
 
 
-def ratio_interval(value: float, samples: Floats) -> Estimate:
+def ratio_interval(value: float, samples: Floats) -> Interval:
     """`interval` over the finite ``samples`` (R,) of a ratio; all None where the ratio or every sample lacks a base."""
     finite = samples[np.isfinite(samples)]
     if not np.isfinite(value) or not finite.size:
@@ -198,7 +192,7 @@ def classification_quality(labels: ArrayLike, logits: ArrayLike, n_boot: int, se
     return quality
 
 
-def retention(labels: ArrayLike, base: ArrayLike, compressed: ArrayLike, n_boot: int, seed: int) -> dict[str, Estimate]:
+def retention(labels: ArrayLike, base: ArrayLike, compressed: ArrayLike, n_boot: int, seed: int) -> dict[str, Interval]:
     """Compressed metric ÷ base metric on the same rows, class ids (N,), with paired-bootstrap intervals.
 
     Returns:

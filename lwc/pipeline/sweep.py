@@ -12,13 +12,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from lwc.core.errors import LwcError, RecipeError, TargetError
+from lwc.core.marks import Interval, Intervals
 from lwc.core.store import STORE_FOLDER, read_json
 from lwc.pipeline.run import Event, StageResult
 from lwc.pipeline.run import run as run_line
 from lwc.pipeline.stages import check_stage
 from lwc.recipe import TASKS, Recipe, Select, Sweep
 from lwc.report.frontier import Variant
-from lwc.report.marks import Interval, Intervals
 
 Run = Callable[[Recipe, Path, Event, str | None], Mapping[str, StageResult]]
 """`lwc.pipeline.run.run`, or a stand-in."""

@@ -92,7 +92,7 @@ def _sections(parent: type[Section]) -> list[type[Section]]:
     return list(dict.fromkeys(found))
 
 
-def _ratio(value: Any) -> Any:
+def _ratio(value: object) -> object:
     """Accept ``2.5`` and ``"2.5x"``; anything else is left for pydantic to refuse."""
     if isinstance(value, str):
         match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*[x×]?\s*", value)

@@ -20,11 +20,6 @@ class Columns(Section):
     item: str | None = None
     time: str | None = None
 
-    @property
-    def title_missing(self) -> str | None:
-        """What to do about rows without a title; None if a column is mapped to it."""
-        return None if self.title is not None else "map data.source.columns.title, or leave it out"
-
 
 class DataSource(Row):
     """Settings of a data source; ``implementation`` names its `lwc.data.source.Source`."""
@@ -34,7 +29,8 @@ class DataSource(Row):
     @property
     def title_missing(self) -> str | None:
         """What to do about rows that have no title; None if they have one."""
-        return None
+        columns: Columns | None = getattr(self, "columns", None)
+        return None if columns is None or columns.title else "map data.source.columns.title, or leave it out"
 
 
 class AmazonSample(DataSource):
@@ -64,10 +60,6 @@ class TableFile(DataSource):
     paths: tuple[str, ...] = Field(min_length=1)
     columns: Columns = Columns()
 
-    @property
-    def title_missing(self) -> str | None:
-        return self.columns.title_missing
-
 
 class HubDataset(DataSource):
     """A Hugging Face dataset id, or a local folder in that layout."""
@@ -78,10 +70,6 @@ class HubDataset(DataSource):
     config: str | None = None
     split: str = "train"
     columns: Columns = Columns()
-
-    @property
-    def title_missing(self) -> str | None:
-        return self.columns.title_missing
 
 
 class Amazon2023(DataSource):

@@ -128,7 +128,7 @@ def _apply_overrides(document: _Document, overrides: Sequence[str]) -> None:
         document.lines[tuple(parts)] = 0
 
 
-def _models_of(annotation: Any) -> list[type[BaseModel]]:
+def _models_of(annotation: object) -> list[type[BaseModel]]:
     """Every model class that an annotation mentions."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]

@@ -54,10 +54,10 @@ class Optimization(Section):
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
     dropout: bool = Field(default=True, description="whether the dropout that the model's config asks for is active")
-    patience: Positive = Field(default=3, description="evaluations without a better macro-F1")
+    patience: Positive = Field(default=3, description="evaluations without improvement before stopping")
     evaluations_per_epoch: Positive = 1
     checkpoint_every: Positive | None = Field(
-        default=None, description="steps between resumable checkpoints; one a minute unless told"
+        default=None, description="steps between resumable checkpoints; by default one a minute"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="auto: bf16 on GPUs and CPUs that multiply bf16 natively, else fp32"

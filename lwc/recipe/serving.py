@@ -157,7 +157,7 @@ class Verify(Section):
         description="requests/s that arrive, answered or not (open loop); by default users wait for answers",
     )
     arrivals: Literal["poisson", "constant"] = "poisson"
-    rate_tolerance: Fraction = Field(default=0.05, description="share of rate that may go unanswered before it is told")
+    rate_tolerance: Fraction = Field(default=0.05, description="share of rate that may go unanswered without a warning")
     find_rate: FindRate | None = Field(default=None, description="over the first of protocols")
     seconds: Annotated[float, Field(ge=1.0)] = 15.0
     warmup_seconds: Annotated[float, Field(ge=0.0)] = 2.0

@@ -160,11 +160,7 @@ class NextItem(TaskSettings):
     headline: ClassVar[Headline] = Headline(
         (Metric("ndcg_at_10", "NDCG@10"), Metric("hr_at_10", "HR@10")),
         (Metric("mrr", "MRR"), Metric("coverage", "coverage", retained=False)),
-        (
-            ("popularity", "popularity"),
-            ("recent_popularity", "recent popularity"),
-            ("item_knn", "item-kNN"),
-        ),
+        (("popularity", "popularity"), ("recent_popularity", "recent popularity"), ("item_knn", "item-kNN")),
         counted="users",
         asked="histories",
         served={"ndcg_at_10": "served NDCG@10", "offline_ndcg_at_10": "offline NDCG@10"},

@@ -31,11 +31,7 @@ def report_schema() -> dict[str, Any]:
 
 
 def build_report(
-    recipe: Recipe,
-    stage_dirs: Mapping[str, Path],
-    environment: Environment,
-    times: Mapping[str, StageTime],
-    out: Path,
+    recipe: Recipe, stage_dirs: Mapping[str, Path], environment: Environment, times: Mapping[str, StageTime], out: Path
 ) -> Report:
     """Collect what the stages left, decide the recipe's gates and write the report.
 
@@ -83,12 +79,9 @@ def _figures(report: Report, verify: Path | None, out: Path) -> dict[str, Figure
     quality = report["quality"]
     if quality and "confusion" in quality["base"]:
         models = [
-            (title, model["confusion"])
-            for title, model in (
-                ("base", quality["base"]),
-                ("before recovery", quality["unrecovered"]),
-                ("compressed", quality["compressed"]),
-            )
+            ("base", quality["base"]["confusion"]),
+            ("before recovery", quality["unrecovered"]["confusion"]),
+            ("compressed", quality["compressed"]["confusion"]),
         ]
         name = confusion_plot(models, report["data"]["label_names"] or (), out / "report_confusion.png")
         figures["confusion"] = Figure(name, "Confusion matrices on the test split: count and share of the true class.")

@@ -40,8 +40,8 @@ def _ratios(stage_dirs: Mapping[str, Path], selection: Selection | None, export:
         before, after = _weights_bytes(stage_dirs, "train"), _weights_bytes(stage_dirs, "recover")
         size = before / after if before and after else None
     return {
-        "blocks": planned and planned["blocks"],
-        "params": planned and planned["params"],
+        "blocks": planned["blocks"] if planned else None,
+        "params": planned["params"] if planned else None,
         "size": size,
         "latency": measured.get("latency", latency.get("ratio")),
     }
@@ -71,10 +71,7 @@ def _data(recipe: Recipe, stage_dirs: Mapping[str, Path], evaluation: dict[str, 
 
 
 def collect(
-    recipe: Recipe,
-    stage_dirs: Mapping[str, Path],
-    environment: Environment,
-    times: Mapping[str, StageTime],
+    recipe: Recipe, stage_dirs: Mapping[str, Path], environment: Environment, times: Mapping[str, StageTime]
 ) -> Findings:
     """Everything measured, as in ``report.json``, still without gates and verdict."""
     evaluation = _read(stage_dirs, "evaluate", "evaluation.json") or {}

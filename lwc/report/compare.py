@@ -13,17 +13,18 @@ from typing import Literal, NotRequired, TypeAlias, cast
 from typing_extensions import TypedDict
 
 from lwc.core.errors import RecipeError
+from lwc.core.marks import Interval, Intervals
 from lwc.core.store import RECORD, STORE_FOLDER, Store, key_of, read_json
 from lwc.recipe import TASKS
 from lwc.report.collect import SCHEMA_VERSION
 from lwc.report.content_types import Decision, Quality, Ratios, Report, Target, measured
-from lwc.report.marks import Interval, Intervals
 from lwc.report.paired import Predictions, holm, other_rows, paired, read_predictions
 from lwc.report.stage_contents import ShapeTimes
 
 # They name a run, or plan others: no number depends on them.
 _NO_EFFECT = ("name", "description", "sweep")
 _RESAMPLES = 2000
+_MACHINE: tuple[Literal["cpu", "cores", "gpu"], ...] = ("cpu", "cores", "gpu")
 
 
 class Cost(TypedDict):
@@ -205,11 +206,7 @@ def _compared(run: _Run) -> Compared:
         "name": run.name,
         "folder": str(run.folder),
         "date": environment.get("date"),
-        "machine": {
-            "cpu": environment.get("cpu"),
-            "cores": environment.get("cores"),
-            "gpu": environment.get("gpu"),
-        },
+        "machine": {key: environment.get(key) for key in _MACHINE},
         "passed": report["verdict"]["passed"],
         "target": report["target"],
         "quality": {
@@ -249,8 +246,7 @@ def compare(runs: Sequence[Path]) -> Comparison:
         if folder.resolve() in seen:
             raise RecipeError(f"{folder}: is the same run as {seen[folder.resolve()]}", "name each run once")
         seen[folder.resolve()] = folder
-    named = zip(_names(folders), folders, strict=True)
-    every = [_Run(name, folder, _report(folder)) for name, folder in named]
+    every = [_Run(name, folder, _report(folder)) for name, folder in zip(_names(folders), folders, strict=True)]
     tasks = list(dict.fromkeys(run.report["task"] for run in every))
     if len(tasks) > 1:
         raise RecipeError(f"the runs are of different tasks: {', '.join(tasks)}", "compare runs of one task")

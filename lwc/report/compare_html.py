@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lwc.core.marks import Interval
 from lwc.metrics.headline import Metric
 from lwc.recipe import TASKS
 from lwc.report.compare import Comparison, Test
@@ -13,7 +14,6 @@ from lwc.report.document import Document, Paragraph, Section, Table
 from lwc.report.formats import NOT_MEASURED, duration, number, ratio, retention, significant, with_interval
 from lwc.report.html import render_html
 from lwc.report.markdown import render_markdown
-from lwc.report.marks import Interval
 from lwc.report.stage_contents import ShapeTimes
 
 
@@ -122,7 +122,7 @@ def _document(c: Comparison) -> Document:
     passed = sum(run["passed"] for run in runs)
     header = ("recipe key", *(run["name"] for run in runs))
     changed = tuple((row["key"], *map(_shown, row["values"])) for row in c["differences"])
-    sizes = [{name: ratio(value) for name, value in run["ratios"].items()} for run in runs]
+    sizes = [{str(name): ratio(value) for name, value in run["ratios"].items()} for run in runs]
     speeds = [{f"{s['batch']} × {s['length']}": _speed(s) for s in run["latency"]} for run in runs]
     gates = [_gates(run["gates"]) for run in runs]
     costs = [

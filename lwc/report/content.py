@@ -5,23 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lwc.recipe import TASKS
-from lwc.report.content_types import Quality, Report, measured
+from lwc.report.content_types import RATIOS, Quality, Report, measured
 from lwc.report.document import Document, Figure, Paragraph, Section, Table
-from lwc.report.formats import (
-    NOT_MEASURED,
-    duration,
-    number,
-    percent,
-    ratio,
-    retention,
-    significant,
-    with_interval,
-)
+from lwc.report.formats import NOT_MEASURED, duration, number, percent, ratio, retention, significant, with_interval
 from lwc.report.importance import importance_section
-from lwc.report.levers import further_levers, search_for_latency
+from lwc.report.levers import further_levers, search_for_latency, widest
 from lwc.report.serving import serving_section
 from lwc.report.setting import data_section, environment_section
-from lwc.report.stage_contents import ExportedFile, Latency, Parity
+from lwc.report.stage_contents import Latency, Parity
 
 Block = Paragraph | Table | Figure
 
@@ -53,20 +44,18 @@ def _quality(report: Report, figures: Mapping[str, Figure]) -> Section:
         for metric in shown
         if metric.key in after
     ]
+    of_base = (
+        "Compressed metric ÷ base metric on the same texts, resampled in pairs; where lower is better, the other way "
+        "round, so that 100 % is always all of the base's quality."
+    )
     blocks: list[Block] = [
         Table(header, tuple(rows), caption, strong=(2,)),
-        Table(
-            ("retention of base", "before recovery", "recovered"),
-            tuple(kept),
-            "Compressed metric ÷ base metric on the same texts, resampled in pairs; where lower is better, the other "
-            "way round, so that 100 % is always all of the base's quality.",
-        ),
+        Table(("retention of base", "before recovery", "recovered"), tuple(kept), of_base),
     ]
     if report["agreement"]:
-        cut, healed = percent(report["agreement"]["unrecovered"]), percent(report["agreement"]["compressed"])
-        blocks.append(
-            Paragraph(f"First choice of the next token is the base's: {cut} before recovery, {healed} after.")
-        )
+        cut, healed = (percent(report["agreement"][model]) for model in ("unrecovered", "compressed"))
+        said = f"First choice of the next token is the base's: {cut} before recovery, {healed} after."
+        blocks.append(Paragraph(said))
     blocks += [figures[key] for key in ("retention", "confusion") if key in figures]
     return Section("Quality", blocks)
 
@@ -79,22 +68,22 @@ def _gates(report: Report) -> Section:
         (
             "pass" if gate["passed"] else "FAIL",
             gate["metric"],
-            NOT_MEASURED if gate["value"] is None else significant(gate["value"]),
-            f"{gate['op']} {NOT_MEASURED if gate['threshold'] is None else significant(gate['threshold'])}",
+            significant(gate["value"]),
+            f"{gate['op']} {significant(gate['threshold'])}",
             gate["reason"] if gate["value"] is None or gate["threshold"] is None else "",
         )
         for gate in gates
     )
     bad = tuple(i for i, gate in enumerate(gates) if not gate["passed"])
     header = ("", "metric", "value", "must be", "why not measured")
-    width = len(header) if any(row[-1] for row in rows) else len(header) - 1
+    width = 5 if any(row[-1] for row in rows) else 4
     return Section("Gates", [Table(header[:width], tuple(row[:width] for row in rows), bad=bad)])
 
 
 def _size(report: Report) -> Section:
     ratios, selection = report["ratios"], report["selection"]
     files = (report["export"] or {}).get("files")
-    sizes = [_bytes(files and files["base"]), _bytes(files and files["compressed"])]
+    sizes = [f"{files[one]['bytes'] / 1e6:,.1f} MB" if files else NOT_MEASURED for one in ("base", "compressed")]
     blocks_before, blocks_after = (selection["blocks_before"], len(selection["kept"])) if selection else (None, None)
     before, after = (selection.get("params_before"), selection.get("params_after")) if selection else (None, None)
     rows = (
@@ -118,10 +107,6 @@ def _size(report: Report) -> Section:
     return Section("Size, latency and parity", blocks)
 
 
-def _bytes(file: ExportedFile | None) -> str:
-    return NOT_MEASURED if file is None else f"{file['bytes'] / 1e6:,.1f} MB"
-
-
 def _latency_rows(latency: Latency | None) -> tuple[tuple[str, ...], ...]:
     return tuple(
         (
@@ -129,7 +114,7 @@ def _latency_rows(latency: Latency | None) -> tuple[tuple[str, ...], ...]:
             number(shape["base_ms"], 2),
             number(shape["compressed_ms"], 2),
             ratio(shape["ratio"]),
-            percent(max(shape["spread"]["base"], shape["spread"]["compressed"]) if "spread" in shape else None),
+            percent(widest(shape) if "spread" in shape else None),
         )
         for shape in (latency or {}).get("shapes", ())
     )
@@ -159,29 +144,22 @@ def compose(report: Report, figures: Mapping[str, Figure]) -> Document:
     recipe, verdict, ratios = report["recipe"], report["verdict"], report["ratios"]
     head = [Paragraph(text) for text in (verdict["removed"], verdict["cost"], verdict["gained"])]
     head += [Paragraph(text, "bad") for text in verdict["warnings"]]
-    head.append(Paragraph(verdict["gates"], "good" if verdict["passed"] and report["gates"] else ""))
-    if not verdict["passed"]:
-        head[-1] = Paragraph(verdict["gates"], "bad")
+    tone = "bad" if not verdict["passed"] else "good" if report["gates"] else ""
+    head.append(Paragraph(verdict["gates"], tone))
     kept = report["retention"] or {}
     quality = report["quality"] and report["quality"]["compressed"]
-    tiles = [
-        ("blocks", ratio(ratios["blocks"]), "smaller"),
-        ("params", ratio(ratios["params"]), "smaller"),
-        ("size", ratio(ratios["size"]), "smaller"),
-        ("latency", ratio(ratios["latency"]), "faster"),
+    tiles: list[tuple[str, str, str]] = [
+        (name, ratio(ratios[name]), "faster" if name == "latency" else "smaller") for name in RATIOS
     ]
     for metric in TASKS[report["task"]].headline.metrics:
         value = number(measured(quality, metric.key) if quality else None)
         tiles.append((metric.name, value, f"{percent(kept.get(metric.key))} of base"))
-    passed = verdict["passed"]
-    state = "gates failed" if not passed else "passed" if report["gates"] else "no gates"
-    when = report["environment"].get("date")
-    parts = [recipe["description"], f"seed {recipe['seed']}", str(when) if when else ""]
+    parts = [recipe["description"], f"seed {recipe['seed']}", report["environment"].get("date")]
     return Document(
         title=recipe["name"],
         subtitle=" · ".join(part for part in parts if part),
-        passed=passed,
-        state=state,
+        passed=verdict["passed"],
+        state="gates failed" if not verdict["passed"] else "passed" if report["gates"] else "no gates",
         verdict=head,
         tiles=tiles,
         sections=[

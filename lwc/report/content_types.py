@@ -13,8 +13,9 @@ from pydantic import ConfigDict, Field, with_config
 from pydantic.config import JsonDict
 from typing_extensions import TypedDict
 
-from lwc.report.importance_contents import Importance
-from lwc.report.marks import CLOSED, Interval, Keyed, Number, Sometimes, When
+from lwc.core.marks import CLOSED, Interval, Keyed, Number, Sometimes, When
+from lwc.importance.contents import Importance
+from lwc.recipe import RatioBase
 from lwc.report.serving_contents import Served
 from lwc.report.stage_contents import Export, Latency, Parity, Recovered, Retention, Selection, Trained
 
@@ -59,19 +60,14 @@ class Target(TypedDict):
     """What the recipe asked for, and what was reached."""
 
     ratio: float
-    of: Literal["blocks", "params", "size", "latency"]
+    of: RatioBase
     reached: Number
     met: bool | None
 
 
-@with_config(CLOSED)
-class Ratios(TypedDict):
-    """base / compressed, each ratio named by its base"""
-
-    blocks: Annotated[Number, Field(description="blocks before / after")]
-    params: Annotated[Number, Field(description="parameters before / after")]
-    size: Annotated[Number, Field(description="file bytes before / after: ONNX, else safetensors")]
-    latency: Annotated[Number, Field(description="base median / compressed median, ONNX Runtime, interleaved")]
+Ratios: TypeAlias = dict[RatioBase, Number]
+"""base / compressed: blocks, parameters, bytes of the file (ONNX, else safetensors), median ms in ONNX Runtime."""
+RATIOS: tuple[RatioBase, ...] = ("blocks", "params", "size", "latency")
 
 
 class Bootstrap(TypedDict):
@@ -103,12 +99,8 @@ class SplitQuality(TypedDict, total=False):
     targets_not_in_catalogue: Annotated[int, When("histories"), Sometimes()]
 
 
-class Duplicates(TypedDict, total=False):
-    """Rows removed, by reason."""
-
-    exact: int
-    conflicting_labels: int
-    near: int
+Duplicates: TypeAlias = dict[Literal["exact", "conflicting_labels", "near"], int]
+"""Rows removed, by reason."""
 
 
 class DataQuality(TypedDict, total=False):
@@ -144,12 +136,8 @@ class DataQuality(TypedDict, total=False):
     catalogue_sha256: str
 
 
-class Truncated(TypedDict):
-    """Test texts cut at max_length tokens."""
-
-    count: int
-    of: int
-    max_length: int
+Truncated: TypeAlias = dict[Literal["count", "of", "max_length"], int]
+"""Test texts cut at max_length tokens."""
 
 
 class SourceFile(TypedDict, total=False):
@@ -212,11 +200,8 @@ class Training(TypedDict):
     recover: Recovered | None
 
 
-class Agreement(TypedDict):
-    """Share of next tokens on which the first choice is the base's."""
-
-    unrecovered: float
-    compressed: float
+Agreement: TypeAlias = dict[Literal["unrecovered", "compressed"], float]
+"""Share of next tokens on which the first choice is the base's."""
 
 
 class Environment(TypedDict, total=False):

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NotRequired
 
-import matplotlib as mpl
 import numpy as np
 
 from lwc.report.content_types import DataQuality
 from lwc.report.document import Document, Figure, Paragraph, Section, Table
 from lwc.report.formats import duration, number, percent
 from lwc.report.html import render_html
-from lwc.report.plots import BLUE, GREY, INK, ORANGE, RED, SOFT, STYLE, canvas, save
+from lwc.report.plots import BLUE, GREY, INK, ORANGE, RED, SOFT, drawing
 from lwc.report.setting import split_by
 
 
@@ -33,8 +32,7 @@ def _drift_plot(months: Mapping[str, Mapping[str, int]], names: Sequence[str], p
     kept = [month for month, labels in months.items() if sum(labels.values()) >= _FEW]
     counts = np.array([[months[month].get(name, 0) for name in names] for month in kept], dtype=np.float64)
     times = np.array(kept, dtype="datetime64[M]").astype("datetime64[D]")
-    with mpl.rc_context(STYLE):
-        figure = canvas(7.2, 4.0)
+    with drawing(path, 7.2, 4.0) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         for name, colour, column in zip(names, _COLOURS[-len(names) :], counts.T, strict=False):
             upper.plot(times, 100 * column / counts.sum(axis=1), color=colour, label=name, lw=1.5)
@@ -43,29 +41,27 @@ def _drift_plot(months: Mapping[str, Mapping[str, int]], names: Sequence[str], p
         upper.legend(frameon=False, fontsize=9, ncols=min(5, len(names)), loc="upper left", bbox_to_anchor=(0, 1.18))
         lower.fill_between(times, counts.sum(axis=1), color=GREY, lw=0)
         lower.set_ylabel("rows")
-        return save(figure, path)
+    return path.name
 
 
 def _lengths_plot(counts: Sequence[int], path: Path) -> str:
     """How many rows have how many words, to the 99th percentile."""
     found = np.asarray(counts, dtype=np.float64)
     edge = int(np.searchsorted(np.cumsum(found), 0.99 * found.sum())) + 1
-    with mpl.rc_context(STYLE):
-        figure = canvas(7.2, 2.6)
+    with drawing(path, 7.2, 2.6) as figure:
         axes = figure.add_subplot()
         width = max(1, edge // 80)
         sums = np.add.reduceat(found[:edge], np.arange(0, edge, width))
         axes.bar(np.arange(len(sums)) * width, sums, width=0.9 * width, align="edge", color=BLUE)
         axes.set_xlabel("words of a text (1% are longer than the plot)")
         axes.set_ylabel("rows")
-        return save(figure, path)
+    return path.name
 
 
 def _languages_plot(languages: Mapping[str, int], path: Path) -> str:
     """Rows by language, on a logarithmic scale."""
     names = list(languages)
-    with mpl.rc_context(STYLE):
-        figure = canvas(7.2, 0.6 + 0.32 * len(names))
+    with drawing(path, 7.2, 0.6 + 0.32 * len(names)) as figure:
         axes = figure.add_subplot()
         axes.barh(names, [languages[name] for name in names], color=BLUE)
         axes.set_xscale("log")
@@ -74,7 +70,7 @@ def _languages_plot(languages: Mapping[str, int], path: Path) -> str:
             axes.text(languages[name], place, f" {languages[name]:,}", va="center", size=9, color=INK)
         axes.margins(x=0.15)
         axes.set_xlabel("rows")
-        return save(figure, path)
+    return path.name
 
 
 def _rows_table(q: Ingested) -> Table:

@@ -38,16 +38,12 @@ def ratio(value: object) -> str:
     return number(float(value), 2, "×") if isinstance(value, int | float) else NOT_MEASURED
 
 
-def with_interval(value: object, digits: int = 3, scale: float = 1.0) -> str:
+def with_interval(value: object, digits: int = 3) -> str:
     """``0.912 (0.890–0.931)``; the value alone where there is no interval."""
-    if not isinstance(value, Mapping):
-        return number(value * scale if isinstance(value, float) else value, digits)
-    if value.get("value") is None:
-        return NOT_MEASURED
-    middle = number(float(value["value"]) * scale, digits)
-    if value.get("low") is None or value.get("high") is None:
+    middle = number(value, digits)
+    if not isinstance(value, Mapping) or None in (value.get(end) for end in ("value", "low", "high")):
         return middle
-    return f"{middle} ({value['low'] * scale:.{digits}f}–{value['high'] * scale:.{digits}f})"
+    return f"{middle} ({value['low']:.{digits}f}–{value['high']:.{digits}f})"
 
 
 def retention(value: object) -> str:

@@ -12,19 +12,18 @@ from typing import Any, Literal, TypeAlias
 from typing_extensions import TypedDict
 
 from lwc.core.errors import RecipeError
+from lwc.core.marks import Interval, Intervals
 from lwc.metrics.headline import Headline, Metric
-from lwc.recipe import TASKS
-from lwc.report.content_types import Ratios
+from lwc.recipe import TASKS, RatioBase
+from lwc.report.content_types import RATIOS, Ratios
 from lwc.report.document import Document, Figure, Paragraph, Section, Table
 from lwc.report.formats import NOT_MEASURED, duration, number, ratio, retention, with_interval
 from lwc.report.frontier_plot import frontier_plot
 from lwc.report.html import render_html
 from lwc.report.markdown import render_markdown
-from lwc.report.marks import Interval, Intervals
 
 Axis: TypeAlias = Literal["params", "latency"]
 AXES: tuple[Axis, ...] = ("params", "latency")
-_RATIOS: tuple[Literal["blocks", "params", "size", "latency"], ...] = ("blocks", "params", "size", "latency")
 
 
 class Failure(TypedDict):
@@ -47,7 +46,7 @@ class Variant(TypedDict):
     task: str
     name: str
     ratio: float
-    of: Literal["blocks", "params", "size", "latency"]
+    of: RatioBase
     strategy: str
     select: Mapping[str, Any]
     kept: list[int] | None
@@ -122,8 +121,7 @@ def find_frontier(rows: Sequence[Variant]) -> Frontier:
     if not rows:
         raise RecipeError("the sweep has no variants", "list ratios under `sweep`")
     metric = TASKS[rows[0]["task"]].headline.metrics[0]
-    base = next((row["base"] for row in rows if row["base"] is not None), None)
-    uncut = [] if base is None else [(1.0, _worth(base[metric.key], metric))]
+    uncut = [(1.0, _worth(row["base"][metric.key], metric)) for row in rows if row["base"] is not None][:1]
     optimal: dict[Axis, list[bool | None]] = {}
     for axis in AXES:
         points: dict[int, tuple[float, float]] = {}
@@ -143,14 +141,14 @@ def _shown(measured: Intervals | None, metric: Metric) -> str:
 def _quality_table(f: Frontier) -> Table:
     first, second = f.headline.metrics
     header = (
-        "variant", "best in", "kept", *_RATIOS, first.name, second.name, f"{first.name} retained", "before recovery",
+        "variant", "best in", "kept", *RATIOS, first.name, second.name, f"{first.name} retained", "before recovery",
     )  # fmt: skip
     rows = [
         (
             row["name"],
             "failed" if row["error"] is not None else ", ".join(f.axes_of(place)) or "–",
             f"{len(row['kept'])} blocks" if row["kept"] is not None else NOT_MEASURED,
-            *(ratio(row["ratios"][name]) for name in _RATIOS),
+            *(ratio(row["ratios"][name]) for name in RATIOS),
             _shown(row["compressed"], first),
             _shown(row["compressed"], second),
             retention((row["retention"] or {}).get(first.key)),
@@ -159,16 +157,16 @@ def _quality_table(f: Frontier) -> Table:
         for place, row in enumerate(f.rows)
     ]
     known = [
-        (f"floor: {f.headline.floors[0][1]}", "", [""] * 4, f.floor),
-        ("uncut model", "all", ["1.00×"] * 4, f.base),
-    ]
-    for name, kept, gained, measured in known:
-        if measured is not None:
-            rows.insert(0, (name, "", kept, *gained, _shown(measured, first), _shown(measured, second), "", ""))
-    shift = len(rows) - len(f.rows)
+        (name, "", kept, *[gained] * 4, _shown(measured, first), _shown(measured, second), "", "")
+        for name, kept, gained, measured in (
+            ("uncut model", "all", "1.00×", f.base), (f"floor: {f.headline.floors[0][1]}", "", "", f.floor),
+        )
+        if measured is not None
+    ]  # fmt: skip
+    shift = len(known)
     return Table(
         header,
-        tuple(rows),
+        (*known, *rows),
         f"Test split, 95% bootstrap intervals. Best in: no other variant, nor the uncut model, is as good in "
         f"{first.name} and as small (params) or as fast (latency), and better in one of the two. By the values alone: "
         "where intervals overlap, the order may be chance, and the best of many is flattered. "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lwc.report.marks import Interval
+from lwc.core.marks import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,18 +54,15 @@ def _points(f: Frontier, axis: Axis, places: Iterable[int]) -> list[_Point]:
 
 def frontier_plot(f: Frontier, path: Path) -> str | None:
     """The first headline metric (95% intervals) against each ratio, a panel for each; None if nothing was measured."""
-    import matplotlib as mpl
-
     from lwc.report.frontier import AXES
-    from lwc.report.plots import BLUE, GREY, INK, ORANGE, RED, SOFT, STYLE, canvas, save
+    from lwc.report.plots import BLUE, GREY, INK, ORANGE, RED, SOFT, drawing
 
     shown = {axis: points for axis in AXES if (points := _points(f, axis, range(len(f.rows))))}
     if not shown:
         return None
     metric, series = f.headline.metrics[0], _series(f)
     palette = (BLUE, ORANGE, RED, *_MORE_COLOURS)
-    with mpl.rc_context(STYLE):
-        figure = canvas(1.2 + 4.1 * len(shown), 4.4)
+    with drawing(path, 1.2 + 4.1 * len(shown), 4.4) as figure:
         panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
         for panel, (axis, points) in zip(panels, shown.items(), strict=True):
             if f.base is not None:
@@ -84,15 +81,9 @@ def frontier_plot(f: Frontier, path: Path) -> str | None:
             panel.set_title("smaller →" if axis == "params" else "faster →", loc="right", fontsize=9, color=SOFT)
         panels[0].set_ylabel(f"test {metric.name}{' (lower is better)' if metric.lower_is_better else ''}")
         found = {text: mark for panel in panels for mark, text in zip(*panel.get_legend_handles_labels(), strict=True)}
-        figure.legend(
-            found.values(),
-            found.keys(),
-            frameon=False,
-            fontsize=9,
-            loc="outside lower center",
-            ncols=min(4, len(found)),
-        )
-        return save(figure, path)
+        place = {"loc": "outside lower center", "ncols": min(4, len(found))}
+        figure.legend(found.values(), found.keys(), frameon=False, fontsize=9, **place)
+    return path.name
 
 
 def _draw(panel: Axes, points: list[_Point], name: str, colour: str, shift: float) -> None:

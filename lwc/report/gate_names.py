@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_or
 
 from typing_extensions import is_typeddict
 
+from lwc.core.marks import Fact, Interval, Keyed, Names, Sometimes, When
 from lwc.recipe import FromConfig, Recipe
 from lwc.report.content_types import Findings
-from lwc.report.marks import Fact, Interval, Keyed, Names, Sometimes, When
 
 # What was asked, not measured.
 _ASKED = ("schema_version", "recipe", "task")
@@ -29,14 +29,14 @@ class _Known:
     Facts after a key are true below it only.
     """
 
-    facts: frozenset[Fact]
-    keys: Mapping[Names, Mapping[str, frozenset[Fact]] | None]
+    facts: frozenset[str]
+    keys: Mapping[Names, Mapping[str, frozenset[str]] | None]
 
 
 def _known(recipe: Recipe) -> _Known:
     headline, export, verify, trust = recipe.task.headline, recipe.export, recipe.verify, recipe.score.trust
     texts = headline.asked != "histories"
-    facts: dict[Fact, bool] = {
+    asked: dict[Fact, bool] = {
         "int8": export.int8 is not None,
         "fp16": export.fp16,
         "openvino": export.openvino,
@@ -47,46 +47,38 @@ def _known(recipe: Recipe) -> _Known:
         "rate": verify.rate is not None,
         "against_base": verify.find_rate is not None and verify.find_rate.against_base,
         "latency target": recipe.target.of == "latency",
-        "beam": recipe.select.strategy == "beam",
-        "racing": recipe.select.strategy == "racing",
-        "iterated": recipe.select.strategy == "iterated",
-        "texts": texts,
-        "histories": not texts,
         "ingest": texts and recipe.data.ingest is not None,
         "no ingest": texts and recipe.data.ingest is None,
-        "confusion": "confusion" in headline.counts,
-        "tokens": "tokens" in headline.counts,
-        "agreement": "agreement" in headline.counts,
-        "accuracy": "accuracy" in headline.served,
-        "ndcg_at_10": "ndcg_at_10" in headline.served,
     }
-    metrics = [metric.key for metric in (*headline.metrics, *headline.further)]
-    classes = _numbers(_classes(recipe) if facts["confusion"] else None)
+    facts = {recipe.select.strategy, headline.asked, *headline.counts, *headline.served}
+    facts |= {fact for fact, true in asked.items() if true}
+    shown = (*headline.metrics, *headline.further)
+    metrics = [metric.key for metric in shown]
+    classes = _numbers(_classes(recipe) if "confusion" in facts else None)
     figures = [f"{key}_{precision}" for key in metrics[:2] for precision in ("fp32", "int8")]
     first, *others = verify.protocols
-    search: frozenset[Fact] = frozenset({"find_rate"} if verify.find_rate is not None else ())
-    keys: dict[Names, Mapping[str, frozenset[Fact]] | None] = {
+    keys: dict[Names, Mapping[str, frozenset[str]] | None] = {
         "metrics": _plain(metrics),
-        "retained": _plain(metric.key for metric in (*headline.metrics, *headline.further) if metric.retained),
+        "retained": _plain(metric.key for metric in shown if metric.retained),
         "floors": _plain(key for key, _ in headline.floors),
         "figures in training": _plain([*metrics, "score", "step", "train_loss"]),
         "int8 figures": _plain(["agreement", *figures]),
         "methods": _plain(method.method for method in recipe.score.methods),
-        "protocols": {first: search, **_plain(others)},
+        "protocols": {first: frozenset({"find_rate"} if verify.find_rate else ()), **_plain(others)},
         "shapes": _numbers(len(export.latency_shapes)),
         "blocks": _numbers(recipe.model.blocks if isinstance(recipe.model, FromConfig) else None),
         "classes": classes,
         "served classes": classes,
         "splits": _plain(["train", "validation", "test", *(["calibration"] if texts else [])]),
     }
-    return _Known(frozenset(fact for fact, true in facts.items() if true), keys)
+    return _Known(frozenset(facts), keys)
 
 
-def _plain(names: Iterable[str]) -> dict[str, frozenset[Fact]]:
+def _plain(names: Iterable[str]) -> dict[str, frozenset[str]]:
     return dict.fromkeys(names, frozenset())
 
 
-def _numbers(count: int | None) -> dict[str, frozenset[Fact]] | None:
+def _numbers(count: int | None) -> dict[str, frozenset[str]] | None:
     return None if count is None else _plain(map(str, range(count)))
 
 
@@ -105,7 +97,7 @@ class _Marked:
     keyed: Keyed | None
 
 
-def _marked(annotation: Any, facts: frozenset[Fact]) -> _Marked:
+def _marked(annotation: Any, facts: frozenset[str]) -> _Marked:
     """Unwrap ``Annotated``, ``NotRequired`` and ``… | None``."""
     there, certain, keyed = True, True, None
     while True:

@@ -63,13 +63,9 @@ def _decide_one(gate: Gate, report: Mapping[str, object]) -> Decision:
         if not passed and gate.relative_to is not None:
             reason += f" ({gate.value:g} × {gate.relative_to})"
     return {
-        "metric": gate.metric,
-        "op": gate.op,
-        "threshold": threshold,
-        "value": value,
-        "passed": passed,
+        "metric": gate.metric, "op": gate.op, "threshold": threshold, "value": value, "passed": passed,
         "reason": reason,
-    }
+    }  # fmt: skip
 
 
 def decide(gates: Iterable[Gate], report: Mapping[str, object]) -> list[Decision]:

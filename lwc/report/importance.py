@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from lwc.core.marks import Interval
+from lwc.importance.contents import FusedScores, Importance, KendallTau, LearnedFit, Stable, TrustFigures
 from lwc.report.content_types import Report
 from lwc.report.document import Figure, Paragraph, Section, Table
 from lwc.report.formats import NOT_MEASURED, number, with_interval
-from lwc.report.importance_contents import Fused, Importance, KendallTau, Learned, Stable, Trust
-from lwc.report.marks import Interval
 
 Block = Paragraph | Table | Figure
 
@@ -27,7 +27,7 @@ def _methods(importance: Importance) -> Table:
     return Table(("method", "unit", "weight", "seconds"), rows, caption)
 
 
-def _learned(fused: Fused, found: Learned) -> Paragraph:
+def _learned(fused: FusedScores, found: LearnedFit) -> Paragraph:
     weights = ", ".join(f"{name} {weight:.3g}" for name, weight in fused["weights"].items())
     return Paragraph(
         f"Weights learned on {found['subsets']} cut models (nats per largest score): {weights}. Held out in "
@@ -44,7 +44,7 @@ def _agreement(tau: KendallTau) -> Table:
     return Table(("", *tau["names"]), rows, caption)
 
 
-def _trust(trust: Trust) -> list[Block]:
+def _trust(trust: TrustFigures) -> list[Block]:
     correlation = trust["correlation"]
     stability = trust["stability"]
 

@@ -6,15 +6,15 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from lwc.importance.contents import Bands, Importance, KendallTau, TrustFigures
 from lwc.report.document import Figure
 from lwc.report.formats import significant
-from lwc.report.importance_contents import Bands, Importance, KendallTau, Trust
-from lwc.report.plots import BLUE, GREY, INK, ORANGE, RED, SOFT, STYLE, canvas, save
+from lwc.report.plots import BLUE, GREY, INK, ORANGE, RED, SOFT, drawing
 from lwc.report.stage_contents import Selection
 
 
@@ -34,9 +34,17 @@ def _interval(intervals: Sequence[Sequence[float | None]] | None, block: int) ->
     return f"\n{low} … {high}"
 
 
+def _methods_on_top(axes: Axes, names: Sequence[str], fontsize: float | None = None) -> None:
+    axes.set_xticks(range(len(names)), [name.replace("_", "\n") for name in names], fontsize=fontsize)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
 def importance_heatmap(importance: Importance, selection: Selection | None, path: Path) -> str:
     """Blocks × methods: colour per method, raw scores and their intervals written in, removed blocks framed."""
-    rows = [(name, method["scores"]) for name, method in importance["methods"].items()]
+    scored = importance["methods"].items()
+    rows: list[tuple[str, Sequence[float | None]]] = [(name, method["scores"]) for name, method in scored]
     rows.append(("fused", importance["fused"]["scores"]))
     trust = importance.get("trust")
     intervals: dict[str, Bands] = {}
@@ -45,8 +53,7 @@ def importance_heatmap(importance: Importance, selection: Selection | None, path
     blocks = int(importance["blocks"])
     removed = set(selection["removed"]) if selection else set()
     colours = np.stack([_unit_range(scores) for _, scores in rows], axis=1)
-    with mpl.rc_context(STYLE):
-        figure = canvas(2.1 + (1.45 if trust else 1.25) * len(rows), 1.2 + (0.5 if trust else 0.36) * blocks)
+    with drawing(path, 2.1 + (1.45 if trust else 1.25) * len(rows), 1.2 + (0.5 if trust else 0.36) * blocks) as figure:
         axes = figure.add_subplot()
         axes.imshow(colours, cmap="Blues", vmin=0, vmax=1.25, aspect="auto")
         for i in range(blocks):
@@ -58,38 +65,31 @@ def importance_heatmap(importance: Importance, selection: Selection | None, path
                 box = Rectangle((-0.48, i - 0.45), len(rows) - 0.04, 0.9, fill=False, ec=RED, lw=1.6)
                 axes.add_patch(box)
         axes.axvline(len(rows) - 1.5, color="white", lw=4)
-        axes.set_xticks(range(len(rows)), [name.replace("_", "\n") for name, _ in rows])
-        axes.xaxis.tick_top()
+        _methods_on_top(axes, [name for name, _ in rows])
         state = ["" if not selection else "  removed" if i in removed else "  kept" for i in range(blocks)]
         axes.set_yticks(range(blocks), [f"block {i}{state[i]}" for i in range(blocks)])
         for i, label in enumerate(axes.get_yticklabels()):
             label.set_color(RED if i in removed else INK)
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-        return save(figure, path)
+    return path.name
 
 
 def agreement_matrix(tau: KendallTau, path: Path) -> str:
     """Kendall τ of every pair of methods (M, M): blue agrees, red reverses."""
     names = tau["names"]
     values = np.array([[np.nan if value is None else value for value in row] for row in tau["matrix"]], dtype=float)
-    with mpl.rc_context(STYLE):
-        figure = canvas(1.9 + 0.8 * len(names), 1.1 + 0.55 * len(names))
+    with drawing(path, 1.9 + 0.8 * len(names), 1.1 + 0.55 * len(names)) as figure:
         axes = figure.add_subplot()
         axes.imshow(values, cmap="RdBu", vmin=-1.25, vmax=1.25, aspect="auto")
         for i, row in enumerate(values):
             for j, value in enumerate(row):
                 text = "–" if math.isnan(value) else f"{value:.2f}"
                 axes.text(j, i, text, ha="center", va="center", color="white" if abs(value) > 0.75 else INK, size=8.5)
-        axes.set_xticks(range(len(names)), [name.replace("_", "\n") for name in names], fontsize=8.5)
-        axes.xaxis.tick_top()
+        _methods_on_top(axes, names, fontsize=8.5)
         axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-        return save(figure, path)
+    return path.name
 
 
-def prediction_scatter(trust: Trust, path: Path) -> str:
+def prediction_scatter(trust: TrustFigures, path: Path) -> str:
     """Predicted damage against the loss of models really cut, one panel a method and one for the fusion."""
     predicted = {**trust["predicted"]["methods"], "fused": trust["predicted"]["fused"]}
     cut, correlation = trust["cut_models"], trust["correlation"]
@@ -98,8 +98,7 @@ def prediction_scatter(trust: Trust, path: Path) -> str:
         series.append((correlation["after_recovery"], "after recovery", cut["recovered"], ORANGE))
     columns = min(3, len(predicted))
     lines = math.ceil(len(predicted) / columns)
-    with mpl.rc_context(STYLE):
-        figure = canvas(0.6 + 2.6 * columns, 0.5 + 2.5 * lines)
+    with drawing(path, 0.6 + 2.6 * columns, 0.5 + 2.5 * lines) as figure:
         panels = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
         for axes, (name, values) in zip(panels, predicted.items(), strict=False):
             told = []
@@ -118,7 +117,7 @@ def prediction_scatter(trust: Trust, path: Path) -> str:
         figure.supxlabel("predicted damage: sum of the scores of the removed blocks", fontsize=9, color=SOFT)
         if len(series) > 1:
             panels[0].legend(frameon=False, fontsize=8)
-        return save(figure, path)
+    return path.name
 
 
 def importance_figures(importance: Importance, selection: Selection | None, out: Path) -> dict[str, Figure]:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from lwc.recipe import TASKS
 from lwc.report.content_types import Report
 from lwc.report.document import Table
 from lwc.report.formats import number, percent, ratio, significant
+from lwc.report.stage_contents import ShapeTimes
+
+_PRECISIONS: tuple[Literal["fp32", "int8"], ...] = ("fp32", "int8")
+
+
+def widest(shape: ShapeTimes) -> float:
+    """The wider of the two models' spreads at one shape."""
+    return max(shape["spread"].values())
 
 
 def search_for_latency(report: Report) -> list[Table]:
     """The depths that a target of latency was measured at, each against the uncut model; none for other targets."""
     selection = report["selection"]
     rows = tuple(
-        (
-            number(one["blocks"]),
-            ratio(one["ratio"]),
-            percent(max(max(shape["spread"]["base"], shape["spread"]["compressed"]) for shape in one["shapes"])),
-        )
+        (number(one["blocks"]), ratio(one["ratio"]), percent(max(map(widest, one["shapes"]))))
         for one in (selection["latency"] if selection and "latency" in selection else ())
     )
     caption = (
@@ -65,9 +71,7 @@ def further_levers(report: Report) -> list[Table]:
             )
         )
     timed = export.get("openvino", {})
-    for precision, found in (("fp32", timed.get("fp32")), ("int8", timed.get("int8"))):
-        if found is None:
-            continue
+    for precision, found in ((key, timed[key]) for key in _PRECISIONS if key in timed):
         faster = "faster" if found["ratio"] >= 1 else "slower"
         rows.append(
             (

@@ -16,10 +16,7 @@ def _plain(text: str) -> str:
 
 
 def _table(table: Table) -> str:
-    lines = [
-        "| " + " | ".join(_plain(name) for name in table.header) + " |",
-        "|" + "---|" * len(table.header),
-    ]
+    lines = ["| " + " | ".join(_plain(name) for name in table.header) + " |", "|" + "---|" * len(table.header)]
     for i, row in enumerate(table.rows):
         cells = [_plain(cell) for cell in row]
         if i in table.strong or i in table.bad:

@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from typing_extensions import TypedDict
 
 from lwc.core.arrays import Array
+from lwc.core.marks import Intervals
 from lwc.metrics.classification import accuracy, bootstrap, interval, macro_f1
-from lwc.report.marks import Intervals
 
 
 @dataclass(frozen=True)

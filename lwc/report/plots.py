@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib as mpl
@@ -32,15 +33,13 @@ STYLE = {
 _DPI = 144
 
 
-def canvas(width: float, height: float) -> Canvas:
-    """An empty figure, in inches."""
-    return Canvas(figsize=(width, height), layout="constrained")
-
-
-def save(figure: Canvas, path: Path) -> str:
-    """Write the figure, the same bytes every time; its file name."""
-    figure.savefig(path, dpi=_DPI, metadata={"Software": None}, format="png", bbox_inches="tight", pad_inches=0.08)
-    return path.name
+@contextmanager
+def drawing(path: Path, width: float, height: float) -> Iterator[Canvas]:
+    """An empty figure, in inches; at the end it is written to ``path``, the same bytes every time."""
+    with mpl.rc_context(STYLE):
+        figure = Canvas(figsize=(width, height), layout="constrained")
+        yield figure
+        figure.savefig(path, dpi=_DPI, metadata={"Software": None}, format="png", bbox_inches="tight", pad_inches=0.08)
 
 
 def _shorten(text: str, width: int = 18) -> str:
@@ -49,49 +48,42 @@ def _shorten(text: str, width: int = 18) -> str:
 
 def retention_plot(report: Report, path: Path) -> str:
     """Retention against the ratio of the target, base at (1, 100%), before and after recovery."""
-    base = report["target"]["of"]
+    base, target = report["target"]["of"], report["target"]["ratio"]
     x = report["ratios"][base] or 0.0
-    with mpl.rc_context(STYLE):
-        figure = canvas(5.4, 4.2)
+    with drawing(path, 5.4, 4.2) as figure:
         axes = figure.add_subplot()
         axes.axhline(100, color=GREY, lw=1, zorder=0)
-        axes.axvline(report["target"]["ratio"], color=GREY, lw=1, ls="--", zorder=0)
+        axes.axvline(target, color=GREY, lw=1, ls="--", zorder=0)
         top = axes.get_xaxis_transform()
-        axes.text(
-            report["target"]["ratio"], 1.01, "target", transform=top, ha="center", va="bottom", color=SOFT, size=9
-        )
+        axes.text(target, 1.01, "target", transform=top, ha="center", va="bottom", color=SOFT, size=9)
         axes.plot(1, 100, "s", color=INK, ms=7, label="base model")
-        spread = 0.012 * (max(x, report["target"]["ratio"]) - 1 + 0.5)
-        first, second = TASKS[report["task"]].headline.metrics
-        for shift, metric, name, colour in (
-            (-spread, first.key, first.name, BLUE),
-            (spread, second.key, second.name, ORANGE),
-        ):
+        spread = 0.012 * (max(x, target) - 1 + 0.5)
+        metrics = TASKS[report["task"]].headline.metrics
+        for shift, metric, colour in zip((-spread, spread), metrics, (BLUE, ORANGE), strict=True):
             for kept, state, face in (
                 (report["retention_unrecovered"], "before recovery", "white"),
                 (report["retention"], "recovered", colour),
             ):
-                point = (kept or {}).get(metric)
+                point = (kept or {}).get(metric.key)
                 if not point or point["value"] is None:
                     continue
                 value, low, high = (100 * (point[end] or 0.0) for end in ("value", "low", "high"))
                 axes.errorbar(
                     x + shift, value, yerr=[[value - low], [high - value]], fmt="o", color=colour, mfc=face,
-                    ms=7, capsize=3, lw=1.5, label=f"{name}, {state}",
+                    ms=7, capsize=3, lw=1.5, label=f"{metric.name}, {state}",
                 )  # fmt: skip
-        right = max(x, report["target"]["ratio"])
+        right = max(x, target)
         axes.set_xlim(1 - 0.08 * right, right * 1.12)
         axes.set_xlabel(f"compression ratio (× in {base})")
         axes.set_ylabel("retention of base, %")
         axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
-        return save(figure, path)
+    return path.name
 
 
 def latency_plot(samples: Mapping[str, NDArray[np.float32]], path: Path) -> str:
     """Histogram of raw latencies (N,) in ms per protocol, with p50, p95 and p99."""
     edge = max(float(np.percentile(values, 99.5)) for values in samples.values())
-    with mpl.rc_context(STYLE):
-        figure = canvas(5.8, 0.6 + 1.9 * len(samples))
+    with drawing(path, 5.8, 0.6 + 1.9 * len(samples)) as figure:
         panels = figure.subplots(len(samples), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (name, values), colour in zip(panels, samples.items(), (BLUE, ORANGE), strict=False):
             axes.hist(np.minimum(values, edge), bins=np.linspace(0, edge, 60), color=colour, alpha=0.75)
@@ -103,15 +95,14 @@ def latency_plot(samples: Mapping[str, NDArray[np.float32]], path: Path) -> str:
             axes.set_title(f"{name}, {len(values):,} requests", loc="left", fontsize=10)
             axes.set_ylabel("requests")
         panels[-1].set_xlabel("latency, ms (the last bar holds everything above)")
-        return save(figure, path)
+    return path.name
 
 
 def confusion_plot(models: Sequence[tuple[str, Sequence[Sequence[int]]]], names: Sequence[str], path: Path) -> str:
     """Confusion matrices (C, C) side by side: colour is the share of the true class, counts written in."""
     classes = len(names)
     side = max(2.3, 0.62 * classes + 0.9)
-    with mpl.rc_context(STYLE):
-        figure = canvas(1.2 + side * len(models), side + 0.9)
+    with drawing(path, 1.2 + side * len(models), side + 0.9) as figure:
         panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
         for axes, (title, matrix) in zip(panels, models, strict=True):
             counts = np.asarray(matrix, dtype=np.float64)
@@ -130,4 +121,4 @@ def confusion_plot(models: Sequence[tuple[str, Sequence[Sequence[int]]]], names:
             axes.set_title(title, fontsize=10)
             axes.set_xlabel("predicted")
         panels[0].set_ylabel("true")
-        return save(figure, path)
+    return path.name

@@ -8,7 +8,11 @@ from lwc.recipe import TASKS
 from lwc.report.content_types import Report
 from lwc.report.document import Figure, Paragraph, Section, Table
 from lwc.report.formats import number, percent, ratio
-from lwc.report.serving_contents import Limit, Served, SpreadOfWindows
+from lwc.report.serving_contents import Limit, Served, ServerTime, SpreadOfWindows
+
+_MEANS: tuple[ServerTime, ...] = (
+    "mean_batch", "queue_ms", "compute_input_ms", "compute_infer_ms", "compute_output_ms", "request_ms",
+)  # fmt: skip
 
 
 def load_words(measured: Served) -> str:
@@ -25,17 +29,7 @@ def load_words(measured: Served) -> str:
 def server_table(measured: Mapping[str, Served]) -> Table | None:
     """Triton's own counters by protocol and model, None where they were not read."""
     rows = tuple(
-        (
-            protocol,
-            model,
-            number(counts["requests"]),
-            number(counts["mean_batch"], 2),
-            number(counts["queue_ms"], 2),
-            number(counts["compute_input_ms"], 2),
-            number(counts["compute_infer_ms"], 2),
-            number(counts["compute_output_ms"], 2),
-            number(counts["request_ms"], 2),
-        )
+        (protocol, model, number(counts["requests"]), *(number(counts[key], 2) for key in _MEANS))
         for protocol, one in measured.items()
         for model, counts in ((one.get("server") or {}).get("models") or {}).items()
     )
@@ -105,7 +99,7 @@ def serving_section(report: Report, figures: Mapping[str, Figure]) -> Section:
         return Section("Serving", [Paragraph(text)])
     rows, reading = [], TASKS[report["task"]].headline
     for name, one in measured.items():
-        latency: Mapping[str, object] = one.get("latency_ms", {})
+        latency = one.get("latency_ms", {})
         served: Mapping[str, object] = one.get("served", {})
         rows.append(
             (

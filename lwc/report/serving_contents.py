@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Literal, NotRequired, TypeAlias
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from lwc.report.marks import Keyed, Number, Sometimes, When
+from lwc.core.marks import Keyed, Number, Sometimes, When
 
-
-class Milliseconds(TypedDict):
-    """Of every answered request."""
-
-    p50: Number
-    p95: Number
-    p99: Number
-    mean: Number
-    max: Number
+Milliseconds: TypeAlias = dict[Literal["p50", "p95", "p99", "mean", "max"], Number]
+"""Latencies of every answered request."""
 
 
 class Answers(TypedDict, total=False):
@@ -42,64 +35,41 @@ class Answers(TypedDict, total=False):
     note: str
 
 
-class ServerTimes(TypedDict):
-    """Triton's counters of one model over the window; times are means per request."""
-
-    requests: int
-    failures: int
-    executions: int
-    mean_batch: float
-    queue_ms: float
-    compute_input_ms: float
-    compute_infer_ms: float
-    compute_output_ms: float
-    request_ms: float
+ServerTime: TypeAlias = Literal[
+    "requests", "failures", "executions", "mean_batch", "queue_ms", "compute_input_ms", "compute_infer_ms",
+    "compute_output_ms", "request_ms",
+]  # fmt: skip
+"""Triton's counters of one model over the window; times are means per request."""
 
 
-class MeanTimes(TypedDict):
-    """Parts of the mean latency in ms."""
-
-    total: float
-    client_wait: float
-    queue: float
-    compute: float
-    rest: float
+MeanTimes: TypeAlias = dict[Literal["total", "client_wait", "queue", "compute", "rest"], float]
+"""Parts of the mean latency in ms."""
 
 
 class Server(TypedDict, total=False):
     """Triton's counters over the window."""
 
-    models: dict[str, ServerTimes]
+    models: dict[str, dict[ServerTime, float]]
     mean_ms: Annotated[MeanTimes, Sometimes()]
 
 
-class WarmUp(TypedDict):
-    """Requests before the window."""
+class Counted(TypedDict):
+    """Requests that were answered, and those that failed."""
 
     requests: int
     errors: int
 
 
-class Load(TypedDict):
+class Load(Counted, total=False):
     """What every load test measures."""
 
-    requests: int
-    errors: int
-    error_rate: NotRequired[Number]
-    throughput_rps: NotRequired[Number]
-    latency_ms: NotRequired[Milliseconds]
-    wait_ms: NotRequired[
-        Annotated[
-            Milliseconds,
-            When("texts"),
-            Field(description="part of the latency before a connection was free to send"),
-        ]
-    ]
-    generator_cpu: NotRequired[
-        Annotated[float, When("texts"), Field(description="share of one core that the load generator used")]
-    ]
-    server: NotRequired[Annotated[Server | None, When("texts")]]
-    why: NotRequired[Annotated[list[str], Field(description="where the time of a request went")]]
+    error_rate: Number
+    throughput_rps: Number
+    latency_ms: Milliseconds
+    wait_ms: Annotated[Milliseconds, When("texts"), Field(description="part of the latency until a connection is free")]
+    generator_cpu: Annotated[float, When("texts"), Field(description="share of one core that the load generator used")]
+    server: Annotated[Server | None, When("texts")]
+    why: Annotated[list[str], Field(description="where the time of a request went")]
 
 
 class Window(Load):
@@ -115,20 +85,12 @@ class Window(Load):
     achieved_ratio: NotRequired[float]
 
 
-class Alone(TypedDict):
-    """Latency in ms of one user alone."""
-
-    p50: float
-    p95: float
+Alone: TypeAlias = dict[Literal["p50", "p95"], float]
+"""Latency in ms of one user alone."""
 
 
-class SpreadOfWindows(TypedDict):
-    """Over n windows."""
-
-    n: int
-    low: float
-    median: float
-    high: float
+SpreadOfWindows: TypeAlias = dict[Literal["n", "low", "median", "high"], float]
+"""Over n windows."""
 
 
 class HighestRate(TypedDict):
@@ -145,20 +107,12 @@ class HighestRate(TypedDict):
     steps: list[Window]
 
 
-class Objective(TypedDict):
-    """What a rate must meet."""
-
-    max_p95_ms: float
-    max_error_rate: float
-    rate_tolerance: float
+Objective: TypeAlias = dict[Literal["max_p95_ms", "max_error_rate", "rate_tolerance"], float]
+"""What a rate must meet."""
 
 
-class RateRatio(TypedDict):
-    """Rate of the compressed model ÷ rate of the base, and what the brackets leave open."""
-
-    value: float
-    low: Number
-    high: Number
+RateRatio: TypeAlias = dict[Literal["value", "low", "high"], Number]
+"""Rate of the compressed model ÷ rate of the base, and what the brackets leave open."""
 
 
 class Limit(TypedDict):
@@ -171,26 +125,20 @@ class Limit(TypedDict):
     ratio: Annotated[RateRatio | None, When("against_base"), Sometimes()]
 
 
-class Served(Load):
+class Served(Load, total=False):
     """Measured at the served endpoint over one protocol."""
 
-    protocol: NotRequired[str]
-    model: NotRequired[str]
-    users: NotRequired[int]
-    error_messages: NotRequired[list[dict[str, str | int]]]
-    load: NotRequired[Literal["closed_loop", "open_loop"]]
-    duration_s: NotRequired[Annotated[float, When("histories")]]
-    window_s: NotRequired[Annotated[float, When("texts")]]
-    warmup: NotRequired[Annotated[WarmUp, When("texts")]]
-    target_rps: NotRequired[Annotated[float, When("rate"), Field(description="asked of an open loop")]]
-    offered_rps: NotRequired[Annotated[float, When("rate"), Field(description="due")]]
-    achieved_ratio: NotRequired[
-        Annotated[
-            float,
-            When("rate"),
-            Field(description="requests/s answered in the window ÷ requests/s that were due"),
-        ]
-    ]
-    served: NotRequired[Answers]
-    shortfall: NotRequired[str]
-    limit: NotRequired[Annotated[Limit, When("find_rate")]]
+    protocol: str
+    model: str
+    users: int
+    error_messages: list[dict[str, str | int]]
+    load: Literal["closed_loop", "open_loop"]
+    duration_s: Annotated[float, When("histories")]
+    window_s: Annotated[float, When("texts")]
+    warmup: Annotated[Counted, When("texts")]
+    target_rps: Annotated[float, When("rate"), Field(description="asked of an open loop")]
+    offered_rps: Annotated[float, When("rate"), Field(description="due")]
+    achieved_ratio: Annotated[float, When("rate"), Field(description="requests/s answered ÷ requests/s that were due")]
+    served: Answers
+    shortfall: str
+    limit: Annotated[Limit, When("find_rate")]

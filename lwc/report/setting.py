@@ -18,8 +18,7 @@ def _source(source: Source | None) -> str:
         if key != "source" and isinstance(value, str | int | float) and not isinstance(value, bool)
     ]
     facts += [f"{file['name']}, SHA-256 {file['sha256'][:16]}…" for file in source.get("files", ())]
-    name = source.get("source")
-    return "; ".join([str(name), *facts] if name is not None else facts)
+    return "; ".join([source["source"], *facts] if "source" in source else facts)
 
 
 def _splits(quality: DataQuality) -> tuple[tuple[str, ...], ...]:

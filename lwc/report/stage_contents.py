@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, NotRequired, TypeAlias
+from typing import Annotated, Literal, NotRequired, TypeAlias
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from lwc.report.marks import Intervals, Keyed, Number, Sometimes, When
+from lwc.core.marks import Intervals, Keyed, Number, Sometimes, When
 
 Retention: TypeAlias = Annotated[
     Intervals,
@@ -53,11 +53,8 @@ class Recovered(Trained, total=False):
     vocabulary: Annotated[Trimmed | None, When("trimmed vocabulary")]
 
 
-class Spread(TypedDict):
-    """Interquartile range ÷ median of each model's times."""
-
-    base: float
-    compressed: float
+Spread: TypeAlias = dict[Literal["base", "compressed"], float]
+"""Interquartile range ÷ median of each model's times."""
 
 
 class ShapeTimes(TypedDict):
@@ -86,12 +83,8 @@ class AskedRatio(TypedDict):
     of: str
 
 
-class PlannedRatios(TypedDict):
-    """What removing the blocks gives by count."""
-
-    blocks: float
-    params: float
-    size: float
+PlannedRatios: TypeAlias = dict[Literal["blocks", "params", "size"], float]
+"""What removing the blocks gives by count."""
 
 
 class Selection(TypedDict):
@@ -147,13 +140,6 @@ class ExportedFile(TypedDict, total=False):
     bytes: int
 
 
-class ExportedFiles(TypedDict):
-    """Of both models."""
-
-    base: ExportedFile
-    compressed: ExportedFile
-
-
 class ParityCase(TypedDict):
     """One synthetic input."""
 
@@ -196,11 +182,8 @@ class Latency(TypedDict, total=False):
     runtime: str
 
 
-class ExportedRatios(TypedDict, total=False):
-    """base / compressed, measured."""
-
-    size: float
-    latency: float
+ExportedRatios: TypeAlias = dict[Literal["size", "latency"], float]
+"""base / compressed, measured."""
 
 
 class Int8(TypedDict, total=False):
@@ -265,7 +248,7 @@ class InOpenVino(TypedDict, total=False):
 class Export(TypedDict, total=False):
     """``export.json`` as the stage wrote it."""
 
-    files: ExportedFiles
+    files: dict[Literal["base", "compressed"], ExportedFile]
     parity: Parity
     latency: Latency
     ratios: ExportedRatios

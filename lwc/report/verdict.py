@@ -12,11 +12,7 @@ from lwc.report.formats import NOT_MEASURED, percent, ratio, retention, signific
 from lwc.report.gates import OPERATORS, lookup
 
 _NEARLY_ALWAYS = 0.99
-NAMES = {
-    "base": "base model",
-    "unrecovered": "compressed model before recovery",
-    "compressed": "compressed model",
-}
+NAMES = {"base": "base model", "unrecovered": "compressed model before recovery", "compressed": "compressed model"}
 
 
 def _blocks(numbers: list[int]) -> str:
@@ -78,12 +74,8 @@ def _gain(report: Findings) -> str:
     ratios = report["ratios"]
     parts = [f"{ratio(reached)} in {name}" for name, reached in ratios.items()]
     target = report["target"]
-    asked = f"The target was {ratio(target['ratio'])} in {target['of']}: "
-    if target["met"] is None:
-        asked += f"{NOT_MEASURED}."
-    else:
-        asked += "met." if target["met"] else f"missed at {ratio(target['reached'])}."
-    return f"Gained: {', '.join(parts)}. {asked}"
+    outcome = {None: NOT_MEASURED, True: "met", False: f"missed at {ratio(target['reached'])}"}[target["met"]]
+    return f"Gained: {', '.join(parts)}. The target was {ratio(target['ratio'])} in {target['of']}: {outcome}."
 
 
 def collapsed(quality: Quality) -> tuple[int, float] | None:
@@ -144,9 +136,7 @@ def warnings(report: Findings, gates: Sequence[Decision]) -> list[str]:
 
 def gate_line(gate: Decision) -> str:
     """One gate in words, with value and threshold."""
-    value = NOT_MEASURED if gate["value"] is None else significant(gate["value"])
-    limit = NOT_MEASURED if gate["threshold"] is None else significant(gate["threshold"])
-    line = f"{gate['metric']} = {value} (must be {gate['op']} {limit})"
+    line = f"{gate['metric']} = {significant(gate['value'])} (must be {gate['op']} {significant(gate['threshold'])})"
     return f"{line}: {gate['reason']}" if gate["value"] is None or gate["threshold"] is None else line
 
 
@@ -163,14 +153,9 @@ def verdict(report: Findings, decided: Sequence[Decision]) -> Verdict:
     missed = report["target"]["met"] is False
     if missed and not failed:
         gates += " The run has not passed, since the target was missed."
-    removed, cost, gained = _removed(report), _cost(report), _gain(report)
-    noticed = warnings(report, decided)
+    removed, cost, gained, noticed = _removed(report), _cost(report), _gain(report), warnings(report, decided)
     return {
         "passed": not failed and not missed,
         "summary": " ".join([removed, cost, gained, *noticed, gates]),
-        "removed": removed,
-        "cost": cost,
-        "gained": gained,
-        "gates": gates,
-        "warnings": noticed,
-    }
+        "removed": removed, "cost": cost, "gained": gained, "gates": gates, "warnings": noticed,
+    }  # fmt: skip

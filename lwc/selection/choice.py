@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from lwc.core.errors import TargetError
-from lwc.importance.types import Importance
+from lwc.importance.contents import Importance
 from lwc.recipe import Strategy
 
 Subset = frozenset[int]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lwc.core.errors import TargetError
+from lwc.importance.contents import Importance
 from lwc.importance.resampling import Rows
-from lwc.importance.types import Importance
 from lwc.models.batches import Batch
 from lwc.models.families import Family, family_of
 from lwc.models.forward.pieces import part_of, pieces_of

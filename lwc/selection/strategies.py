@@ -40,7 +40,8 @@ def single(config: Single, choice: Choice) -> Subset:
             f"select.method {config.method!r} has no usable scores; scored: {', '.join(usable)}",
             "list it under score.methods, or name one of these",
         )
-    return _by_score(methods[config.method]["scores"], config.contiguous, choice)
+    scores = [score for score in methods[config.method]["scores"] if score is not None]  # usable: none is
+    return _by_score(scores, config.contiguous, choice)
 
 
 def drawn(config: Drawn, choice: Choice) -> Subset:

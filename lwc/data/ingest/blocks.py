@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lwc.data.ingest.inflate import fast_chunks
 from lwc.data.rows import Bad, Reason, Row, Rows, excerpt
 from lwc.data.source import Input
-from lwc.data.stream import MAX_LINE, Cut, first_line
+from lwc.data.stream import MAX_LINE, Cut, chunks, first_line
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def _json_blocks(file: int, path: Path, size: int, took: Callable[[int], None]) 
     buffer, bad = bytearray(), []
     first = line = 1  # numbers of the buffer's first line and of the line that is skipped
     number, skipping = 0, False
-    for part in fast_chunks(path, took):
+    for part in chunks(path, took):
         if isinstance(part, Cut):
             # A truncated line is no row: the quarantine records it as the place of the cut.
             whole = buffer.rfind(b"\n") + 1

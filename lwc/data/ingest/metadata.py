@@ -14,15 +14,15 @@ import xxhash
 from lwc.data.fields import name_of
 from lwc.data.paths import locate
 from lwc.data.rows import Bad, BadValue, Reason
-from lwc.data.sources.mcauley import check_object, parse
+from lwc.data.sources.mcauley import object_of, parse
 from lwc.data.stream import lines
 
 FIELDS = ("item_title", "item_brand", "item_category")
 
 
-def _described(record: Any, file: str, line: int) -> Any:
+def _described(value: object, file: str, line: int) -> Any:
     """(id, title, brand, category) of a metadata record of the 2014, 2018 or 2023 release."""
-    check_object(record)
+    record = object_of(value)
     item = name_of(record.get("parent_asin")) or name_of(record.get("asin"))
     if item is None:
         raise BadValue(Reason.NO_ITEM_ID)

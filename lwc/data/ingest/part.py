@@ -152,17 +152,13 @@ def _write(stem: Path, table: pa.Table, near: list[Array], bad: list[Bad]) -> No
     label = table["label"].combine_chunks()
     names = [xxhash.xxh32_intdigest(name.encode()) for name in label.dictionary.to_pylist()]
     labels = np.array(names, dtype=np.uint32)[label.indices.to_numpy()]
-    np.save(_at(stem, "keys.npy"), np.take_along_axis(every, order, axis=1))
-    np.save(_at(stem, "order.npy"), order.astype(np.uint32))
-    np.save(_at(stem, "labels.npy"), labels[order[0]])
-    with pa.ipc.new_file(_at(stem, "rows.arrow"), SCHEMA) as sink:
+    np.save(f"{stem}.keys.npy", np.take_along_axis(every, order, axis=1))
+    np.save(f"{stem}.order.npy", order.astype(np.uint32))
+    np.save(f"{stem}.labels.npy", labels[order[0]])
+    with pa.ipc.new_file(f"{stem}.rows.arrow", SCHEMA) as sink:
         sink.write_table(table.cast(SCHEMA))
-    with Path(_at(stem, "bad.jsonl")).open("w", encoding="utf-8") as file:
+    with Path(f"{stem}.bad.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(one.entry() for one in sorted(bad, key=lambda one: one.line))
-
-
-def _at(stem: Path, suffix: str) -> str:
-    return f"{stem}.{suffix}"
 
 
 def state_bytes(threshold: float) -> dict[str, int]:

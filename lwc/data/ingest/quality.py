@@ -13,6 +13,7 @@ from lwc.data.ingest.dedupe import CONFLICT, KEPT, NEAR, REPEAT
 from lwc.data.ingest.fingerprints import bands_of, missed
 from lwc.data.ingest.part import state_bytes
 from lwc.data.ingest.sketches import HLL_ERROR, LONGEST_COUNTED, HyperLogLog, quantile
+from lwc.data.quality import balance
 from lwc.data.splits import NAMES
 from lwc.recipe import Data
 
@@ -50,8 +51,7 @@ def describe(
 ) -> dict[str, Any]:
     """Counts, duplicates, splits, distinct values, languages and labels by month, from `totals`."""
     why = [int(np.count_nonzero(decisions == one)) for one in range(4)]  # bincount would take 8 bytes a row
-    bands = bands_of(data.near_duplicate_threshold)
-    threshold = data.near_duplicate_threshold
+    threshold, lengths = data.near_duplicate_threshold, total["lengths"]
     return {
         "source": data.source.kind,
         "text_fields": list(data.text_fields),
@@ -63,7 +63,7 @@ def describe(
             "threshold": threshold,
             "rate": why[NEAR] / max(1, why[KEPT] + why[NEAR]),
             # The probability of missing a pair at the threshold; pairs that are found are compared exactly.
-            "missed_at_threshold": missed(threshold, bands) if threshold < 1 else None,
+            "missed_at_threshold": missed(threshold, bands_of(threshold)) if threshold < 1 else None,
         },
         "rows_used": why[KEPT],
         "split_by": kind,
@@ -76,22 +76,19 @@ def describe(
             "rows_without_user": total["without_user"],
             "rows_without_item": total["without_item"],
         },
-        "words": _lengths(total["lengths"]),
+        "words": {
+            **{f"p{p}": quantile(lengths, p / 100) for p in _PERCENTILES},
+            "counts": np.trim_zeros(lengths, "b").tolist(),
+        },
         "languages": dict(total["languages"].most_common()),
         "diversity": _diversity(total["diversity"]),
         "months": {month: dict(labels) for month, labels in sorted(total["months"].items())},
-        "state_bytes_per_million_rows": state_bytes(data.near_duplicate_threshold),
+        "state_bytes_per_million_rows": state_bytes(threshold),
     }
 
 
 def _split(shards: Sequence[Mapping[str, Any]], name: str, names: Sequence[str]) -> dict[str, Any]:
-    rows = sum(shard["rows"][name] for shard in shards)
-    labels = {label: sum(shard["labels"][name][label] for shard in shards) for label in names}
-    return {"rows": rows, "labels": labels, "majority_share": max(labels.values()) / max(1, rows)}
-
-
-def _lengths(counts: Array) -> dict[str, Any]:
-    return {**{f"p{p}": quantile(counts, p / 100) for p in _PERCENTILES}, "counts": np.trim_zeros(counts, "b").tolist()}
+    return balance(np.sum([[shard["labels"][name][label] for label in names] for shard in shards], axis=0), names)
 
 
 def _diversity(counted: Mapping[str, int]) -> dict[str, Any]:

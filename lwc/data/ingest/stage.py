@@ -16,6 +16,7 @@ from lwc.core.arrays import Array
 from lwc.core.store import read_json, write_json
 from lwc.data.ingest.run import ingest
 from lwc.data.prepare import check_splits, stratified
+from lwc.data.quality import balance
 from lwc.data.splits import NAMES
 from lwc.recipe import Data
 
@@ -47,11 +48,7 @@ def prepare_large(
     _write(_rows(out / "train.parquet", picked), out / "calibration.parquet")
     labels["calibration"] = every[picked]
     for name, found in labels.items():
-        counts = np.bincount(found, minlength=len(names))
-        balance = dict(zip(names, counts.tolist(), strict=True))
-        quality["splits"][name] = {
-            "rows": len(found), "labels": balance, "majority_share": float(counts.max() / counts.sum()),
-        }  # fmt: skip
+        quality["splits"][name] = balance(np.bincount(found, minlength=len(names)), names)
     quality["rows_used"] = len(every)
     quality.pop("seconds")
     write_json(out / "quality.json", quality)

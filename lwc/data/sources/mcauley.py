@@ -24,19 +24,20 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def check_object(record: Any) -> None:
-    """Raise `BadValue` if a JSON value is not an object."""
-    if not isinstance(record, dict):
-        raise BadValue(Reason.NOT_AN_OBJECT, type(record).__name__)
+def object_of(value: object) -> dict[str, Any]:
+    """A JSON value that must be an object, else `BadValue`."""
+    if not isinstance(value, dict):
+        raise BadValue(Reason.NOT_AN_OBJECT, type(value).__name__)
+    return value
 
 
-def review_of(record: Any, file: str, line: int) -> Row:
+def review_of(value: object, file: str, line: int) -> Row:
     """A review of any of the three releases.
 
     Raises:
         BadValue: not an object, or no usable rating or time.
     """
-    check_object(record)
+    record = object_of(value)
     new = "rating" in record or "user_id" in record
     rating = rating_of(record.get("rating" if new else "overall"))
     if rating is None:
@@ -54,7 +55,7 @@ def review_of(record: Any, file: str, line: int) -> Row:
 
 
 def parse(
-    raw: bytes, file: str, line: int, row_of: Callable[[Any, str, int], Row | Bad] = review_of
+    raw: bytes, file: str, line: int, row_of: Callable[[object, str, int], Row | Bad] = review_of
 ) -> Row | Bad | None:
     """One line; None for a blank one and for the brackets of an array with one object a line.
 
@@ -83,7 +84,7 @@ def parse(
     return Bad(file, line, reason, excerpt(raw), detail)
 
 
-def read_file(path: Path, row_of: Callable[[Any, str, int], Row | Bad] = review_of) -> Rows:
+def read_file(path: Path, row_of: Callable[[object, str, int], Row | Bad] = review_of) -> Rows:
     """Reviews and bad lines of one file."""
     for item in lines(path, path.name):
         if isinstance(item, Bad):

@@ -16,7 +16,7 @@ from lwc.data.fields import name_of, rating_of, seconds_of, text_of
 from lwc.data.paths import locate, locate_all
 from lwc.data.rows import Bad, BadValue, Progress, Reason, Row, Rows, excerpt
 from lwc.data.source import Input, Source
-from lwc.data.sources.mcauley import check_object
+from lwc.data.sources.mcauley import object_of
 from lwc.data.sources.mcauley import read_file as read_json_file
 from lwc.data.stream import line_end, lines
 from lwc.recipe import Columns, TableFile
@@ -188,13 +188,13 @@ def read_parquet(path: Path, columns: Columns) -> Rows:
             yield mapped(record, columns, path.name, line)
 
 
-def json_mapper(columns: Columns, seen: set[str]) -> Callable[[Any, str, int], Row | Bad]:
+def json_mapper(columns: Columns, seen: set[str]) -> Callable[[object, str, int], Row | Bad]:
     """`mapped` for parsed JSON; adds the keys it meets to ``seen``."""
 
-    def row_of(record: Any, file: str, line: int) -> Row | Bad:
-        check_object(record)
-        seen.update(record)
-        return mapped(record, columns, file, line)
+    def row_of(record: object, file: str, line: int) -> Row | Bad:
+        fields = object_of(record)
+        seen.update(fields)
+        return mapped(fields, columns, file, line)
 
     return row_of
 
@@ -212,7 +212,7 @@ def read_json_lines(path: Path, columns: Columns) -> Rows:
     check_keys(columns, seen, str(path))
 
 
-def _decoded(value: Any) -> Any:
+def _decoded(value: object) -> object:
     return value.decode("utf-8") if isinstance(value, bytes) else value
 
 

@@ -1,30 +1,32 @@
-"""Content of ``importance.json``, as the report repeats it."""
+"""The content of ``importance.json``, of which the report repeats all. Imports no torch."""
 
 from __future__ import annotations
 
-from typing import Annotated, NotRequired, TypeAlias
+from typing import Annotated, Literal, NotRequired, TypeAlias
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from lwc.report.marks import Interval, Intervals, Keyed, Number, Sometimes, When
+from lwc.core.marks import Interval, Intervals, Keyed, Number, Sometimes, When
 
-Scores: TypeAlias = Annotated[list[Number], Keyed("blocks")]
 Bands: TypeAlias = Annotated[list[list[Number]], Keyed("blocks")]
 
 
 class MethodScores(TypedDict, total=False):
-    """One method's raw scores, one a block."""
+    """One method's raw scores, one a block. Where a score is not finite it is null, and the method excluded."""
 
-    scores: Scores
+    method: str
+    scores: Annotated[list[Number], Keyed("blocks")]
     unit: str
     weight: float
     seconds: float
     details: Annotated[dict[str, list[Number]], Sometimes(), Field(description="further figures a block")]
+    reasons: list[str]
+    usage: Annotated[dict[str, int], When()]  # tokens that an LLM expert took: never a metric of a gate
 
 
-class Learned(TypedDict):
-    """What the fit of a learned fusion says of itself."""
+class LearnedFit(TypedDict):
+    """The fit of a learned fusion. ``held_out_r2``: 1 is perfect, 0 or less no better than predicting the mean loss."""
 
     subsets: int
     folds: int
@@ -33,15 +35,15 @@ class Learned(TypedDict):
     held_out_r2: Number
 
 
-class Fused(TypedDict):
+class FusedScores(TypedDict):
     """The methods as one ranking."""
 
-    scores: Scores
+    scores: Annotated[list[float], Keyed("blocks")]
     ranking: Annotated[list[int], Keyed("blocks"), Field(description="block numbers, most important first")]
     method: NotRequired[str]
     unit: NotRequired[str]
     weights: NotRequired[Annotated[dict[str, float], Keyed("methods"), Sometimes(), Field(description="as used")]]
-    learned: NotRequired[Annotated[Learned | None, When("learned fusion")]]
+    learned: NotRequired[Annotated[LearnedFit | None, When("learned fusion")]]
 
 
 class KendallTau(TypedDict):
@@ -60,11 +62,8 @@ class ScoreIntervals(TypedDict):
     fused: Bands
 
 
-class Stable(TypedDict):
-    """Mean Kendall τ between rankings on other draws of the calibration set."""
-
-    resamples: Number
-    halves: Number
+Stable: TypeAlias = dict[Literal["resamples", "halves"], Number]
+"""Mean Kendall τ between rankings on other draws of the calibration set."""
 
 
 class Stability(TypedDict):
@@ -76,8 +75,16 @@ class Stability(TypedDict):
     fused: Stable
 
 
+class Resampled(TypedDict):
+    """How far the scores depend on the rows that were drawn."""
+
+    intervals: ScoreIntervals
+    stability: Stability
+    not_rescored: list[str]
+
+
 class CutModels(TypedDict):
-    """Models really cut, and their losses."""
+    """The models that were really cut: blocks, loss without them, and the loss after a short recovery."""
 
     split: str
     removed: list[list[int]]
@@ -93,8 +100,8 @@ class Predicted(TypedDict):
     cross_validated: bool
 
 
-class Correlation(TypedDict):
-    """Spearman's ρ of predicted damage and loss."""
+class Comparison(TypedDict):
+    """Spearman's ρ of predicted damage and measured loss of cut models."""
 
     methods: Annotated[Intervals, Keyed("methods"), Sometimes()]
     fused: Interval
@@ -104,25 +111,26 @@ class Correlation(TypedDict):
     fusion_beats_best_single: Annotated[bool | None, Sometimes()]
 
 
-class Correlations(TypedDict):
-    """With the losses before and after a short recovery."""
+class Correlation(TypedDict):
+    """Predicted damage against the loss before and after recovery, each where it was measured."""
 
-    before_recovery: Annotated[Correlation | None, Sometimes()]
-    after_recovery: Annotated[Correlation | None, When("recovered cut models"), Sometimes()]
+    before_recovery: Annotated[Comparison | None, Sometimes()]
+    after_recovery: Annotated[Comparison | None, When("recovered cut models"), Sometimes()]
 
 
-class Trust(TypedDict):
-    """How far to believe the scores."""
+class AgainstCutModels(TypedDict):
+    """How well the scores predict the loss of models that were really cut."""
 
-    intervals: ScoreIntervals
-    stability: Stability
-    not_rescored: list[str]
     cut_models: CutModels
     predicted: Predicted
-    correlation: Correlations
+    correlation: Correlation
     best_single: str | None
     fusion_beats_best_single: Annotated[bool | None, Sometimes()]
     verdict: str
+
+
+class TrustFigures(Resampled, AgainstCutModels):
+    """How far to believe the scores."""
 
 
 class Importance(TypedDict):
@@ -131,7 +139,7 @@ class Importance(TypedDict):
     blocks: int
     examples: NotRequired[int]
     methods: Annotated[dict[str, MethodScores], Keyed("methods"), Sometimes()]
-    fused: Fused
+    fused: FusedScores
     excluded: NotRequired[Annotated[dict[str, str], Field(description="why a method is not in the fusion")]]
     kendall_tau: NotRequired[KendallTau | None]
-    trust: NotRequired[Annotated[Trust | None, When("trust")]]
+    trust: NotRequired[Annotated[TrustFigures | None, When("trust")]]

@@ -21,14 +21,11 @@ Names: TypeAlias = Literal[
 """Keys of a mapping, or positions in a list, that the recipe fixes."""
 
 
-@dataclass(frozen=True)
 class When:
     """There only where one of these facts is true of the recipe."""
 
-    facts: tuple[Fact, ...]
-
     def __init__(self, *facts: Fact) -> None:
-        object.__setattr__(self, "facts", facts)
+        self.facts = facts
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,88 @@
+"""The recipe: all sections in one schema."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from lwc.recipe.base import NAME_PATTERN, Ratio, Section
+from lwc.recipe.blocks import Fused, Score, Select, Single, Target, Vocabulary
+from lwc.recipe.data import Data
+from lwc.recipe.model import FromConfig, ModelSource, Optimization, Recovery
+from lwc.recipe.serving import Evaluate, Export, Package, Verify
+from lwc.recipe.task import AnyTask, Classification
+
+
+class Gate(Section):
+    """Pass when ``metric op value``. A metric is a dotted path into report.json."""
+
+    metric: Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)*$")]
+    op: Literal[">=", "<=", ">", "<", "=="]
+    value: float
+    # Multiply `value` by another report metric, so that a limit can be relative to the base model.
+    relative_to: str | None = None
+
+
+class Sweep(Section):
+    """What ``lwc sweep`` runs: the recipe once for each ratio and strategy. ``lwc run`` takes no notice of it."""
+
+    ratios: tuple[Ratio, ...] = Field(min_length=1)
+    select: tuple[Select, ...] = Field(default=(), description="by default the recipe's own")
+
+
+class Recipe(Section):
+    """One YAML file: a labelled corpus in, a smaller served transformer and a report out."""
+
+    schema_version: Literal[1]
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    description: str = ""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 17
+    task: AnyTask = Classification()
+    data: Data = Data()
+    model: ModelSource
+    train: Optimization = Optimization()
+    score: Score = Score()
+    target: Target
+    select: Select = Fused()
+    recover: Recovery = Recovery()
+    vocabulary: Vocabulary = Vocabulary()
+    evaluate: Evaluate = Evaluate()
+    export: Export = Export()
+    package: Package = Package()
+    verify: Verify = Verify()
+    gates: tuple[Gate, ...] = ()
+    sweep: Sweep | None = None
+
+    @model_validator(mode="after")
+    def _within_reach(self) -> Recipe:
+        model, target = self.model, self.target
+        if isinstance(model, FromConfig) and target.of == "blocks" and target.ratio > model.blocks:
+            raise ValueError(
+                f"target.ratio is {target.ratio:g}, but {model.blocks} blocks allow at most {model.blocks}"
+            )
+        if self.select.weights == "random" and (not self.recover.label_weight or not self.recover.embedding_rate):
+            raise ValueError(
+                "select.weights: random starts from nothing:"
+                " set recover.label_weight and recover.embedding_rate above 0, recover.augment to 0"
+            )
+        profiles = self.export.tensorrt.profiles
+        longest = max((profile.max.length for profile in profiles), default=model.max_length)
+        if longest < model.max_length:
+            raise ValueError(
+                f"export.tensorrt.profiles end at {longest} tokens, model.max_length is {model.max_length}:"
+                " longer texts would be refused"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _task_fits(self) -> Recipe:
+        self.task.check(self)
+        return self
+
+    @model_validator(mode="after")
+    def _method_is_scored(self) -> Recipe:
+        scored = {method.method for method in self.score.methods}
+        if isinstance(self.select, Single) and self.select.method not in scored:
+            raise ValueError(f"select.method {self.select.method!r} is not one of score.methods: {sorted(scored)}")
+        return self
