@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from lwc.serving.checks.model import Finding, Model, type_name
@@ -151,20 +152,17 @@ def check_cycles(models: Mapping[str, Model]) -> Iterator[Finding]:
         name: sorted({step.model_name for step in model.config.ensemble_scheduling.step} & set(models))
         for name, model in sorted(models.items())
     }
-    seen: set[str] = set()
-    for start in calls:
-        # Depth first, so that the path from the start to itself is at hand.
-        paths, visited = [[start]], set[str]()
-        while start not in seen and paths:
-            path = paths.pop()
-            for called in calls[path[-1]]:
-                if called == start:
-                    seen |= set(path)
-                    chain = " → ".join([*path, start])
-                    yield models[start].error(
-                        f"an ensemble that calls itself: {chain}", "let one step call another model"
-                    )
-                    break
-                if called not in visited:
-                    visited.add(called)
-                    paths.append([*path, called])
+    while True:
+        try:
+            TopologicalSorter(calls).prepare()
+        except CycleError as error:
+            # From callee to caller, its ends the same; told from its first ensemble on.
+            cycle = error.args[1][:0:-1]
+            at = cycle.index(min(cycle))
+            chain = [*cycle[at:], *cycle[: at + 1]]
+            calls[chain[-2]].remove(chain[-1])
+            yield models[chain[0]].error(
+                f"an ensemble that calls itself: {' → '.join(chain)}", "let one step call another model"
+            )
+        else:
+            return

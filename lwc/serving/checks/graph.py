@@ -12,7 +12,8 @@ import onnx
 from lwc.core.errors import ModelError
 from lwc.export.onnx import OnnxInfo, TensorInfo, read_io
 from lwc.serving.checks.layout import escapes, model_file_name
-from lwc.serving.checks.model import Finding, Model, graph_type, type_name
+from lwc.serving.checks.model import Finding, Model, type_name
+from lwc.serving.triton.config import graph_type
 
 
 def check_graphs(model: Model) -> Iterator[Finding]:
@@ -49,16 +50,13 @@ def _check_graph(model: Model, path: Path) -> Iterator[Finding]:
             if entry.name in graph:
                 faults += _compare(model, path, kind, entry, graph[entry.name], entry.name in shaped)
     yield from faults
-    if config.max_batch_size == 0 and not faults and _can_batch(info):
+    can_batch = all(tensor.dims and tensor.dims[0] == -1 for tensor in (*info.inputs, *info.outputs))
+    if config.max_batch_size == 0 and not faults and can_batch:
         yield model.warning(
             "max_batch_size is 0, and the first dimension of all inputs and outputs is dynamic: Triton's auto-complete,"
             " on unless the server is told otherwise, may make it 4 and turn batching on",
             "say max_batch_size, or start the server with --disable-auto-complete-config",
         )
-
-
-def _can_batch(info: OnnxInfo) -> bool:
-    return all(tensor.dims and tensor.dims[0] == -1 for tensor in (*info.inputs, *info.outputs))
 
 
 def _names(model: Model, path: Path, info: OnnxInfo) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tritonclient.grpc import model_config_pb2 as pb
 
@@ -54,7 +54,7 @@ class Model:
     """A folder of the repository with a configuration that parses."""
 
     folder: Path
-    config: Any
+    config: pb.ModelConfig
 
     @property
     def name(self) -> str:
@@ -106,15 +106,12 @@ class Model:
         return path.relative_to(self.folder.parent).as_posix() + ("/" if path.is_dir() else "")
 
     def error(self, what: str, hint: str, path: Path | None = None) -> Finding:
-        """What Triton refuses, or what fails requests."""
         return Finding("error", self.name, self.path(path), what, hint)
 
     def warning(self, what: str, hint: str, path: Path | None = None) -> Finding:
-        """What Triton accepts in silence."""
         return Finding("warning", self.name, self.path(path), what, hint)
 
     def note(self, what: str, hint: str, path: Path | None = None) -> Finding:
-        """What is worth knowing."""
         return Finding("note", self.name, self.path(path), what, hint)
 
 
@@ -128,30 +125,6 @@ def version_number(name: str) -> int | None:
         return None
     match = re.match(r"\s*[+-]?[0-9]+", name)
     return int(match.group()) if match else None
-
-
-def graph_type(onnx_type: int) -> str | None:
-    """Triton's name of an ONNX element type, None where it has none (a sequence, a map, a complex number)."""
-    return _GRAPH_TYPES.get(onnx_type)
-
-
-# Numbers of onnx.TensorProto.DataType, which its specification fixes.
-_GRAPH_TYPES = {
-    1: "TYPE_FP32",
-    2: "TYPE_UINT8",
-    3: "TYPE_INT8",
-    4: "TYPE_UINT16",
-    5: "TYPE_INT16",
-    6: "TYPE_INT32",
-    7: "TYPE_INT64",
-    8: "TYPE_STRING",
-    9: "TYPE_BOOL",
-    10: "TYPE_FP16",
-    11: "TYPE_FP64",
-    12: "TYPE_UINT32",
-    13: "TYPE_UINT64",
-    16: "TYPE_BF16",
-}
 
 
 def type_name(data_type: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from lwc.core.store import file_digest
 from lwc.export.stamp import STAMP, misfits, stamp_fault
@@ -35,9 +34,13 @@ def check_plans(model: Model, machine: Machine) -> Iterator[Finding]:
                 version / name,
             )
             continue
-        stamp = _read(path)
-        if isinstance(stamp, str):
-            yield model.error(stamp, "build the plan again", path)
+        try:
+            stamp = json.loads(path.read_text(encoding="utf-8"))
+            fault = stamp_fault(stamp)
+        except ValueError as error:  # broken JSON, or not UTF-8
+            fault = f"not JSON: {error}"
+        if fault is not None:
+            yield model.error(fault, "build the plan again", path)
             continue
         if stamp["plan_sha256"] != file_digest(version / name):
             yield model.error(f"{name} is not the file that the stamp was written for", "copy both", path)
@@ -47,58 +50,35 @@ def check_plans(model: Model, machine: Machine) -> Iterator[Finding]:
             )
         for misfit in misfits(stamp, machine.gpu, machine.compute_capability, machine.tensorrt):
             yield model.error(misfit, _ONNX, path)
-        profiles = list(_selected(model, stamp["profiles"], path))
-        yield from (found for found in profiles if isinstance(found, Finding))
-        yield from _shapes(model, [found for found in profiles if not isinstance(found, Finding)], path)
+        yield from _profiles(model, stamp["profiles"], path)
 
 
-def _read(path: Path) -> dict[str, Any] | str:
-    """The stamp, or what is wrong with it."""
-    try:
-        stamp = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # broken JSON, or not UTF-8
-        return f"not JSON: {error}"
-    fault = stamp_fault(stamp)
-    return dict(stamp) if fault is None else fault
-
-
-def _selected(model: Model, profiles: list[Shapes], path: Path) -> Iterator[Shapes | Finding]:
-    """The profiles that the instance groups name, the first where they name none, and what is wrong with the names."""
+def _profiles(model: Model, profiles: list[Shapes], path: Path) -> Iterator[Finding]:
+    """The profiles that the instance groups name, the first where they name none, against the model's inputs."""
     names = sorted({name for group in model.config.instance_group for name in group.profile})
     if not names and len(profiles) > 1:
         yield model.warning(
             f"the plan has {len(profiles)} profiles, no instance_group names one: only the first is used",
             f"write profile: {[str(number) for number in range(len(profiles))]}",
         )
+    chosen: list[Shapes] = []
     for name in names or ["0"]:
         if name.isdecimal() and int(name) < len(profiles):
-            yield profiles[int(name)]
+            chosen.append(profiles[int(name)])
         else:
             yield model.error(
                 f"instance_group names profile {name!r}, the plan has {len(profiles)}", "number them from 0", path
             )
-
-
-def _shapes(model: Model, profiles: list[Shapes], path: Path) -> Iterator[Finding]:
-    """What the profiles take together against the inputs of the configuration."""
-    for tensor in sorted({tensor for profile in profiles for tensor in profile}):
-        shapes = [profile[tensor] for profile in profiles if tensor in profile]
-        disorder = [_disorder(model, tensor, one, path) for one in shapes if not _rises(one)]
-        yield from disorder
-        if not disorder:
-            low = [min(sizes) for sizes in zip(*(one["min"] for one in shapes), strict=True)]
-            high = [max(sizes) for sizes in zip(*(one["max"] for one in shapes), strict=True)]
+    for tensor in sorted({tensor for profile in chosen for tensor in profile}):
+        # Each as (min, opt, max). TensorRT 10 itself takes a profile that does not rise without a word.
+        shapes = [[profile[tensor][key] for key in ("min", "opt", "max")] for profile in chosen if tensor in profile]
+        unordered = [one for one in shapes if not all(list(sizes) == sorted(sizes) for sizes in zip(*one, strict=True))]
+        for low, best, high in unordered:
+            yield model.error(f"profile of {tensor}: not min {low} ≤ opt {best} ≤ max {high}", "build it again", path)
+        if not unordered:
+            low = [min(sizes) for sizes in zip(*(one[0] for one in shapes), strict=True)]
+            high = [max(sizes) for sizes in zip(*(one[2] for one in shapes), strict=True)]
             yield from _bounds(model, tensor, low, high, path)
-
-
-def _rises(shapes: dict[str, list[int]]) -> bool:
-    return all(a <= b <= c for a, b, c in zip(shapes["min"], shapes["opt"], shapes["max"], strict=True))
-
-
-def _disorder(model: Model, tensor: str, shapes: dict[str, list[int]], path: Path) -> Finding:
-    # TensorRT 10 itself takes such a profile without a word.
-    low, best, high = (shapes[key] for key in ("min", "opt", "max"))
-    return model.error(f"profile of {tensor}: not min {low} ≤ opt {best} ≤ max {high}", "build it again", path)
 
 
 def _bounds(model: Model, tensor: str, low: list[int], high: list[int], path: Path) -> Iterator[Finding]:

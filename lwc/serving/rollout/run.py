@@ -179,7 +179,7 @@ def _add(
         if live is not None:
             files.pin(place, live.number)
         files.stage(place, source.repository, new, source.renamed)
-        files.bring_in(place, new)
+        files.bring_in(place, new, place.staging)
         check = None
         if control is not None:
             say(f"loading version {new.number} of {place.model}")
@@ -235,7 +235,7 @@ def _load(version: Version, control: Control) -> None:
 
 def _switch(place: Place, live: Version | None, new: Version, control: Control | None) -> None:
     """Make ``new``, whose front is in, the live version; where the server does not load it, ``live`` stays."""
-    files.unpark(place, new)
+    files.bring_in(place, new, place.parked(new))
     if control is not None:
         _load(new, control)
     files.switch(place, new.number)

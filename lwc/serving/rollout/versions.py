@@ -19,10 +19,11 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from tritonclient.grpc import model_config_pb2 as pb
 
 from lwc.core.errors import RecipeError
@@ -53,6 +54,9 @@ class State:
     versions: tuple[Version, ...]
     adding: Version | None = None
     last: int = 0
+
+
+_STATE = TypeAdapter(State)
 
 
 @dataclass(frozen=True)
@@ -160,11 +164,7 @@ def load_state(place: Place) -> State:
         content = read_json(place.state_file)
         if content.get("schema") != _SCHEMA:
             raise RecipeError(f"{place.state_file}: schema {content.get('schema')}, not {_SCHEMA}", "update lwc")
-        adding = content["adding"]
-        return State(
-            tuple(_version(entry) for entry in content["versions"]), _version(adding) if adding else None,
-            content["last"],
-        )  # fmt: skip
+        return _STATE.validate_python({key: content[key] for key in ("versions", "adding", "last")})
     if not place.front.exists():
         return State(())
     number = live_number(place)
@@ -178,16 +178,7 @@ def load_state(place: Place) -> State:
 
 def save_state(place: Place, state: State) -> None:
     """Write the state file, whole or not at all."""
-    write_json(
-        place.state_file,
-        {
-            "schema": _SCHEMA,
-            "model": place.model,
-            "versions": [_entry(version) for version in state.versions],
-            "adding": _entry(state.adding) if state.adding else None,
-            "last": state.last,
-        },
-    )
+    write_json(place.state_file, {"schema": _SCHEMA, "model": place.model, **asdict(state)})
 
 
 def pin(place: Place, number: int) -> None:
@@ -248,12 +239,6 @@ def stage(place: Place, repository: Path, version: Version, renamed: Mapping[str
         (path / _CONFIG).write_text(as_text(front), encoding="utf-8")
 
 
-def bring_in(place: Place, version: Version) -> None:
-    """Move the staged models beside the live ones; nothing calls them yet."""
-    for name in version.models:
-        (place.staging / name).rename(place.child(name))
-
-
 def bring_in_front(place: Place, version: Version) -> None:
     """Move the staged front in: as a version that is not live yet, or, where there was none, as the live one."""
     staged = place.staging / place.model
@@ -272,11 +257,11 @@ def park(place: Place, version: Version) -> None:
             place.child(name).rename(parked / name)
 
 
-def unpark(place: Place, version: Version) -> None:
-    """Move a version's models back beside the others."""
+def bring_in(place: Place, version: Version, source: Path) -> None:
+    """Move a version's models beside the live ones, from the staging folder or from where they are parked."""
     for name in version.models:
         if not place.child(name).is_dir():
-            (place.parked(version) / name).rename(place.child(name))
+            (source / name).rename(place.child(name))
 
 
 def remove(place: Place, version: Version) -> None:
@@ -316,11 +301,3 @@ def _front(model: str, number: int, served: str, config: Any) -> Any:
         front.output.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
         step.output_map[tensor.name] = tensor.name
     return front
-
-
-def _version(entry: Mapping[str, Any]) -> Version:
-    return Version(int(entry["number"]), tuple(entry["models"]), str(entry["digest"]))
-
-
-def _entry(version: Version) -> dict[str, Any]:
-    return {"number": version.number, "models": list(version.models), "digest": version.digest}
