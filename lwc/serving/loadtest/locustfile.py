@@ -27,8 +27,9 @@ from locust.rpc import Message
 from locust.runners import MasterRunner, WorkerRunner
 
 import lwc
+from lwc.core.store import write_whole
 from lwc.serving.loadtest.arrivals import arrival_times
-from lwc.serving.loadtest.recorder import Recorder, Ticket, merge_records, write_records
+from lwc.serving.loadtest.recorder import Recorder, Ticket, merge_records
 from lwc.serving.triton.client import Connection, Refused
 from lwc.serving.triton.counters import read_page
 from lwc.tasks.endpoint import Question, Wire
@@ -73,11 +74,9 @@ class Asker(User):  # type: ignore[misc]
     wait_time = constant(0)
 
     def on_start(self) -> None:
-        """Open the connection."""
         self.connection = Connection(SETTINGS["url"], SETTINGS["protocol"], TIMEOUT_S)
 
     def on_stop(self) -> None:
-        """Close the connection."""
         self.connection.close()
 
     def ask(self) -> None:
@@ -234,7 +233,8 @@ def on_quitting(environment: Any) -> None:
     if isinstance(environment.runner, WorkerRunner):
         environment.process_exit_code = 0 if "cpu_s" in MEASURED else 1
     elif len(RECORDS) == len(EXPECTED):
-        write_records({**merge_records(RECORDS), **MEASURED}, Path(SETTINGS["records"]))
+        records = json.dumps({**merge_records(RECORDS), **MEASURED}, allow_nan=False)
+        write_whole(Path(SETTINGS["records"]), records.encode())
         environment.process_exit_code = 0
 
 
