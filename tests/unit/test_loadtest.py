@@ -367,15 +367,16 @@ def test_a_child_that_exits_0_without_records_is_a_failure(tmp_path: Path, monke
 def test_no_sender_outlives_a_parent_that_was_killed(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
-from test_loadtest import SAMPLES
 from lwc.serving.loadtest.endpoint import connect
 from lwc.serving.loadtest.run import Load, run_loadtest
+from lwc.tasks.endpoint import Sample
 import sys
-run_loadtest(connect(sys.argv[1], "http", "m"), Load(4, 120.0, 0.1, workers=2), SAMPLES, Path({str(tmp_path)!r}), 1)
+samples = [Sample(1, "text", "great", None)]
+run_loadtest(connect(sys.argv[1], "http", "m"), Load(4, 120.0, 0.1, workers=2), samples, Path({str(tmp_path)!r}), 1)
 """
     with fake_server(tmp_path) as urls:
         command = [sys.executable, "-c", code, urls["http"]]
-        with subprocess.Popen(command, cwd=Path(__file__).parent) as parent:
+        with subprocess.Popen(command) as parent:
             deadline = time.monotonic() + 240
             while at_once(urls["http"]) == 0 and time.monotonic() < deadline:
                 time.sleep(0.1)

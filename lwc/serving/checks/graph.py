@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx
 
 from lwc.core.errors import ModelError
 from lwc.export.onnx import OnnxInfo, TensorInfo, read_io
 from lwc.serving.checks.layout import escapes, model_file_name
-from lwc.serving.checks.model import Finding, Model, type_name
+from lwc.serving.checks.model import Finding, Model, Tensor, type_name
 from lwc.serving.triton.config import graph_type
 
 
@@ -78,7 +77,7 @@ def _names(model: Model, path: Path, info: OnnxInfo) -> Iterator[Finding]:
             )
 
 
-def _compare(model: Model, path: Path, kind: str, entry: Any, tensor: TensorInfo, shaped: bool) -> Iterator[Finding]:
+def _compare(model: Model, path: Path, kind: str, entry: Tensor, tensor: TensorInfo, shaped: bool) -> Iterator[Finding]:
     where = f"{kind} {entry.name}:"
     in_file, in_config = graph_type(tensor.dtype), type_name(entry.data_type)
     if in_file is None:
@@ -95,7 +94,9 @@ def _compare(model: Model, path: Path, kind: str, entry: Any, tensor: TensorInfo
         yield from _compare_dims(model, path, where, entry, list(tensor.dims), kind)
 
 
-def _compare_dims(model: Model, path: Path, where: str, entry: Any, graph: list[int], kind: str) -> Iterator[Finding]:
+def _compare_dims(
+    model: Model, path: Path, where: str, entry: Tensor, graph: list[int], kind: str
+) -> Iterator[Finding]:
     batch = model.config.max_batch_size
     # A reshape says which shape the graph gets, where the requests have another.
     dims = list(entry.reshape.shape) if entry.HasField("reshape") else list(entry.dims)
@@ -127,7 +128,7 @@ def _compare_dims(model: Model, path: Path, where: str, entry: Any, graph: list[
             yield model.error(difference, f"write dims: {rest}", path)
 
 
-def _external_data(model: Model, path: Path, graph: Any) -> Iterator[Finding]:
+def _external_data(model: Model, path: Path, graph: onnx.GraphProto) -> Iterator[Finding]:
     """Files beside the ONNX file that hold its weights: there, inside, and long enough."""
     needed: dict[str, int] = {}
     for tensor in _tensors(graph):
@@ -155,7 +156,7 @@ def _external_data(model: Model, path: Path, graph: Any) -> Iterator[Finding]:
             )
 
 
-def _tensors(graph: Any) -> Iterator[Any]:
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from tritonclient.grpc import model_config_pb2 as pb
 
+# An input or output as a configuration declares it.
+Tensor: TypeAlias = pb.ModelInput | pb.ModelOutput
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 

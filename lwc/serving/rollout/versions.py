@@ -21,7 +21,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter
 from tritonclient.grpc import model_config_pb2 as pb
@@ -103,13 +102,13 @@ class Place:
         return self.front / str(number) / _CONFIG
 
 
-def calls(config: Any) -> list[str]:
+def calls(config: pb.ModelConfig) -> list[str]:
     """Models that a model calls: the steps of an ensemble, or what a Python model that lwc wrote calls."""
     names = [step.model_name for step in config.ensemble_scheduling.step]
     return names + [config.parameters[key].string_value for key in _CALLS if key in config.parameters]
 
 
-def callees_first(name: str, configs: Mapping[str, Any]) -> list[str]:
+def callees_first(name: str, configs: Mapping[str, pb.ModelConfig]) -> list[str]:
     """``name`` and all that it calls, each behind what it calls itself. Calls must not go round in circles."""
     order: list[str] = []
 
@@ -123,7 +122,7 @@ def callees_first(name: str, configs: Mapping[str, Any]) -> list[str]:
     return order
 
 
-def read_configs(folder: Path) -> dict[str, Any]:
+def read_configs(folder: Path) -> dict[str, pb.ModelConfig]:
     """Configurations of all models in a repository by folder name."""
     found = {path.parent.name: parse(path.read_text(encoding="utf-8")) for path in folder.glob(f"*/{_CONFIG}")}
     return dict(sorted(found.items()))
@@ -287,7 +286,7 @@ def sweep(place: Place) -> None:
             shutil.rmtree(folder)
 
 
-def _front(model: str, number: int, served: str, config: Any) -> Any:
+def _front(model: str, number: int, served: str, config: pb.ModelConfig) -> pb.ModelConfig:
     """An ensemble named ``model`` whose one step is ``served``."""
     if config.model_transaction_policy.decoupled or config.HasField("sequence_batching"):
         raise RecipeError(f"{model}: decoupled and sequence models cannot be switched", "deploy it by hand")

@@ -32,8 +32,9 @@ _GUARD = 'cat > /dev/null; kill -s KILL -- "-$1"; sleep 1; rm -rf -- "$2" "$3"*'
 class TritonServer:
     """Serve a model repository on this machine for the length of a ``with`` block.
 
-    Port 0 picks a free port. ``log_path`` is removed on exit with the temporary folder; errors quote its last lines.
-    With ``control`` whoever sends ``key`` as the header ``x-lwc-key`` may load and unload models.
+    Port 0 picks a free port; started again, a server keeps its ports. ``log_path`` is removed on exit with the
+    temporary folder; errors quote its last lines. With ``control`` whoever sends ``key`` as the header ``x-lwc-key``
+    may load and unload models.
     """
 
     def __init__(
@@ -48,8 +49,7 @@ class TritonServer:
     ) -> None:
         self.repository = Path(repository).resolve()
         self.startup_seconds = startup_seconds
-        self._asked = {"HTTP": http_port, "gRPC": grpc_port, "metrics": metrics_port}
-        self._ports: dict[str, int] = {}
+        self._ports = {"HTTP": http_port, "gRPC": grpc_port, "metrics": metrics_port}
         self._id = f"lwc-{uuid.uuid4().hex[:12]}"
         self.control = control
         self._key = key or uuid.uuid4().hex  # not the id, which the server tells everybody
@@ -114,7 +114,7 @@ class TritonServer:
         if not self.repository.is_dir():
             raise ServingError(f"model repository {self.repository} is not a folder")
         wheel, libpython = installed()
-        self._ports = _choose_ports(self._asked)
+        self._ports = _choose_ports(self._ports)
         try:
             self._start(wheel, libpython)
             self._wait_until_ready()
@@ -151,7 +151,7 @@ class TritonServer:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _url(self, name: str) -> str:
-        if name not in self._ports:
+        if not self._ports[name]:
             raise ServingError("the server is not started, so it has no address")
         return f"{HOST}:{self._ports[name]}"
 
