@@ -22,9 +22,10 @@ import grpc.experimental.gevent
 import locust.runners
 import locust.stats
 from locust import User, constant, events
+from locust.env import Environment
 from locust.exception import StopUser
 from locust.rpc import Message
-from locust.runners import MasterRunner, WorkerRunner
+from locust.runners import MasterRunner, Runner, WorkerRunner
 
 import lwc
 from lwc.core.store import write_whole
@@ -105,7 +106,7 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
-def on_init(environment: Any, runner: Any, web_ui: Any) -> None:
+def on_init(environment: Environment, runner: Runner, web_ui: object) -> None:
     """Assume failure until the records are written, and let a bug in a user end that user, not loop."""
     environment.process_exit_code = 1
     environment.catch_exceptions = False
@@ -162,7 +163,7 @@ def conduct() -> None:
         runner.quit()
 
 
-def on_begin(environment: Any, msg: Any, **_: Any) -> None:
+def on_begin(environment: Environment, msg: Message, **_: object) -> None:
     """A worker's part: every n-th sample and its share of the rate, then its records to the master."""
     if msg.data["run"] != SETTINGS["run"]:
         logging.error("the master that gave the settings is gone, and another is in its place")
@@ -174,14 +175,14 @@ def on_begin(environment: Any, msg: Any, **_: Any) -> None:
     environment.runner.send_message("records", {**RECORDER.as_json(), **MEASURED})
 
 
-def on_settings(environment: Any, msg: Any, **_: Any) -> None:
+def on_settings(environment: Environment, msg: Message, **_: object) -> None:
     """A worker from elsewhere asks what to do, in its own words (`lwc.serving.loadtest.worker`), before it joins."""
     wanted = not STARTED and len(environment.runner.clients) < WORKERS
     answer = {"version": lwc.__version__, "settings": SETTINGS if wanted else None}
     environment.runner.server.send_to_client(Message("settings", answer, msg.node_id))
 
 
-def on_records(environment: Any, msg: Any, **_: Any) -> None:
+def on_records(environment: Environment, msg: Message, **_: object) -> None:
     """The records of one worker."""
     RECORDS.append(msg.data)
 
@@ -219,7 +220,7 @@ def load(seconds: float, seed: int, worker: int, workers: int) -> None:
     gevent.sleep(max(0.0, begin + seconds - RECORDER.clock()))
 
 
-ENVIRONMENT: list[Any] = []
+ENVIRONMENT: list[Environment] = []
 # The workers whose records are waited for; alone: this process.
 EXPECTED: list[str] = ["alone"]
 STARTED: list[Any] = []
@@ -227,7 +228,7 @@ MEASURED: dict[str, Any] = {}
 RECORDS: list[dict[str, Any]] = []
 
 
-def on_quitting(environment: Any) -> None:
+def on_quitting(environment: Environment) -> None:
     """Write the records when they are whole; only then is the exit status 0."""
     RECORDER.stop()
     if isinstance(environment.runner, WorkerRunner):
