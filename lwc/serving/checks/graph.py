@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 from lwc.core.errors import ModelError
-from lwc.export.onnx import OnnxInfo, TensorInfo, read_io
+from lwc.export.onnx import TensorInfo, read_io
 from lwc.serving.checks.layout import escapes, model_file_name
 from lwc.serving.checks.model import Finding, Model, Tensor, type_name
 from lwc.serving.triton.config import graph_type
@@ -39,12 +39,20 @@ def _check_graph(model: Model, path: Path) -> Iterator[Finding]:
     proto = onnx.load(str(path), load_external_data=False).graph
     shaped = {value.name for value in (*proto.input, *proto.output) if value.type.tensor_type.HasField("shape")}
     yield from _external_data(model, path, proto)
-    yield from _names(model, path, info)
-    config = model.config
-    declared = [("input", config.input, info.inputs), ("output", config.output, info.outputs)]
-    faults: list[Finding] = []
-    for kind, entries, tensors in declared:
-        graph = {tensor.name: tensor for tensor in tensors}
+    config, faults = model.config, list[Finding]()
+    # Sequence controls, states and ragged batches feed inputs that are no entry of `input`.
+    fed = {entry.name for entry in config.sequence_batching.control_input}
+    fed |= {state.input_name for state in config.sequence_batching.state}
+    fed |= {name for entry in config.batch_input for name in entry.target_name}
+    for kind, entries, tensors in (("input", config.input, info.inputs), ("output", config.output, info.outputs)):
+        graph, names = {tensor.name: tensor for tensor in tensors}, {entry.name for entry in entries}
+        # Outputs of a graph may go unused, its inputs not.
+        if not names <= set(graph) or (kind == "input" and not set(graph) <= names | fed):
+            yield model.error(
+                f"{kind}s are {sorted(graph)}, in config.pbtxt {sorted(names)}",
+                f"name in config.pbtxt the {kind}s of the graph",
+                path,
+            )
         for entry in entries:
             if entry.name in graph:
                 faults += _compare(model, path, kind, entry, graph[entry.name], entry.name in shaped)
@@ -56,25 +64,6 @@ def _check_graph(model: Model, path: Path) -> Iterator[Finding]:
             " on unless the server is told otherwise, may make it 4 and turn batching on",
             "say max_batch_size, or start the server with --disable-auto-complete-config",
         )
-
-
-def _names(model: Model, path: Path, info: OnnxInfo) -> Iterator[Finding]:
-    config = model.config
-    # Sequence controls, states and ragged batches feed inputs that are no entry of `input`.
-    fed = {entry.name for entry in config.sequence_batching.control_input}
-    fed |= {state.input_name for state in config.sequence_batching.state}
-    fed |= {name for entry in config.batch_input for name in entry.target_name}
-    for kind, entries, tensors in (("input", config.input, info.inputs), ("output", config.output, info.outputs)):
-        graph = {tensor.name for tensor in tensors}
-        names = {entry.name for entry in entries}
-        # Outputs of a graph may go unused, its inputs not.
-        unfed = graph - names - fed if kind == "input" else set()
-        if names - graph or unfed:
-            yield model.error(
-                f"{kind}s are {sorted(graph)}, in config.pbtxt {sorted(names)}",
-                f"name in config.pbtxt the {kind}s of the graph",
-                path,
-            )
 
 
 def _compare(model: Model, path: Path, kind: str, entry: Tensor, tensor: TensorInfo, shaped: bool) -> Iterator[Finding]:
