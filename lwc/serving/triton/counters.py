@@ -34,9 +34,9 @@ def read_page(address: str) -> str:
     """
     try:
         answer = http.request("GET", f"http://{address}/metrics", SECONDS)
-        if answer.status != 200:
-            raise http.NoAnswer(f"HTTP {answer.status}")
-        return answer.body.decode("utf-8")
+        if answer.status_code != 200:
+            raise http.NoAnswer(f"HTTP {answer.status_code}")
+        return answer.content.decode("utf-8")
     except (http.NoAnswer, UnicodeDecodeError) as error:
         raise ServingError(
             f"Triton's metrics cannot be read at {address}: {error}",

@@ -261,7 +261,7 @@ def _get(url: str, path: str) -> bytes | None:
         answer = http.request("GET", f"http://{url}{path}", seconds=5)
     except http.NoAnswer:
         return None
-    return answer.body if answer.status == 200 else None
+    return answer.content if answer.status_code == 200 else None
 
 
 def _instances(pid: int) -> set[str]:
