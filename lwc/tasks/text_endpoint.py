@@ -35,12 +35,13 @@ class TextEndpoint:
     def front(self, model_dir: Path, graph: Exported, name: str) -> Front:
         """Labels and tokenizer come from the checkpoint, the number of scores must be that of the graph."""
         config, tokenizer = (read_json(model_dir / file) for file in ("config.json", "tokenizer_config.json"))
-        names, size, choice = _answers(config, model_dir / "tokenizer.json")
+        reader = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
+        names, size, choice = _answers(config, reader)
         logits = next(iter(graph.outputs.values()))[-1]
         if logits not in (-1, size):
             raise ModelError(f"{graph.path}: {logits} outputs for {size} labels", "export the model of this checkpoint")
         max_length = _max_length(config, tokenizer)
-        pad_id = _pad_id(model_dir, tokenizer)
+        pad_id = _pad_id(tokenizer, reader, model_dir)
         tokens = f"{name}_tokens"
         return Front(
             graph=tokens,
@@ -60,13 +61,8 @@ class TextEndpoint:
             files={"tokenizer.json": model_dir / "tokenizer.json"},
             max_length=max_length,
             warm_up_length=min(32, max_length),
-            row=partial(_text_row, model_dir / "tokenizer.json", pad_id),
-            described={
-                "text_model": name,
-                "token_model": tokens,
-                "outputs": size,
-                "max_length": max_length,
-            },
+            row=partial(_text_row, reader, pad_id),
+            described={"text_model": name, "token_model": tokens, "outputs": size, "max_length": max_length},
             labels=names,
             graph_labels=names if choice == "class" else [choice],
         )
@@ -101,7 +97,7 @@ class TextEndpoint:
         return Proof([Sample(int(i), str(text), name(y), name(p)) for i, text, y, p in rows], wire)
 
 
-def _answers(config: dict[str, Any], tokenizer: Path) -> tuple[list[str], int, str]:
+def _answers(config: dict[str, Any], reader: Tokenizer) -> tuple[list[str], int, str]:
     """Names of the labels, how many scores, and how the text model chooses by its parameter ``choice``.
 
     ``class`` is the name of the highest logit. ``number`` is the name nearest to the one logit, which is the score.
@@ -110,7 +106,7 @@ def _answers(config: dict[str, Any], tokenizer: Path) -> tuple[list[str], int, s
     """
     if is_language_model(config.get("architectures")):
         size = int(config["vocab_size"])
-        return token_names(Tokenizer.from_file(str(tokenizer)), size), size, "class"
+        return token_names(reader, size), size, "class"
     if config.get("problem_type") == "regression":
         return [f"{number:g}" for number in config["numbers"]], 1, "number"
     names = _labels(config)
@@ -141,19 +137,18 @@ def _max_length(config: dict[str, Any], tokenizer: dict[str, Any]) -> int:
     return int(length)
 
 
-def _pad_id(model_dir: Path, tokenizer: dict[str, Any]) -> int:
+def _pad_id(tokenizer: dict[str, Any], reader: Tokenizer, model_dir: Path) -> int:
     """The tokenizer's own padding id, which training pads with too; the config's may be absent or another."""
     token = tokenizer.get("pad_token")
     text = token.get("content") if isinstance(token, dict) else token
-    number = Tokenizer.from_file(str(model_dir / "tokenizer.json")).token_to_id(text) if text else None
+    number = reader.token_to_id(text) if text else None
     if number is None:
         raise ModelError(f"{model_dir}: its tokenizer has no padding token", "set pad_token and save it again")
     return int(number)
 
 
-def _text_row(tokenizer: Path, pad_id: int, length: int) -> dict[str, list[int]]:
+def _text_row(reader: Tokenizer, pad_id: int, length: int) -> dict[str, list[int]]:
     """A real text, cut or padded to so many tokens."""
-    reader = Tokenizer.from_file(str(tokenizer))
     reader.enable_truncation(length)
     reader.enable_padding(length=length, pad_id=pad_id)
     text = reader.encode(_WARM_UP_TEXT * (1 + length // 8))

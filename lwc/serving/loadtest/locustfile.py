@@ -44,8 +44,6 @@ locust.stats.CSV_STATS_INTERVAL_SEC = CSV_TICK_S
 # Beats of 1 s that a worker may miss: on a busy machine it is late, not lost.
 locust.runners.HEARTBEAT_LIVENESS = 15
 RATE: float | None = SETTINGS["rate"]
-# Processes that send, this one alone or several.
-WORKERS: int = SETTINGS["workers"]
 METRICS: str | None = SETTINGS["metrics"]
 RECORDER = Recorder(samples=len(QUESTIONS))
 # Open loop: requests that are due and wait for a free user. None ends every user that finds it.
@@ -115,7 +113,7 @@ def on_init(environment: Environment, runner: Runner, web_ui: object) -> None:
     if isinstance(runner, WorkerRunner):
         runner.register_message("begin", on_begin, concurrent=True)
     elif isinstance(runner, MasterRunner):
-        runner.register_message("records", on_records)
+        runner.register_message("records", lambda environment, msg, **_: RECORDS.append(msg.data))
         runner.register_message("settings", on_settings)
     else:
         BEGUN.set()
@@ -177,14 +175,9 @@ def on_begin(environment: Environment, msg: Message, **_: object) -> None:
 
 def on_settings(environment: Environment, msg: Message, **_: object) -> None:
     """A worker from elsewhere asks what to do, in its own words (`lwc.serving.loadtest.worker`), before it joins."""
-    wanted = not STARTED and len(environment.runner.clients) < WORKERS
+    wanted = not STARTED and len(environment.runner.clients) < SETTINGS["workers"]
     answer = {"version": lwc.__version__, "settings": SETTINGS if wanted else None}
     environment.runner.server.send_to_client(Message("settings", answer, msg.node_id))
-
-
-def on_records(environment: Environment, msg: Message, **_: object) -> None:
-    """The records of one worker."""
-    RECORDS.append(msg.data)
 
 
 def timeline(worker: int = 0, workers: int = 1) -> None:

@@ -54,7 +54,7 @@ def deploy(
         ServingError: the new version does not load or is past a limit (exit 3): the live one is as it was.
     """
     limits = limits or Limits()
-    if limits.any and samples is None:
+    if limits != Limits() and samples is None:
         raise RecipeError("a limit needs texts to measure it on", "give --samples")
     if samples is not None and target.url is None:
         raise RecipeError("samples need a server that answers them", "give --url")
