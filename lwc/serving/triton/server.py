@@ -216,13 +216,7 @@ class TritonServer:
         return "Its log says:\n" + "\n".join([*errors, *(["..."] if errors and tail else []), *tail])
 
 
-def docker_command(
-    repository: Path,
-    http_port: int = 8000,
-    grpc_port: int = 8001,
-    metrics_port: int = 8002,
-    image: str = "nvcr.io/nvidia/tritonserver:26.07-py3",
-) -> list[str]:
+def docker_command(repository: Path, http_port: int, grpc_port: int, metrics_port: int, image: str) -> list[str]:
     """The command that serves the same repository in the official image, or in one built on it."""
     ports = zip((http_port, grpc_port, metrics_port), (8000, 8001, 8002), strict=True)
     return [
