@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -57,6 +57,11 @@ class Model:
 
     folder: Path
     config: pb.ModelConfig
+    reported: Path | None = None
+    """The file that findings are about where they name no other: ``config.pbtxt`` unless set by `at`."""
+
+    def at(self, path: Path) -> Model:
+        return replace(self, reported=path)
 
     @property
     def name(self) -> str:
@@ -103,8 +108,8 @@ class Model:
         return dict(list(versions.items())[-count:]) if count > 0 else {}
 
     def path(self, path: Path | None = None) -> str:
-        """``path`` (``config.pbtxt`` unless given) relative to the repository; a folder ends in a slash."""
-        path = path or self.folder / "config.pbtxt"
+        """``path`` or the file reported on, relative to the repository; a folder ends in a slash."""
+        path = path or self.reported or self.folder / "config.pbtxt"
         return path.relative_to(self.folder.parent).as_posix() + ("/" if path.is_dir() else "")
 
     def error(self, what: str, hint: str, path: Path | None = None) -> Finding:
