@@ -65,10 +65,9 @@ def run_locust(settings: Mapping[str, Any], out: Path, elsewhere: Elsewhere | No
         ServingError: Locust broke, ran past its deadline, left no whole records, or workers did not come; its log is
             quoted.
     """
-    protocol, workers = settings["protocol"], settings["workers"]
+    protocol, workers, users = settings["protocol"], settings["workers"], str(settings["users"])
     log, records = out / f"locust_{protocol}.log", out / f"records_{protocol}.json"
     records.unlink(missing_ok=True)
-    users = str(settings["users"])
     command = [*_locust(settings), "--headless", "--only-summary", "--users", users, "--spawn-rate", users]
     # The test ends itself after the measured seconds; this limit counts the ramp-up and is only a backstop.
     command += ["--run-time", f"{int(longest_s(settings))}s", "--loglevel", "INFO"]
@@ -170,10 +169,10 @@ def _read_records(path: Path, status: int, log: Path) -> dict[str, Any]:
     return records
 
 
-def tail(log: Path, lines: int = TAIL_LINES) -> str:
+def tail(log: Path) -> str:
     """The last lines of a log file, or the first traceback in it: after one Locust prints tables, and shuts down."""
     if not log.is_file():
         return "(no log)"
     text = log.read_text(encoding="utf-8", errors="replace").splitlines()
     traces = [number for number, line in enumerate(text) if line.startswith("Traceback")]
-    return "\n".join(text[traces[0] :][: 2 * lines] if traces else text[-lines:])
+    return "\n".join(text[traces[0] :][: 2 * TAIL_LINES] if traces else text[-TAIL_LINES:])

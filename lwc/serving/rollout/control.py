@@ -91,16 +91,16 @@ def connect(url: str, key: str, seconds: float = LOAD_SECONDS) -> Control:
     """
     url = url.removeprefix("http://").rstrip("/")
     answer = _post(url, key, "index", seconds)
-    status = answer.status_code
-    if status != 200:
-        hint = "put the server's key into LWC_ADMIN_KEY" if status == 403 else "give the HTTP address of a Triton"
-        raise ServingError(f"{url} does not list its models ({status}): {_words(answer)}", hint, USAGE)
+    if answer.status_code != 200:
+        restricted = answer.status_code == 403
+        hint = "put the server's key into LWC_ADMIN_KEY" if restricted else "give the HTTP address of a Triton"
+        raise ServingError(f"{url} does not list its models ({answer.status_code}): {_words(answer)}", hint, USAGE)
     # Unloading what is not there changes nothing. Triton refuses it with one message whether it polls or not.
     answer = _post(url, key, f"models/{_NOBODY}/unload", seconds)
-    status = answer.status_code
-    if status not in (200, 503):
-        raise ServingError(f"{url} does not load models on request ({status}): {_words(answer)}", _MODES, USAGE)
-    return Control(url, key, status == 200, seconds)
+    if answer.status_code not in (200, 503):
+        what = f"{url} does not load models on request ({answer.status_code}): {_words(answer)}"
+        raise ServingError(what, _MODES, USAGE)
+    return Control(url, key, answer.status_code == 200, seconds)
 
 
 def _post(url: str, key: str, path: str, seconds: float) -> httpx2.Response:

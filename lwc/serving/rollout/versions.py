@@ -163,7 +163,7 @@ def load_state(place: Place) -> State:
         content = read_json(place.state_file)
         if content.get("schema") != _SCHEMA:
             raise RecipeError(f"{place.state_file}: schema {content.get('schema')}, not {_SCHEMA}", "update lwc")
-        return _STATE.validate_python({key: content[key] for key in ("versions", "adding", "last")})
+        return _STATE.validate_python(content)
     if not place.front.exists():
         return State(())
     number = live_number(place)

@@ -16,7 +16,7 @@ from lwc.export.onnx import OnnxInfo, TensorInfo
 from lwc.recipe import Package
 from lwc.tasks.endpoint import Front
 
-# Where Triton names an ONNX element type otherwise.
+# ONNX element types that have another name in Triton.
 _RENAMED = {"FLOAT": "FP32", "DOUBLE": "FP64", "FLOAT16": "FP16", "BFLOAT16": "BF16"}
 
 
