@@ -24,9 +24,10 @@ from serving_table import row
 from lwc.core.errors import ServingError
 from lwc.serving.loadtest.endpoint import Protocol, connect
 from lwc.serving.loadtest.run import Load, run_loadtest
-from lwc.serving.triton.client import infer_text
+from lwc.serving.triton.client import Connection, Refused
 from lwc.serving.triton.server import TritonServer
 from lwc.tasks.endpoint import Sample
+from lwc.tasks.text_wire import TextWire
 
 SOAK_WINDOW_S = 300.0
 USERS = 4  # of each protocol
@@ -179,9 +180,10 @@ class Asking:
                 sample = next(self._samples)
             sent, label, refusal = time.monotonic(), None, None
             try:
-                ((label, _),) = infer_text(url, protocol, self._model, [str(sample.question)], self._limit_s)
-            except ServingError as problem:
-                refusal = f"{protocol}: {problem.__cause__}".partition(";")[0]  # gRPC appends the address
+                with Connection(url, protocol, self._limit_s) as connection:
+                    label = str(connection.ask(self._model, TextWire(), sample.question))
+            except Refused as problem:
+                refusal = f"{protocol}: {problem}".partition(";")[0]  # gRPC appends the address
             right = label is None or sample.offline is None or label == sample.offline
             self.heard.append(Heard(sent, time.monotonic(), label, refusal, right))
             if refusal is not None:

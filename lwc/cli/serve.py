@@ -50,7 +50,8 @@ def repo_check(
     as_json: AsJson = False,
 ) -> None:
     """Find what Triton would refuse, and what it would silently accept. Exit 2 on an error."""
-    from lwc.serving.checks.run import Machine, inspect_repository, this_machine
+    from lwc.serving.checks.model import Machine
+    from lwc.serving.checks.run import inspect_repository, this_machine
 
     found = inspect_repository(repository, this_machine() if here else Machine(gpus=gpus))
     show(found, as_json, render.findings)

@@ -6,7 +6,6 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import httpx2
 
@@ -17,20 +16,6 @@ class NoAnswer(OSError):
     def __init__(self, words: str, again: bool = True) -> None:
         super().__init__(words)
         self.again = again
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A whole answer, whatever its status."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def text(self) -> str:
-        """The body; bytes that are not UTF-8 are replaced."""
-        return self.body.decode("utf-8", errors="replace")
 
 
 @contextmanager
@@ -77,8 +62,8 @@ def request(
     headers: Mapping[str, str] | None = None,
     proxies: bool = False,
     most: int | None = None,
-) -> Answer:
-    """A whole answer of at most ``most`` bytes. A server that drips gets twice the time.
+) -> httpx2.Response:
+    """A whole answer, whatever its status, of at most ``most`` bytes. A server that drips gets twice the time.
 
     Raises:
         NoAnswer: none came within ``seconds``, or it is too long.
@@ -92,4 +77,4 @@ def request(
                 raise NoAnswer(f"the answer is longer than {most} bytes", again=False)
             if time.monotonic() > deadline:
                 raise NoAnswer(f"no answer within {seconds:g} s")
-        return Answer(response.status_code, response.headers, bytes(body))
+        return httpx2.Response(response.status_code, headers=response.headers, content=bytes(body))

@@ -64,8 +64,8 @@ def post_chat(base_url: str, key: str, body: dict[str, Any], timeout: float) -> 
         answer = request("POST", url, timeout, json.dumps(body).encode(), headers, proxies=True, most=_MOST_BYTES)
     except NoAnswer as error:
         raise failed(str(error), again=error.again) from None
-    if answer.status < 300:
-        return _reply(answer.body)
-    again = answer.status in {408, 409, 429} or answer.status >= 500
-    refused = answer.status in {400, 422} and "response_format" in answer.text
-    raise failed(f"HTTP {answer.status}: {' '.join(answer.text.split())[:_QUOTED]}", again, refused)
+    if answer.status_code < 300:
+        return _reply(answer.content)
+    again = answer.status_code in {408, 409, 429} or answer.status_code >= 500
+    refused = answer.status_code in {400, 422} and "response_format" in answer.text
+    raise failed(f"HTTP {answer.status_code}: {' '.join(answer.text.split())[:_QUOTED]}", again, refused)

@@ -14,10 +14,10 @@ import numpy as np
 import scipy.special
 from numpy.typing import ArrayLike, NDArray
 
+from lwc.core.marks import Interval
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-
-from lwc.core.marks import Interval
 
 ECE_BINS = 15
 LEVEL = 0.95

@@ -34,7 +34,7 @@ def server_table(measured: Mapping[str, Served]) -> Table | None:
         for model, counts in ((one.get("server") or {}).get("models") or {}).items()
     )
     header = (
-        "protocol", "model", "requests", "texts an execution", "queue ms", "input ms", "compute ms", "output ms",
+        "protocol", "model", "requests", "requests an execution", "queue ms", "input ms", "compute ms", "output ms",
         "in the server ms",
     )  # fmt: skip
     caption = (

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 from tokenizers import Tokenizer
@@ -34,14 +35,13 @@ class TextEndpoint:
     def front(self, model_dir: Path, graph: Exported, name: str) -> Front:
         """Labels and tokenizer come from the checkpoint, the number of scores must be that of the graph."""
         config, tokenizer = (read_json(model_dir / file) for file in ("config.json", "tokenizer_config.json"))
-        answers = _answers(config, model_dir / "tokenizer.json")
+        reader = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
+        names, size, choice = _answers(config, reader)
         logits = next(iter(graph.outputs.values()))[-1]
-        if logits not in (-1, answers.outputs):
-            raise ModelError(
-                f"{graph.path}: {logits} outputs for {answers.outputs} labels", "export the model of this checkpoint"
-            )
+        if logits not in (-1, size):
+            raise ModelError(f"{graph.path}: {logits} outputs for {size} labels", "export the model of this checkpoint")
         max_length = _max_length(config, tokenizer)
-        pad_id = _pad_id(model_dir, tokenizer)
+        pad_id = _pad_id(tokenizer, reader, model_dir)
         tokens = f"{name}_tokens"
         return Front(
             graph=tokens,
@@ -49,27 +49,22 @@ class TextEndpoint:
             inputs=[{"name": "text", "data_type": "TYPE_STRING", "dims": [1]}],
             outputs=[
                 {"name": "label", "data_type": "TYPE_STRING", "dims": [1]},
-                {"name": "scores", "data_type": "TYPE_FP32", "dims": [answers.outputs]},
+                {"name": "scores", "data_type": "TYPE_FP32", "dims": [size]},
             ],
             parameters={
                 "token_model": tokens,
                 "token_inputs": ",".join(graph.inputs),
                 "length_buckets": ",".join(str(size) for size in length_buckets(max_length, graph.shortest)),
                 "pad_id": str(pad_id),
-                "choice": answers.choice,
+                "choice": choice,
             },
             files={"tokenizer.json": model_dir / "tokenizer.json"},
             max_length=max_length,
             warm_up_length=min(32, max_length),
-            row=partial(_text_row, model_dir / "tokenizer.json", pad_id),
-            described={
-                "text_model": name,
-                "token_model": tokens,
-                "outputs": answers.outputs,
-                "max_length": max_length,
-            },
-            labels=answers.names,
-            graph_labels=answers.names if answers.choice == "class" else [answers.choice],
+            row=partial(_text_row, reader, pad_id),
+            described={"text_model": name, "token_model": tokens, "outputs": size, "max_length": max_length},
+            labels=names,
+            graph_labels=names if choice == "class" else [choice],
         )
 
     def proof(self, data_dir: Path, evaluation_dir: Path, reduced: Path | None = None) -> Proof:
@@ -88,40 +83,34 @@ class TextEndpoint:
                 found, on="id", how="left", validate="one_to_one"
             )
         joined = test.merge(predictions, on="id", suffixes=("", "_evaluated"), how="left", validate="one_to_one")
-        if pd.api.types.is_string_dtype(joined["label_evaluated"]):
-            tokens = zip(joined["id"], joined["text"], joined["label_evaluated"], joined["compressed"], strict=True)
-            return Proof([Sample(int(i), str(text), str(y), str(p)) for i, text, y, p in tokens], TextWire())
-        if not (joined["label"] == joined["label_evaluated"]).all():
+        true, given = joined["label_evaluated"], joined["compressed"]
+        name: Callable[[Any], str]
+        if pd.api.types.is_string_dtype(true):  # tokens
+            wire, name = TextWire(), str
+        elif not (joined["label"] == true).all():
             raise DataError(f"{evaluation_dir}: labels differ from those in {data_dir}", "run the evaluate stage again")
-        ids = pd.concat([joined["label"], joined["compressed"]])
-        if not ids.between(0, len(names) - 1).all():
+        elif not pd.concat([true, given]).between(0, len(names) - 1).all():
             raise DataError(f"a label id is outside the {len(names)} names in {data_dir / 'labels.json'}")
-        rows = zip(joined["id"], joined["text"], joined["label"], joined["compressed"], strict=True)
-        samples = [Sample(int(i), str(text), names[y], names[p]) for i, text, y, p in rows]
-        return Proof(samples, TextWire(names=tuple(names) if self.classes else None))
+        else:
+            wire, name = TextWire(names=tuple(names) if self.classes else None), names.__getitem__
+        rows = zip(joined["id"], joined["text"], true, given, strict=True)
+        return Proof([Sample(int(i), str(text), name(y), name(p)) for i, text, y, p in rows], wire)
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What the text model makes of the logits (B, C): the names of its labels, how many scores, and how it chooses.
+def _answers(config: dict[str, Any], reader: Tokenizer) -> tuple[list[str], int, str]:
+    """Names of the labels, how many scores, and how the text model chooses by its parameter ``choice``.
 
     ``class`` is the name of the highest logit. ``number`` is the name nearest to the one logit, which is the score.
+    All of it is read from the checkpoint, never typed twice. A language model's classes are the tokens of its
+    vocabulary.
     """
-
-    names: list[str]
-    outputs: int
-    choice: Literal["class", "number"] = "class"
-
-
-def _answers(config: dict[str, Any], tokenizer: Path) -> Answers:
-    """From the checkpoint itself, never typed twice. A language model's classes are the tokens of its vocabulary."""
     if is_language_model(config.get("architectures")):
         size = int(config["vocab_size"])
-        return Answers(token_names(Tokenizer.from_file(str(tokenizer)), size), size)
+        return token_names(reader, size), size, "class"
     if config.get("problem_type") == "regression":
-        return Answers([f"{number:g}" for number in config["numbers"]], 1, "number")
+        return [f"{number:g}" for number in config["numbers"]], 1, "number"
     names = _labels(config)
-    return Answers(names, len(names))
+    return names, len(names), "class"
 
 
 def _labels(config: dict[str, Any]) -> list[str]:
@@ -148,19 +137,18 @@ def _max_length(config: dict[str, Any], tokenizer: dict[str, Any]) -> int:
     return int(length)
 
 
-def _pad_id(model_dir: Path, tokenizer: dict[str, Any]) -> int:
+def _pad_id(tokenizer: dict[str, Any], reader: Tokenizer, model_dir: Path) -> int:
     """The tokenizer's own padding id, which training pads with too; the config's may be absent or another."""
     token = tokenizer.get("pad_token")
     text = token.get("content") if isinstance(token, dict) else token
-    number = Tokenizer.from_file(str(model_dir / "tokenizer.json")).token_to_id(text) if text else None
+    number = reader.token_to_id(text) if text else None
     if number is None:
         raise ModelError(f"{model_dir}: its tokenizer has no padding token", "set pad_token and save it again")
     return int(number)
 
 
-def _text_row(tokenizer: Path, pad_id: int, length: int) -> dict[str, list[int]]:
+def _text_row(reader: Tokenizer, pad_id: int, length: int) -> dict[str, list[int]]:
     """A real text, cut or padded to so many tokens."""
-    reader = Tokenizer.from_file(str(tokenizer))
     reader.enable_truncation(length)
     reader.enable_padding(length=length, pad_id=pad_id)
     text = reader.encode(_WARM_UP_TEXT * (1 + length // 8))

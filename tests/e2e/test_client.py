@@ -10,16 +10,16 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from asking import infer_text
 from tiny_models import tiny
 
-from lwc.core.errors import ServingError
 from lwc.export.onnx import export_onnx
 from lwc.export.session import cpu_session, run
 from lwc.models.load import save_checkpoint
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import Package
 from lwc.serving.checks.run import check_repository
-from lwc.serving.triton.client import infer_text
+from lwc.serving.triton.client import Refused
 from lwc.serving.triton.repository import ModelFiles, build_repository
 from lwc.serving.triton.server import TritonServer
 from lwc.tasks.text_endpoint import TextEndpoint
@@ -82,16 +82,17 @@ def test_refusals_keep_the_servers_words(
     served: tuple[TritonServer, Path, Any], protocol: Literal["http", "grpc"]
 ) -> None:
     url = served[0].http_url if protocol == "http" else served[0].grpc_url
-    with pytest.raises(ServingError, match="text 1: empty"):
+    with pytest.raises(Refused, match="text 1: empty"):
         infer_text(url, protocol, "reviews", ["good", " "])
-    with pytest.raises(ServingError, match="nobody"):
+    with pytest.raises(Refused, match="nobody"):
         infer_text(url, protocol, "nobody", TEXTS)
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_nothing_there_is_told(protocol: Literal["http", "grpc"]) -> None:
-    with pytest.raises(ServingError, match=r"127\.0\.0\.1:9"):
+    with pytest.raises(Refused) as caught:
         infer_text("127.0.0.1:9", protocol, "reviews", TEXTS)
+    assert caught.value.broken
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
@@ -99,5 +100,6 @@ def test_a_server_that_ends_before_it_answers_is_told(protocol: Literal["http", 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         threading.Thread(target=lambda: listening.accept()[0].close(), daemon=True).start()
         url = f"127.0.0.1:{listening.getsockname()[1]}"
-        with pytest.raises(ServingError, match=url):
+        with pytest.raises(Refused) as caught:
             infer_text(url, protocol, "reviews", TEXTS, seconds=10.0)
+        assert caught.value.broken

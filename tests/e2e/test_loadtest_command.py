@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from asking import infer_text
 from tiny_models import tiny
 
 from lwc.export.onnx import export_onnx
@@ -16,7 +17,6 @@ from lwc.models.load import save_checkpoint
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import Package
 from lwc.serving.loadtest.samples import write_samples
-from lwc.serving.triton.client import infer_text
 from lwc.serving.triton.repository import ModelFiles, build_repository
 from lwc.serving.triton.server import TritonServer
 from lwc.tasks.endpoint import Sample

@@ -169,8 +169,8 @@ def test_plain_json_without_k_gives_ten(server: TritonServer, view: NextItemView
     tensor = {"name": "history", "shape": [1, 2], "datatype": "BYTES", "data": named([1, 2])}
     url, headers = f"http://{server.http_url}/v2/models/shop/infer", {"Content-Type": "application/json"}
     answer = request("POST", url, 60, json.dumps({"inputs": [tensor]}).encode(), headers)
-    assert answer.status == 200, answer.text
-    found: dict[str, Any] = {entry["name"]: entry for entry in json.loads(answer.body)["outputs"]}
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = {entry["name"]: entry for entry in json.loads(answer.content)["outputs"]}
     assert found["items"]["data"] == offline(view, [1, 2], 10)[0]
     assert found["items"]["shape"] == [1, 10]
     assert found["skipped"]["data"] == [0]

@@ -49,15 +49,15 @@ def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_an_answer_is_whole_whatever_its_status(url: str) -> None:
     answer = request("POST", f"{url}/echo", 5, "ü".encode(), {"X": "y"})
-    assert (answer.status, answer.text, answer.headers["agent"]) == (200, "ü", "lwc")
+    assert (answer.status_code, answer.text, answer.headers["agent"]) == (200, "ü", "lwc")
     assert request("POST", f"{url}/missing", 5, b"why").text == "why"
-    assert request("GET", f"{url}/moved", 5).status == 302, "followed only where that is asked for"
+    assert request("GET", f"{url}/moved", 5).status_code == 302, "followed only where that is asked for"
     with stream("GET", f"{url}/moved", 5, redirects=True) as response:
         assert response.status_code == 200
 
 
 def test_a_proxy_of_the_environment_is_asked_for_hosts_on_the_internet_only(url: str) -> None:
-    assert request("GET", f"{url}/echo", 5).status == 200
+    assert request("GET", f"{url}/echo", 5).status_code == 200
     with pytest.raises(NoAnswer, match="cannot be reached"):
         request("GET", f"{url}/echo", 5, proxies=True)
 

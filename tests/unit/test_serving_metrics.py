@@ -90,7 +90,7 @@ def result(wait: float, queue: float, compute: float, total: float, cpu: float =
     return {
         "model": "m", "users": 64, "load": "open_loop", "generator_cpu": cpu, "wait_ms": {"mean": wait},
         "latency_ms": {"mean": total}, "target_rps": 120.0,
-        "server": {"models": {"m": counted}, "mean_ms": breakdown(total, wait, called).__dict__},
+        "server": {"models": {"m": counted}, "mean_ms": breakdown(total, wait, called)},
     }  # fmt: skip
 
 

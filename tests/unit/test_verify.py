@@ -20,7 +20,6 @@ pytest.importorskip("tritonclient.grpc")
 from lwc.core.errors import DataError
 from lwc.recipe import FromConfig, Recipe, Target, Verify
 from lwc.serving.triton.repository import ModelFiles
-from lwc.serving.verify import limit
 from lwc.serving.verify import run as module
 from lwc.serving.verify.run import Packaged
 from lwc.tasks.text_endpoint import TextEndpoint
@@ -158,9 +157,8 @@ def test_the_limit_is_searched_for_compressed_and_base_in_one_server(
     def build(endpoint: Any, files: ModelFiles, out: Path, package: Any, name: str) -> None:
         asked.update(base=files, name=name, beside=sorted(path.name for path in out.iterdir()))
 
-    monkeypatch.setattr(limit, "TritonServer", FakeTriton)
-    monkeypatch.setattr(limit, "build_repository", build)
-    monkeypatch.setattr(limit, "find_rates", search)
+    monkeypatch.setattr(module, "build_repository", build)
+    monkeypatch.setattr(module, "find_rates", search)
     repository = tmp_path / "repository"
     (repository / "m").mkdir(parents=True)
     changed = recipe().model_copy(

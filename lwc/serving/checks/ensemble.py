@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from graphlib import CycleError, TopologicalSorter
+from typing import TypeAlias
 
-from lwc.serving.checks.model import Finding, Model, type_name
+from tritonclient.grpc import model_config_pb2 as pb
+
+from lwc.serving.checks.model import Finding, Model, Tensor, type_name
 
 
 @dataclass(frozen=True)
@@ -14,11 +17,14 @@ class _End:
     """One end of a tensor of an ensemble: whose input or output it is, and what that one's configuration says."""
 
     owner: Model
-    entry: Any
+    entry: Tensor
 
     @property
     def text(self) -> str:
         return f"{type_name(self.entry.data_type)} in {self.owner.name}"
+
+
+_Ends: TypeAlias = dict[str, list[_End]]
 
 
 def check_ensemble(model: Model, models: Mapping[str, Model]) -> Iterator[Finding]:
@@ -57,7 +63,7 @@ def check_ensemble(model: Model, models: Mapping[str, Model]) -> Iterator[Findin
         yield from _flow(model, produced, used)
 
 
-def _step(model: Model, where: str, step: Any, called: Model) -> Iterator[Finding]:
+def _step(model: Model, where: str, step: pb.ModelEnsembling.Step, called: Model) -> Iterator[Finding]:
     if step.model_version not in (-1, *called.served):
         said = step.model_version or "not set, which means 0"
         yield model.error(
@@ -72,7 +78,7 @@ def _step(model: Model, where: str, step: Any, called: Model) -> Iterator[Findin
 
 
 def _maps(
-    model: Model, where: str, step: Any, called: Model, produced: dict[str, list[_End]], used: dict[str, list[_End]]
+    model: Model, where: str, step: pb.ModelEnsembling.Step, called: Model, produced: _Ends, used: _Ends
 ) -> Iterator[Finding]:
     """Faults of a step's maps; fills in the ends of the ensemble's tensors that it makes and uses."""
     sides = (
@@ -97,7 +103,7 @@ def _maps(
         yield model.error(f"{where} no output_map", "map the outputs that are used")
 
 
-def _flow(model: Model, produced: dict[str, list[_End]], used: dict[str, list[_End]]) -> Iterator[Finding]:
+def _flow(model: Model, produced: _Ends, used: _Ends) -> Iterator[Finding]:
     outputs = {entry.name for entry in model.config.output}
     inputs = {entry.name for entry in model.config.input}
     unmade = sorted(set(used) - set(produced))
@@ -151,20 +157,17 @@ def check_cycles(models: Mapping[str, Model]) -> Iterator[Finding]:
         name: sorted({step.model_name for step in model.config.ensemble_scheduling.step} & set(models))
         for name, model in sorted(models.items())
     }
-    seen: set[str] = set()
-    for start in calls:
-        # Depth first, so that the path from the start to itself is at hand.
-        paths, visited = [[start]], set[str]()
-        while start not in seen and paths:
-            path = paths.pop()
-            for called in calls[path[-1]]:
-                if called == start:
-                    seen |= set(path)
-                    chain = " → ".join([*path, start])
-                    yield models[start].error(
-                        f"an ensemble that calls itself: {chain}", "let one step call another model"
-                    )
-                    break
-                if called not in visited:
-                    visited.add(called)
-                    paths.append([*path, called])
+    while True:
+        try:
+            TopologicalSorter(calls).prepare()
+        except CycleError as error:
+            # From callee to caller, its ends the same; told from its first ensemble on.
+            cycle = error.args[1][:0:-1]
+            at = cycle.index(min(cycle))
+            chain = [*cycle[at:], *cycle[: at + 1]]
+            calls[chain[-2]].remove(chain[-1])
+            yield models[chain[0]].error(
+                f"an ensemble that calls itself: {' → '.join(chain)}", "let one step call another model"
+            )
+        else:
+            return

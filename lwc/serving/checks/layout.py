@@ -122,18 +122,11 @@ def check_links(folder: Path, model: str) -> Iterator[Finding]:
     A container that mounts the repository alone does not have their targets, and a path out of the repository is how
     files of the host are read.
     """
-    root = os.path.realpath(folder)
+    root = folder.resolve()
     top = folder / model
-    links = [top] if top.is_symlink() else []
-    for place, folders, files in os.walk(top):
-        links += [path for name in sorted([*folders, *files]) if (path := Path(place, name)).is_symlink()]
-    for link in links:
-        target = os.path.realpath(link)
-        if os.path.commonpath([root, target]) != root:
-            yield Finding(
-                "error",
-                model,
-                link.relative_to(folder).as_posix(),
-                f"a link that leaves the repository, to {target}",
-                "copy the target into the repository",
-            )
+    for link in (path for path in (top, *top.rglob("*")) if path.is_symlink()):
+        target = Path(os.path.realpath(link))
+        if not target.is_relative_to(root):
+            path = link.relative_to(folder).as_posix()
+            what = f"a link that leaves the repository, to {target}"
+            yield Finding("error", model, path, what, "copy the target into the repository")

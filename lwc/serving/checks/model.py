@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeAlias
 
 from tritonclient.grpc import model_config_pb2 as pb
 
+# An input or output as a configuration declares it.
+Tensor: TypeAlias = pb.ModelInput | pb.ModelOutput
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
@@ -54,7 +56,12 @@ class Model:
     """A folder of the repository with a configuration that parses."""
 
     folder: Path
-    config: Any
+    config: pb.ModelConfig
+    reported: Path | None = None
+    """The file that findings are about where they name no other: ``config.pbtxt`` unless set by `at`."""
+
+    def at(self, path: Path) -> Model:
+        return replace(self, reported=path)
 
     @property
     def name(self) -> str:
@@ -101,20 +108,17 @@ class Model:
         return dict(list(versions.items())[-count:]) if count > 0 else {}
 
     def path(self, path: Path | None = None) -> str:
-        """``path`` (``config.pbtxt`` unless given) relative to the repository; a folder ends in a slash."""
-        path = path or self.folder / "config.pbtxt"
+        """``path`` or the file reported on, relative to the repository; a folder ends in a slash."""
+        path = path or self.reported or self.folder / "config.pbtxt"
         return path.relative_to(self.folder.parent).as_posix() + ("/" if path.is_dir() else "")
 
     def error(self, what: str, hint: str, path: Path | None = None) -> Finding:
-        """What Triton refuses, or what fails requests."""
         return Finding("error", self.name, self.path(path), what, hint)
 
     def warning(self, what: str, hint: str, path: Path | None = None) -> Finding:
-        """What Triton accepts in silence."""
         return Finding("warning", self.name, self.path(path), what, hint)
 
     def note(self, what: str, hint: str, path: Path | None = None) -> Finding:
-        """What is worth knowing."""
         return Finding("note", self.name, self.path(path), what, hint)
 
 
@@ -128,30 +132,6 @@ def version_number(name: str) -> int | None:
         return None
     match = re.match(r"\s*[+-]?[0-9]+", name)
     return int(match.group()) if match else None
-
-
-def graph_type(onnx_type: int) -> str | None:
-    """Triton's name of an ONNX element type, None where it has none (a sequence, a map, a complex number)."""
-    return _GRAPH_TYPES.get(onnx_type)
-
-
-# Numbers of onnx.TensorProto.DataType, which its specification fixes.
-_GRAPH_TYPES = {
-    1: "TYPE_FP32",
-    2: "TYPE_UINT8",
-    3: "TYPE_INT8",
-    4: "TYPE_UINT16",
-    5: "TYPE_INT16",
-    6: "TYPE_INT32",
-    7: "TYPE_INT64",
-    8: "TYPE_STRING",
-    9: "TYPE_BOOL",
-    10: "TYPE_FP16",
-    11: "TYPE_FP64",
-    12: "TYPE_UINT32",
-    13: "TYPE_UINT64",
-    16: "TYPE_BF16",
-}
 
 
 def type_name(data_type: int) -> str:

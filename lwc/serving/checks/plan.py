@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 from lwc.core.store import file_digest
 from lwc.export.stamp import STAMP, misfits, stamp_fault
@@ -35,91 +33,72 @@ def check_plans(model: Model, machine: Machine) -> Iterator[Finding]:
                 version / name,
             )
             continue
-        stamp = _read(path)
-        if isinstance(stamp, str):
-            yield model.error(stamp, "build the plan again", path)
+        file = model.at(path)
+        try:
+            stamp = json.loads(path.read_text(encoding="utf-8"))
+            fault = stamp_fault(stamp)
+        except ValueError as error:  # broken JSON, or not UTF-8
+            fault = f"not JSON: {error}"
+        if fault is not None:
+            yield file.error(fault, "build the plan again")
             continue
         if stamp["plan_sha256"] != file_digest(version / name):
-            yield model.error(f"{name} is not the file that the stamp was written for", "copy both", path)
+            yield file.error(f"{name} is not the file that the stamp was written for", "copy both")
         if stamp["library"] != "tensorrt":
-            yield model.error(
-                f"built with {stamp['library']}, whose plans Triton's tensorrt backend does not load", _ONNX, path
+            yield file.error(
+                f"built with {stamp['library']}, whose plans Triton's tensorrt backend does not load", _ONNX
             )
         for misfit in misfits(stamp, machine.gpu, machine.compute_capability, machine.tensorrt):
-            yield model.error(misfit, _ONNX, path)
-        profiles = list(_selected(model, stamp["profiles"], path))
-        yield from (found for found in profiles if isinstance(found, Finding))
-        yield from _shapes(model, [found for found in profiles if not isinstance(found, Finding)], path)
+            yield file.error(misfit, _ONNX)
+        yield from _profiles(model, file, stamp["profiles"])
 
 
-def _read(path: Path) -> dict[str, Any] | str:
-    """The stamp, or what is wrong with it."""
-    try:
-        stamp = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # broken JSON, or not UTF-8
-        return f"not JSON: {error}"
-    fault = stamp_fault(stamp)
-    return dict(stamp) if fault is None else fault
-
-
-def _selected(model: Model, profiles: list[Shapes], path: Path) -> Iterator[Shapes | Finding]:
-    """The profiles that the instance groups name, the first where they name none, and what is wrong with the names."""
+def _profiles(model: Model, file: Model, profiles: list[Shapes]) -> Iterator[Finding]:
+    """The profiles that the instance groups name, the first where they name none, against the model's inputs."""
     names = sorted({name for group in model.config.instance_group for name in group.profile})
     if not names and len(profiles) > 1:
         yield model.warning(
             f"the plan has {len(profiles)} profiles, no instance_group names one: only the first is used",
             f"write profile: {[str(number) for number in range(len(profiles))]}",
         )
+    chosen: list[Shapes] = []
     for name in names or ["0"]:
         if name.isdecimal() and int(name) < len(profiles):
-            yield profiles[int(name)]
+            chosen.append(profiles[int(name)])
         else:
-            yield model.error(
-                f"instance_group names profile {name!r}, the plan has {len(profiles)}", "number them from 0", path
+            yield file.error(
+                f"instance_group names profile {name!r}, the plan has {len(profiles)}", "number them from 0"
             )
+    for tensor in sorted({tensor for profile in chosen for tensor in profile}):
+        # Each as (min, opt, max). TensorRT 10 itself takes a profile that does not rise without a word.
+        shapes = [[profile[tensor][key] for key in ("min", "opt", "max")] for profile in chosen if tensor in profile]
+        unordered = [one for one in shapes if not all(list(sizes) == sorted(sizes) for sizes in zip(*one, strict=True))]
+        for low, best, high in unordered:
+            yield file.error(f"profile of {tensor}: not min {low} ≤ opt {best} ≤ max {high}", "build it again")
+        if not unordered:
+            low = [min(sizes) for sizes in zip(*(one[0] for one in shapes), strict=True)]
+            high = [max(sizes) for sizes in zip(*(one[2] for one in shapes), strict=True)]
+            yield from _bounds(file, tensor, low, high)
 
 
-def _shapes(model: Model, profiles: list[Shapes], path: Path) -> Iterator[Finding]:
-    """What the profiles take together against the inputs of the configuration."""
-    for tensor in sorted({tensor for profile in profiles for tensor in profile}):
-        shapes = [profile[tensor] for profile in profiles if tensor in profile]
-        disorder = [_disorder(model, tensor, one, path) for one in shapes if not _rises(one)]
-        yield from disorder
-        if not disorder:
-            low = [min(sizes) for sizes in zip(*(one["min"] for one in shapes), strict=True)]
-            high = [max(sizes) for sizes in zip(*(one["max"] for one in shapes), strict=True)]
-            yield from _bounds(model, tensor, low, high, path)
-
-
-def _rises(shapes: dict[str, list[int]]) -> bool:
-    return all(a <= b <= c for a, b, c in zip(shapes["min"], shapes["opt"], shapes["max"], strict=True))
-
-
-def _disorder(model: Model, tensor: str, shapes: dict[str, list[int]], path: Path) -> Finding:
-    # TensorRT 10 itself takes such a profile without a word.
-    low, best, high = (shapes[key] for key in ("min", "opt", "max"))
-    return model.error(f"profile of {tensor}: not min {low} ≤ opt {best} ≤ max {high}", "build it again", path)
-
-
-def _bounds(model: Model, tensor: str, low: list[int], high: list[int], path: Path) -> Iterator[Finding]:
-    entries = {entry.name: entry for entry in model.config.input}
+def _bounds(file: Model, tensor: str, low: list[int], high: list[int]) -> Iterator[Finding]:
+    entries = {entry.name: entry for entry in file.config.input}
     if tensor not in entries:
-        yield model.error(
-            f"the plan has input {tensor!r}, in config.pbtxt are {sorted(entries)}", "name the plan's inputs", path
+        yield file.error(
+            f"the plan has input {tensor!r}, in config.pbtxt are {sorted(entries)}", "name the plan's inputs"
         )
         return
-    batch, dims = model.config.max_batch_size, list(entries[tensor].dims)
+    batch, dims = file.config.max_batch_size, list(entries[tensor].dims)
     if batch > high[0]:
-        yield model.error(
+        yield file.error(
             f"input {tensor}: the plan takes batches up to {high[0]}, max_batch_size is {batch}",
             f"write max_batch_size: {high[0]}, or build the plan with a larger profile",
-            path,
         )
     if batch > 0 and low[0] > 1:
-        yield model.warning(
-            f"input {tensor}: the plan takes no batch below {low[0]}", "build it with a batch of 1 as the minimum", path
+        yield file.warning(
+            f"input {tensor}: the plan takes no batch below {low[0]}", "build it with a batch of 1 as the minimum"
         )
     start = 1 if batch > 0 else 0
     low, high = low[start:], high[start:]
     if len(dims) != len(low) or any(d != -1 and not a <= d <= b for a, d, b in zip(low, dims, high, strict=True)):
-        yield model.error(f"input {tensor}: dims {dims}, the plan takes {low} to {high}", "write what it takes", path)
+        yield file.error(f"input {tensor}: dims {dims}, the plan takes {low} to {high}", "write what it takes")

@@ -11,7 +11,6 @@ import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
@@ -25,10 +24,7 @@ from lwc.serving.checks.layout import check_layout, check_links
 from lwc.serving.checks.model import SEVERITIES, Finding, Machine, Model
 from lwc.serving.checks.plan import check_plans
 from lwc.serving.checks.settings import check_settings
-from lwc.serving.checks.warm_up import check_warm_up
 from lwc.serving.triton.config import parse
-
-__all__ = ["Finding", "Machine", "check_repository", "inspect_repository", "this_machine"]
 
 
 def this_machine() -> Machine:
@@ -104,7 +100,6 @@ def _check_model(model: Model, models: dict[str, Model], machine: Machine) -> It
         yield model.error(f"calls {token_model!r}, which is not in the repository", "add that model")
     yield from check_layout(model)
     yield from check_settings(model, machine)
-    yield from check_warm_up(model)
     yield from check_graphs(model)
     yield from check_plans(model, machine)
     yield from check_ensemble(model, models)
@@ -132,19 +127,9 @@ def _advice(what: str) -> str:
     """What to do about a message of the protobuf parser."""
     unknown = re.search(r'Message type "inference\.([\w.]+)" has no field named "(\w+)"', what)
     if unknown:
-        fields = [field.name for field in _message(unknown[1]).fields]
-        near = difflib.get_close_matches(unknown[2], fields, n=1)
-        newer = "remove it (a newer tritonclient may know it)"
-        return f"did you mean {near[0]}?" if near else newer
+        message = pb.DESCRIPTOR.pool.FindMessageTypeByName(f"inference.{unknown[1]}")
+        near = difflib.get_close_matches(unknown[2], message.fields_by_name, n=1)
+        return f"did you mean {near[0]}?" if near else "remove it (a newer tritonclient may know it)"
     if "another member of oneof" in what:
         return "keep one of the two"
     return "write it as Triton's model_config.proto has it"
-
-
-def _message(name: str) -> Any:
-    """Descriptor of a message of model_config.proto by its name, ``ModelWarmup.Input`` for a nested one."""
-    first, *rest = name.split(".")
-    descriptor = pb.DESCRIPTOR.message_types_by_name[first]
-    for part in rest:
-        descriptor = descriptor.nested_types_by_name[part]
-    return descriptor

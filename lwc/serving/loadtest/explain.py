@@ -7,11 +7,24 @@ from typing import Any
 
 # Of one core: above it a Python process has little left to send requests on time.
 BUSY_GENERATOR = 0.85
+# Part of the mean latency → its name, and what to say where it is the largest.
 _PARTS = {
-    "client_wait": "waiting to be sent",
-    "queue": "in the queue of the model",
-    "compute": "computing",
-    "rest": "on the wire and in the load generator",
+    "client_wait": (
+        "waiting to be sent",
+        "most of it is waiting for one of {users} connections: requests come faster than they are answered",
+    ),
+    "queue": (
+        "in the queue of the model",
+        "most of it is queueing: the model works on other requests, and is near its limit",
+    ),
+    "compute": (
+        "computing",
+        "most of it is computing: fewer blocks, int8 or more cores shorten it; larger batches lengthen it",
+    ),
+    "rest": (
+        "on the wire and in the load generator",
+        "most of it is spent outside of the model: network, protocol, or cores shared with the load generator",
+    ),
 }
 
 
@@ -23,9 +36,9 @@ def explain(result: Mapping[str, Any]) -> list[str]:
     if mean is not None:
         called = server["models"][result["model"]]
         # Triton counts what ended in the window, the test what began in it: what is left may come out below 0.
-        parts = " + ".join(f"{mean[key]:.1f} {words}" for key, words in _PARTS.items() if mean[key] >= 0)
+        parts = " + ".join(f"{mean[key]:.1f} {name}" for key, (name, _) in _PARTS.items() if mean[key] >= 0)
         said.append(f"mean latency {mean['total']:.1f} ms = {parts}; {called['mean_batch']:.1f} requests an execution")
-        said.append(_cause(mean, result))
+        said.append(_PARTS[max(_PARTS, key=lambda key: mean[key])][1].format(users=result["users"]))
     elif result.get("load") == "open_loop" and "latency_ms" in result:
         wait, total = result["wait_ms"]["mean"], result["latency_ms"]["mean"]
         said.append(f"of {total:.1f} ms mean latency {wait:.1f} ms passed before a connection was free to send")
@@ -35,17 +48,3 @@ def explain(result: Mapping[str, Any]) -> list[str]:
             " than the server's; give it more --workers"
         )
     return said
-
-
-def _cause(mean: Mapping[str, float], result: Mapping[str, Any]) -> str:
-    largest = max(_PARTS, key=lambda key: mean[key])
-    if largest == "client_wait":
-        return (
-            f"most of it is waiting for one of {result['users']} connections: requests come faster than they are"
-            " answered"
-        )
-    if largest == "queue":
-        return "most of it is queueing: the model works on other requests, and is near its limit"
-    if largest == "compute":
-        return "most of it is computing: fewer blocks, int8 or more cores shorten it; larger batches lengthen it"
-    return "most of it is spent outside of the model: network, protocol, or cores shared with the load generator"

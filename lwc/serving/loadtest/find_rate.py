@@ -69,7 +69,6 @@ def find_rates(
     if len(named) != len(endpoints):
         raise RecipeError("a model cannot be set against itself", "name two served models")
     steps: dict[str, list[dict[str, Any]]] = {name: [] for name in named}
-    # The offline predictions are those of the first model.
     unknown = [replace(sample, offline=None) for sample in samples]
     asked = {name: samples if name == endpoints[0].model else unknown for name in named}
 
@@ -116,14 +115,13 @@ def find_rates(
 
 
 def _step(rate: float, seconds: float, missed: list[str], result: Mapping[str, Any]) -> dict[str, Any]:
-    served = result.get("served", {})
     return {
         "rate_rps": rate,
         "seconds": seconds,
         "met": not missed,
         "missed_by": missed,
         "causes": error_causes(result),
-        "matches_offline": served.get("matches_offline"),
+        "matches_offline": result.get("served", {}).get("matches_offline"),
         **{key: result[key] for key in _KEPT if key in result},
     }
 

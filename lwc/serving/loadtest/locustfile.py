@@ -22,13 +22,15 @@ import grpc.experimental.gevent
 import locust.runners
 import locust.stats
 from locust import User, constant, events
+from locust.env import Environment
 from locust.exception import StopUser
 from locust.rpc import Message
-from locust.runners import MasterRunner, WorkerRunner
+from locust.runners import MasterRunner, Runner, WorkerRunner
 
 import lwc
+from lwc.core.store import write_whole
 from lwc.serving.loadtest.arrivals import arrival_times
-from lwc.serving.loadtest.recorder import Recorder, Ticket, merge_records, write_records
+from lwc.serving.loadtest.recorder import Recorder, Ticket, merge_records
 from lwc.serving.triton.client import Connection, Refused
 from lwc.serving.triton.counters import read_page
 from lwc.tasks.endpoint import Question, Wire
@@ -42,8 +44,6 @@ locust.stats.CSV_STATS_INTERVAL_SEC = CSV_TICK_S
 # Beats of 1 s that a worker may miss: on a busy machine it is late, not lost.
 locust.runners.HEARTBEAT_LIVENESS = 15
 RATE: float | None = SETTINGS["rate"]
-# Processes that send, this one alone or several.
-WORKERS: int = SETTINGS["workers"]
 METRICS: str | None = SETTINGS["metrics"]
 RECORDER = Recorder(samples=len(QUESTIONS))
 # Open loop: requests that are due and wait for a free user. None ends every user that finds it.
@@ -73,11 +73,9 @@ class Asker(User):  # type: ignore[misc]
     wait_time = constant(0)
 
     def on_start(self) -> None:
-        """Open the connection."""
         self.connection = Connection(SETTINGS["url"], SETTINGS["protocol"], TIMEOUT_S)
 
     def on_stop(self) -> None:
-        """Close the connection."""
         self.connection.close()
 
     def ask(self) -> None:
@@ -106,7 +104,7 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
-def on_init(environment: Any, runner: Any, web_ui: Any) -> None:
+def on_init(environment: Environment, runner: Runner, web_ui: object) -> None:
     """Assume failure until the records are written, and let a bug in a user end that user, not loop."""
     environment.process_exit_code = 1
     environment.catch_exceptions = False
@@ -115,7 +113,7 @@ def on_init(environment: Any, runner: Any, web_ui: Any) -> None:
     if isinstance(runner, WorkerRunner):
         runner.register_message("begin", on_begin, concurrent=True)
     elif isinstance(runner, MasterRunner):
-        runner.register_message("records", on_records)
+        runner.register_message("records", lambda environment, msg, **_: RECORDS.append(msg.data))
         runner.register_message("settings", on_settings)
     else:
         BEGUN.set()
@@ -163,7 +161,7 @@ def conduct() -> None:
         runner.quit()
 
 
-def on_begin(environment: Any, msg: Any, **_: Any) -> None:
+def on_begin(environment: Environment, msg: Message, **_: object) -> None:
     """A worker's part: every n-th sample and its share of the rate, then its records to the master."""
     if msg.data["run"] != SETTINGS["run"]:
         logging.error("the master that gave the settings is gone, and another is in its place")
@@ -175,16 +173,11 @@ def on_begin(environment: Any, msg: Any, **_: Any) -> None:
     environment.runner.send_message("records", {**RECORDER.as_json(), **MEASURED})
 
 
-def on_settings(environment: Any, msg: Any, **_: Any) -> None:
+def on_settings(environment: Environment, msg: Message, **_: object) -> None:
     """A worker from elsewhere asks what to do, in its own words (`lwc.serving.loadtest.worker`), before it joins."""
-    wanted = not STARTED and len(environment.runner.clients) < WORKERS
+    wanted = not STARTED and len(environment.runner.clients) < SETTINGS["workers"]
     answer = {"version": lwc.__version__, "settings": SETTINGS if wanted else None}
     environment.runner.server.send_to_client(Message("settings", answer, msg.node_id))
-
-
-def on_records(environment: Any, msg: Any, **_: Any) -> None:
-    """The records of one worker."""
-    RECORDS.append(msg.data)
 
 
 def timeline(worker: int = 0, workers: int = 1) -> None:
@@ -220,7 +213,7 @@ def load(seconds: float, seed: int, worker: int, workers: int) -> None:
     gevent.sleep(max(0.0, begin + seconds - RECORDER.clock()))
 
 
-ENVIRONMENT: list[Any] = []
+ENVIRONMENT: list[Environment] = []
 # The workers whose records are waited for; alone: this process.
 EXPECTED: list[str] = ["alone"]
 STARTED: list[Any] = []
@@ -228,13 +221,14 @@ MEASURED: dict[str, Any] = {}
 RECORDS: list[dict[str, Any]] = []
 
 
-def on_quitting(environment: Any) -> None:
+def on_quitting(environment: Environment) -> None:
     """Write the records when they are whole; only then is the exit status 0."""
     RECORDER.stop()
     if isinstance(environment.runner, WorkerRunner):
         environment.process_exit_code = 0 if "cpu_s" in MEASURED else 1
     elif len(RECORDS) == len(EXPECTED):
-        write_records({**merge_records(RECORDS), **MEASURED}, Path(SETTINGS["records"]))
+        records = json.dumps({**merge_records(RECORDS), **MEASURED}, allow_nan=False)
+        write_whole(Path(SETTINGS["records"]), records.encode())
         environment.process_exit_code = 0
 
 

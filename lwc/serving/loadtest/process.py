@@ -55,7 +55,7 @@ class Elsewhere:
             raise RecipeError("workers from elsewhere: a number ≥ 1, a port in 1–65535 and a wait > 0 s are needed")
 
 
-def run_locust(settings: Mapping[str, Any], users: int, out: Path, elsewhere: Elsewhere | None) -> dict[str, Any]:
+def run_locust(settings: Mapping[str, Any], out: Path, elsewhere: Elsewhere | None) -> dict[str, Any]:
     """Run one load test with the settings of ``locustfile.py``; returns the records it left.
 
     ``settings["workers"]`` processes send: this one alone, several started here, or those of ``elsewhere``. Leaves
@@ -65,11 +65,10 @@ def run_locust(settings: Mapping[str, Any], users: int, out: Path, elsewhere: El
         ServingError: Locust broke, ran past its deadline, left no whole records, or workers did not come; its log is
             quoted.
     """
-    protocol, workers = settings["protocol"], settings["workers"]
+    protocol, workers, users = settings["protocol"], settings["workers"], str(settings["users"])
     log, records = out / f"locust_{protocol}.log", out / f"records_{protocol}.json"
     records.unlink(missing_ok=True)
-    command = [*_locust(), "--headless", "--only-summary", *_stop_timeout(settings)]
-    command += ["--users", str(users), "--spawn-rate", str(users)]
+    command = [*_locust(settings), "--headless", "--only-summary", "--users", users, "--spawn-rate", users]
     # The test ends itself after the measured seconds; this limit counts the ramp-up and is only a backstop.
     command += ["--run-time", f"{int(longest_s(settings))}s", "--loglevel", "INFO"]
     command += ["--html", f"locust_{protocol}.html", "--csv", f"locust_{protocol}", "--csv-full-history"]
@@ -99,16 +98,13 @@ def longest_s(settings: Mapping[str, Any]) -> float:
 
 def worker_command(settings: Mapping[str, Any], host: str, port: int) -> list[str]:
     """Locust as one of several senders, for the master at an address."""
-    return [*_locust(), "--worker", "--master-host", host, "--master-port", str(port), *_stop_timeout(settings)]
+    return [*_locust(settings), "--worker", "--master-host", host, "--master-port", str(port)]
 
 
-def _locust() -> list[str]:
-    return [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE)]
-
-
-def _stop_timeout(settings: Mapping[str, Any]) -> list[str]:
+def _locust(settings: Mapping[str, Any]) -> list[str]:
     # In-flight requests may finish: without --stop-timeout they are killed and would be missing from the figures.
-    return ["--stop-timeout", f"{settings['timeout_s'] + 1.0:g}"]
+    stop = f"{settings['timeout_s'] + 1.0:g}"
+    return [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--stop-timeout", stop]
 
 
 def _free_port() -> int:
@@ -135,7 +131,7 @@ def run_processes(
                     subprocess.Popen(
                         command,
                         cwd=folder,
-                        env=child_environment("LWC_LOADTEST", path),
+                        env=_environment(path),
                         stdin=subprocess.PIPE,  # it closes with this process, however that ends, and Locust with it
                         stdout=stream,
                         stderr=subprocess.STDOUT,
@@ -155,13 +151,12 @@ def run_processes(
             path.unlink()
 
 
-def child_environment(variable: str, settings_path: Path) -> dict[str, str]:
-    """What a Locust process gets: ``variable`` names its settings, lwc is importable, no LOCUST_ variable is left."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("LOCUST_")}
-    environment[variable] = str(settings_path)
+def _environment(settings: Path) -> dict[str, str]:
+    """This process's, with lwc importable, and without Locust's own variables."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("LOCUST_")}
     root = str(Path(lwc.__file__).resolve().parent.parent)
-    environment["PYTHONPATH"] = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
-    return environment
+    path = os.pathsep.join(filter(None, (root, kept.get("PYTHONPATH"))))
+    return {**kept, "LWC_LOADTEST": str(settings), "PYTHONPATH": path}
 
 
 def _read_records(path: Path, status: int, log: Path) -> dict[str, Any]:
@@ -174,10 +169,10 @@ def _read_records(path: Path, status: int, log: Path) -> dict[str, Any]:
     return records
 
 
-def tail(log: Path, lines: int = TAIL_LINES) -> str:
+def tail(log: Path) -> str:
     """The last lines of a log file, or the first traceback in it: after one Locust prints tables, and shuts down."""
     if not log.is_file():
         return "(no log)"
     text = log.read_text(encoding="utf-8", errors="replace").splitlines()
     traces = [number for number, line in enumerate(text) if line.startswith("Traceback")]
-    return "\n".join(text[traces[0] :][: 2 * lines] if traces else text[-lines:])
+    return "\n".join(text[traces[0] :][: 2 * TAIL_LINES] if traces else text[-TAIL_LINES:])

@@ -6,14 +6,10 @@ and percentiles computed from them later.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-from lwc.core.store import write_whole
 
 RECORDS_VERSION = 3
 COLUMNS = ("sample", "start_ms", "wait_ms", "latency_ms", "answer", "error")
@@ -21,14 +17,14 @@ NO_ANSWER = "no answer in time"
 Row = tuple[int, float, float, float, object, str | None]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Ticket:
-    """One request: which sample, when it was due and whether it counts."""
+    """One request: which sample, when it was due, whether it counts and when it left."""
 
-    number: int
     sample: int
     started: float
     measured: bool
+    sent: float | None = None
 
 
 @dataclass
@@ -54,9 +50,7 @@ class Recorder:
     answered_in_window: int = 0
     rows: list[Row] = field(default_factory=list)
     _next: int = 0
-    _numbers: int = 0
-    _open: dict[int, Ticket] = field(default_factory=dict)
-    _sent: dict[int, float] = field(default_factory=dict)
+    _open: set[Ticket] = field(default_factory=set)
 
     def measure(self) -> None:
         """End the warm-up: from now on requests count."""
@@ -72,22 +66,20 @@ class Recorder:
         """The next sample, due now or at ``due`` (this clock, s); None when the test is over."""
         if self.phase == "stop":
             return None
-        started = self.clock() if due is None else due
         sample = (self.first + self._next * self.step) % self.samples
-        ticket = Ticket(self._numbers, sample, started, self.phase == "measure")
-        self._open[ticket.number] = ticket
-        self._numbers += 1
+        ticket = Ticket(sample, self.clock() if due is None else due, self.phase == "measure")
+        self._open.add(ticket)
         self._next += 1
         return ticket
 
     @property
     def pending(self) -> int:
         """Measured requests that are due or on their way."""
-        return sum(ticket.measured for ticket in self._open.values())
+        return sum(ticket.measured for ticket in self._open)
 
     def send(self, ticket: Ticket) -> None:
         """Note that the request leaves now."""
-        self._sent[ticket.number] = self.clock()
+        ticket.sent = self.clock()
 
     def finish(self, ticket: Ticket, answer: object, error: str | None) -> float:
         """Note the answer (JSON) or the error of a request; returns its latency in ms.
@@ -103,19 +95,18 @@ class Recorder:
         else:
             self.warmup_requests += 1
             self.warmup_errors += error is not None
-        del self._open[ticket.number]
-        self._sent.pop(ticket.number, None)
+        self._open.remove(ticket)
         return (now - ticket.started) * 1000.0
 
     def _row(self, ticket: Ticket, now: float, answer: object, error: str | None) -> Row:
-        wait = self._sent.get(ticket.number, now) - ticket.started
-        start, latency = ticket.started - self.began, now - ticket.started
+        sent = now if ticket.sent is None else ticket.sent
+        start, wait, latency = ticket.started - self.began, sent - ticket.started, now - ticket.started
         return (ticket.sample, start * 1000.0, wait * 1000.0, latency * 1000.0, answer, error)
 
     def as_json(self) -> dict[str, Any]:
         """The records as plain data. Requests that were due and got no answer stand in it as errors."""
-        now = self.clock()
-        lost = [self._row(ticket, now, None, NO_ANSWER) for ticket in self._open.values() if ticket.measured]
+        now, waiting = self.clock(), sorted(self._open, key=lambda ticket: ticket.started)
+        lost = [self._row(ticket, now, None, NO_ANSWER) for ticket in waiting if ticket.measured]
         return {
             "version": RECORDS_VERSION,
             "measured": self.began > 0.0,
@@ -138,8 +129,3 @@ def merge_records(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "cpu_s": max(part["cpu_s"] for part in parts),
         "rows": [row for part in parts for row in part["rows"]],
     }
-
-
-def write_records(records: dict[str, Any], path: Path) -> None:
-    """Write records atomically."""
-    write_whole(path, json.dumps(records, allow_nan=False).encode())

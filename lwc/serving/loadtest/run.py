@@ -117,6 +117,8 @@ def measure(
     if progress is not None:
         progress(f"load test over {endpoint.protocol}: {load.describe()}")
     settings = {
+        **asdict(load),
+        "workers": load.senders,
         "protocol": endpoint.protocol,
         "url": endpoint.address,
         "model": endpoint.model,
@@ -124,15 +126,8 @@ def measure(
         "wire": f"{type(endpoint.wire).__module__}:{type(endpoint.wire).__qualname__}",
         "asked_as": asdict(endpoint.wire),
         "questions": [sample.question for sample in samples],
-        "seconds": load.seconds,
-        "warmup_seconds": load.warmup_seconds,
-        "rate": load.rate,
-        "arrivals": load.arrivals,
-        "seed": load.seed,
-        "timeout_s": load.timeout_s,
-        "workers": load.senders,
     }
-    records = run_locust(settings, load.users, out, load.elsewhere)
+    records = run_locust(settings, out, load.elsewhere)
     np.save(out / f"latencies_{endpoint.protocol}.npy", latencies_ms(records), allow_pickle=False)
     figures = summarise(records, samples, endpoint.wire, load.rate, load.seconds)
     server = None if endpoint.metrics is None else _server(endpoint, figures, records["metrics"])
@@ -147,7 +142,7 @@ def _server(endpoint: Endpoint, figures: Mapping[str, Any], pages: Sequence[str]
     if endpoint.model not in models or "latency_ms" not in figures:
         return {"models": models, "mean_ms": None}
     latency, wait = figures["latency_ms"]["mean"], figures["wait_ms"]["mean"]
-    return {"models": models, "mean_ms": asdict(breakdown(latency, wait, models[endpoint.model]))}
+    return {"models": models, "mean_ms": breakdown(latency, wait, models[endpoint.model])}
 
 
 def error_causes(result: Mapping[str, Any]) -> str:

@@ -15,17 +15,13 @@ TOP_ERRORS = 5
 Latencies = npt.NDArray[np.float32]
 
 
-def latencies_ms(records: Mapping[str, Any]) -> Latencies:
+def latencies_ms(records: Mapping[str, Any], column: str = "latency_ms") -> Latencies:
     """Latency in ms of each answered request, shape (N,), in order of completion."""
-    return np.asarray([row["latency_ms"] for row in _answered(records)], dtype=np.float32)
+    return np.asarray([row[column] for row in _rows(records) if row["error"] is None], dtype=np.float32)
 
 
 def _rows(records: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(records["columns"], row, strict=True)) for row in records["rows"]]
-
-
-def _answered(records: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [row for row in _rows(records) if row["error"] is None]
 
 
 def summarise(
@@ -43,7 +39,8 @@ def summarise(
     of the latency that passed before a connection was free to send the request. ``served`` is what ``wire`` judges of
     the answers; it is missing where that is nothing.
     """
-    rows, answered = _rows(records), _answered(records)
+    rows = _rows(records)
+    answered = [row for row in rows if row["error"] is None]
     errors = Counter(str(row["error"]) for row in rows if row["error"] is not None)
     failed, window = len(rows) - len(answered), float(records["window_s"])
     result: dict[str, Any] = {
@@ -64,7 +61,7 @@ def summarise(
         result["achieved_ratio"] = result["throughput_rps"] / offered if rows else 0.0
     if answered:
         result["latency_ms"] = latency_figures(latencies_ms(records))
-        result["wait_ms"] = latency_figures(np.asarray([row["wait_ms"] for row in answered], dtype=np.float32))
+        result["wait_ms"] = latency_figures(latencies_ms(records, "wait_ms"))
         served = wire.judge([(int(row["sample"]), row["answer"]) for row in answered], samples)
         if served is not None:
             result["served"] = served

@@ -26,10 +26,6 @@ class Limits:
     min_accuracy: float | None = None
     max_latency_ratio: float | None = None
 
-    @property
-    def any(self) -> bool:
-        return (self.min_agreement, self.min_accuracy, self.max_latency_ratio) != (None, None, None)
-
 
 @dataclass(frozen=True)
 class _Reply:
@@ -64,7 +60,7 @@ def measure(url: str, new: str, live: str | None, samples: Sequence[Sample]) -> 
     failed = [reply for reply in mine if reply.status >= 500]
     measured: dict[str, Any] = {
         "n": len(samples),
-        "accuracy": _share([reply.answer == sample.label for reply, sample in zip(mine, samples, strict=True)]),
+        "accuracy": _accuracy(mine, samples),
         "refused": sum(400 <= reply.status < 500 for reply in mine),
         "failed": len(failed),
         "latency_ms": 1e3 * statistics.median(reply.seconds for reply in mine),
@@ -73,8 +69,8 @@ def measure(url: str, new: str, live: str | None, samples: Sequence[Sample]) -> 
         measured["failure"] = failed[0].words
     if live is not None:
         theirs = replies[live]
-        measured["live_accuracy"] = _share([r.answer == s.label for r, s in zip(theirs, samples, strict=True)])
-        measured["agreement"] = _share([a.answer == b.answer for a, b in zip(mine, theirs, strict=True)])
+        measured["live_accuracy"] = _accuracy(theirs, samples)
+        measured["agreement"] = statistics.fmean(a.answer == b.answer for a, b in zip(mine, theirs, strict=True))
         measured["live_latency_ms"] = 1e3 * statistics.median(reply.seconds for reply in theirs)
         measured["latency_ratio"] = measured["latency_ms"] / measured["live_latency_ms"]
     return measured
@@ -113,5 +109,5 @@ def _ask(connection: Connection, model: str, wire: Wire, sample: Sample) -> _Rep
     return _Reply(answer, 200, "", time.perf_counter() - started)
 
 
-def _share(hits: Sequence[bool]) -> float:
-    return sum(hits) / len(hits)
+def _accuracy(replies: Sequence[_Reply], samples: Sequence[Sample]) -> float:
+    return statistics.fmean(reply.answer == sample.label for reply, sample in zip(replies, samples, strict=True))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+
+import httpx2
 
 from lwc.core import http
 from lwc.core.errors import GATE_FAILED, USAGE, ServingError
@@ -35,10 +35,10 @@ class Control:
             ServingError: it does not load (exit 3), in the server's own words, or not in time.
         """
         if self.explicit:
-            status, answer = _post(self.url, self.key, f"/v2/repository/models/{model}/load", self.seconds)
-            if status != 200:
-                hint = f"the server must read the folder that is deployed to; it said {status}"
-                raise ServingError(f"{model} does not load: {answer}", hint, GATE_FAILED)
+            answer = _post(self.url, self.key, f"models/{model}/load", self.seconds)
+            if answer.status_code != 200:
+                hint = f"the server must read the folder that is deployed to; it said {answer.status_code}"
+                raise ServingError(f"{model} does not load: {_words(answer)}", hint, GATE_FAILED)
         what = f"/v2/models/{model}" + (f"/versions/{version}" if version is not None else "")
         self._wait(lambda: _get_status(self.url, f"{what}/ready") == 200, f"{what} is not ready")
 
@@ -49,9 +49,9 @@ class Control:
             ServingError: the server refuses, or requests keep the model busy for too long.
         """
         if self.explicit:
-            status, answer = _post(self.url, self.key, f"/v2/repository/models/{model}/unload", self.seconds)
-            if status != 200:
-                raise ServingError(f"{model} does not unload: {answer}", "run the command again")
+            answer = _post(self.url, self.key, f"models/{model}/unload", self.seconds)
+            if answer.status_code != 200:
+                raise ServingError(f"{model} does not unload: {_words(answer)}", "run the command again")
             self._wait(lambda: not self._in_memory(model, None), f"{model} does not end")
 
     def wait_for_end_of(self, model: str, version: int) -> None:
@@ -63,12 +63,12 @@ class Control:
         self._wait(lambda: not self._in_memory(model, version), f"version {version} of {model} does not end")
 
     def _in_memory(self, model: str, version: int | None) -> bool:
-        status, index = _post(self.url, self.key, "/v2/repository/index", self.seconds)
-        if status != 200:
-            raise ServingError(f"{self.url} does not list its models: {index}", "run the command again")
+        answer = _post(self.url, self.key, "index", self.seconds)
+        if answer.status_code != 200:
+            raise ServingError(f"{self.url} does not list its models: {_words(answer)}", "run the command again")
         return any(
             entry["name"] == model and version in (None, int(entry["version"])) and entry["state"] != "UNAVAILABLE"
-            for entry in index
+            for entry in answer.json()
             if entry.get("version")  # a model that was never loaded has none
         )
 
@@ -90,43 +90,43 @@ def connect(url: str, key: str, seconds: float = LOAD_SECONDS) -> Control:
         ServingError: nothing answers there, or the key is wrong (exit 2).
     """
     url = url.removeprefix("http://").rstrip("/")
-    status, answer = _post(url, key, "/v2/repository/index", seconds)
-    if status != 200:
-        hint = "put the server's key into LWC_ADMIN_KEY" if status == 403 else "give the HTTP address of a Triton"
-        raise ServingError(f"{url} does not list its models ({status}): {answer}", hint, USAGE)
+    answer = _post(url, key, "index", seconds)
+    if answer.status_code != 200:
+        restricted = answer.status_code == 403
+        hint = "put the server's key into LWC_ADMIN_KEY" if restricted else "give the HTTP address of a Triton"
+        raise ServingError(f"{url} does not list its models ({answer.status_code}): {_words(answer)}", hint, USAGE)
     # Unloading what is not there changes nothing. Triton refuses it with one message whether it polls or not.
-    status, answer = _post(url, key, f"/v2/repository/models/{_NOBODY}/unload", seconds)
-    if status not in (200, 503):
-        raise ServingError(f"{url} does not load models on request ({status}): {answer}", _MODES, USAGE)
-    return Control(url, key, status == 200, seconds)
+    answer = _post(url, key, f"models/{_NOBODY}/unload", seconds)
+    if answer.status_code not in (200, 503):
+        what = f"{url} does not load models on request ({answer.status_code}): {_words(answer)}"
+        raise ServingError(what, _MODES, USAGE)
+    return Control(url, key, answer.status_code == 200, seconds)
 
 
-def _post(url: str, key: str, path: str, seconds: float) -> tuple[int, Any]:
-    """Status, and the JSON of an answer or the text of a refusal."""
+def _post(url: str, key: str, path: str, seconds: float) -> httpx2.Response:
+    """A request to the repository interface; what is answered with 200 is JSON, or nothing."""
     headers = {"Content-Type": "application/json", **({RESTRICTED_HEADER: key} if key else {})}
     try:
-        answer = http.request("POST", f"http://{url}{path}", seconds, b"{}", headers)
-        if answer.status != 200:
-            return answer.status, _refusal(answer)
-        return answer.status, json.loads(answer.body) if answer.body else None
+        answer = http.request("POST", f"http://{url}/v2/repository/{path}", seconds, b"{}", headers)
+        if answer.status_code == 200 and answer.content:
+            answer.json()
     except (http.NoAnswer, ValueError) as error:
-        raise ServingError(
-            f"nothing that speaks Triton's protocol answers at {url}: {error}", "give host:port of its HTTP interface",
-            USAGE,
-        ) from error  # fmt: skip
+        what = f"nothing that speaks Triton's protocol answers at {url}: {error}"
+        raise ServingError(what, "give host:port of its HTTP interface", USAGE) from error
+    return answer
 
 
 def _get_status(url: str, path: str) -> int:
     try:
-        return http.request("GET", f"http://{url}{path}", seconds=10).status
+        return http.request("GET", f"http://{url}{path}", seconds=10).status_code
     except http.NoAnswer as error:
         raise ServingError(f"the server at {url} went away: {error}", "start it, then run the command again") from error
 
 
-def _refusal(answer: http.Answer) -> str:
-    """The server's words without what Python's own frames add to them."""
+def _words(answer: httpx2.Response) -> str:
+    """The server's words of a refusal, without what Python's own frames add to them."""
     try:
-        text = str(json.loads(answer.body)["error"])
+        text = str(answer.json()["error"])
     except (ValueError, KeyError, TypeError):
         text = answer.text
     return text.partition("\n\nAt:\n")[0]

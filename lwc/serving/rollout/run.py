@@ -6,7 +6,8 @@ Triton loads, with the old version live or the new one, and the same command can
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,16 +41,6 @@ class Target:
     seconds: float = LOAD_SECONDS
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Where a new version comes from, its models' new names, and what it must answer before it is made live."""
-
-    repository: Path
-    renamed: dict[str, str]
-    samples: list[Sample]
-    limits: Limits
-
-
 def deploy(
     repository: Path, target: Target, samples: Path | None = None, limits: Limits | None = None,
     say: Say = lambda text: None,
@@ -63,7 +54,7 @@ def deploy(
         ServingError: the new version does not load or is past a limit (exit 3): the live one is as it was.
     """
     limits = limits or Limits()
-    if limits.any and samples is None:
+    if limits != Limits() and samples is None:
         raise RecipeError("a limit needs texts to measure it on", "give --samples")
     if samples is not None and target.url is None:
         raise RecipeError("samples need a server that answers them", "give --url")
@@ -72,27 +63,24 @@ def deploy(
     target.folder.mkdir(parents=True, exist_ok=True)
     if repository.resolve().is_relative_to(target.folder.resolve()):
         raise RecipeError(f"{repository} lies in {target.folder} itself", "deploy from another folder")
-    place = Place(target.folder, model)
     check: dict[str, Any] | None = None
-    with files.locked(target.folder):
-        control = _connect(target)
-        state = _recover(place, files.load_state(place), control)
+    with _begin(target, model, say) as rollout:
+        live, last = rollout.live(), rollout.state.last
         digest = files.digest_of(repository, models)
-        live = _live(place, state)
         if live is not None and live.digest == digest:
             say(f"version {live.number} of {model} is this repository already")
             new = live
-            _switch(place, live, live, control)
+            rollout.switch(live, live)
         else:
-            number = 1 + max([state.last, *(int(p.name) for p in place.front.glob("*") if p.name.isdecimal())])
+            number = 1 + max([last, *(int(p.name) for p in rollout.place.front.glob("*") if p.name.isdecimal())])
             new = Version(number, tuple(f"{name}-v{number}" for name in models), digest)
-            source = _Source(repository, dict(zip(models, new.models, strict=True)), rows, limits)
-            check = _add(place, state, new, source, control, say)
-        older = [version for version in state.versions if version not in (live, new)]
-        state = State((*older, *([live] if live not in (None, new) else []), new), last=max(state.last, new.number))
-        state = _retire(place, state, control)
+            renamed = dict(zip(models, new.models, strict=True))
+            check = rollout.add(new, repository, renamed, lambda: rollout.check(new, live, rows, limits))
+        older = [version for version in rollout.state.versions if version not in (live, new)]
+        versions = (*older, *([live] if live not in (None, new) else []), new)
+        rollout.retire(State(versions, last=max(last, new.number)))
         say(f"version {new.number} of {model} is live")
-    previous = state.versions[-2].number if len(state.versions) > 1 else None
+    previous = rollout.state.versions[-2].number if len(rollout.state.versions) > 1 else None
     return {"model": model, "version": new.number, "previous": previous, "check": check}
 
 
@@ -108,20 +96,17 @@ def rollback(target: Target, model: str | None = None, say: Say = lambda text: N
         raise RecipeError(f"{target.folder}: deployed models: {', '.join(names) or 'none'}", "name one with --model")
     if model is not None and model not in names:
         raise RecipeError(f"{target.folder}: {model} was not deployed there", f"deployed: {', '.join(names) or 'none'}")
-    place = Place(target.folder, model or names[0])
-    with files.locked(target.folder):
-        control = _connect(target)
-        state = _recover(place, files.load_state(place), control)
-        live = _live(place, state)
-        others = [version for version in state.versions if version is not live]
+    model = model or names[0]
+    with _begin(target, model, say) as rollout:
+        live = rollout.live()
+        others = [version for version in rollout.state.versions if version is not live]
         if live is None or not others:
-            raise RecipeError(f"{place.model} has no version to go back to", "deploy one")
-        state = replace(state, versions=(*others[:-1], live, others[-1]))
-        files.save_state(place, state)
-        _switch(place, live, others[-1], control)
-        _retire(place, state, control)
-        say(f"version {others[-1].number} of {place.model} is live again, instead of {live.number}")
-    return {"model": place.model, "version": others[-1].number, "previous": live.number}
+            raise RecipeError(f"{model} has no version to go back to", "deploy one")
+        rollout.save(replace(rollout.state, versions=(*others[:-1], live, others[-1])))
+        rollout.switch(live, others[-1])
+        rollout.retire(rollout.state)
+        say(f"version {others[-1].number} of {model} is live again, instead of {live.number}")
+    return {"model": model, "version": others[-1].number, "previous": live.number}
 
 
 def _read_repository(repository: Path, say: Say) -> tuple[str, list[str]]:
@@ -139,130 +124,141 @@ def _read_repository(repository: Path, say: Say) -> tuple[str, list[str]]:
     return public[0], files.callees_first(public[0], configs)
 
 
-def _connect(target: Target) -> Control | None:
-    return None if target.url is None else connect(target.url, target.key, target.seconds)
+@contextmanager
+def _begin(target: Target, model: str, say: Say) -> Iterator[_Rollout]:
+    """The one rollout in the folder, after what a killed one left was brought to an end."""
+    place = Place(target.folder, model)
+    with files.locked(target.folder):
+        control = None if target.url is None else connect(target.url, target.key, target.seconds)
+        rollout = _Rollout(place, files.load_state(place), control, say)
+        rollout.recover()
+        yield rollout
 
 
-def _live(place: Place, state: State) -> Version | None:
-    number = files.live_number(place)
-    found = next((version for version in state.versions if version.number == number), None)
-    if found is None and (number is not None or state.versions):
-        raise RecipeError(
-            f"{place.front}: version {number} is live, which {place.state_file} does not know",
-            "someone changed the folder by hand: put it back, or remove that file to begin anew with what is there",
-        )
-    return found
+@dataclass
+class _Rollout:
+    """The versions of one model, and the server that is told of them where there is one."""
 
+    place: Place
+    state: State
+    control: Control | None
+    say: Say
 
-def _recover(place: Place, state: State, control: Control | None) -> State:
-    """Bring a rollout that was killed to an end: what it added is live, or goes."""
-    adding = state.adding
-    if adding is not None:
-        state = replace(state, adding=None)
-        if files.live_number(place) == adding.number:
-            state = replace(state, versions=(*state.versions, adding))
-        else:
-            _take_away(place, adding, control)
-        files.save_state(place, state)
-    files.sweep(place)
-    return state
+    def save(self, state: State) -> None:
+        self.state = state
+        files.save_state(self.place, state)
 
+    def live(self) -> Version | None:
+        number = files.live_number(self.place)
+        found = next((version for version in self.state.versions if version.number == number), None)
+        if found is None and (number is not None or self.state.versions):
+            raise RecipeError(
+                f"{self.place.front}: version {number} is live, which {self.place.state_file} does not know",
+                "someone changed the folder by hand: put it back, or remove that file to begin anew with what is there",
+            )
+        return found
 
-def _add(
-    place: Place, state: State, new: Version, source: _Source, control: Control | None, say: Say
-) -> dict[str, Any] | None:
-    """Bring the new version in, load and check it, switch to it; whatever fails, take it away again."""
-    live = _live(place, state)
-    files.check_free(place, new)
-    files.save_state(place, replace(state, adding=new, last=new.number))
-    try:
-        if live is not None:
-            files.pin(place, live.number)
-        files.stage(place, source.repository, new, source.renamed)
-        files.bring_in(place, new)
-        check = None
-        if control is not None:
-            say(f"loading version {new.number} of {place.model}")
-            _load(new, control)
-            if source.samples:
-                check = _check(place, new, live, control, source, say)
-        files.bring_in_front(place, new)
-        _switch(place, live, new, control)
-    except BaseException:
-        if live is not None and files.live_number(place) == new.number:
-            raise  # not even going back worked: the next run goes on from here
+    def recover(self) -> None:
+        """Bring a rollout that was killed to an end: what it added is live, or goes."""
+        state, adding = self.state, self.state.adding
+        if adding is not None:
+            if files.live_number(self.place) == adding.number:
+                state = replace(state, versions=(*state.versions, adding))
+            else:
+                self.take_away(adding)
+            self.save(replace(state, adding=None))
+        files.sweep(self.place)
+
+    def add(
+        self, new: Version, repository: Path, renamed: dict[str, str], check: Callable[[], dict[str, Any] | None]
+    ) -> dict[str, Any] | None:
+        """Bring the new version in, load and check it, switch to it; whatever fails, take it away again."""
+        place, live, checked = self.place, self.live(), None
+        files.check_free(place, new)
+        before = replace(self.state, last=new.number)
+        self.save(replace(before, adding=new))
         try:
-            _take_away(place, new, control)
-        except ServingError as problem:  # what led here says more
-            say(f"not unloaded: {problem}")
-        files.save_state(place, replace(state, last=new.number))
-        raise
-    return check
+            if live is not None:
+                files.pin(place, live.number)
+            files.stage(place, repository, new, renamed)
+            files.bring_in(place, new, place.staging)
+            if self.control is not None:
+                self.say(f"loading version {new.number} of {place.model}")
+                self.load(new)
+                checked = check()
+            files.bring_in_front(place, new)
+            self.switch(live, new)
+        except BaseException:
+            if live is not None and files.live_number(place) == new.number:
+                raise  # not even going back worked: the next run goes on from here
+            try:
+                self.take_away(new)
+            except ServingError as problem:  # what led here says more
+                self.say(f"not unloaded: {problem}")
+            self.save(before)
+            raise
+        return checked
 
+    def check(self, new: Version, live: Version | None, samples: list[Sample], limits: Limits) -> dict[str, Any] | None:
+        """The new version on the samples, beside the live one; None without samples or a server."""
+        if not samples or self.control is None:
+            return None
+        model = self.place.model
+        if live is None:
+            self.say("no live version to compare with: agreement and latency are not checked")
+        measured = measure(self.control.url, new.models[-1], model if live else None, samples)
+        found = faults(measured, limits)
+        if found:
+            raise ServingError(
+                f"version {new.number} of {model} is not made live:\n  " + "\n  ".join(found),
+                "the live version serves on; nothing of the new one is left" if live else "nothing of it is left",
+                GATE_FAILED,
+            )
+        return measured
 
-def _take_away(place: Place, version: Version, control: Control | None) -> None:
-    """Unload and delete a version that nothing calls, with the front where it is the only one."""
-    try:
-        if control is not None:
-            if files.live_number(place) == version.number:
-                control.unload(place.model)
+    def load(self, version: Version) -> None:
+        if self.control is not None:
+            for name in version.models:
+                self.control.load(name)
+
+    def unload(self, version: Version) -> None:
+        if self.control is not None:
             for name in reversed(version.models):
-                control.unload(name)
-    finally:
-        files.remove(place, version)
+                self.control.unload(name)
 
+    def take_away(self, version: Version) -> None:
+        """Unload and delete a version that nothing calls, with the front where it is the only one."""
+        try:
+            if self.control is not None and files.live_number(self.place) == version.number:
+                self.control.unload(self.place.model)
+            self.unload(version)
+        finally:
+            files.remove(self.place, version)
 
-def _check(
-    place: Place, new: Version, live: Version | None, control: Control, source: _Source, say: Say
-) -> dict[str, Any]:
-    if live is None:
-        say("no live version to compare with: agreement and latency are not checked")
-    measured = measure(control.url, new.models[-1], place.model if live else None, source.samples)
-    found = faults(measured, source.limits)
-    if found:
-        raise ServingError(
-            f"version {new.number} of {place.model} is not made live:\n  " + "\n  ".join(found),
-            "the live version serves on; nothing of the new one is left" if live else "nothing of it is left",
-            GATE_FAILED,
-        )
-    return measured
+    def switch(self, live: Version | None, new: Version) -> None:
+        """Make ``new``, whose front is in, the live version; where the server does not load it, ``live`` stays."""
+        place = self.place
+        files.bring_in(place, new, place.parked(new))
+        self.load(new)
+        files.switch(place, new.number)
+        if self.control is None:
+            return
+        try:
+            self.control.load(place.model, new.number)
+        except BaseException:
+            if live is not None:
+                files.switch(place, live.number)
+                self.control.load(place.model, live.number)
+            raise
 
-
-def _load(version: Version, control: Control) -> None:
-    for name in version.models:
-        control.load(name)
-
-
-def _switch(place: Place, live: Version | None, new: Version, control: Control | None) -> None:
-    """Make ``new``, whose front is in, the live version; where the server does not load it, ``live`` stays."""
-    files.unpark(place, new)
-    if control is not None:
-        _load(new, control)
-    files.switch(place, new.number)
-    if control is None:
-        return
-    try:
-        control.load(place.model, new.number)
-    except BaseException:
-        if live is not None:
-            files.switch(place, live.number)
-            control.load(place.model, live.number)
-        raise
-
-
-def _retire(place: Place, state: State, control: Control | None) -> State:
-    """Unload and park what is not live, once its last request is answered; only the last of it is kept."""
-    files.save_state(place, state)
-    for version in state.versions[:-1]:
-        if control is not None:
-            control.wait_for_end_of(place.model, version.number)
-            for name in reversed(version.models):
-                control.unload(name)
-        if version in state.versions[-_KEPT:]:
-            files.park(place, version)
-        else:
-            files.remove(place, version)
-    files.sweep(place)
-    state = replace(state, versions=state.versions[-_KEPT:])
-    files.save_state(place, state)
-    return state
+    def retire(self, state: State) -> None:
+        """Unload and park what is not live, once its last request is answered; only the last of it is kept."""
+        self.save(state)
+        kept = state.versions[-_KEPT:]
+        for version in state.versions[:-1]:
+            if self.control is not None:
+                self.control.wait_for_end_of(self.place.model, version.number)
+            self.unload(version)
+            (files.park if version in kept else files.remove)(self.place, version)
+        files.sweep(self.place)
+        self.save(replace(state, versions=kept))

@@ -19,10 +19,10 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from pydantic import TypeAdapter
 from tritonclient.grpc import model_config_pb2 as pb
 
 from lwc.core.errors import RecipeError
@@ -53,6 +53,9 @@ class State:
     versions: tuple[Version, ...]
     adding: Version | None = None
     last: int = 0
+
+
+_STATE = TypeAdapter(State)
 
 
 @dataclass(frozen=True)
@@ -99,13 +102,13 @@ class Place:
         return self.front / str(number) / _CONFIG
 
 
-def calls(config: Any) -> list[str]:
+def calls(config: pb.ModelConfig) -> list[str]:
     """Models that a model calls: the steps of an ensemble, or what a Python model that lwc wrote calls."""
     names = [step.model_name for step in config.ensemble_scheduling.step]
     return names + [config.parameters[key].string_value for key in _CALLS if key in config.parameters]
 
 
-def callees_first(name: str, configs: Mapping[str, Any]) -> list[str]:
+def callees_first(name: str, configs: Mapping[str, pb.ModelConfig]) -> list[str]:
     """``name`` and all that it calls, each behind what it calls itself. Calls must not go round in circles."""
     order: list[str] = []
 
@@ -119,7 +122,7 @@ def callees_first(name: str, configs: Mapping[str, Any]) -> list[str]:
     return order
 
 
-def read_configs(folder: Path) -> dict[str, Any]:
+def read_configs(folder: Path) -> dict[str, pb.ModelConfig]:
     """Configurations of all models in a repository by folder name."""
     found = {path.parent.name: parse(path.read_text(encoding="utf-8")) for path in folder.glob(f"*/{_CONFIG}")}
     return dict(sorted(found.items()))
@@ -160,11 +163,7 @@ def load_state(place: Place) -> State:
         content = read_json(place.state_file)
         if content.get("schema") != _SCHEMA:
             raise RecipeError(f"{place.state_file}: schema {content.get('schema')}, not {_SCHEMA}", "update lwc")
-        adding = content["adding"]
-        return State(
-            tuple(_version(entry) for entry in content["versions"]), _version(adding) if adding else None,
-            content["last"],
-        )  # fmt: skip
+        return _STATE.validate_python(content)
     if not place.front.exists():
         return State(())
     number = live_number(place)
@@ -178,16 +177,7 @@ def load_state(place: Place) -> State:
 
 def save_state(place: Place, state: State) -> None:
     """Write the state file, whole or not at all."""
-    write_json(
-        place.state_file,
-        {
-            "schema": _SCHEMA,
-            "model": place.model,
-            "versions": [_entry(version) for version in state.versions],
-            "adding": _entry(state.adding) if state.adding else None,
-            "last": state.last,
-        },
-    )
+    write_json(place.state_file, {"schema": _SCHEMA, "model": place.model, **asdict(state)})
 
 
 def pin(place: Place, number: int) -> None:
@@ -248,12 +238,6 @@ def stage(place: Place, repository: Path, version: Version, renamed: Mapping[str
         (path / _CONFIG).write_text(as_text(front), encoding="utf-8")
 
 
-def bring_in(place: Place, version: Version) -> None:
-    """Move the staged models beside the live ones; nothing calls them yet."""
-    for name in version.models:
-        (place.staging / name).rename(place.child(name))
-
-
 def bring_in_front(place: Place, version: Version) -> None:
     """Move the staged front in: as a version that is not live yet, or, where there was none, as the live one."""
     staged = place.staging / place.model
@@ -272,11 +256,11 @@ def park(place: Place, version: Version) -> None:
             place.child(name).rename(parked / name)
 
 
-def unpark(place: Place, version: Version) -> None:
-    """Move a version's models back beside the others."""
+def bring_in(place: Place, version: Version, source: Path) -> None:
+    """Move a version's models beside the live ones, from the staging folder or from where they are parked."""
     for name in version.models:
         if not place.child(name).is_dir():
-            (place.parked(version) / name).rename(place.child(name))
+            (source / name).rename(place.child(name))
 
 
 def remove(place: Place, version: Version) -> None:
@@ -302,7 +286,7 @@ def sweep(place: Place) -> None:
             shutil.rmtree(folder)
 
 
-def _front(model: str, number: int, served: str, config: Any) -> Any:
+def _front(model: str, number: int, served: str, config: pb.ModelConfig) -> pb.ModelConfig:
     """An ensemble named ``model`` whose one step is ``served``."""
     if config.model_transaction_policy.decoupled or config.HasField("sequence_batching"):
         raise RecipeError(f"{model}: decoupled and sequence models cannot be switched", "deploy it by hand")
@@ -316,11 +300,3 @@ def _front(model: str, number: int, served: str, config: Any) -> Any:
         front.output.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
         step.output_map[tensor.name] = tensor.name
     return front
-
-
-def _version(entry: Mapping[str, Any]) -> Version:
-    return Version(int(entry["number"]), tuple(entry["models"]), str(entry["digest"]))
-
-
-def _entry(version: Version) -> dict[str, Any]:
-    return {"number": version.number, "models": list(version.models), "digest": version.digest}

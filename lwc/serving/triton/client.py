@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from http.client import HTTPException
 from typing import Any, Literal
 
-import numpy as np
 import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from lwc.core.arrays import Array
-from lwc.core.errors import ServingError
 from lwc.tasks.endpoint import Answer, Question, Tensor, Wire, WireError
 
 Protocol = Literal["http", "grpc"]
@@ -106,9 +104,8 @@ class Connection:
             Refused: the server does not know it, or what answers is no Triton server.
         """
         try:
-            told = self._client.get_model_metadata(model, **self._limit)
-            if self.protocol == "grpc":
-                told = {side: [_entry(one) for one in getattr(told, side)] for side in ("inputs", "outputs")}
+            as_json = {"as_json": True} if self.protocol == "grpc" else {}
+            told = self._client.get_model_metadata(model, **as_json, **self._limit)
             inputs, outputs = (
                 [Tensor(str(t["name"]), str(t["datatype"]), tuple(int(d) for d in t["shape"])) for t in told[side]]
                 for side in ("inputs", "outputs")
@@ -125,25 +122,3 @@ def _refusal(error: InferenceServerException, protocol: Protocol) -> Refused:
     code = str(error.status()).removeprefix("StatusCode.")
     words = f"{'HTTP' if protocol == 'http' else 'gRPC'} {code}: {error.message():.200}"
     return Refused(words, int(code) if code.isdigit() else None, broken=code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"))
-
-
-def _entry(tensor: Any) -> dict[str, Any]:
-    return {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
-
-
-def infer_text(
-    url: str, protocol: Protocol, model: str, texts: Sequence[str], seconds: float = SECONDS
-) -> list[tuple[str, Array]]:
-    """Label and scores (C,) of each text, all in one request to ``url`` (``host:port``) that waits ``seconds``.
-
-    Raises:
-        ServingError: nothing answers there, or the server refuses; its own words are quoted.
-    """
-    raw = np.array([text.encode("utf-8") for text in texts], dtype=np.object_).reshape(-1, 1)
-    with Connection(url, protocol, seconds) as connection:
-        try:
-            found = connection.infer(model, connection.inputs({"text": raw}), ("label", "scores"))
-        except Refused as error:
-            hint = "start it with `lwc serve`" if error.broken else ""
-            raise ServingError(f"{model} at {url} ({protocol}): {error}", hint) from error
-    return [(label.decode("utf-8"), row) for label, row in zip(found["label"][:, 0], found["scores"], strict=True)]

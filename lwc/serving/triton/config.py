@@ -16,12 +16,8 @@ from lwc.export.onnx import OnnxInfo, TensorInfo
 from lwc.recipe import Package
 from lwc.tasks.endpoint import Front
 
-_DTYPES = {
-    onnx.TensorProto.INT64: "TYPE_INT64",
-    onnx.TensorProto.INT32: "TYPE_INT32",
-    onnx.TensorProto.FLOAT: "TYPE_FP32",
-    onnx.TensorProto.FLOAT16: "TYPE_FP16",
-}
+# ONNX element types that have another name in Triton.
+_RENAMED = {"FLOAT": "FP32", "DOUBLE": "FP64", "FLOAT16": "FP16", "BFLOAT16": "BF16"}
 
 
 # Which backend runs the graph: ONNX Runtime on the CPU or with CUDA, or TensorRT.
@@ -40,12 +36,12 @@ class WarmUp:
         return f"{tensor}_{self.length}"
 
 
-def as_text(config: Any) -> str:
+def as_text(config: pb.ModelConfig) -> str:
     """A ModelConfig as ``config.pbtxt``."""
     return str(text_format.MessageToString(config))
 
 
-def parse(text: str) -> Any:
+def parse(text: str) -> pb.ModelConfig:
     """``config.pbtxt`` as a ModelConfig; typos and wrong types raise ``text_format.ParseError``."""
     return text_format.Parse(text, pb.ModelConfig())
 
@@ -55,26 +51,24 @@ def intra_op_threads(package: Package) -> int:
     return package.intra_op_threads or max(1, cpu_limit() // package.instances)
 
 
+def graph_type(onnx_type: int) -> str | None:
+    """Triton's name of an ONNX element type, None where it has none (a sequence, a map, a complex number)."""
+    known = onnx.TensorProto.DataType.DESCRIPTOR.values_by_number.get(onnx_type)
+    name = "" if known is None else f"TYPE_{_RENAMED.get(known.name, known.name)}"
+    return name if name in pb.DataType.keys() else None  # noqa: SIM118  (no mapping)
+
+
 def _tensor(info: TensorInfo) -> dict[str, Any]:
-    if info.dtype not in _DTYPES:
+    data_type = graph_type(info.dtype)
+    if data_type is None:
         raise ModelError(
             f"tensor {info.name}: ONNX type {info.dtype} has no Triton type here", "export it as INT64/FP32"
         )
     # With max_batch_size > 0 the batch dimension is implied and must not be repeated.
-    return {"name": info.name, "data_type": _DTYPES[info.dtype], "dims": list(info.dims[1:])}
+    return {"name": info.name, "data_type": data_type, "dims": list(info.dims[1:])}
 
 
-def _check_dynamic(info: OnnxInfo, package: Package) -> None:
-    for tensor in info.inputs:
-        if tensor.dims[0] != -1:
-            raise ModelError(
-                f"input {tensor.name}: the ONNX file fixes the batch at {tensor.dims[0]}, the recipe's max_batch_size"
-                f" is {package.max_batch_size}",
-                "export with a dynamic batch",
-            )
-
-
-def _common(name: str, backend: str, package: Package) -> Any:
+def _common(name: str, backend: str, package: Package) -> pb.ModelConfig:
     config = pb.ModelConfig(name=name, backend=backend, max_batch_size=package.max_batch_size)
     config.dynamic_batching.max_queue_delay_microseconds = package.queue_delay_microseconds
     # No default_queue_policy: any one makes the batcher of Triton 2.51 stall requests for half a second now and then
@@ -93,13 +87,19 @@ def graph_model(
     warm_ups: Sequence[WarmUp],
     target: Target = "cpu",
     profiles: int = 1,
-) -> Any:
+) -> pb.ModelConfig:
     """The model that runs the exported graph; warmed up with the files of ``warm_ups`` before it is ready.
 
     On a GPU no execution accelerator is set: ONNX Runtime's own TensorRT would build an engine for each new shape
     while requests wait. ``profiles`` of a plan are all used, Triton picks the nearest for each batch.
     """
-    _check_dynamic(info, package)
+    for tensor in info.inputs:
+        if tensor.dims[0] != -1:
+            raise ModelError(
+                f"input {tensor.name}: the ONNX file fixes the batch at {tensor.dims[0]}, the recipe's max_batch_size"
+                f" is {package.max_batch_size}",
+                "export with a dynamic batch",
+            )
     config = _common(name, "tensorrt" if target == "tensorrt" else "onnxruntime", package)
     for tensor in info.inputs:
         config.input.add(**_tensor(tensor))
@@ -122,7 +122,7 @@ def graph_model(
     return config
 
 
-def front_model(name: str, front: Front, package: Package) -> Any:
+def front_model(name: str, front: Front, package: Package) -> pb.ModelConfig:
     """The Python model that clients call; it calls the graph's model."""
     config = _common(name, "python", package)
     for tensor in front.inputs:

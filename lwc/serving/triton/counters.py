@@ -7,8 +7,6 @@ difference of two readings tells means over the time between them; there are no 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 from lwc.core import http
 from lwc.core.errors import USAGE, MissingDependency, ServingError
@@ -36,9 +34,9 @@ def read_page(address: str) -> str:
     """
     try:
         answer = http.request("GET", f"http://{address}/metrics", SECONDS)
-        if answer.status != 200:
-            raise http.NoAnswer(f"HTTP {answer.status}")
-        return answer.body.decode("utf-8")
+        if answer.status_code != 200:
+            raise http.NoAnswer(f"HTTP {answer.status_code}")
+        return answer.content.decode("utf-8")
     except (http.NoAnswer, UnicodeDecodeError) as error:
         raise ServingError(
             f"Triton's metrics cannot be read at {address}: {error}",
@@ -109,24 +107,12 @@ def server_times(before: Counts, after: Counts) -> dict[str, dict[str, float | i
     return found
 
 
-@dataclass(frozen=True)
-class Breakdown:
-    """Mean latency of a request in ms, and the parts it is made of.
+def breakdown(total_ms: float, wait_ms: float, called: Mapping[str, float]) -> dict[str, float]:
+    """Split the mean latency of a load test by the server's counters of the model that was called, in ms.
 
-    ``client_wait``: due, but not sent yet. ``queue`` and ``compute``: in the server, for the model that was called (a
-    model that calls another one computes while it waits for it). ``rest``: network, HTTP or gRPC, and the load
-    generator's own work.
+    ``client_wait``: due, but not sent yet. ``queue`` and ``compute``: in the server, for that model (one that calls
+    another computes while it waits for it). ``rest``: network, HTTP or gRPC, and the load generator's own work.
     """
-
-    total: float
-    client_wait: float
-    queue: float
-    compute: float
-    rest: float
-
-
-def breakdown(total_ms: float, wait_ms: float, called: Mapping[str, Any]) -> Breakdown:
-    """Split the mean latency of a load test by the server's counters of the model that was called."""
-    compute = sum(float(called[f"compute_{part}_ms"]) for part in ("input", "infer", "output"))
-    queue = float(called["queue_ms"])
-    return Breakdown(total_ms, wait_ms, queue, compute, total_ms - wait_ms - queue - compute)
+    queue, compute = called["queue_ms"], sum(called[f"compute_{part}_ms"] for part in ("input", "infer", "output"))
+    rest = total_ms - wait_ms - queue - compute
+    return {"total": total_ms, "client_wait": wait_ms, "queue": queue, "compute": compute, "rest": rest}

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lwc.core.errors import MissingDependency, RecipeError, ServingError
-from lwc.serving.checks.run import Machine, check_repository
+from lwc.serving.checks.model import Machine
+from lwc.serving.checks.run import check_repository
 from lwc.serving.triton.config import parse
 from lwc.serving.triton.server import TritonServer, docker_command
 
@@ -58,14 +59,11 @@ def serve_embedded(
         raise RecipeError("--control without a key", "set LWC_ADMIN_KEY, here and for `lwc deploy`")
     if not (control and repository.is_dir() and not any(repository.glob("*/"))):  # empty: the first deploy fills it
         _check(repository, say, Machine(gpus=0))  # it has no GPU backend, whatever the machine has
-    ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
+    server = TritonServer(repository, http_port, grpc_port, metrics_port, control=control, key=key)
     starts: deque[float] = deque(maxlen=RESTARTS + 1)
     while True:
         starts.append(time.monotonic())
-        with TritonServer(repository, **ports, control=control, key=key) as server:
-            # Clients come back to the ports they know.
-            urls = (server.http_url, server.grpc_url, server.metrics_url)
-            ports = {name: int(url.rpartition(":")[2]) for name, url in zip(ports, urls, strict=True)}
+        with server:
             say(f"ready  http {server.http_url}  grpc {server.grpc_url}  metrics {server.metrics_url}")
             say(f"log    {server.log_path}")
             if len(starts) == 1:

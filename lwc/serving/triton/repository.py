@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,16 +28,6 @@ class ModelFiles:
     plan: Path | None = None
 
 
-@dataclass(frozen=True)
-class _PlanLimits:
-    """What a plan takes: batches up to ``batch``, lengths in tokens, and optimum and end of each profile."""
-
-    batch: int
-    shortest: int
-    longest: int
-    ends: list[tuple[WarmUp, WarmUp]]
-
-
 def build_repository(
     endpoint: Endpoint, files: ModelFiles, out: Path, package: Package, name: str, target: Target = "cpu"
 ) -> dict[str, Any]:
@@ -51,23 +41,25 @@ def build_repository(
             the plan has no sound stamp or is too small.
     """
     info, plan = read_io(files.onnx), files.plan
-    limits = None if plan is None else _limits(plan, package)
+    # Inputs of one profile share batch and length.
+    profiles = [] if plan is None else [next(iter(profile.values())) for profile in read_stamp(plan)["profiles"]]
     exported = Exported(
         files.onnx,
         tuple(tensor.name for tensor in info.inputs),
         {tensor.name: tensor.dims for tensor in info.outputs},
-        1 if limits is None else limits.shortest,
+        min((shapes["min"][1] for shapes in profiles), default=1),
     )
     front = endpoint.front(files.checkpoint, exported, name)
-    if limits is not None:
-        if limits.longest < front.max_length:
+    if profiles:
+        batch, longest = (max(shapes["max"][axis] for shapes in profiles) for axis in (0, 1))
+        if longest < front.max_length:
             raise ModelError(
-                f"{plan}: takes up to {limits.longest} tokens, texts are cut at {front.max_length}",
+                f"{plan}: takes up to {longest} tokens, texts are cut at {front.max_length}",
                 "build it with a longer profile",
             )
-        package = package.model_copy(update={"max_batch_size": limits.batch})
-    warm_ups = _warm_ups(target, package, front, limits)
-    graph = graph_model(front.graph, info, package, warm_ups, target, len(limits.ends) if limits else 1)
+        package = package.model_copy(update={"max_batch_size": min(package.max_batch_size, batch)})
+    warm_ups = _warm_ups(target, package, front, profiles)
+    graph = graph_model(front.graph, info, package, warm_ups, target, len(profiles) or 1)
     for tensor in graph.output if front.graph_labels is not None else ():
         tensor.label_filename = "labels.txt"
     for key, value in (front.graph_parameters or {}).items():
@@ -86,27 +78,18 @@ def build_repository(
     return {**front.described, **front.parameters}
 
 
-def _limits(plan: Path, package: Package) -> _PlanLimits:
-    shapes = [next(iter(profile.values())) for profile in read_stamp(plan)["profiles"]]
-    batch = min(package.max_batch_size, max(one["max"][0] for one in shapes))
-    ends = [
-        (WarmUp(min(batch, one["opt"][0]), one["opt"][1]), WarmUp(min(batch, one["max"][0]), one["max"][1]))
-        for one in shapes
-    ]
-    return _PlanLimits(batch, min(one["min"][1] for one in shapes), max(one["max"][1] for one in shapes), ends)
-
-
-def _warm_ups(target: Target, package: Package, front: Front, limits: _PlanLimits | None) -> list[WarmUp]:
+def _warm_ups(
+    target: Target, package: Package, front: Front, profiles: Sequence[Mapping[str, Sequence[int]]]
+) -> list[WarmUp]:
     """One short input everywhere; on a GPU the largest batch too, whose first run allocates and chooses kernels.
 
     A plan is run at the optimum and at the end of each profile.
     """
-    if limits is not None:
-        return list(dict.fromkeys(shape for both in limits.ends for shape in both))
-    short = WarmUp(1, front.warm_up_length)
-    return (
-        [short] if target == "cpu" else list(dict.fromkeys((short, WarmUp(package.max_batch_size, front.max_length))))
-    )
+    most, short = package.max_batch_size, WarmUp(1, front.warm_up_length)
+    if profiles:
+        ends = [shapes[end] for shapes in profiles for end in ("opt", "max")]
+        return list(dict.fromkeys(WarmUp(min(most, batch), length) for batch, length, *_ in ends))
+    return [short] if target == "cpu" else list(dict.fromkeys((short, WarmUp(most, front.max_length))))
 
 
 def _write_warm_ups(folder: Path, warm_ups: Sequence[WarmUp], info: OnnxInfo, front: Front) -> None:

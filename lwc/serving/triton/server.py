@@ -13,7 +13,6 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
-from types import TracebackType
 
 import psutil
 
@@ -32,8 +31,9 @@ _GUARD = 'cat > /dev/null; kill -s KILL -- "-$1"; sleep 1; rm -rf -- "$2" "$3"*'
 class TritonServer:
     """Serve a model repository on this machine for the length of a ``with`` block.
 
-    Port 0 picks a free port. ``log_path`` is removed on exit with the temporary folder; errors quote its last lines.
-    With ``control`` whoever sends ``key`` as the header ``x-lwc-key`` may load and unload models.
+    Port 0 picks a free port; started again, a server keeps its ports. ``log_path`` is removed on exit with the
+    temporary folder; errors quote its last lines. With ``control`` whoever sends ``key`` as the header ``x-lwc-key``
+    may load and unload models.
     """
 
     def __init__(
@@ -48,8 +48,7 @@ class TritonServer:
     ) -> None:
         self.repository = Path(repository).resolve()
         self.startup_seconds = startup_seconds
-        self._asked = {"HTTP": http_port, "gRPC": grpc_port, "metrics": metrics_port}
-        self._ports: dict[str, int] = {}
+        self._ports = {"HTTP": http_port, "gRPC": grpc_port, "metrics": metrics_port}
         self._id = f"lwc-{uuid.uuid4().hex[:12]}"
         self.control = control
         self._key = key or uuid.uuid4().hex  # not the id, which the server tells everybody
@@ -114,7 +113,7 @@ class TritonServer:
         if not self.repository.is_dir():
             raise ServingError(f"model repository {self.repository} is not a folder")
         wheel, libpython = installed()
-        self._ports = _choose_ports(self._asked)
+        self._ports = _choose_ports(self._ports)
         try:
             self._start(wheel, libpython)
             self._wait_until_ready()
@@ -124,9 +123,7 @@ class TritonServer:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def stop(self, polite: bool = True) -> None:
@@ -151,7 +148,7 @@ class TritonServer:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _url(self, name: str) -> str:
-        if name not in self._ports:
+        if not self._ports[name]:
             raise ServingError("the server is not started, so it has no address")
         return f"{HOST}:{self._ports[name]}"
 
@@ -219,13 +216,7 @@ class TritonServer:
         return "Its log says:\n" + "\n".join([*errors, *(["..."] if errors and tail else []), *tail])
 
 
-def docker_command(
-    repository: Path,
-    http_port: int = 8000,
-    grpc_port: int = 8001,
-    metrics_port: int = 8002,
-    image: str = "nvcr.io/nvidia/tritonserver:26.07-py3",
-) -> list[str]:
+def docker_command(repository: Path, http_port: int, grpc_port: int, metrics_port: int, image: str) -> list[str]:
     """The command that serves the same repository in the official image, or in one built on it."""
     ports = zip((http_port, grpc_port, metrics_port), (8000, 8001, 8002), strict=True)
     return [
@@ -264,7 +255,7 @@ def _get(url: str, path: str) -> bytes | None:
         answer = http.request("GET", f"http://{url}{path}", seconds=5)
     except http.NoAnswer:
         return None
-    return answer.body if answer.status == 200 else None
+    return answer.content if answer.status_code == 200 else None
 
 
 def _instances(pid: int) -> set[str]:

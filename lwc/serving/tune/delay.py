@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,8 +33,7 @@ WINS = 7 / 8
 P95_TOLERANCE = 0.10
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """One delay in one round: requests/s, and latency percentiles in ms."""
 
     throughput: float
@@ -61,21 +60,14 @@ class Figures:
 
 def compare(rounds: Mapping[int, Sequence[Window]]) -> list[Figures]:
     """Figures of each delay from its windows, one a round; the first delay is what the others are compared with."""
-    reference = next(iter(rounds.values()))
+    reference = np.array(next(iter(rounds.values())))
     figures = []
     for delay, windows in rounds.items():
-        pairs = list(zip(windows, reference, strict=True))
-        figures.append(
-            Figures(
-                delay,
-                throughput=float(np.median([one.throughput for one in windows])),
-                p50_ms=float(np.median([one.p50_ms for one in windows])),
-                p95_ms=float(np.median([one.p95_ms for one in windows])),
-                gain=float(np.median([mine.throughput / other.throughput for mine, other in pairs])),
-                p95_ratio=float(np.median([mine.p95_ms / other.p95_ms for mine, other in pairs])),
-                wins=float(np.mean([mine.throughput > other.throughput for mine, other in pairs])),
-            )
-        )
+        mine = np.array(windows)
+        gain, _, p95_ratio = np.median(mine / reference, axis=0)
+        wins = np.mean(mine[:, 0] > reference[:, 0])
+        values = (*np.median(mine, axis=0), gain, p95_ratio, wins)
+        figures.append(Figures(delay, *(float(value) for value in values)))
     return figures
 
 
@@ -134,13 +126,8 @@ def measure(
                 p50, p95 = (float(np.percentile(times, q)) * 1000 for q in (50, 95))
                 rounds[delay].append(Window(len(times) / seconds, p50, p95))
     figures = compare(rounds)
-    return {
-        "chosen": choose(figures).delay,
-        "figures": [asdict(one) for one in figures],
-        "users": users,
-        "seconds": seconds,
-        "rounds": ROUNDS,
-    }
+    told = [asdict(one) for one in figures]
+    return {"chosen": choose(figures).delay, "figures": told, "users": users, "seconds": seconds, "rounds": ROUNDS}
 
 
 def set_delay(repository: Path, microseconds: int) -> None:

@@ -1,8 +1,12 @@
-"""Prove the package: start a real Triton server on it, load it, and check every answer against offline."""
+"""Prove the package: start a real Triton server on it, load it, and check every answer against offline.
+
+If the recipe asks, also the highest rate that it is served at within its objective, and that of its base beside it.
+"""
 
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +15,13 @@ from typing import Any
 from lwc.core.store import write_json
 from lwc.recipe import Recipe
 from lwc.serving.loadtest.endpoint import connect
+from lwc.serving.loadtest.find_rate import Objective, find_rates
 from lwc.serving.loadtest.run import Load, Thresholds, check_thresholds, run_loadtest
 from lwc.serving.loadtest.samples import write_samples
-from lwc.serving.triton.repository import ModelFiles
+from lwc.serving.loadtest.search import Search
+from lwc.serving.triton.repository import ModelFiles, build_repository
 from lwc.serving.triton.server import TritonServer
-from lwc.serving.verify.limit import find_limit
+from lwc.tasks.endpoint import Endpoint, Proof
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ def verify(recipe: Recipe, packaged: Packaged, out: Path, progress: Callable[[st
     `run_loadtest` leaves. Served quality stands beside the offline quality over exactly the questions that were
     answered; ``covered_all`` is false, with a ``note``, if the time ended before every question was answered. An open
     loop that fell behind has a ``shortfall``. With ``verify.find_rate`` the first protocol's entry has the ``limit``
-    that `find_limit` found.
+    that `_find_limit` found.
 
     Raises:
         ServingError: the server did not start, or a load test proved nothing.
@@ -51,14 +57,8 @@ def verify(recipe: Recipe, packaged: Packaged, out: Path, progress: Callable[[st
     proof = endpoint.proof(packaged.data, packaged.evaluation, packaged.reduced)
     out.mkdir(parents=True, exist_ok=True)
     write_samples(proof.samples, out / "samples.parquet", proof.wire.column)
-    load = Load(
-        users=settings.users if settings.rate is None else settings.connections,
-        seconds=settings.seconds,
-        warmup_seconds=settings.warmup_seconds,
-        rate=settings.rate,
-        arrivals=settings.arrivals,
-        seed=recipe.seed,
-    )
+    users = settings.users if settings.rate is None else settings.connections
+    load = Load(users, settings.seconds, settings.warmup_seconds, settings.rate, settings.arrivals, recipe.seed)
     serving: dict[str, Any] = {}
     with TritonServer(packaged.repository, startup_seconds=settings.startup_seconds) as server:
         try:
@@ -84,10 +84,48 @@ def verify(recipe: Recipe, packaged: Packaged, out: Path, progress: Callable[[st
             shutil.copyfile(server.log_path, out / "server.log")
     if settings.find_rate is not None:
         protocol = settings.protocols[0]
-        limit = find_limit(recipe, endpoint, packaged.repository, packaged.base, proof, out / "rates", progress)
+        limit = _find_limit(recipe, packaged, endpoint, proof, out / "rates", progress)
         serving[protocol]["limit"] = limit
         rate = limit["compressed"]["rate_rps"]
         found = "no rate" if rate is None else f"at most {rate:.4g} requests/s"
         progress(f"{protocol}: {found} within p95 {settings.find_rate.max_p95_ms:g} ms")
     write_json(out / "serving.json", serving)
     return serving
+
+
+def _find_limit(
+    recipe: Recipe, packaged: Packaged, endpoint: Endpoint, proof: Proof, out: Path, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """Search for the limit of the packaged model and, if the recipe asks, of its base on the same server.
+
+    The base is packaged with the recipe's own settings. Both models are in one server and are loaded in turns.
+
+    Returns:
+        ``objective``, ``protocol``, ``compressed``, ``base`` (None where not asked for; each as `find_rates` tells of
+        a model) and ``ratio`` of the compressed rate to the base's, None where either met no rate.
+    """
+    verify, settings = recipe.verify, recipe.verify.find_rate
+    assert settings is not None
+    protocol, base = verify.protocols[0], f"{recipe.name}_base"
+    names = [recipe.name, base] if settings.against_base else [recipe.name]
+    load = Load(verify.connections, settings.seconds, verify.warmup_seconds, arrivals=verify.arrivals, seed=recipe.seed)
+    objective = Objective(settings.max_p95_ms, settings.max_error_rate, verify.rate_tolerance)
+    search = Search(settings.start, settings.precision, settings.repeats)
+    with tempfile.TemporaryDirectory(prefix="lwc-limit-") as folder:
+        both = Path(folder)
+        for model in packaged.repository.iterdir():
+            (both / model.name).symlink_to(model.resolve())
+        if settings.against_base:
+            build_repository(endpoint, packaged.base, both, recipe.package, base)
+        with TritonServer(both, startup_seconds=verify.startup_seconds) as server:
+            url = server.http_url if protocol == "http" else server.grpc_url
+            endpoints = [connect(url, protocol, name, server.metrics_url, wire=proof.wire) for name in names]
+            found = find_rates(endpoints, objective, search, load, proof.samples, out, progress)
+    models = found["models"]
+    return {
+        "objective": found["objective"],
+        "protocol": protocol,
+        "compressed": models[recipe.name],
+        "base": models.get(base),
+        "ratio": found["ratio"],
+    }

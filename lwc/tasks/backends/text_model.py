@@ -114,12 +114,11 @@ class TritonPythonModel:
         if not np.isfinite(logits).all():
             return pb_utils.InferenceResponse(error=pb_utils.TritonError("the model's answer is not finite"))
         if self.numbers is not None:
-            labels = self.labels[np.abs(logits - self.numbers).argmin(axis=1)].reshape(-1, 1)
-            scores = logits.astype(np.float32)
-            return pb_utils.InferenceResponse([pb_utils.Tensor("label", labels), pb_utils.Tensor("scores", scores)])
-        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-        scores = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
-        labels = self.labels[logits.argmax(axis=1)].reshape(-1, 1)
+            chosen, scores = np.abs(logits - self.numbers).argmin(axis=1), logits
+        else:
+            shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+            chosen, scores = logits.argmax(axis=1), shifted / shifted.sum(axis=1, keepdims=True)
+        labels, scores = self.labels[chosen].reshape(-1, 1), scores.astype(np.float32)
         return pb_utils.InferenceResponse([pb_utils.Tensor("label", labels), pb_utils.Tensor("scores", scores)])
 
 

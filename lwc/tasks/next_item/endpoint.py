@@ -50,12 +50,7 @@ class ItemEndpoint:
                 {"name": "scores", "data_type": "TYPE_FP32", "dims": [-1]},
                 {"name": "skipped", "data_type": "TYPE_INT32", "dims": [1]},
             ],
-            parameters={
-                "graph": f"{name}_graph",
-                "max_length": str(max_length),
-                "top_k": str(top_k),
-                **digest,
-            },
+            parameters={"graph": f"{name}_graph", "max_length": str(max_length), "top_k": str(top_k), **digest},
             graph_parameters=digest,
             files={"catalogue.json": model_dir / "catalogue.json"},
             max_length=max_length,

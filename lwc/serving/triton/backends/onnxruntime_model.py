@@ -68,20 +68,15 @@ class TritonPythonModel:
         return feed
 
     def _answer(self, feeds: list[Arrays]) -> list[Any]:
-        if len(feeds) > 1:
-            try:
-                return self._answer_together(feeds)
-            except Exception:  # one bad request must not fail the others: each runs, and fails, alone
-                return [self._answer_alone(feed) for feed in feeds]
-        return [self._answer_alone(feed) for feed in feeds]
-
-    def _answer_alone(self, feed: Arrays) -> Any:
         try:
-            return self._response(self.session.run(self.outputs, feed))
+            return self._answer_together(feeds)
         except Exception as error:
-            return _failure(error)
+            # One bad request must not fail the others: each runs, and fails, alone.
+            return [_failure(error)] if len(feeds) == 1 else [self._answer([feed])[0] for feed in feeds]
 
     def _answer_together(self, feeds: list[Arrays]) -> list[Any]:
+        if len(feeds) == 1:
+            return [self._response(self.session.run(self.outputs, feeds[0]))]
         sizes = [len(feed[self.inputs[0]]) for feed in feeds]
         whole = {name: np.concatenate([feed[name] for feed in feeds]) for name in self.inputs}
         results = self.session.run(self.outputs, whole)
@@ -116,13 +111,9 @@ def _failure(error: Exception) -> Any:
 
 def _threads(config: dict[str, Any], key: str) -> int:
     text = config.get("parameters", {}).get(key, {}).get("string_value", "0")
-    try:
-        count = int(text)
-    except ValueError:
-        count = -1
-    if count < 0:
+    if not text.strip().isdecimal():
         raise ValueError(f"parameter {key} must be a whole number, zero or more: {text!r}")
-    return count
+    return int(text)
 
 
 def _same_names(kind: str, config: list[str], model: list[str], exact: bool) -> None:

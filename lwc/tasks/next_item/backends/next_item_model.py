@@ -146,10 +146,7 @@ class TritonPythonModel:
 
 def bucket(length, limit):
     """The next power of two from 8 on, at most ``limit``: few different shapes reach the graph."""
-    size = 8
-    while size < length:
-        size *= 2
-    return min(size, limit)
+    return min(max(8, 1 << (length - 1).bit_length()), limit)
 
 
 def refuse(message):
