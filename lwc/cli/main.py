@@ -17,6 +17,7 @@ from lwc.cli import look as looking
 from lwc.cli import run as running
 from lwc.cli import serve as serving
 from lwc.cli import terminal as render
+from lwc.cli.options import grouped
 from lwc.core.distributed import PeerLost, launched
 from lwc.core.errors import BUG, INTERRUPTED, MISSING, OK, USAGE, LwcError
 
@@ -55,7 +56,7 @@ for command in (
     running.report, serving.export, serving.serve, serving.deploy, serving.rollback, loadtest.loadtest,
     looking.families, looking.doctor,
 ):  # fmt: skip
-    app.command()(command)
+    app.command()(grouped(command))
 data_app.command("inspect")(looking.data_inspect)
 data_app.command("ingest")(looking.data_ingest)
 repo_app.command("check")(serving.repo_check)

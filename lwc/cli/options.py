@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import MISSING, fields, is_dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
@@ -33,6 +36,40 @@ def load(path: Path, overrides: list[str] | None) -> Recipe:
     from lwc.report.gate_names import unmeasured
 
     return load_recipe(path, overrides or (), [unmeasured])
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take dataclasses: their fields become options of the command line.
+
+    Typer reads a command's signature, so this gives it one with a keyword for each field.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    flat: list[Parameter] = []
+    for parameter in signature(command).parameters.values():
+        if parameter.name in groups:
+            types = get_type_hints(groups[parameter.name], include_extras=True)
+            flat += [
+                Parameter(
+                    one.name,
+                    Parameter.KEYWORD_ONLY,
+                    default=Parameter.empty if one.default is MISSING else one.default,
+                    annotation=types[one.name],
+                )
+                for one in fields(groups[parameter.name])
+            ]
+        else:
+            flat.append(parameter.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[parameter.name]))
+
+    @wraps(command)
+    def run(**given: object) -> None:
+        for name, kind in groups.items():
+            given[name] = kind(**{one.name: given.pop(one.name) for one in fields(kind)})
+        command(**given)
+
+    run.__signature__ = Signature(flat)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in flat}
+    return run
 
 
 def print_json(value: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,14 +20,21 @@ ServerUrl = Annotated[
 LoadSeconds = Annotated[float, typer.Option("--seconds", min=1.0, help="wait this long for one model")]
 
 
-def export(
-    source: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", help="runs/NAME, or a recipe that has run")],
-    to: Annotated[Literal["tensorrt", "tensorrt-rtx"], typer.Option(help="tensorrt needs the GPU it builds for")],
+@dataclass(frozen=True)
+class PlanOptions:
+    """Which plan is built, and where it goes."""
+
+    to: Annotated[Literal["tensorrt", "tensorrt-rtx"], typer.Option(help="tensorrt needs the GPU it builds for")]
     precision: Annotated[
         Literal["fp16", "fp32"] | None, typer.Option(help="by default the recipe's export.tensorrt.precision")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="by default runs/NAME/TO")] = None,
-    built: Annotated[bool, typer.Option("--built", help="stamp the plan that the printed command left in OUT")] = False,
+    ] = None
+    out: Annotated[Path | None, typer.Option(help="by default runs/NAME/TO")] = None
+    built: Annotated[bool, typer.Option("--built", help="stamp the plan that the printed command left in OUT")] = False
+
+
+def export(
+    source: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", help="runs/NAME, or a recipe that has run")],
+    plan: PlanOptions,
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
     models: Annotated[Path, typer.Option("--triton-models", help="where the plan's repository is put")] = Path(
@@ -38,7 +46,8 @@ def export(
     from lwc.pipeline.export_plan import export_plan, find_run
 
     found = find_run(source, runs, overrides or ())
-    stamp = export_plan(found, to, precision or found.recipe.export.tensorrt.precision, out, models, built, render.note)
+    precision = plan.precision or found.recipe.export.tensorrt.precision
+    stamp = export_plan(found, plan.to, precision, plan.out, models, plan.built, render.note)
     if as_json:
         print_json(stamp)
 
@@ -77,14 +86,21 @@ def serve(
     serve_embedded(repository, http_port, grpc_port, metrics_port, render.note, control, key)
 
 
+@dataclass(frozen=True)
+class Checks:
+    """What the new version must pass before it takes over."""
+
+    samples: Annotated[Path | None, typer.Option(help="labelled texts to ask both versions")] = None
+    min_agreement: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None
+    min_accuracy: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None
+    max_latency_ratio: Annotated[float | None, typer.Option(min=0.0, help="new ÷ live, medians")] = None
+
+
 def deploy(
     repository: Annotated[Path, typer.Argument(help="the new version, e.g. triton_models/amazon_2.5x")],
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="the repository that a server reads")],
+    checks: Checks,
     url: ServerUrl = None,
-    samples: Annotated[Path | None, typer.Option(help="labelled texts to ask both versions")] = None,
-    min_agreement: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
-    min_accuracy: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
-    max_latency_ratio: Annotated[float | None, typer.Option(min=0.0, help="new ÷ live, medians")] = None,
     seconds: LoadSeconds = 300.0,
     as_json: AsJson = False,
 ) -> None:
@@ -94,8 +110,8 @@ def deploy(
     from lwc.serving.rollout.run import deploy as roll_out
 
     target = Target(to, url, os.environ.get("LWC_ADMIN_KEY", ""), seconds)
-    limits = Limits(min_agreement, min_accuracy, max_latency_ratio)
-    result = roll_out(repository, target, samples, limits, render.note)
+    limits = Limits(checks.min_agreement, checks.min_accuracy, checks.max_latency_ratio)
+    result = roll_out(repository, target, checks.samples, limits, render.note)
     if as_json:
         print_json(result)
     elif result["check"]:

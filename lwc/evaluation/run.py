@@ -26,7 +26,7 @@ def evaluate(task: Task, evaluation: Evaluation) -> dict[str, Any]:
         evaluation.out.mkdir(parents=True, exist_ok=True)
         measured = measure()
         result = {
-            "task": recipe.task.kind,
+            "task": recipe.task.name,
             "n": measured["quality"]["base"]["n"],
             "bootstrap": {"resamples": recipe.evaluate.bootstrap, "level": 0.95, "seed": recipe.seed},
             **measured,

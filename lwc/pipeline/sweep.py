@@ -93,14 +93,14 @@ def _row(variant: Recipe, recipe: Recipe, results: Mapping[str, StageResult]) ->
     planned: Mapping[str, float] = selection.get("ratios") or {}
     exported: Mapping[str, float] = _content(results, "export", "export.json").get("ratios") or {}
     quality: Mapping[str, Any] = evaluation.get("quality") or {}
-    headline = TASKS[recipe.task.kind].headline
+    headline = TASKS[recipe.task.name].headline
 
     def shown(found: Mapping[str, Interval] | None) -> Intervals | None:
         return {metric.key: found[metric.key] for metric in headline.metrics} if found else None
 
     return {
         "recipe": recipe.name,
-        "task": recipe.task.kind,
+        "task": recipe.task.name,
         "name": variant.name,
         "ratio": variant.target.ratio,
         "of": variant.target.of,

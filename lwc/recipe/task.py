@@ -42,6 +42,11 @@ class TaskSettings(Row):
     kind: str
 
     @property
+    def name(self) -> str:
+        """How reports call the task: its key in `TASKS`."""
+        return self.kind
+
+    @property
     def sources(self) -> tuple[DataSource, ...]:
         """Data sources that the task reads besides ``data.source``."""
         return ()

@@ -86,7 +86,7 @@ def collect(
         },
         "target": _target(recipe, ratios),
         "ratios": ratios,
-        "task": recipe.task.kind,
+        "task": recipe.task.name,
         "quality": evaluation.get("quality"),
         "retention": evaluation.get("retention"),
         "retention_unrecovered": evaluation.get("retention_unrecovered"),

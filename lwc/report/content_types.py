@@ -247,7 +247,7 @@ class Findings(TypedDict):
 
     schema_version: Literal[1]
     recipe: RecipeSection
-    task: Annotated[str, Field(description="recipe.task.kind")]
+    task: Annotated[str, Field(description="recipe.task.name")]
     ratios: Ratios
     quality: Qualities | None
     retention: Retention | None
