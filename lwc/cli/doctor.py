@@ -1,4 +1,4 @@
-"""Checks of this machine, with a fix for everything that is missing. Starts nothing, downloads nothing."""
+"""Checks of this machine, with a fix for each missing piece. Starts nothing and downloads nothing."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def require_serving(server: bool) -> None:
     missing = [name for name, module in _SERVING.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise MissingDependency(
-            f"not installed, but needed to package and verify: {', '.join(missing)}",
-            "pip install 'lwc[serve]', or stop before with --until export",
+            f"packaging and verification need packages that are not installed: {', '.join(missing)}",
+            "pip install 'lwc[serve]', or stop earlier with --until export",
         )
     if server:
         embedded.installed()  # its shared library comes from the system, not from pip
@@ -62,7 +62,7 @@ def require_openvino() -> None:
 def _python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
     good = (3, 11) <= sys.version_info[:2] <= (3, 12)
-    return Check("Python", good, version, "" if good else "use Python 3.11 or 3.12, as the embedded server needs")
+    return Check("Python", good, version, "" if good else "use Python 3.11 or 3.12; the embedded server needs it")
 
 
 def _cpu() -> Check:
@@ -81,7 +81,7 @@ def _packages() -> Check:
 def _numpy() -> Check:
     version = versions(("numpy",))["numpy"] or "not installed"
     good = version.startswith("1.")
-    fix = "pip install 'numpy<2': with 2 the embedded server corrupts inputs"
+    fix = "pip install 'numpy<2': NumPy 2 corrupts inputs of the embedded server"
     return Check("NumPy < 2", good, version, "" if good else fix)
 
 
@@ -103,9 +103,9 @@ def _triton() -> list[Check]:
 def _data() -> Check:
     folder = os.environ.get("LWC_DATA_DIR")
     if not folder:
-        return Check("LWC_DATA_DIR", None, "not set: recipes use the embedded sample, or the paths they name")
+        return Check("LWC_DATA_DIR", None, "not set: relative data paths start in the current folder only")
     good = Path(folder).is_dir()
-    return Check("LWC_DATA_DIR", good, folder, "" if good else "the folder does not exist")
+    return Check("LWC_DATA_DIR", good, folder, "" if good else "create the folder, or set another path")
 
 
 def _gpu() -> Check:
@@ -116,14 +116,14 @@ def _gpu() -> Check:
         capture_output=True, text=True, timeout=20, check=False,
     )  # fmt: skip
     good = done.returncode == 0
-    fix = "" if good else "nvidia-smi failed: check the driver"
+    fix = "" if good else "check the NVIDIA driver: nvidia-smi failed"
     return Check("GPU", good, (done.stdout or done.stderr).strip(), fix)
 
 
 def _tensorrt() -> Check:
     found = versions(("tensorrt", "tensorrt-rtx-cu12"))
     told = ", ".join(f"{name} {version}" for name, version in found.items() if version)
-    return Check("TensorRT", None, told or "not installed: only needed to build plans (`lwc export`)")
+    return Check("TensorRT", None, told or "not installed; needed only to build plans (`lwc export`)")
 
 
 def _docker() -> Check:

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 class Served:
     """The served model."""
 
-    model: Annotated[str | None, typer.Option(help="served model that takes text or a history")] = None
+    model: Annotated[str | None, typer.Option(help="name of a served model that takes text or a history")] = None
     url: Annotated[str, typer.Option(help="host:port of the server")] = "127.0.0.1:8000"
-    metrics_url: Annotated[str | None, typer.Option(help="host:port of its metrics")] = None
-    label_output: Annotated[str | None, typer.Option(help="output with the label")] = None
+    metrics_url: Annotated[str | None, typer.Option(help="host:port of Triton's metrics")] = None
+    label_output: Annotated[str | None, typer.Option(help="output that contains the label")] = None
     protocol: Annotated[Literal["http", "grpc"], typer.Option(help="wire protocol")] = "http"
 
 
@@ -34,13 +34,13 @@ class Served:
 class Arrivals:
     """How the model is loaded."""
 
-    users: Annotated[int, typer.Option(min=1, help="each waits for its answer (closed loop)")] = 4
+    users: Annotated[int, typer.Option(min=1, help="concurrent users, each waits for its answer (closed loop)")] = 4
     connections: Annotated[int, typer.Option(min=1, help="used instead of --users with --rate and --find-rate")] = 64
-    rate: Annotated[float | None, typer.Option(help="requests/s, answered or not (open loop)")] = None
+    rate: Annotated[float | None, typer.Option(help="requests/s to send, answered or not (open loop)")] = None
     arrivals: Annotated[Literal["poisson", "constant"], typer.Option(help="spacing with --rate")] = "poisson"
-    rate_tolerance: Annotated[float, typer.Option(min=0.0, max=1.0, help="exit 3 past this shortfall")] = 0.05
+    rate_tolerance: Annotated[float, typer.Option(min=0.0, max=1.0, help="exit 3 above this shortfall")] = 0.05
     seed: Annotated[int, typer.Option(help="seed of the arrivals")] = 17
-    find_rate: Annotated[bool, typer.Option("--find-rate", help="the highest rate within --max-p95-ms")] = False
+    find_rate: Annotated[bool, typer.Option("--find-rate", help="find the highest rate within --max-p95-ms")] = False
     against: Annotated[str | None, typer.Option(help="second model whose rate --find-rate finds, in turns")] = None
     seconds: Annotated[float | None, typer.Option(min=1.0, help="default 15, with --find-rate 5")] = None
     warmup: Annotated[float, typer.Option(min=0.0, help="seconds before measuring")] = 2.0
@@ -50,7 +50,7 @@ class Arrivals:
 class Senders:
     """Which processes send."""
 
-    workers: Annotated[int, typer.Option(min=1, help="processes that send; one uses one core")] = 1
+    workers: Annotated[int, typer.Option(min=1, help="number of sender processes; each uses one core")] = 1
     expect_workers: Annotated[int | None, typer.Option(help="number of remote --worker senders to wait for")] = None
     master_bind_host: Annotated[str, typer.Option(help="address on which to listen for senders")] = "127.0.0.1"
     master_bind_port: Annotated[int, typer.Option(min=1, max=65535, help="port of it")] = 5557
@@ -68,7 +68,7 @@ class Limits:
     max_error_rate: Annotated[float, typer.Option(min=0.0, max=1.0, help="exit 3 above it")] = 0.0
     max_p95_ms: Annotated[float | None, typer.Option(help="exit 3 above it")] = None
     min_accuracy: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="exit 3 below it; needs the column label")
+        float | None, typer.Option(min=0.0, max=1.0, help="exit 3 below this accuracy; needs the column `label`")
     ] = None
     min_agreement: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="agreement with the column offline; exit 3 below it")
@@ -80,7 +80,7 @@ class Limits:
 class Results:
     """Where the results go."""
 
-    out: Annotated[Path, typer.Option(help="where HTML, CSV and raw samples go")] = Path("loadtest")
+    out: Annotated[Path, typer.Option(help="output folder for HTML, CSV and raw samples")] = Path("loadtest")
     as_json: AsJson = False
 
 
@@ -93,10 +93,10 @@ def loadtest(
     results: Results,
     samples: Annotated[
         Path | None,
-        typer.Argument(help="texts or item histories, labels if known: a run's verify/samples.parquet, CSV, JSONL"),
+        typer.Argument(help="texts or item histories, with labels if known: Parquet, CSV or JSONL"),
     ] = None,
 ) -> None:
-    """Load-test a served text model or recommender with Locust. Exit 3 past a threshold."""
+    """Load-test a served text model or recommender with Locust. Exit 3 if a threshold is missed."""
     if senders.worker is not None:
         _work(senders.worker, context)
     if samples is None or served.model is None:
@@ -182,10 +182,10 @@ def _check_compared(endpoint: Endpoint, samples: list[Sample], find_rate: bool, 
     least = {"accuracy": limits.min_accuracy, "matches_offline": limits.min_agreement}
     asked = [name for name, value in least.items() if value is not None]
     if asked and find_rate:
-        raise RecipeError("--min-accuracy and --min-agreement judge one load", "leave out --find-rate")
+        raise RecipeError("--min-accuracy and --min-agreement do not work with --find-rate", "leave out --find-rate")
     if not set(asked) <= set(endpoint.wire.judged):
         raise RecipeError(
-            f"{endpoint.model} has no output that is a label",
+            f"{endpoint.model} has no label output",
             "name it with --label-output, or leave out --min-accuracy and --min-agreement",
         )
     unknown = sum(sample.offline is None for sample in samples)
@@ -203,7 +203,7 @@ def _work(master: str, context: typer.Context) -> None:
     sources = {name: context.get_parameter_source(name) for name in context.params if name != "worker"}
     given = sorted(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
     if given:
-        raise RecipeError(f"--worker with {', '.join(given)}: all of that comes from the master", "give it there")
+        raise RecipeError(f"--worker with {', '.join(given)}: the master supplies these settings", "give it there")
     done = work(master, render.note)
     render.note(f"sent for {done} load test{'s' if done > 1 else ''}")
     raise typer.Exit(OK)

@@ -26,7 +26,7 @@ _OS_ERROR = re.compile(r"\(os error \d+\)")
 
 app = typer.Typer(
     name="lwc",
-    help="Layerwise compression made for deployment: labelled reviews in, a verified Triton endpoint out.",
+    help="Layerwise compression for deployment: from labelled reviews to a verified Triton endpoint.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -46,7 +46,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show the full traceback of an error")] = False,
 ) -> None:
     del version, debug  # --debug is read from argv by main(), which must know it before parsing fails
 

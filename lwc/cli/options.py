@@ -26,8 +26,8 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="override one key, e.g. --set train.epochs=1; can be repeated", metavar="KEY=VALUE"),
 ]
-Runs = Annotated[Path, typer.Option("--runs", help="folder of the runs and of the stage store")]
-AsJson = Annotated[bool, typer.Option("--json", help="machine-readable result on stdout")]
+Runs = Annotated[Path, typer.Option("--runs", help="folder for runs and the stage store")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
 
 
 def load(path: Path, overrides: list[str] | None) -> Recipe:

@@ -17,14 +17,14 @@ def run(
     recipe: RecipePath,
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
-    models: Annotated[Path, typer.Option("--triton-models", help="folder for the repository if the run passes")] = Path(
+    models: Annotated[Path, typer.Option("--triton-models", help="folder to publish the repository to")] = Path(
         "triton_models"
     ),
     until: Annotated[str | None, typer.Option("--until", help="last stage to run")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="number of processes that share the work")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="number of processes")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Run a recipe end to end. If a gate fails or the target is missed, nothing is published and the exit code is 3."""
+    """Run a recipe end to end. Exit 3, and publish nothing, if a gate fails or the target is missed."""
     from lwc.cli.doctor import require_openvino, require_serving
     from lwc.core import distributed
     from lwc.pipeline.publish import check_destination, destinations
@@ -61,7 +61,7 @@ def run(
     render.note(f"report: {folder / 'report.html'}   repository: {', '.join(map(str, places))}")
     if not report["verdict"]["passed"]:
         kept = [str(place) for place in destinations(loaded, models).values() if place.exists()]
-        left = f"; the repository of an earlier run is still there: {', '.join(kept)}" if kept else ""
+        left = f"; the repository of an earlier run is still published: {', '.join(kept)}" if kept else ""
         render.note(f"not published to {models}{left}")
     if "tensorrt" in loaded.package.targets:
         render.note(f"to build the TensorRT repository, run on the GPU machine: lwc export {folder} --to tensorrt")
@@ -113,7 +113,7 @@ def score(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("ru
 
 
 def report(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
-    """Decide the gates and write the report again from finished stages. Publishes nothing. Exit codes as `lwc run`."""
+    """Decide the gates and rewrite the report from finished stages. Publishes nothing. Exit codes as for `lwc run`."""
     from lwc.pipeline.publish import refresh
 
     loaded = load(recipe, overrides)
@@ -137,7 +137,7 @@ def sweep(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("ru
     from lwc.report.frontier import frontier_html, frontier_markdown
 
     if distributed.count() > 1:
-        raise LwcError("lwc sweep runs in one process", "start it without a launcher", exit_code=USAGE)
+        raise LwcError("lwc sweep runs in one process", "run it without torchrun or accelerate", exit_code=USAGE)
     loaded = load(recipe, overrides)
     if loaded.export.openvino:
         require_openvino()
@@ -165,7 +165,7 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="folder for compare.md and compare.html")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare runs: recipes, quality with a paired test where the task has one, ratios, latency, cost."""
+    """Compare runs: recipes, quality (with a paired test if the task has one), ratios, latency, cost."""
     from lwc.report.compare import compare as compare_runs
     from lwc.report.compare_html import to_html, to_markdown
 

@@ -15,21 +15,21 @@ from lwc.core.errors import OK, USAGE, RecipeError
 
 ServerUrl = Annotated[
     str | None,
-    typer.Option(help="HTTP host:port of the server that reads DIR (its key: LWC_ADMIN_KEY); unset: files only"),
+    typer.Option(help="HTTP host:port of the server that reads DIR (key: LWC_ADMIN_KEY); by default, none"),
 ]
-LoadSeconds = Annotated[float, typer.Option("--seconds", min=1.0, help="wait this long for one model")]
+LoadSeconds = Annotated[float, typer.Option("--seconds", min=1.0, help="timeout for loading a model")]
 
 
 @dataclass(frozen=True)
 class PlanOptions:
     """Which plan is built, and where it goes."""
 
-    to: Annotated[Literal["tensorrt", "tensorrt-rtx"], typer.Option(help="tensorrt needs the GPU it builds for")]
+    to: Annotated[Literal["tensorrt", "tensorrt-rtx"], typer.Option(help="tensorrt needs the GPU of the plan")]
     precision: Annotated[
         Literal["fp16", "fp32"] | None, typer.Option(help="by default the recipe's export.tensorrt.precision")
     ] = None
     out: Annotated[Path | None, typer.Option(help="by default runs/NAME/TO")] = None
-    built: Annotated[bool, typer.Option("--built", help="stamp the plan that the printed command left in OUT")] = False
+    built: Annotated[bool, typer.Option("--built", help="stamp the plan that the printed command built")] = False
 
 
 def export(
@@ -37,12 +37,12 @@ def export(
     plan: PlanOptions,
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
-    models: Annotated[Path, typer.Option("--triton-models", help="where the plan's repository is put")] = Path(
+    models: Annotated[Path, typer.Option("--triton-models", help="folder for the plan's repository")] = Path(
         "triton_models"
     ),
     as_json: AsJson = False,
 ) -> None:
-    """Build a TensorRT plan from the model of a finished run, with a stamp of where it runs. Exit 4 without a GPU."""
+    """Build a TensorRT plan from a finished run, and stamp it with its GPU. Exit 4 without a GPU."""
     from lwc.pipeline.export_plan import export_plan, find_run
 
     found = find_run(source, runs, overrides or ())
@@ -53,12 +53,12 @@ def export(
 
 
 def repo_check(
-    repository: Annotated[Path, typer.Argument(help="a model repository, made by lwc or not")],
-    gpus: Annotated[int | None, typer.Option(help="GPUs of the target; unset: not judged")] = None,
-    here: Annotated[bool, typer.Option("--here", help="the target is this machine: its GPU and its TensorRT")] = False,
+    repository: Annotated[Path, typer.Argument(help="any Triton model repository")],
+    gpus: Annotated[int | None, typer.Option(help="GPUs of the target; by default unchecked")] = None,
+    here: Annotated[bool, typer.Option("--here", help="check for the GPU and TensorRT of this machine")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find what Triton would refuse, and what it would silently accept. Exit 2 on an error."""
+    """Find problems that Triton would refuse or silently accept. Exit 2 if there is an error."""
     from lwc.serving.checks.model import Machine
     from lwc.serving.checks.run import inspect_repository, this_machine
 
@@ -72,15 +72,15 @@ def serve(
     http_port: Annotated[int, typer.Option(help="0 picks a free one")] = 8000,
     grpc_port: Annotated[int, typer.Option(help="0 picks a free one")] = 8001,
     metrics_port: Annotated[int, typer.Option(help="0 picks a free one")] = 8002,
-    docker: Annotated[bool, typer.Option("--docker", help="print and use the official image")] = False,
-    control: Annotated[bool, typer.Option("--control", help="let `lwc deploy` load (key: LWC_ADMIN_KEY)")] = False,
+    docker: Annotated[bool, typer.Option("--docker", help="use the official image, and print its command")] = False,
+    control: Annotated[bool, typer.Option("--control", help="allow `lwc deploy` (key: LWC_ADMIN_KEY)")] = False,
 ) -> None:
     """Serve a repository until Ctrl-C: embedded Triton on 127.0.0.1, or the official image."""
     from lwc.serving.triton.foreground import serve_docker, serve_embedded
 
     key = os.environ.get("LWC_ADMIN_KEY", "")
     if docker and control:
-        raise RecipeError("--control is for the embedded server", "add its flags to deploy/serve.sh")
+        raise RecipeError("--control works only with the embedded server", "add its flags to deploy/serve.sh")
     if docker:
         raise typer.Exit(serve_docker(repository, http_port, grpc_port, metrics_port, render.note))
     serve_embedded(repository, http_port, grpc_port, metrics_port, render.note, control, key)
@@ -90,10 +90,10 @@ def serve(
 class Checks:
     """What the new version must pass before it takes over."""
 
-    samples: Annotated[Path | None, typer.Option(help="labelled texts to ask both versions")] = None
+    samples: Annotated[Path | None, typer.Option(help="labelled texts to send to both versions")] = None
     min_agreement: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None
     min_accuracy: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None
-    max_latency_ratio: Annotated[float | None, typer.Option(min=0.0, help="new ÷ live, medians")] = None
+    max_latency_ratio: Annotated[float | None, typer.Option(min=0.0, help="new ÷ live, median latency")] = None
 
 
 def deploy(
@@ -104,7 +104,7 @@ def deploy(
     seconds: LoadSeconds = 300.0,
     as_json: AsJson = False,
 ) -> None:
-    """Put a new version beside the live one, check it, switch to it; no request fails. Exit 3: the live one stays."""
+    """Add a version, check it and switch to it without a failed request. Exit 3: the live version stays."""
     from lwc.serving.rollout.canary import Limits
     from lwc.serving.rollout.run import Target
     from lwc.serving.rollout.run import deploy as roll_out
@@ -121,11 +121,11 @@ def deploy(
 def rollback(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="the repository that a server reads")],
     url: ServerUrl = None,
-    model: Annotated[str | None, typer.Option(help="where several were deployed to DIR")] = None,
+    model: Annotated[str | None, typer.Option(help="model name, if DIR has several deployed models")] = None,
     seconds: LoadSeconds = 300.0,
     as_json: AsJson = False,
 ) -> None:
-    """Go back to the version before the live one; no request fails."""
+    """Switch back to the previous version without a failed request."""
     from lwc.serving.rollout.run import Target
     from lwc.serving.rollout.run import rollback as roll_back
 

@@ -113,7 +113,7 @@ def quality_table(report: Report) -> None:
 
     quality, kept, reading = report["quality"], report["retention"], TASKS[report["task"]].headline
     if quality is None or kept is None:
-        raise LwcError(f"{report['recipe']['name']}: the report has no quality", "use `lwc run` first")
+        raise LwcError(f"{report['recipe']['name']}: the report contains no quality figures", "use `lwc run` first")
     title = f"test split, n = {quality['base']['n']} {reading.counted}, 95% intervals"
     table = Table(title=title, title_justify="left", box=None)
     for column in ("model", *(metric.name for metric in reading.metrics)):
@@ -154,7 +154,7 @@ def gates_table(gates: Sequence[Decision]) -> None:
         mark = "[green]pass[/green]" if gate["passed"] else "[bold red]FAIL[/bold red]"
         value, limit = gate["value"], gate["threshold"]
         shown = f"{value:.5g}" if isinstance(value, int | float) else "not measured"
-        bound = f"{limit:.5g}" if isinstance(limit, int | float) else "a limit that was not measured"
+        bound = f"{limit:.5g}" if isinstance(limit, int | float) else "a value that was not measured"
         reason = f" — {gate['reason']}" if gate.get("reason") and not gate["passed"] else ""
         line(f"{mark} {gate['metric']} = {shown} ({gate['op']} {bound}){escape(reason)}")
 
@@ -294,7 +294,7 @@ def findings(found: Sequence[Finding]) -> None:
         if one.hint:
             console.print(Text("  do: ", style="bold") + Text(one.hint), soft_wrap=True)
     if not found:
-        note("nothing found: Triton would load every model of this repository")
+        note("no problems found: Triton would load every model of this repository")
 
 
 def tree(value: Mapping[str, object], indent: int = 0) -> None:

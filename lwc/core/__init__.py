@@ -1,1 +1,1 @@
-"""What every wing stands on: errors, the store, the machine, several processes. Imports nothing of lwc above it."""
+"""Errors, the store, the machine and several processes. Imports no other package of lwc."""

@@ -32,7 +32,7 @@ _PATIENCE = timedelta(days=1)
 
 
 class PeerLost(LwcError):
-    """Another process of this run ended; what it said is the cause (exit 130)."""
+    """Another process of this run ended; its message is the cause (exit 130)."""
 
     exit_code = INTERRUPTED
 
@@ -98,7 +98,7 @@ def _joined() -> Any:
     if on_gpu():
         if place >= torch.cuda.device_count():
             raise MissingDependency(
-                f"worker {place} has no GPU of its own: this machine has {torch.cuda.device_count()}",
+                f"worker {place} has no GPU: this machine has {torch.cuda.device_count()}",
                 "use as many workers as there are GPUs",
             )
         torch.cuda.set_device(place)

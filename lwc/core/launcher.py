@@ -69,9 +69,9 @@ def _verdict(codes: Sequence[int], folder: Path) -> int:
     if code < 0:
         name = signal.Signals(-code).name
         stopped = -code in _TOLD_TO_STOP
-        hint = "is the memory enough for so many workers? " if -code == signal.SIGKILL else ""
+        hint = "check that there is enough memory for all workers; " if -code == signal.SIGKILL else ""
         raise LwcError(
-            f"worker {rank} of {len(codes)} was ended by {name}, and the others with it",
+            f"worker {rank} of {len(codes)} was ended by {name}; the other workers were stopped",
             f"{hint}rerun the same command to resume from the last checkpoint",
             exit_code=INTERRUPTED if stopped else BUG,
         )

@@ -61,7 +61,7 @@ def to_fp16(
     model = onnx.load(str(source))
     plain = difference(source, calibration, reference)
     if not np.isfinite(plain.max_abs):
-        raise ModelError(f"{source}: logits are not finite in fp32 already", "look at the training, not at fp16")
+        raise ModelError(f"{source}: logits are not finite in fp32 already", "check the training, not fp16")
     kept = overflowing(model, largest_values(source, calibration))
     positions = [name for name in before_weights(model) if name not in kept]
     silent = {node.name for node in model.graph.node if node.op_type in _SILENT}

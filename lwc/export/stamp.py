@@ -155,5 +155,5 @@ def read_trtexec_log(text: str) -> tuple[Gpu, str]:
             raise ModelError(f"the log of trtexec has no {what}", "run the printed command again, and look at its log")
         found[what] = match[1].strip()
     if "&&&& PASSED" not in text:
-        raise ModelError("the log of trtexec does not end in PASSED", "look at its errors")
+        raise ModelError("the log of trtexec does not end in PASSED", "check the errors in the log")
     return Gpu(found["GPU"], found["compute capability"], found["driver"]), found["TensorRT version"]

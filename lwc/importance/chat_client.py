@@ -37,11 +37,11 @@ def _reply(raw: bytes) -> Reply:
         choice = parsed["choices"][0]
         content, finish = choice["message"]["content"], choice.get("finish_reason")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ChatError("the response is no chat completion", again=True) from error
+        raise ChatError("the response is not a chat completion", again=True) from error
     if finish == "length":
         raise ChatError("the answer was cut off at max_tokens", again=False)
     if not isinstance(content, str):
-        raise ChatError("the response holds no text", again=True)
+        raise ChatError("the response contains no text", again=True)
     usage = parsed.get("usage") or {}
     counts = {name: value for name, value in usage.items() if type(value) is int} if isinstance(usage, dict) else {}
     return Reply(content, counts)

@@ -141,7 +141,7 @@ def _key(config: LlmExpert) -> str:
     if not key:
         raise ChatError(f"the environment variable {config.api_key_env} is not set", again=False)
     if not (key.isascii() and key.isprintable()):
-        raise ChatError(f"the environment variable {config.api_key_env} holds no plain ASCII key", again=False)
+        raise ChatError(f"the environment variable {config.api_key_env} is not a plain ASCII key", again=False)
     return key
 
 

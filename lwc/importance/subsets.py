@@ -88,7 +88,7 @@ def measure(
             if value is not None and not math.isfinite(value):
                 raise DataError(
                     f"the loss of the model without blocks {sorted(removed)} is {value}",
-                    "look for weights that are not finite, or for a learning rate of recovery that is too high",
+                    "check for non-finite weights, or a recovery learning rate that is too high",
                 )
         result.append(CutModel(removed, losses[removed].loss, after))
     return result

@@ -56,7 +56,7 @@ def check_weights(source: str, folder: Path, sha256: str) -> None:
     found = file_digest(files[0])
     if found != sha256:
         raise ModelError(
-            f"{source}: {files[0].name} has SHA-256 {found}, the recipe pins {sha256}", "check what was installed"
+            f"{source}: {files[0].name} has SHA-256 {found}, the recipe pins {sha256}", "check the installed file"
         )
 
 

@@ -71,7 +71,7 @@ def blocks_for_latency(
         raise TargetError(
             f"target {ratio:g}x of latency cannot be reached by removing blocks: with {least} of {total} left it is "
             f"{rows[-1]['ratio']:.2f}x",
-            f"ask for at most {rows[-1]['ratio'] * 0.95:.1f}x of latency; export.int8 comes on top and is not counted",
+            f"ask for at most {rows[-1]['ratio'] * 0.95:.1f}x of latency; export.int8 is extra and not counted",
         )
     # Invariant: ``least`` reaches the ratio, ``most`` (at the start the whole model, 1x) does not.
     while most - least > 1:

@@ -63,7 +63,7 @@ def find_run(source: Path, runs: Path, overrides: Sequence[str] = ()) -> Finishe
     if source.is_dir():
         report, record = source / "report.json", source / RECORD
         if not report.is_file() or not record.is_file():
-            raise RecipeError(f"{source}: not the folder of a whole run", "give its recipe instead")
+            raise RecipeError(f"{source}: not the folder of a finished run", "give its recipe instead")
         recipe = Recipe.model_validate(read_json(report)["recipe"]["resolved"])
         folder, store, made = source, Store(source.parent / STORE_FOLDER), read_json(record)
         # By the record and not by a new plan: another machine than the run's would measure latency anew.
@@ -123,7 +123,7 @@ def export_plan(
         RecipeError: ``built`` for another library, or something else lies where the repository goes.
     """
     if built and to != "tensorrt":
-        raise RecipeError(f"--built is for a plan of NVIDIA's image, not for {to}", "leave it out")
+        raise RecipeError(f"--built needs a plan built in NVIDIA's image, not {to}", "leave it out")
     recipe = run.recipe
     destination = (
         models / f"{recipe.name}-tensorrt" if to == "tensorrt" and "tensorrt" in recipe.package.targets else None
@@ -176,7 +176,7 @@ def _build(run: FinishedRun, to: Library, onnx: Path, say: Callable[[str], None]
     gpu = this_gpu() if to == "tensorrt" else None
     try:
         if to == "tensorrt" and gpu is None:
-            raise MissingDependency("a TensorRT plan is built on the GPU that runs it, and there is none here")
+            raise MissingDependency("a TensorRT plan must be built on the GPU that runs it, and this machine has none")
         trt = load_library(to)
     except MissingDependency as error:
         if to != "tensorrt":

@@ -1,4 +1,4 @@
-"""After the last stage: gates, report, and the repository put where people deploy it from."""
+"""After the last stage: gates, report, and the published repository."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def check_destination(destination: Path) -> None:
     strange = [path.name for path in destination.glob("*") if not (path / "config.pbtxt").is_file()]
     if strange:
         raise RecipeError(
-            f"{destination}: holds {strange[0]!r}, which is no Triton model, and would be replaced",
+            f"{destination}: holds {strange[0]!r}, which is not a Triton model and would be overwritten",
             "move it away, or name another --triton-models folder",
         )
 
 
 def destinations(recipe: Recipe, models: Path) -> dict[str, Path]:
-    """Where each repository of the package stage is put, by its folder there."""
+    """The destination of each repository of the package stage, by its folder there."""
     places = {"repository": models / recipe.name}
     if "gpu" in recipe.package.targets:
         places["repository-gpu"] = models / f"{recipe.name}-gpu"
@@ -91,7 +91,7 @@ def refresh(recipe: Recipe, runs: Path) -> Report:
             measured = Store(runs / STORE_FOLDER).place(planned.stage.name, planned.key)
             if not measured.is_dir():
                 raise RecipeError(
-                    f"{recipe.name}: nothing was measured by {planned.stage.name} with these settings",
+                    f"{recipe.name}: {planned.stage.name} has no measurement with these settings",
                     "give the --set options of the run, or use `lwc run`",
                 )
             results[planned.stage.name] = StageResult(measured, 0.0, True)

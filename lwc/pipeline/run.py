@@ -207,7 +207,7 @@ def _fitting(stage: Stage) -> Iterator[None]:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
             raise
         setting = _BATCHES.get(stage.name, "the batch size")
-        raise LwcError(f"{stage.name}: the GPU's memory is full", f"lower {setting}, or model.max_length") from error
+        raise LwcError(f"{stage.name}: out of GPU memory", f"lower {setting}, or model.max_length") from error
 
 
 def _build(

@@ -106,14 +106,14 @@ AnyMethod = Annotated[Method, METHODS]
 
 
 class Trust(Section):
-    """How far to believe the scores: resampled, and compared with the loss of models that were really cut."""
+    """How reliable the scores are: resampled, and compared with the loss of models that were really cut."""
 
     resamples: Annotated[int, Field(ge=5)] = 5
     seeds: Annotated[int, Field(ge=3)] = 3
     bootstrap: Annotated[int, Field(ge=100)] = 200
     subsets: Annotated[int, Field(ge=20)] = Field(default=20, description="random block subsets that are measured")
     recovery_steps: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="steps of recovery after which the subsets are measured again; 0 leaves that out"
+        default=0, description="measure the subsets again after this many recovery steps; 0 = do not"
     )
 
 
@@ -161,7 +161,7 @@ class Strategy(Row):
 
 
 class _Spans(Strategy):
-    contiguous: bool = Field(default=False, description="the removed blocks are neighbours")
+    contiguous: bool = Field(default=False, description="remove adjacent blocks only")
 
 
 class Fused(_Spans):
@@ -192,11 +192,11 @@ class Beam(_Spans):
     implementation: ClassVar[str] = "lwc.selection.search:beam"
     strategy: Literal["beam"]
     width: Positive = 8
-    rows: Positive = Field(default=128, description="calibration rows that subsets are measured on")
+    rows: Positive = Field(default=128, description="number of calibration rows to measure subsets on")
 
 
 class Racing(_Spans):
-    """The best candidates recover for some steps; the better half goes on with twice as many, until one is left."""
+    """Candidates recover for some steps; the better half continues with twice as many, until one is left."""
 
     implementation: ClassVar[str] = "lwc.selection.racing:racing"
     strategy: Literal["racing"]
@@ -212,7 +212,7 @@ class Iterated(Strategy):
     implementation: ClassVar[str] = "lwc.selection.iterated:iterated"
     strategy: Literal["iterated"]
     rounds: Annotated[int, Field(ge=2, le=50)] = 3
-    steps: Positive = Field(default=100, description="recovery steps after each round but the last")
+    steps: Positive = Field(default=100, description="recovery steps after each round except the last")
     rows: Positive = 128
 
 
@@ -255,4 +255,4 @@ class Vocabulary(Section):
     """Trim the vocabulary of the compressed model to the tokens of the train split."""
 
     trim: bool = False
-    min_count: Positive = Field(default=1, description="occurrences in train below which a token goes")
+    min_count: Positive = Field(default=1, description="remove tokens that occur less often than this in train")

@@ -10,7 +10,7 @@ from lwc.recipe.base import Fraction, Positive, Row, Section, Table
 
 
 class Columns(Section):
-    """Which column of a table holds what; unset ones do not exist in the source."""
+    """Column names of a table; unset columns do not exist in the source."""
 
     body: str = "text"
     title: str | None = None
@@ -113,11 +113,11 @@ class Ingest(Section):
     """How a large source is read as a stream into shards on disk (`lwc data ingest`)."""
 
     shard_mib: Annotated[int, Field(ge=1, le=1024)] = Field(
-        default=16, description="MiB of raw source that become one shard; it bounds the memory of a worker"
+        default=16, description="raw source per shard in MiB; limits the memory of a worker"
     )
-    files_at_once: Annotated[int, Field(ge=1, le=64)] = Field(default=2, description="files that are read at a time")
+    files_at_once: Annotated[int, Field(ge=1, le=64)] = Field(default=2, description="number of files to read at once")
     metadata: tuple[str, ...] = Field(
-        default=(), description="item metadata (JSON lines): title, brand and category are joined by the item"
+        default=(), description="item metadata (JSON lines); adds title, brand and category to each row by item"
     )
 
 
@@ -130,7 +130,7 @@ class Data(Section):
     max_bad_rows: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
     limit: Positive | None = Field(default=None, description="random subsample of rows, after cleaning")
     calibration: Positive = Field(default=256, description="rows of train that scores are computed on")
-    ingest: Ingest | None = Field(default=None, description="read as a stream, through shards on disk")
+    ingest: Ingest | None = Field(default=None, description="read the source as a stream, through shards on disk")
 
     @model_validator(mode="after")
     def _titles_exist(self) -> Data:

@@ -15,7 +15,7 @@ class Pretrained(Section):
 
     kind: Literal["pretrained"]
     source: str
-    sha256: str | None = Field(default=None, description="of the weights file; checked before use")
+    sha256: str | None = Field(default=None, description="SHA-256 of the weights file, checked before use")
     revision: str | None = None
     trust_remote_code: bool = False
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
@@ -53,14 +53,14 @@ class Optimization(Section):
     warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
-    dropout: bool = Field(default=True, description="whether the dropout that the model's config asks for is active")
+    dropout: bool = Field(default=True, description="use the dropout of the model's config")
     patience: Positive = Field(default=3, description="evaluations without improvement before stopping")
     evaluations_per_epoch: Positive = 1
     checkpoint_every: Positive | None = Field(
         default=None, description="steps between resumable checkpoints; by default one a minute"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="auto: bf16 on GPUs and CPUs that multiply bf16 natively, else fp32"
+        default="auto", description="auto: bf16 if the hardware supports it natively, otherwise fp32"
     )
 
 
@@ -68,7 +68,7 @@ class Unlabelled(Section):
     """More text, whose labels are not read. Texts and users of validation and test are left out."""
 
     source: AnySource
-    limit: Positive | None = Field(default=None, description="random sample of so many texts")
+    limit: Positive | None = Field(default=None, description="use a random sample of this many texts")
 
 
 class Recovery(Optimization):
@@ -77,7 +77,7 @@ class Recovery(Optimization):
     epochs: Annotated[float, Field(gt=0.0)] = 3.0
     dropout: bool = Field(
         default=False,
-        description="the student's own dropout; helps only where the same rows come by many times (decision 6)",
+        description="dropout of the student; helps only if the same rows are read many times (decision 6)",
     )
     temperature: Annotated[float, Field(gt=0.0)] = 2.0
     logits_weight: Annotated[float, Field(ge=0.0)] = 1.0
@@ -93,11 +93,11 @@ class Recovery(Optimization):
         default=0.0, description="learning rate of the embeddings, as a share of the others'; 0 = frozen"
     )
     attention_weight: Annotated[float, Field(ge=0.0)] = Field(
-        default=0.0, description="distance of the attention maps; encoders only, and slower (no fused attention)"
+        default=0.0, description="weight of the distance of attention maps; encoders only, slower (no fused attention)"
     )
-    unlabelled: Unlabelled | None = Field(default=None, description="more text, which the uncut model labels")
+    unlabelled: Unlabelled | None = Field(default=None, description="more text, labelled by the uncut model")
     cache_teacher: Literal["auto", "always", "never"] = Field(
-        default="auto", description="the teacher's answers on disk; auto: where rows repeat, unchanged, over epochs"
+        default="auto", description="keep the teacher's answers on disk; auto: if rows repeat unchanged over epochs"
     )
 
     @model_validator(mode="after")
@@ -109,5 +109,5 @@ class Recovery(Optimization):
         if self.unlabelled is not None and self.label_weight:
             raise ValueError("label_weight needs labels, which recover.unlabelled does not have: set one of them")
         if self.augment and self.label_weight:
-            raise ValueError("label_weight needs labels, which may not hold for texts of augment: set one of them to 0")
+            raise ValueError("label_weight needs labels, which may be wrong for augmented texts: set one of them to 0")
         return self

@@ -22,13 +22,13 @@ class Shape(Section):
 
 
 class Int8(Section):
-    """Eight-bit weights and activations for the CPU; operators that spoil the answers stay in fp32."""
+    """Eight-bit weights and activations for the CPU; operators that change answers stay in fp32."""
 
     mode: Literal["dynamic", "static"] = "dynamic"
     min_agreement: Annotated[float, Field(ge=0.5, le=1.0)] = Field(
-        default=0.985, description="share of calibration labels that must stay; below it operators fall back to fp32"
+        default=0.985, description="share of calibration labels to keep; below it, operators fall back to fp32"
     )
-    calibration: Positive = Field(default=128, description="calibration rows that agreement and ranges come from")
+    calibration: Positive = Field(default=128, description="calibration rows used for agreement and ranges")
 
 
 class Profile(Section):
@@ -80,7 +80,7 @@ class TensorRT(Section):
             return self
         smallest = min(profile.min.batch for profile in self.profiles)
         if smallest > 1:
-            raise ValueError(f"no profile takes a batch below {smallest}: one text alone would be refused")
+            raise ValueError(f"no profile takes a batch below {smallest}: a single text would be refused")
         missing = gap(self.profiles)
         if missing is not None:
             raise ValueError(f"no profile takes batch {missing[0]} × length {missing[1]}, which lies between them")
@@ -89,7 +89,7 @@ class TensorRT(Section):
 
 class Export(Section):
     int8: Int8 | None = None
-    fp16: bool = Field(default=False, description="also write an fp16 graph, for GPUs; checked for overflow")
+    fp16: bool = Field(default=False, description="also write an fp16 graph for GPUs, checked for overflow")
     tensorrt: TensorRT = TensorRT()
     openvino: bool = Field(
         default=False,
@@ -111,7 +111,7 @@ class Package(Section):
     )
     max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     queue_delay_microseconds: Annotated[int, Field(ge=0)] = Field(
-        default=1000, description="how long a request may wait for others to batch with"
+        default=1000, description="longest time a request waits to be batched with others"
     )
     measure_queue_delay: bool = Field(
         default=False,
@@ -120,7 +120,7 @@ class Package(Section):
     )
     instances: Positive = 1
     intra_op_threads: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="0 = the CPU limit of the container, shared among the instances"
+        default=0, description="0 = the CPU limit of the container, divided among the instances"
     )
     response_cache: bool = Field(
         default=False,
@@ -140,25 +140,25 @@ class FindRate(Section):
 
     max_p95_ms: Annotated[float, Field(gt=0.0)]
     max_error_rate: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    against_base: bool = Field(default=True, description="the uncut model too, a window each in turn")
+    against_base: bool = Field(default=True, description="also search for the uncut model; windows alternate")
     start: Annotated[float, Field(ge=0.5, le=1e6)] = 10.0
-    seconds: Annotated[float, Field(ge=1.0)] = Field(default=5.0, description="of a window")
+    seconds: Annotated[float, Field(ge=1.0)] = Field(default=5.0, description="length of a window")
     precision: Annotated[float, Field(ge=0.01, le=1.0)] = Field(
-        default=0.1, description="how far the rate that is met and the one that is not may be apart"
+        default=0.1, description="largest relative gap between the highest rate met and the lowest rate missed"
     )
-    repeats: Positive = Field(default=3, description="windows at the rate found, for its spread")
+    repeats: Positive = Field(default=3, description="repeated windows at the rate found, to measure its spread")
 
 
 class Verify(Section):
     users: Positive = 4
-    connections: Positive = Field(default=64, description="in place of users where requests arrive at a rate")
+    connections: Positive = Field(default=64, description="replaces users when requests arrive at a rate")
     rate: Annotated[float, Field(gt=0.0)] | None = Field(
         default=None,
-        description="requests/s that arrive, answered or not (open loop); by default users wait for answers",
+        description="requests/s, sent whether answered or not (open loop); by default users wait",
     )
     arrivals: Literal["poisson", "constant"] = "poisson"
     rate_tolerance: Fraction = Field(default=0.05, description="share of rate that may go unanswered without a warning")
-    find_rate: FindRate | None = Field(default=None, description="over the first of protocols")
+    find_rate: FindRate | None = Field(default=None, description="uses the first entry of protocols")
     seconds: Annotated[float, Field(ge=1.0)] = 15.0
     warmup_seconds: Annotated[float, Field(ge=0.0)] = 2.0
     protocols: tuple[Literal["http", "grpc"], ...] = Field(default=("http", "grpc"), min_length=1)

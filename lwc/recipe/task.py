@@ -18,7 +18,7 @@ def _refuse(unfit: dict[str, bool], task: str) -> None:
     """Refuse the first setting that is asked for."""
     for name, asked in unfit.items():
         if asked:
-            raise ValueError(f"{name} does not go with task {task}")
+            raise ValueError(f"{name} is not supported by task {task}")
 
 
 def _needing_classes(recipe: Recipe) -> dict[str, bool]:
@@ -120,7 +120,7 @@ class CausalLM(TaskSettings):
         """Tokens are their own labels."""
         scheme = recipe.data.labels.scheme
         if scheme != "none":
-            raise ValueError(f"task causal_lm with data.labels.scheme {scheme}: a language model needs scheme none")
+            raise ValueError(f"task causal_lm with data.labels.scheme {scheme}: use scheme none for a language model")
         unfit = {
             **_needing_classes(recipe),
             "score.methods: mutual_information": any(m.method == "mutual_information" for m in recipe.score.methods),
@@ -142,7 +142,7 @@ class ItemText(Section):
     metadata: TableFile | None = Field(
         default=None, description="one row an item: columns.item, and the text in columns.title and columns.body"
     )
-    reviews: bool = Field(default=True, description="whether the train reviews of an item count as its text")
+    reviews: bool = Field(default=True, description="include the train reviews of an item in its text")
 
     @model_validator(mode="after")
     def _some_text(self) -> ItemText:
@@ -174,15 +174,15 @@ class NextItem(TaskSettings):
     split: Literal["leave_last_out", "time"] = Field(
         default="leave_last_out", description="time: train is before validation, validation before test (data.split)"
     )
-    min_history: Annotated[int, Field(ge=2)] = Field(default=3, description="items below which a user is left out")
-    min_count: Positive = Field(default=1, description="train events below which an item is not in the catalogue")
+    min_history: Annotated[int, Field(ge=2)] = Field(default=3, description="exclude users with fewer items")
+    min_count: Positive = Field(default=1, description="exclude items with fewer train events from the catalogue")
     softmax: Literal["full", "sampled"] = Field(
-        default="full", description="sampled: a biased estimate of the loss, for catalogues that full cannot hold"
+        default="full", description="sampled: a biased estimate of the loss, for catalogues too large for full"
     )
-    negatives: Positive = Field(default=256, description="items drawn uniformly a batch, where softmax is sampled")
+    negatives: Positive = Field(default=256, description="items drawn uniformly for each batch if softmax is sampled")
     top_k: Annotated[int, Field(ge=10, le=10_000)] = Field(default=100, description="most items in a served answer")
     recent_days: Positive = Field(default=90, description="window of the recent-popularity floor")
-    neighbours: Positive = Field(default=100, description="of each item in the item-kNN floor")
+    neighbours: Positive = Field(default=100, description="neighbours of each item in the item-kNN floor")
     text: ItemText | None = Field(default=None, description="text-aware item vectors; without it, items are ids only")
 
     @property

@@ -136,9 +136,9 @@ def load_predictions(folder: Path, report: Report) -> tuple[Predictions | None, 
         return None, f"{RECORD} does not say what the evaluate stage was made from"
     artifact = Store(folder.resolve().parent / STORE_FOLDER).find("evaluate", key_of(made_from))
     if artifact is None:
-        return None, "its predictions are gone from the store, or damaged"
+        return None, "its predictions are missing from the store, or damaged"
     if read_json(artifact.path / "evaluation.json").get("quality") != report["quality"]:
-        return None, "its stages ran again after the report was written (`lwc report` writes it anew)"
+        return None, "its stages ran again after the report was written (rewrite it with `lwc report`)"
     return read_predictions(artifact.path / "predictions.parquet"), ""
 
 

@@ -82,7 +82,7 @@ def _test_table(c: Comparison) -> Table:
     )  # fmt: skip
     caption = (
         f"Compressed models on the same test rows as {c['reference']}, in pairs: exact McNemar test, Holm's "
-        "correction, 95% paired-bootstrap intervals. One training of each is compared; another seed may fall otherwise."
+        "correction, 95% paired-bootstrap intervals. Each run is one training; another seed may give another result."
     )
     return Table(header, rows, caption)
 
@@ -131,7 +131,7 @@ def _document(c: Comparison) -> Document:
     ]
     tested = [_test_table(c)] if any(test["tested"] for test in c["tests"]) else []
     untested = [Paragraph(finding(test)) for test in c["tests"] if not test["tested"]]
-    same = Paragraph("The recipes differ in nothing but their names.")
+    same = Paragraph("The recipes differ only in their names.")
     return Document(
         title="Comparison of runs",
         subtitle="Reference: " + c["reference"] + ". " + " · ".join(f"{r['name']}: {r['date'] or '–'}" for r in runs),
@@ -153,7 +153,7 @@ def _document(c: Comparison) -> Document:
                 else Paragraph(f"Latency of the exported models: {NOT_MEASURED}."),
             ]),
             Section("Gates", [_by_run(c, gates, "gate") if any(gates) else Paragraph("No gates were set.", "quiet")]),
-            Section("Cost", [_by_run(c, costs, "stage", "Time each stage took when it was made, reused or not.")]),
+            Section("Cost", [_by_run(c, costs, "stage", "Duration of each stage when it was run, reused or not.")]),
         ],
     )  # fmt: skip
 

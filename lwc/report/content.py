@@ -45,7 +45,7 @@ def _quality(report: Report, figures: Mapping[str, Figure]) -> Section:
         if metric.key in after
     ]
     of_base = (
-        "Compressed metric ÷ base metric on the same texts, resampled in pairs; where lower is better, the other way "
+        "Compressed metric ÷ base metric on the same texts, resampled in pairs; if lower is better, the other way "
         "round, so that 100 % is always all of the base's quality."
     )
     blocks: list[Block] = [
@@ -54,7 +54,7 @@ def _quality(report: Report, figures: Mapping[str, Figure]) -> Section:
     ]
     if report["agreement"]:
         cut, healed = (percent(report["agreement"][model]) for model in ("unrecovered", "compressed"))
-        said = f"First choice of the next token is the base's: {cut} before recovery, {healed} after."
+        said = f"The most likely next token agrees with the base: {cut} before recovery, {healed} after."
         blocks.append(Paragraph(said))
     blocks += [figures[key] for key in ("retention", "confusion") if key in figures]
     return Section("Quality", blocks)

@@ -85,7 +85,7 @@ def _rows_table(q: Ingested) -> Table:
         ("used", q["rows_used"]),
     ]
     table = tuple((name, f"{count:,}") for name, count in rows)
-    return Table(("rows", "count"), table, "Every row that was read is counted in one line.", strong=(len(table) - 1,))
+    return Table(("rows", "count"), table, "Each row read is counted in exactly one line.", strong=(len(table) - 1,))
 
 
 def _splits_table(q: Ingested) -> Table:
@@ -109,7 +109,7 @@ def _distinct_table(q: Ingested) -> Table:
 def _near(q: Ingested) -> str:
     near = q["near_duplicates"]
     if near["missed_at_threshold"] is None:
-        return "Near duplicates were not looked for (data.near_duplicate_threshold is 1)."
+        return "Near duplicates were not searched for (data.near_duplicate_threshold is 1)."
     return (
         f"Near duplicates: {percent(near['rate'], 2)} of the texts that are no exact copies. Word 3-grams, Jaccard "
         f"similarity {near['threshold']:g} or more, compared exactly; a pair at the threshold is missed with a "
@@ -126,7 +126,7 @@ def _document(q: Ingested, name: str, folder: Path) -> Document:
         drift = [Figure(_drift_plot(q["months"], q["label_names"], folder / "drift.png"), caption)]
     took = sum(q["seconds"].values()) if "seconds" in q else None
     ratio = diversity["type_token_ratio"]
-    diverse = "Too few words to tell lexical diversity." if ratio is None else (
+    diverse = "Too few words to measure lexical diversity." if ratio is None else (
         f"Lexical diversity: of {diversity['words']:,} running words {percent(ratio)} are distinct "
         f"(mean over {diversity['windows']:,} windows)."
     )  # fmt: skip

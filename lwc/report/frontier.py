@@ -169,7 +169,7 @@ def _quality_table(f: Frontier) -> Table:
         (*known, *rows),
         f"Test split, 95% bootstrap intervals. Best in: no other variant, nor the uncut model, is as good in "
         f"{first.name} and as small (params) or as fast (latency), and better in one of the two. By the values alone: "
-        "where intervals overlap, the order may be chance, and the best of many is flattered. "
+        "if intervals overlap, the order may be chance, and the best of many variants looks better than it is. "
         "`lwc compare` tests finished runs in pairs.",
         strong=tuple(place + shift for place in range(len(f.rows)) if f.axes_of(place)),
         bad=tuple(place + shift for place, row in enumerate(f.rows) if row["error"] is not None),
@@ -186,7 +186,7 @@ def _setup_table(f: Frontier) -> Table:
         for row in f.rows
     )  # fmt: skip
     header = ("variant", "asked", "reached", "strategy", "blocks kept", "all its stages", "made now")
-    return Table(header, rows, "Stages that variants share, such as the training of the uncut model, are made once.")
+    return Table(header, rows, "Stages that variants share, such as training the uncut model, run once.")
 
 
 def _summary(f: Frontier) -> list[Paragraph]:

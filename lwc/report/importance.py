@@ -67,7 +67,7 @@ def _trust(trust: TrustFigures) -> list[Block]:
     cut = trust["cut_models"]
     before = correlation["before_recovery"]
     floor = before and before["size_only"]
-    counting = "" if floor is None else f" Merely counting the removed blocks gives {floor:.2f}."
+    counting = "" if floor is None else f" The number of removed blocks alone gives {floor:.2f}."
     caption = (
         f"Stability: mean Kendall τ between rankings on {stability['resamples']} bootstrap draws, and on "
         f"{stability['seeds']} random halves, of the calibration texts. Prediction: Spearman's ρ of the summed scores "
@@ -104,7 +104,7 @@ def importance_section(report: Report, figures: Mapping[str, Figure]) -> Section
         blocks += _trust(trust)
         blocks += [figures["prediction"]] if "prediction" in figures else []
     else:
-        blocks.append(Paragraph("How far to trust these scores was not measured (recipe: score.trust).", "quiet"))
+        blocks.append(Paragraph("The reliability of these scores was not measured (recipe: score.trust).", "quiet"))
     if selection:
         blocks.append(Paragraph(f"Selection strategy: {selection['strategy']}.", "quiet"))
     return Section("Importance and selection", blocks)

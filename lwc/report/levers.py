@@ -26,7 +26,7 @@ def search_for_latency(report: Report) -> list[Table]:
         for one in (selection["latency"] if selection and "latency" in selection else ())
     )
     caption = (
-        "The search for the target: exported models cut to so many blocks against the uncut one, geometric mean over "
+        "Search for the target: exported models with this many blocks against the uncut one, geometric mean over "
         "the shapes; spread is the widest interquartile range ÷ median."
     )
     return [Table(("blocks", "latency ratio", "spread"), rows, caption)] if rows else []
@@ -43,7 +43,7 @@ def further_levers(report: Report) -> list[Table]:
             (
                 "vocabulary trimmed",
                 f"{number(before)} → {number(after)} tokens ({ratio(before / after)}), in the ratios above",
-                f"{percent(vocabulary['coverage_of_validation'])} of the validation texts are read as before",
+                f"{percent(vocabulary['coverage_of_validation'])} of the validation texts keep all their tokens",
             )
         )
     if "int8" in export:
@@ -67,7 +67,7 @@ def further_levers(report: Report) -> list[Table]:
                 "fp16: what GPUs serve",
                 f"{ratio(export['files']['compressed']['bytes'] / fp16['bytes'])} smaller; time not measured here",
                 f"max |Δ logit| {significant(fp16['max_abs_diff'])}, same label on {percent(fp16['agreement'])} of "
-                f"{number(fp16['rows'])} calibration texts; {len(fp16['kept_fp32'])} operators in fp32 for their size",
+                f"{number(fp16['rows'])} calibration texts; {len(fp16['kept_fp32'])} operators in fp32 for their range",
             )
         )
     timed = export.get("openvino", {})
@@ -80,5 +80,5 @@ def further_levers(report: Report) -> list[Table]:
                 f"max |Δ logit| {significant(found['max_abs_diff'])}",
             )
         )
-    caption = "On top of the cut; int8 and fp16 against the compressed fp32 graph."
+    caption = "In addition to the cut; int8 and fp16 are compared with the compressed fp32 graph."
     return [Table(("lever", "gain", "cost"), tuple(rows), caption)] if rows else []

@@ -38,8 +38,8 @@ def server_table(measured: Mapping[str, Served]) -> Table | None:
         "in the server ms",
     )  # fmt: skip
     caption = (
-        "Triton's counters over the measured window, mean per request of that model. The text model computes while the "
-        "token model it calls does; what the latency has beyond its time in the server is client, network and protocol."
+        "Triton's counters over the measured window, mean per request of the model. The text model's time includes the "
+        "token model it calls. Latency beyond the time in the server is client, network and protocol."
     )
     return Table(header, rows, caption) if rows else None
 
@@ -68,11 +68,11 @@ def limit_blocks(limit: Limit) -> list[Paragraph | Table]:
     caption = (
         f"Highest rate of an open loop over {limit['protocol']} within {objective} and an error rate of at most "
         f"{percent(limit['objective']['max_error_rate'], 2)}, latency from when a request was due; median "
-        "(lowest–highest) of the windows at that rate. A rate is in doubt where one window met the objective and "
-        "another missed it: near the limit, or where the machine is not quiet."
+        "(lowest–highest) of the windows at that rate. A rate is in doubt if one window met the objective and "
+        "another missed it: near the limit, or on a busy machine."
     )
     if len(models) == 2:
-        caption += " Both models are in one server and are loaded for a window each in turn."
+        caption += " Both models run in one server, and their windows alternate."
     blocks: list[Paragraph | Table] = [Table(header, rows, caption)]
     if limit["ratio"] is not None:
         ends = ratio(limit["ratio"]["low"]), ratio(limit["ratio"]["high"])

@@ -41,7 +41,7 @@ def split_by(quality: DataQuality) -> str:
     """The kind of split, and how many rows a split by user had to place on their own."""
     kind, alone = str(quality.get("split_by") or NOT_MEASURED), quality.get("rows_without_user")
     if kind == "user" and alone:
-        return f"{kind}; {number(alone)} rows without a user, each taken as a user of its own"
+        return f"{kind}; {number(alone)} rows without a user, each counted as its own user"
     return kind
 
 
@@ -81,7 +81,7 @@ def data_section(report: Report) -> Section:
     if "title" in data["text_fields"]:
         warning = (
             f"Text fields used: {fields}. Titles often state the label (“Five Stars”), so figures with "
-            "titles look better than the review text alone would give."
+            "titles look better than figures from the review text alone."
         )
         blocks.append(Paragraph(warning, "bad"))
     splits = _splits(data["quality"] or {})

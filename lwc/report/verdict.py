@@ -53,7 +53,7 @@ def _as_int8(report: Findings) -> str:
         f"{metric.name} {significant(int8['test'][metric.key + '_int8'])}, retention {retention(kept[metric.key])}"
         for metric in TASKS[report["task"]].headline.metrics
     )
-    return f" As int8, which is what CPUs serve: {'; '.join(parts)}."
+    return f" With int8, as served on CPUs: {'; '.join(parts)}."
 
 
 def _gates_of_fp32(report: Findings, gates: Sequence[Decision]) -> list[str]:
@@ -64,7 +64,7 @@ def _gates_of_fp32(report: Findings, gates: Sequence[Decision]) -> list[str]:
         value, _ = lookup(report, served) if gate["metric"].startswith("retention.") else (None, "")
         if gate["passed"] and None not in (value, limit) and not OPERATORS[gate["op"]](value or 0.0, limit or 0.0):
             found.append(
-                f"The gate on {gate['metric']} is about the fp32 model; the int8 graph that CPUs serve is at"
+                f"The gate on {gate['metric']} covers the fp32 model; the value of the int8 graph, which CPUs serve, is"
                 f" {significant(value)}. Gate {served}."
             )
     return found
@@ -98,7 +98,7 @@ def _beats(metric: Metric, model: Quality, floor: Quality) -> bool:
 
 
 def warnings(report: Findings, gates: Sequence[Decision]) -> list[str]:
-    """What a reader must not miss: rows lost, collapse onto a class, a floor not beaten, serving not run."""
+    """Warnings: lost rows, collapse onto a class, a floor not beaten, serving not run."""
     found = [
         f"A source file is cut off ({reason}): an unknown number of its rows is lost. See quarantine.jsonl."
         for reason in (report["data"]["quality"] or {}).get("rows_bad", {})
@@ -113,9 +113,9 @@ def warnings(report: Findings, gates: Sequence[Decision]) -> list[str]:
             if one is not None:
                 label = f'"{labels[one[0]]}"' if one[0] < len(labels) else f"class {one[0]}"
                 often = (
-                    "always: it predicts one class and tells nothing apart"
+                    "always: it predicts a single class"
                     if one[1] == 1
-                    else f"{percent(one[1])} of the time: it hardly tells the classes apart"
+                    else f"{percent(one[1])} of the time: it barely distinguishes the classes"
                 )
                 f1 = with_interval(measured(model, "macro_f1"))
                 found.append(f"The {NAMES[key]} answers {label} {often}. Look at its macro-F1, {f1}, not its accuracy.")
@@ -130,7 +130,7 @@ def warnings(report: Findings, gates: Sequence[Decision]) -> list[str]:
     found += _gates_of_fp32(report, gates)
     for protocol, served in (report["serving"] or {}).items():
         if served and served.get("shortfall"):
-            found.append(f"Over {protocol} the server fell behind: {served['shortfall']}.")
+            found.append(f"Over {protocol}, the server did not keep up: {served['shortfall']}.")
     return found
 
 
@@ -152,7 +152,7 @@ def verdict(report: Findings, decided: Sequence[Decision]) -> Verdict:
         gates = "No gates were set, so nothing was decided."
     missed = report["target"]["met"] is False
     if missed and not failed:
-        gates += " The run has not passed, since the target was missed."
+        gates += " The run did not pass, because the target was missed."
     removed, cost, gained, noticed = _removed(report), _cost(report), _gain(report), warnings(report, decided)
     return {
         "passed": not failed and not missed,

@@ -122,7 +122,7 @@ def _labels(config: dict[str, Any]) -> list[str]:
         raise ModelError(f"id2label has ids {sorted(names)}", "number the labels from 0 without gaps")
     for name in names.values():
         if "\n" in name or "\r" in name:
-            raise ModelError(f"label {name!r} holds a line break", "labels.txt has one label a line: rename it")
+            raise ModelError(f"label {name!r} contains a line break", "labels.txt has one label a line: rename it")
     return [names[index] for index in range(len(names))]
 
 

@@ -55,7 +55,7 @@ class TextWire:
             raise RecipeError(
                 f"{model} has no BYTES output {label_output!r}; it has"
                 f" {', '.join(f'{name} {kind}' for name, kind in kinds.items())}",
-                "name the output that holds the label, or leave --label-output out to measure latency and errors alone",
+                "name the output with the label, or omit --label-output to measure only latency and errors",
             )
         scores = SCORES if label is not None and kinds.get(SCORES) == "FP32" else None
         names = tuple(kinds) if label is None else tuple(name for name in (label, scores) if name is not None)

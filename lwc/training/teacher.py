@@ -67,7 +67,7 @@ def attention_maps(output: Output, blocks: Sequence[int], model_type: str) -> li
     maps = getattr(output, "attentions", None) or ()
     found = [maps[block].float() for block in blocks if block < len(maps) and maps[block] is not None]
     if len(found) < len(blocks):
-        raise ModelError(f"{model_type} gives no attention maps", "set recover.attention_weight: 0")
+        raise ModelError(f"{model_type} does not return attention maps", "set recover.attention_weight: 0")
     return found
 
 

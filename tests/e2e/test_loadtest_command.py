@@ -96,7 +96,7 @@ def test_what_cannot_be_tested_is_one_usage_error(served: tuple[TritonServer, Pa
         (("--label-output", "category"), "reviews", "no BYTES output 'category'"),
         (("--metrics-url", served[0].http_url), "reviews", "metrics cannot be read"),
         (("--workers", "9"), "reviews", "cannot share"),
-        (("--find-rate", "--max-p95-ms", "9", "--min-accuracy", "0.5"), "reviews", "judge one load"),
+        (("--find-rate", "--max-p95-ms", "9", "--min-accuracy", "0.5"), "reviews", "do not work with --find-rate"),
     ):
         done = loadtest(served, *more, model=model)
         assert done.returncode == 2, done.stderr

@@ -84,7 +84,7 @@ def test_a_row_without_a_user_does_not_undo_the_split_by_user(tmp_path: Path) ->
     assert all(pair["users"] == 0 for pair in quality["leaks"].values())
     nameless = [column(tmp_path, name, "user").count(None) for name in ("train", "validation", "test")]
     assert nameless[0] > nameless[2] > 0, "each is a user of its own, and not all of them one"
-    assert split_by(quality) == "user; 30 rows without a user, each taken as a user of its own"
+    assert split_by(quality) == "user; 30 rows without a user, each counted as its own user"
 
 
 def test_time_split_is_ordered(corpus: Path, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_run_is_found_by_its_folder_also_on_another_machine(run: FinishedRun, 
 
 
 def test_a_run_that_has_not_come_so_far_is_refused(run: FinishedRun, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="not the folder of a whole run"):
+    with pytest.raises(RecipeError, match="not the folder of a finished run"):
         find_run(tmp_path, tmp_path)
     (tmp_path / "small.yaml").write_text(RECIPE)
     with pytest.raises(RecipeError, match="small: stage data has not run"):

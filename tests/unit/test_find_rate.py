@@ -175,7 +175,7 @@ def test_an_objective_out_of_reach_is_no_rate_and_a_model_that_refuses_is_an_err
     assert max(step["seconds"] for step in one["steps"]) == 60.0
     with pytest.raises(ServingError, match="answered no request: 500× planted"):
         find_rates([B], Objective(50.0), Search(), LOAD, SAMPLES, tmp_path)
-    with pytest.raises(RecipeError, match="against itself"):
+    with pytest.raises(RecipeError, match="with itself"):
         find_rates([A, A], Objective(50.0), Search(), LOAD, SAMPLES, tmp_path)
 
 

@@ -253,7 +253,7 @@ def test_answer_cut_off(chat: Chat, tmp_path: Path) -> None:
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"choices": []}', b"[]", b'{"choices": [1]}', b"\xff"])
 def test_no_chat_completion(body: bytes, chat: Chat, tmp_path: Path) -> None:
     chat.replies = [send(200, body)]
-    assert "no chat completion" in refusal(chat, tmp_path, retries=0)
+    assert "not a chat completion" in refusal(chat, tmp_path, retries=0)
 
 
 def test_redirects_are_not_followed(chat: Chat, tmp_path: Path) -> None:

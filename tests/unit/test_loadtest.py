@@ -160,7 +160,7 @@ def test_one_failure_within_the_budget_passes_and_above_it_fails(tmp_path: Path)
 
 
 def test_too_few_requests_fail(tmp_path: Path) -> None:
-    with fake_server(tmp_path, delay_s=5.0) as urls, pytest.raises(ServingError, match="at least 31 are wanted"):
+    with fake_server(tmp_path, delay_s=5.0) as urls, pytest.raises(ServingError, match="at least 31 are required"):
         load(tmp_path, urls["http"], "http", timeout_s=1.0)
 
 

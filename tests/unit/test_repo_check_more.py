@@ -277,7 +277,7 @@ CASES: dict[str, Case] = {
     "dynamic batching without a batch": (
         both(edit("p", "max_batch_size: 8", ""), append("p", DYNAMIC)),
         "warning", "p/config.pbtxt", ["without max_batch"]),
-    "no dynamic batching": (edit("t", DYNAMIC, ""), "note", "t/config.pbtxt", ["128", "not put together"]),
+    "no dynamic batching": (edit("t", DYNAMIC, ""), "note", "t/config.pbtxt", ["128", "not batched"]),
     "no instance group": (
         edit("t", "instance_group { kind: KIND_CPU count: 1 }", ""),
         "warning", "t/config.pbtxt", ["no instance_group"]),
@@ -294,7 +294,7 @@ CASES: dict[str, Case] = {
     "warm-up rank": (edit("t", WARM, WARM.replace("8", "[1, 8]")), "error", "t/config.pbtxt", ["[1, 8]", "[-1]"]),
     "warm-up batch": (edit("t", "batch_size: 1\n", "batch_size: 129\n"), "error", "t/config.pbtxt", ["129", "128"]),
     "warm-up size": (edit("t", WARM, WARM.replace("8", "-1")), "error", "t/config.pbtxt", ["dims [-1]"]),
-    "warm-up without data": (edit("t", "zero_data: true", ""), "error", "t/config.pbtxt", ["says nothing"]),
+    "warm-up without data": (edit("t", "zero_data: true", ""), "error", "t/config.pbtxt", ["does not specify"]),
     "warm-up file absent": (
         edit("t", "zero_data: true", 'input_data_file: "f"'), "error", "t/warmup/f", ["no such file"]),
     "random ids": (edit("t", "zero_data", "random_data"), "warning", "t/config.pbtxt", ["leave the vocabulary"]),

@@ -179,9 +179,9 @@ def test_what_int8_keeps_is_said_and_a_gate_that_only_fp32_passes_is_called_out(
         gates = [{"metric": metric, "op": ">=", "value": value} for metric, value in limits.items()]
         report = build_report(make_recipe(gates), stages, ENVIRONMENT, {}, tmp_path / "out")
         assert [gate["value"] for gate in report["gates"]][1] == value
-        said = f"As int8, which is what CPUs serve: accuracy 0.85, retention {100 * value:.1f} %"
+        said = f"With int8, as served on CPUs: accuracy 0.85, retention {100 * value:.1f} %"
         assert said in report["verdict"]["cost"]
-        told = [line for line in report["verdict"]["warnings"] if "about the fp32 model" in line]
+        told = [line for line in report["verdict"]["warnings"] if "covers the fp32 model" in line]
         assert bool(told) == warned
         assert all("Gate export.int8.retention.accuracy." in line for line in told)
 
@@ -291,7 +291,7 @@ def test_a_missed_target_fails_the_run_and_says_so_though_every_gate_passes(tmp_
     recipe = recipe.model_copy(update={"target": recipe.target.model_copy(update={"ratio": 2.5})})
     found = build(tmp_path, recipe)[0]["verdict"]
     assert not found["passed"]
-    assert found["gates"].startswith("The gate passed. The run has not passed")
+    assert found["gates"].startswith("The gate passed. The run did not pass")
     assert "missed at 2.00×" in found["gained"]
 
 
@@ -317,7 +317,7 @@ def test_a_model_that_answers_the_majority_is_called_out(tmp_path: Path) -> None
     assert "The compressed model answers" in said
     assert "always" in said
     assert "does not beat the majority class" in said
-    assert "predicts one class" in page
+    assert "predicts a single class" in page
     assert not any("base model answers" in text for text in report["verdict"]["warnings"])
 
 

@@ -230,7 +230,7 @@ def test_what_cannot_be_deployed_is_told_and_nothing_changes(tmp_path: Path, bui
         (lambda: deploy(broken, Target(folder)), ModelError, "no such file"),
         (lambda: deploy(two, Target(folder)), RecipeError, "more, reviews"),
         (lambda: deploy(folder / "reviews", Target(folder)), LwcError, "reviews"),
-        (lambda: deploy(folder, Target(folder)), RecipeError, "lies in"),
+        (lambda: deploy(folder, Target(folder)), RecipeError, "is inside"),
         (lambda: deploy(builds[1], Target(folder), limits=Limits(min_accuracy=0.5)), RecipeError, "needs texts"),
         (lambda: deploy(builds[1], Target(folder), samples=tmp_path / "s.csv"), RecipeError, "need a server"),
         (lambda: rollback(Target(folder)), RecipeError, "no version to go back to"),

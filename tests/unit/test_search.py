@@ -221,7 +221,7 @@ def test_iterated_removal_of_nothing() -> None:
     ("changes", "reason"),
     [
         ({"select": {"strategy": "single", "method": "shap"}}, "not one of score.methods"),
-        ({"select": {"strategy": "drop_top", "weights": "random"}}, "starts from nothing"),
+        ({"select": {"strategy": "drop_top", "weights": "random"}}, "starts from random weights"),
         ({"select": {"strategy": "greedy", "contiguous": True}}, "contiguous"),
     ],
 )

@@ -114,7 +114,7 @@ def test_the_largest_part_is_named_as_the_cause(wait: float, queue: float, compu
 def test_a_busy_load_generator_is_told_whatever_the_server_says() -> None:
     assert "95% of a core" in explain(result(1.0, 5.0, 50.0, 70.0, cpu=0.95))[-1]
     blind = {**result(12.0, 0.0, 1.0, 20.0), "server": None}
-    assert explain(blind) == ["of 20.0 ms mean latency 12.0 ms passed before a connection was free to send"]
+    assert explain(blind) == ["of 20.0 ms mean latency, 12.0 ms passed before a connection was free"]
 
 
 def test_the_report_shows_the_counters_and_how_the_server_was_loaded() -> None:

@@ -300,7 +300,7 @@ def test_stars_are_predicted_and_served_as_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (["task={kind: causal_lm}"], "a language model needs scheme none"),
+        (["task={kind: causal_lm}"], "use scheme none for a language model"),
         (["task={kind: regression}", "data.labels.scheme=binary"], "needs numbers"),
         (["data.labels.scheme=none"], "only a language model needs no labels"),
     ],

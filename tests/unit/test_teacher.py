@@ -322,7 +322,7 @@ def test_more_text_tells_nothing_about_the_held_out_splits(tmp_path: Path) -> No
     ("changes", "reason"),
     [
         ({"cache_teacher": "always", "augment": 0.5}, "cache_teacher: always needs augment: 0"),
-        ({"label_weight": 0.5, "augment": 0.5}, "label_weight needs labels, which may not hold"),
+        ({"label_weight": 0.5, "augment": 0.5}, "label_weight needs labels, which may be wrong"),
         ({"logits_weight": 0, "hidden_weight": 0}, "every weight of the loss is 0"),
         ({"unlabelled": {"source": {"kind": "amazon-sample"}}, "label_weight": 1}, "label_weight needs labels"),
     ],

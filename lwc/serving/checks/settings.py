@@ -82,13 +82,13 @@ def _batching(model: Model) -> Iterator[Finding]:
         if too_large:
             yield model.error(
                 f"preferred_batch_size {too_large[0]} is above max_batch_size {limit}",
-                "raise the one or drop the other",
+                "raise max_batch_size or remove the preferred size",
             )
         elif limit == 0:
             yield model.warning("dynamic_batching without max_batch_size: nothing is batched", "set max_batch_size")
     elif limit > 1 and model.backend in ("onnxruntime", "tensorrt") and not config.HasField("sequence_batching"):
         yield model.note(
-            f"max_batch_size is {limit} without dynamic_batching: requests are not put together",
+            f"max_batch_size is {limit} without dynamic_batching: requests are not batched",
             "add dynamic_batching {}, unless clients batch",
         )
 

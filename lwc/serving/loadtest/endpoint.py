@@ -82,7 +82,7 @@ def _wire(address: str, protocol: Protocol, model: str, label_output: str | None
         except Refused as error:
             raise ServingError(
                 f"{model} at {address}: {error}",
-                "check the name, and that the address is that of this protocol (HTTP 8000, gRPC 8001 by default)",
+                "check the name, and that the port serves this protocol (by default HTTP 8000, gRPC 8001)",
                 USAGE,
             ) from error
     return fitting_wire(model, inputs, outputs, label_output)

@@ -15,7 +15,7 @@ _PARTS = {
     ),
     "queue": (
         "in the queue of the model",
-        "most of it is queueing: the model works on other requests, and is near its limit",
+        "most of it is queueing: the model is busy with other requests and near its limit",
     ),
     "compute": (
         "computing",
@@ -41,7 +41,7 @@ def explain(result: Mapping[str, Any]) -> list[str]:
         said.append(_PARTS[max(_PARTS, key=lambda key: mean[key])][1].format(users=result["users"]))
     elif result.get("load") == "open_loop" and "latency_ms" in result:
         wait, total = result["wait_ms"]["mean"], result["latency_ms"]["mean"]
-        said.append(f"of {total:.1f} ms mean latency {wait:.1f} ms passed before a connection was free to send")
+        said.append(f"of {total:.1f} ms mean latency, {wait:.1f} ms passed before a connection was free")
     if result["generator_cpu"] > BUSY_GENERATOR:
         said.append(
             f"the load generator used {result['generator_cpu']:.0%} of a core: these figures may be its limit rather"

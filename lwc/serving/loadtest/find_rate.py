@@ -67,7 +67,7 @@ def find_rates(
     """
     named = {endpoint.model: endpoint for endpoint in endpoints}
     if len(named) != len(endpoints):
-        raise RecipeError("a model cannot be set against itself", "name two served models")
+        raise RecipeError("a model cannot be compared with itself", "name two served models")
     steps: dict[str, list[dict[str, Any]]] = {name: [] for name in named}
     unknown = [replace(sample, offline=None) for sample in samples]
     asked = {name: samples if name == endpoints[0].model else unknown for name in named}

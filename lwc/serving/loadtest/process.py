@@ -165,7 +165,7 @@ def _read_records(path: Path, status: int, log: Path) -> dict[str, Any]:
         raise ServingError(f"the load test {what} (exit status {status})\n{tail(log)}", f"the whole log: {log}")
     records: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if records.get("version") != RECORDS_VERSION or not records.get("measured") or "cpu_s" not in records:
-        raise ServingError(f"the load test ended before it had measured\n{tail(log)}", f"the whole log: {log}")
+        raise ServingError(f"the load test ended before it measured anything\n{tail(log)}", f"the whole log: {log}")
     return records
 
 

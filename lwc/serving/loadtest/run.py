@@ -94,7 +94,7 @@ def run_loadtest(
     causes, log = error_causes(result), f"log: {out / f'locust_{endpoint.protocol}.log'}"
     if made < min_requests:
         raise ServingError(
-            f"{made} requests were made over {endpoint.protocol}, at least {min_requests} are wanted",
+            f"{made} requests were made over {endpoint.protocol}, at least {min_requests} are required",
             f"test longer or lower min_requests{'; errors: ' + causes if causes else ''}; {log}",
             GATE_FAILED,
         )

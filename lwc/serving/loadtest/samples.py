@@ -41,7 +41,7 @@ def read_samples(path: Path, wire: Wire) -> list[Sample]:
         except ValueError as error:
             raise DataError(f"{path}, row {number}: {error}") from error
     if not samples:
-        raise DataError(f"{path}: no samples", "the test split must hold at least one row")
+        raise DataError(f"{path}: no samples", "the file must contain at least one row")
     if len({sample.id for sample in samples}) != len(samples):
         raise DataError(f"{path}: ids are not unique", "each text needs its own id")
     return samples

@@ -62,7 +62,7 @@ def deploy(
     model, models = _read_repository(repository, say)
     target.folder.mkdir(parents=True, exist_ok=True)
     if repository.resolve().is_relative_to(target.folder.resolve()):
-        raise RecipeError(f"{repository} lies in {target.folder} itself", "deploy from another folder")
+        raise RecipeError(f"{repository} is inside {target.folder}", "deploy from another folder")
     check: dict[str, Any] | None = None
     with _begin(target, model, say) as rollout:
         live, last = rollout.live(), rollout.state.last
@@ -119,7 +119,7 @@ def _read_repository(repository: Path, say: Say) -> tuple[str, list[str]]:
     if len(public) != 1:
         raise RecipeError(
             f"{repository}: {len(public)} models that no other calls ({', '.join(public)}); there must be one",
-            "deploy models that do not belong together from folders of their own",
+            "deploy unrelated models from separate folders",
         )
     return public[0], files.callees_first(public[0], configs)
 

@@ -90,7 +90,7 @@ def server_times(before: Counts, after: Counts) -> dict[str, dict[str, float | i
         then = before.get(model, dict.fromkeys(COUNTERS, 0.0))
         change = {key: now[key] - then[key] for key in COUNTERS}
         if min(change.values()) < 0:
-            raise ServingError(f"the counters of {model} went back while it was measured: the server was restarted")
+            raise ServingError(f"the counters of {model} were reset during the measurement: the server was restarted")
         if change["requests"] == 0:
             continue
         found[model] = {

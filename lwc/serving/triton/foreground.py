@@ -35,7 +35,7 @@ def _check(repository: Path, say: Callable[[str], None], machine: Machine) -> No
     """Refuse what the server would refuse, with both sides of each fault; say what it would ignore."""
     if not repository.is_dir() or not any(repository.glob("*/config.pbtxt")):
         raise RecipeError(
-            f"{repository}: no Triton model repository (no */config.pbtxt)", "give the folder that `lwc run` named"
+            f"{repository}: no Triton model repository (no */config.pbtxt)", "give the folder that `lwc run` printed"
         )
     for line in check_repository(repository, machine):
         say(line)
@@ -81,7 +81,7 @@ def serve_embedded(
         if len(starts) > RESTARTS and starts[-1] - starts[0] < RESTART_SECONDS:
             raise ServingError(
                 f"{what}, {len(starts)} times in {RESTART_SECONDS:g} seconds; the end of its log:\n{tail}",
-                "look for what kills it: memory, a text, the model's own code",
+                "find the cause: memory, a text, or the model's own code",
             )
         say(f"{what}; starting again. The end of its log:\n{tail}")
 
@@ -103,9 +103,7 @@ def serve_docker(
     try:
         built = subprocess.run(build, input=DOCKERFILE, text=True, check=False)
         if built.returncode != 0:
-            raise MissingDependency(
-                "docker cannot build the image (its message stands above)", "start the Docker engine"
-            )
+            raise MissingDependency("docker cannot build the image (see its message above)", "start the Docker engine")
         return subprocess.run(serve, check=False).returncode
     except FileNotFoundError as error:
         raise MissingDependency(

@@ -29,7 +29,7 @@ class ItemEndpoint:
         config = read_json(model_dir / "config.json")
         if int(config["vocab_size"]) != len(catalogue) + 1:
             raise ModelError(
-                f"{model_dir}: {config['vocab_size']} tokens for {len(catalogue)} items", "run the train stage again"
+                f"{model_dir}: {config['vocab_size']} tokens for {len(catalogue)} items", "rerun the train stage"
             )
         max_length, top_k = int(config["n_positions"]), graph.outputs["items"][-1]
         if not 1 <= top_k <= len(catalogue):
