@@ -25,7 +25,7 @@ class Gate(Section):
 
 
 class Sweep(Section):
-    """What ``lwc sweep`` runs: the recipe once for each ratio and strategy. ``lwc run`` takes no notice of it."""
+    """Ratios and strategies of ``lwc sweep``, one variant for each pair. ``lwc run`` ignores this section."""
 
     ratios: tuple[Ratio, ...] = Field(min_length=1)
     select: tuple[Select, ...] = Field(default=(), description="by default the recipe's own")
@@ -63,7 +63,7 @@ class Recipe(Section):
             )
         if self.select.weights == "random" and (not self.recover.label_weight or not self.recover.embedding_rate):
             raise ValueError(
-                "select.weights: random starts from nothing:"
+                "select.weights: random starts from random weights:"
                 " set recover.label_weight and recover.embedding_rate above 0, recover.augment to 0"
             )
         profiles = self.export.tensorrt.profiles

@@ -180,7 +180,7 @@ def _warm_up_input(model: Model, where: str, given: pb.ModelWarmup.Input, entry:
         yield model.error(f"{where} dims {dims}", "give every size a number")
     source = given.WhichOneof("input_data_type")
     if source is None:
-        yield model.error(f"{where} says nothing of its values", "add zero_data: true")
+        yield model.error(f"{where} does not specify its values", "add zero_data: true")
     elif source == "input_data_file":
         file = model.folder / "warmup" / given.input_data_file
         if escapes(given.input_data_file):

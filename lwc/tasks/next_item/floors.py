@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,5 +62,7 @@ def item_knn(train: Train, items: int, histories: Sequence[Sequence[int]], neigh
             "the item-kNN floor needs the package implicit", "pip install 'lwc[recommender]'"
         ) from error
     model = nearest.CosineRecommender(K=min(neighbours, items), num_threads=1)
-    model.fit(_matrix(train.items, items), show_progress=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Method expects CSR input")  # of what implicit passes to itself
+        model.fit(_matrix(train.items, items), show_progress=False)
     return np.asarray((_matrix(histories, items) @ model.similarity).todense())
