@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import iqr
 
 from lwc.core.arrays import Array
-from lwc.export.onnx import read_io
+from lwc.export.onnx_io import read_io
 from lwc.export.session import cpu_session, run
 from lwc.recipe import Shape
 

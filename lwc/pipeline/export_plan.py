@@ -193,7 +193,7 @@ def _build(run: FinishedRun, to: Library, onnx: Path, say: Callable[[str], None]
 
 def container_commands(run: FinishedRun, onnx: Path) -> tuple[str, str]:
     """The command that builds the plan of ``onnx`` beside it in NVIDIA's image, and the one that stamps it."""
-    from lwc.export.onnx import read_io
+    from lwc.export.onnx_io import read_io
 
     names = [tensor.name for tensor in read_io(onnx).inputs]
     profiles = []
@@ -222,7 +222,7 @@ def container_commands(run: FinishedRun, onnx: Path) -> tuple[str, str]:
 
 def _built_elsewhere(out: Path, onnx: Path, profiles: Sequence[Profile]) -> tuple[Gpu, str, list[Any]]:
     """GPU, TensorRT version and shapes of a plan that the container command left in ``out``."""
-    from lwc.export.onnx import read_io
+    from lwc.export.onnx_io import read_io
 
     for path in (onnx, out / PLAN, out / LOG):
         if not path.is_file():

@@ -18,7 +18,8 @@ from tiny_models import tiny
 from lwc.core.errors import ModelError
 from lwc.export import latency
 from lwc.export.latency import compare_latency, compare_runtimes
-from lwc.export.onnx import OnnxInfo, export_onnx, read_io
+from lwc.export.onnx import export_onnx
+from lwc.export.onnx_io import OnnxInfo, read_io
 from lwc.export.parity import check_parity
 from lwc.export.session import cpu_session, run
 from lwc.models.families import FAMILIES

@@ -19,7 +19,7 @@ from test_quantize import MODELS, Case, exported, inputs, trained_like
 from lwc.core.arrays import Array
 from lwc.core.errors import ModelError
 from lwc.export.half import FP16_MAX, before_weights, convert, largest_values, to_fp16
-from lwc.export.onnx import read_io
+from lwc.export.onnx_io import read_io
 from lwc.export.quantize import difference
 from lwc.export.session import cpu_session, run
 

@@ -17,7 +17,8 @@ from tiny_models import VOCAB, tiny
 
 from lwc.core.arrays import Array
 from lwc.core.errors import ModelError
-from lwc.export.onnx import export_onnx, read_io
+from lwc.export.onnx import export_onnx
+from lwc.export.onnx_io import read_io
 from lwc.export.quantize import difference, operator_groups, quantize, quantized_operators
 from lwc.export.session import cpu_session, run
 from lwc.models.tokenizer import train_wordpiece

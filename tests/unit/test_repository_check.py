@@ -11,7 +11,7 @@ from fronts import text_front
 from onnx import TensorProto, helper
 
 from lwc.core.errors import ModelError
-from lwc.export.onnx import OnnxInfo, TensorInfo, read_io
+from lwc.export.onnx_io import OnnxInfo, TensorInfo, read_io
 from lwc.recipe import Package
 from lwc.serving.checks.run import check_repository
 from lwc.serving.triton.config import as_text, front_model, graph_model, parse

@@ -12,7 +12,7 @@ from small_repository import configs
 from tokenizers import Tokenizer
 
 from lwc.core.errors import ModelError
-from lwc.export.onnx import read_io
+from lwc.export.onnx_io import read_io
 from lwc.export.stamp import Gpu, make_stamp
 from lwc.export.tensorrt import shapes_of
 from lwc.recipe import Package, Profile, Shape

@@ -16,7 +16,8 @@ from onnx import TensorProto, helper
 from tiny_models import tiny
 
 from lwc.core.errors import ModelError, RecipeError
-from lwc.export.onnx import OnnxInfo, TensorInfo, export_onnx, read_io
+from lwc.export.onnx import export_onnx
+from lwc.export.onnx_io import OnnxInfo, TensorInfo, read_io
 from lwc.models.load import save_checkpoint
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import Package

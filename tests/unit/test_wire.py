@@ -27,6 +27,12 @@ def test_a_wire_is_light_and_its_settings_are_json() -> None:
         assert again.decode(ANSWERS[type(wire)]) == wire.decode(ANSWERS[type(wire)])
 
 
+def test_what_serves_and_rolls_out_a_model_loads_no_torch() -> None:
+    modules = ("rollout.run", "triton.foreground", "checks.run", "verify.run")
+    code = f"import sys, {', '.join(f'lwc.serving.{name}' for name in modules)}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0, "seconds at every `lwc deploy`"
+
+
 def test_every_task_names_the_wire_of_its_endpoint() -> None:
     for task in TASKS:
         assert hasattr(task.load().endpoint, "proof")

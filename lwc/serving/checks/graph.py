@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 from lwc.core.errors import ModelError
-from lwc.export.onnx import TensorInfo, read_io
+from lwc.export.onnx_io import TensorInfo, read_io
 from lwc.serving.checks.layout import escapes, model_file_name
 from lwc.serving.checks.model import Finding, Model, Tensor, type_name
 from lwc.serving.triton.config import graph_type

@@ -12,7 +12,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from lwc.core.errors import ModelError
 from lwc.core.machine import cpu_limit
-from lwc.export.onnx import OnnxInfo, TensorInfo
+from lwc.export.onnx_io import OnnxInfo, TensorInfo
 from lwc.recipe import Package
 from lwc.tasks.endpoint import Front
 

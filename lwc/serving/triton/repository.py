@@ -12,7 +12,7 @@ import numpy as np
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from lwc.core.errors import ModelError
-from lwc.export.onnx import OnnxInfo, read_io
+from lwc.export.onnx_io import OnnxInfo, read_io
 from lwc.export.stamp import PLAN, STAMP, read_stamp
 from lwc.recipe import Package
 from lwc.serving.triton.config import Target, WarmUp, as_text, front_model, graph_model
