@@ -276,6 +276,7 @@ def test_a_deploy_killed_under_load_fails_no_request_and_can_be_run_again(
     assert {answer[1:] for answer in load.answers} == {expected(number) for number in range(4)}
 
 
+@pytest.mark.grid
 def test_a_server_that_polls_rolls_too(builds: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = server_module.safe_flags
     polls = ["--model-control-mode=poll", "--repository-poll-secs=1"]

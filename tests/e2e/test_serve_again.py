@@ -94,6 +94,7 @@ def test_what_keeps_dying_is_given_up_with_the_reason(repository: Path) -> None:
     assert f"the server ended by itself, {foreground.RESTARTS + 1} times" in said
 
 
+@pytest.mark.grid
 def test_a_model_that_was_unloaded_or_became_a_front_is_not_taken_for_dead(repository: Path, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     shutil.copytree(repository, folder)

@@ -142,6 +142,7 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on(shared: Path, tm
     assert found["history"] == expected["history"]
 
 
+@pytest.mark.grid
 def test_an_error_is_told_once_with_its_own_code(tmp_path: Path) -> None:
     folder = folder_with_reviews(tmp_path)
     (folder / "reviews.csv").write_text("review,stars\nonly one,5\n", encoding="utf-8")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import LayerConductance
-from grid import families
+from grid import families, kept
 from planted import with_identity
 from tiny_models import tiny, tokens
 from torch import Tensor, nn
@@ -114,7 +114,7 @@ def test_outputs_are_captums(model_type: str, steps: int) -> None:
                 assert float(mine.abs().sum()) == pytest.approx(float(want.abs().sum()), rel=1e-4)
 
 
-@pytest.mark.parametrize("model_type", families(["bert", "modernbert", "deberta-v2", "mpnet"]))
+@pytest.mark.parametrize("model_type", kept(["bert", "modernbert", "deberta-v2", "mpnet"], ["modernbert"]))
 def test_completeness_comes_with_steps(model_type: str) -> None:
     model = tiny(model_type, blocks=3)
     data = batches(ENCODED, LABELS, 5, length_bucketed=False, seed=None)

@@ -198,6 +198,7 @@ def test_commands_that_lack_their_other_half_are_usage_errors(tmp_path: Path, mo
     assert done.exception.exit_code == 2
 
 
+@pytest.mark.grid
 @pytest.mark.slow
 def test_a_server_that_takes_one_request_at_a_time_is_found_out(tmp_path: Path) -> None:
     # 10 ms each: 100/s at most.

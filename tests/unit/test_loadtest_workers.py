@@ -109,7 +109,8 @@ def test_a_worker_that_does_not_come_is_one_error_on_both_sides(tmp_path: Path) 
         assert "ended its test before it was measured" in said or "took this worker" in said
 
 
-@pytest.mark.parametrize("by", kept([signal.SIGTERM, signal.SIGINT], [signal.SIGTERM]))
+@pytest.mark.grid
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_that_dies_in_the_test_ends_it_with_an_error(tmp_path: Path, by: signal.Signals) -> None:
     port = free_port()
     with fake_server(tmp_path) as urls, worker(tmp_path / "one", port) as one:
@@ -128,6 +129,7 @@ def test_a_worker_that_dies_in_the_test_ends_it_with_an_error(tmp_path: Path, by
     assert "only 0 of 1 workers are left" in done.stderr
 
 
+@pytest.mark.grid
 def test_a_worker_comes_back_for_all_of_a_series(tmp_path: Path) -> None:
     port = free_port()
     with fake_server(tmp_path) as urls, worker(tmp_path / "one", port) as one:
