@@ -75,10 +75,18 @@ class Lessons:
     recipe: Recipe
     reader: Reader
 
+    def output(self, model: Model, inputs: Mapping[str, Tensor], attention: bool) -> Output:
+        """One pass forward in training."""
+        return model(**inputs, **({"output_attentions": True} if attention else {}))
+
+    def logits(self, model: Model, output: Output) -> Tensor:
+        """What recovery compares of a pass forward, in float32."""
+        return self.task.logits(model, output, self.reader).float()
+
     def answers(self, model: Model, batch: Batch, attention: bool = False) -> tuple[Tensor, Output]:
         """Logits of a batch that recovery compares, and the model's whole output."""
-        output = model(**self.task.inputs(batch), **({"output_attentions": True} if attention else {}))
-        return self.task.logits(model, output, self.reader).float(), output
+        output = self.output(model, self.task.inputs(batch), attention)
+        return self.logits(model, output), output
 
     def loss(self, student: Model, batch: Batch, teacher: Teacher, settings: Recovery, capture: BlockOutputs) -> Tensor:
         """Weighted sum of logit distillation, hidden-state and attention distance (means over kept blocks), label loss.
@@ -87,13 +95,14 @@ class Lessons:
         """
         capture.take()
         attention = settings.attention_weight > 0
-        logits, output = self.answers(student, batch, attention)
-        outputs, mask = capture.take(), self.task.inputs(batch)["attention_mask"]
+        inputs = self.task.inputs(batch)
+        output = self.output(student, inputs, attention)
+        outputs, mask = capture.take(), inputs["attention_mask"]
         loss = torch.zeros((), device=mask.device)
         whole = partial(distributed.by_rows, rows=len(batch))
         if taught_by_teacher(settings):
             taught = teacher(batch)
-            apart = answer_distance(logits, taught.logits, mask, settings.temperature, whole)
+            apart = answer_distance(self.logits(student, output), taught.logits, mask, settings.temperature, whole)
             loss = loss + settings.logits_weight * apart
             if settings.hidden_weight:
                 pairs = zip(outputs, taught.hidden, strict=True)
