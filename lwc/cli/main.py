@@ -127,6 +127,9 @@ def main() -> None:
         sys.exit(BUG)
     if code == INTERRUPTED and not launched():  # the parser turns Ctrl-C into this code, or lets the exception through
         typer.echo("interrupted; rerun the same command to resume", err=True)
+        # CPython remembers a KeyboardInterrupt that passed through exec() of a string, as libraries call it while
+        # they are imported, and `python -m` then dies of SIGINT instead of this exit code. The next exec() forgets it.
+        exec("")
     sys.exit(code if isinstance(code, int) else OK)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +75,17 @@ def test_what_the_server_lacks_is_told_before_the_training(tmp_path: Path, monke
     done = CliRunner().invoke(cli.app, ["run", recipe, "--runs", str(tmp_path / "runs")])
     assert isinstance(done.exception, MissingDependency)
     assert not (tmp_path / "runs").exists()
+
+
+def test_ctrl_c_inside_an_exec_exits_130_too(tmp_path: Path) -> None:
+    """Libraries execute generated code while they are imported; CPython would then end `python -m` by the signal."""
+    (tmp_path / "interrupted.py").write_text(
+        "from lwc.cli import main\n"
+        "def app(**options):\n"
+        "    exec('raise KeyboardInterrupt')\n"
+        "main.app = app\n"
+        "main.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr == "interrupted; rerun the same command to resume\n"
