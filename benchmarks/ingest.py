@@ -90,7 +90,8 @@ def prepared() -> Callable[[Mapping[str, Sequence[Any]]], dict[str, list[Any]]]:
     """What the others do with a batch of columns: clean, label, hash, split by user; as lwc does it one at a time."""
     import xxhash
 
-    from lwc.data.cleaning import clean, fold
+    from lwc.data.cleaning import clean
+    from lwc.data.duplicates import fold
     from lwc.data.splits import positions_of
 
     def prepare(batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:

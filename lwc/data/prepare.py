@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from lwc.core.arrays import Array
 from lwc.core.errors import DataError
 from lwc.core.store import write_json
-from lwc.data.cleaning import clean, exact_duplicates, fold, near_duplicates
+from lwc.data.cleaning import clean
+from lwc.data.duplicates import exact_duplicates, fold, near_duplicates
 from lwc.data.quality import describe, leaks
 from lwc.data.rows import Bad, Progress, Reason, Row, excerpt
 from lwc.data.source import provenance, read_rows

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lwc.core.arrays import Array
-from lwc.data.cleaning import fold
+from lwc.data.duplicates import fold
 
 # The most frequent English function words, over a third of all words in English prose.
 ENGLISH = frozenset(

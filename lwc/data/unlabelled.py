@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from lwc.core.errors import DataError
-from lwc.data.cleaning import fold, near_duplicates
+from lwc.data.duplicates import fold, near_duplicates
 from lwc.data.prepare import joined_text
 from lwc.data.rows import Bad
 from lwc.data.source import read_rows

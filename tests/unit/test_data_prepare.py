@@ -11,7 +11,8 @@ import pytest
 
 from lwc.core.errors import DataError
 from lwc.core.store import read_json
-from lwc.data.cleaning import clean, exact_duplicates, near_duplicates
+from lwc.data.cleaning import clean
+from lwc.data.duplicates import exact_duplicates, near_duplicates
 from lwc.data.prepare import prepare
 from lwc.data.splits import load_labels, load_split
 from lwc.pipeline.stages import inspect

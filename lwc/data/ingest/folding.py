@@ -1,4 +1,4 @@
-"""`lwc.data.cleaning.fold` for many texts at a time, and the hashes of their words.
+"""`lwc.data.duplicates.fold` for many texts at a time, and the hashes of their words.
 
 Array operations instead of a loop over words: the same result, which a property test checks, in much less time.
 """
@@ -13,7 +13,7 @@ import pyarrow as pa
 import xxhash
 
 from lwc.core.arrays import Array
-from lwc.data.cleaning import fold
+from lwc.data.duplicates import fold
 from lwc.data.ingest.strings import contents, rows_with, with_texts
 
 _SPACE = 32
