@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from lwc.core.arrays import Array
 from lwc.core.errors import DataError
 from lwc.core.store import write_json
-from lwc.data.cleaning import clean
+from lwc.data.cleaning import LONE, MAX_CHARACTERS, clean
 from lwc.data.duplicates import exact_duplicates, fold, near_duplicates
 from lwc.data.quality import describe, leaks
 from lwc.data.rows import Bad, Progress, Reason, Row, excerpt
@@ -28,6 +28,8 @@ STAR_NAMES = {
     "five_class": ("1", "2", "3", "4", "5"),
 }
 NO_LABEL = "none"
+TEST_RAW = "test_raw.parquet"
+"""Test texts as users send them (id, text), of those rows that cleaning changes. Verification sends these."""
 _MORE_ROWS = "use more data, larger data.split shares, or data.split.by: random"
 
 
@@ -74,9 +76,17 @@ def label_names(labels: Labels, found: Counter[str]) -> list[str]:
     return names
 
 
+def raw_text(row: Row, fields: Sequence[str]) -> str:
+    """A row's fields as the source has them, one below the other; empty ones are skipped.
+
+    Lone surrogates, which UTF-8 cannot encode and cleaning replaces too, become spaces.
+    """
+    return LONE.sub(" ", "\n".join(part for part in (getattr(row, field) for field in fields) if part))
+
+
 def joined_text(row: Row, fields: Sequence[str]) -> str:
-    """The clean text of a row's fields, one below the other; empty ones are skipped."""
-    return clean("\n".join(part for part in (getattr(row, field) for field in fields) if part))
+    """The clean `raw_text`."""
+    return clean(raw_text(row, fields))
 
 
 def check_bad(bad: Counter[str], read: int, limit: float, hint: str = "") -> None:
@@ -126,7 +136,10 @@ class _Rows:
     def take(self, row: Row) -> Bad | None:
         self._taken += 1
         self._filled.update(field for field in self.data.text_fields if getattr(row, field))
-        text = joined_text(row, self.data.text_fields)
+        raw = raw_text(row, self.data.text_fields)
+        if len(raw) > MAX_CHARACTERS:
+            return Bad(row.file, row.line, Reason.TOO_LONG, excerpt(raw))
+        text = clean(raw)
         if not fold(text):
             return Bad(row.file, row.line, Reason.NO_WORDS if text else Reason.EMPTY_TEXT, excerpt(text))
         name = label_name(row, self.data.labels.scheme)
@@ -167,8 +180,15 @@ def _write(path: Path, rows: list[tuple[Row, str, str]], chosen: Array, labels: 
     pq.write_table(pa.table(columns), path)
 
 
+def write_raw(out: Path, ids: Array, raw: Sequence[str], clean_texts: Sequence[str]) -> None:
+    """Write `TEST_RAW`: ids (N,) and raw texts of the rows whose raw text differs from the clean one."""
+    changed = [place for place, (one, other) in enumerate(zip(raw, clean_texts, strict=True)) if one != other]
+    table = {"id": pa.array(ids[changed], pa.int64()), "text": pa.array([raw[place] for place in changed], pa.string())}
+    pq.write_table(pa.table(table), out / TEST_RAW)
+
+
 def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | None = None) -> dict[str, Any]:
-    """Write the split files, ``labels.json``, ``quality.json``, ``quarantine.jsonl`` and ``source.json`` to ``out``.
+    """Write the split files, `TEST_RAW`, ``labels.json``, ``quality.json``, ``quarantine.jsonl`` and ``source.json``.
 
     Calibration rows are a stratified sample of the train split: the model is trained on them too.
 
@@ -198,6 +218,8 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
     members["calibration"] = stratified(members["train"], labels, data.calibration, seed)
     for name, chosen in members.items():
         _write(out / f"{name}.parquet", rows, chosen, labels)
+    raw = [raw_text(rows[index][0], data.text_fields) for index in members["test"]]
+    write_raw(out, members["test"], raw, [texts[index] for index in members["test"]])
     write_json(out / "labels.json", names)
     write_json(out / "source.json", provenance(data.source, data.text_fields))
     quality = {

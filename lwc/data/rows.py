@@ -54,6 +54,7 @@ class Reason(StrEnum):
     NO_ITEM_ID = "no parent_asin or asin"
     EMPTY_TEXT = "empty text"
     NO_WORDS = "no letters or digits"
+    TOO_LONG = "text longer than 200,000 characters, which the endpoint refuses"
 
 
 CUT_SHORT = (Reason.TRUNCATED_GZIP, Reason.CORRUPT_GZIP)

@@ -39,8 +39,8 @@ class Stage:
     """One row of the line. ``sections`` are the recipe sections its result depends on.
 
     Where several processes run the line (`lwc.core.distributed`), all of them make a ``shared`` stage, and the
-    main one's ``out`` is kept; any other stage is made by the main process alone. No stage reads the ``account`` of
-    another: where rows came from, how long it took.
+    main one's ``out`` is kept; any other stage is made by the main process alone. No key covers the ``account`` of
+    another: where rows came from, how long it took. Only uncached stages read it.
     """
 
     name: str

@@ -145,8 +145,8 @@ _TRAINING = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 
 STAGES: tuple[Stage, ...] = (
     Stage(
-        "data", 2, (), ("data",), _data, ("rdata", "pandas", "pyarrow", "datasets", "numpy"),
-        external=needs.data_files, account=("source.json", "quality.json", "quarantine.jsonl"),
+        "data", 3, (), ("data",), _data, ("rdata", "pandas", "pyarrow", "datasets", "numpy"),
+        external=needs.data_files, account=("source.json", "quality.json", "quarantine.jsonl", "test_raw.parquet"),
     ),
     Stage(
         "train", 3, ("data",), ("model", "train"), _train, _TRAINING,

@@ -13,14 +13,24 @@ from tokenizers import Tokenizer
 
 from lwc.core.errors import DataError, ModelError
 from lwc.core.store import read_json
+from lwc.data import cleaning
+from lwc.data.prepare import TEST_RAW
 from lwc.models.source import is_language_model
 from lwc.models.token_names import token_names
+from lwc.tasks.backends import text_reader
+from lwc.tasks.backends.text_reader import TextReader
 from lwc.tasks.endpoint import Exported, Front, Proof, Sample
 from lwc.tasks.text_wire import TextWire
 
 # Neither praise nor blame, and in no vocabulary a problem: what is not known becomes the unknown token.
 _WARM_UP_TEXT = "The product arrived on time and does what its description says. "
-_SCRIPT = Path(__file__).parent / "backends" / "text_model.py"
+_BACKENDS = Path(__file__).parent / "backends"
+# What tokenizers are known to treat in more than one way, besides texts that are too long.
+_PROBES = (
+    "Five stars: works well.", "Don't buy!!! 3,000 mAh? It's 2.5x worse…", "Crème brûlée, naïve façade, Straße, ИГРА",
+    "很好用 とても良い 정말 좋아요 جيد जी", "☕👍🏽👩\u200d🚀", "UPPER lower MiXeD", "a  b\tc\nd", "x" * 300,
+    "1 22 333 4444", "<br />Tags &amp; entities &lt;b&gt;bold&lt;/b&gt;", "https://example.com/a?b=c#d user@a.com",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,10 +52,12 @@ class TextEndpoint:
             raise ModelError(f"{graph.path}: {logits} outputs for {size} labels", "export the model of this checkpoint")
         max_length = _max_length(config, tokenizer)
         pad_id = _pad_id(tokenizer, reader, model_dir)
+        reading = _reading(tokenizer, reader, max_length)
+        _check_tokens(model_dir, reading, max_length)
         tokens = f"{name}_tokens"
         return Front(
             graph=tokens,
-            script=_SCRIPT,
+            script=_BACKENDS / "text_model.py",
             inputs=[{"name": "text", "data_type": "TYPE_STRING", "dims": [1]}],
             outputs=[
                 {"name": "label", "data_type": "TYPE_STRING", "dims": [1]},
@@ -57,8 +69,13 @@ class TextEndpoint:
                 "length_buckets": ",".join(str(size) for size in length_buckets(max_length, graph.shortest)),
                 "pad_id": str(pad_id),
                 "choice": choice,
+                **reading,
             },
-            files={"tokenizer.json": model_dir / "tokenizer.json"},
+            files={
+                "tokenizer.json": model_dir / "tokenizer.json",
+                "cleaning.py": Path(cleaning.__file__),
+                "text_reader.py": Path(text_reader.__file__),
+            },
             max_length=max_length,
             warm_up_length=min(32, max_length),
             row=partial(_text_row, reader, pad_id),
@@ -68,9 +85,11 @@ class TextEndpoint:
         )
 
     def proof(self, data_dir: Path, evaluation_dir: Path, reduced: Path | None = None) -> Proof:
-        """The test split in its order, labels by name; those of a language model are tokens."""
+        """The test split in its order, texts as the source has them; labels by name, of a language model tokens."""
         names = [str(name) for name in read_json(data_dir / "labels.json")]
         test = pd.read_parquet(data_dir / "test.parquet", columns=["id", "text", "label"])
+        raw = pd.read_parquet(data_dir / TEST_RAW).set_index("id")["text"]
+        test["text"] = test["id"].map(raw).fillna(test["text"])
         predictions = pd.read_parquet(evaluation_dir / "predictions.parquet", columns=["id", "label", "compressed"])
         if not test["id"].is_unique or not predictions["id"].is_unique or set(test["id"]) != set(predictions["id"]):
             raise DataError(
@@ -135,6 +154,37 @@ def _max_length(config: dict[str, Any], tokenizer: dict[str, Any]) -> int:
             "set model_max_length in tokenizer_config.json to the length that the model was trained on",
         )
     return int(length)
+
+
+def _reading(config: dict[str, Any], reader: Tokenizer, max_length: int) -> dict[str, str]:
+    """Settings of the `TextReader` for a checkpoint's tokenizer, found as transformers finds them."""
+    stored = (reader.truncation or {}).get("direction", "right")
+    return {
+        "max_length": str(max_length),
+        "truncation_side": str(config.get("truncation_side") or stored),
+        "split_special_tokens": "true" if config.get("split_special_tokens") else "false",
+    }
+
+
+def _check_tokens(model_dir: Path, reading: dict[str, str], max_length: int) -> None:
+    """Raise `ModelError` where the server would read a text as other tokens than evaluation did."""
+    from lwc.models.load import load_tokenizer
+
+    offline, served = load_tokenizer(model_dir), TextReader(model_dir, reading, cleaning.clean)
+    long = " ".join(f"word{number}" for number in range(2 * max_length))
+    special = " ".join(("a", *map(str, offline.all_special_tokens), "b"))
+    for text in (*_PROBES, special, long):
+        clean = cleaning.clean(text)
+        wanted = offline(clean, add_special_tokens=True, truncation=True, max_length=max_length)
+        given = served.tokens([clean])[0]
+        for name, ids in {"input_ids": given.ids, "token_type_ids": given.type_ids}.items():
+            if name in wanted and list(wanted[name]) != ids:
+                raise ModelError(
+                    f"{model_dir}: the server would read {text[:60]!r} as other {name} than transformers does:"
+                    f" {ids[:12]}, not {list(wanted[name])[:12]}",
+                    "tokenizer.json must contain all that the tokenizer does: save the fast tokenizer again, without"
+                    " options that only Python applies",
+                )
 
 
 def _pad_id(tokenizer: dict[str, Any], reader: Tokenizer, model_dir: Path) -> int:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lwc.data.cleaning import clean
+from lwc.data.cleaning import LONE, clean
 from lwc.data.duplicates import fold
 from lwc.data.ingest import folding
 from lwc.data.ingest.fingerprints import (
@@ -38,7 +38,7 @@ from lwc.data.ingest.sketches import (
     months,
     quantile,
 )
-from lwc.data.ingest.strings import LONE, clean_many
+from lwc.data.ingest.strings import clean_many
 from lwc.report.data_page import data_page
 
 words = st.sampled_from(

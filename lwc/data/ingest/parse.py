@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
 
+from lwc.data.cleaning import LONE
 from lwc.data.fields import MILLISECONDS, YEAR_9999, name_of
 from lwc.data.ingest.blocks import Block
-from lwc.data.ingest.strings import LONE, contents
+from lwc.data.ingest.strings import contents
 from lwc.data.rows import Bad, Reason, Row, excerpt
 from lwc.data.sources.mcauley import parse, review_of
 from lwc.data.sources.table import json_mapper

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import xxhash
 
 from lwc.core.arrays import Array
+from lwc.data.cleaning import MAX_CHARACTERS
 from lwc.data.ingest.blocks import Block
 from lwc.data.ingest.fingerprints import band_keys, bands_of, signatures
 from lwc.data.ingest.folding import fold_many, hash_names
@@ -29,7 +30,7 @@ _WORD = re.compile(r"\w")
 SUFFIXES = ("rows.arrow", "keys.npy", "order.npy", "labels.npy", "bad.jsonl")
 SCHEMA = pa.schema(
     {
-        "text": pa.string(), "label": pa.dictionary(pa.int32(), pa.string()), "user": pa.string(),
+        "text": pa.string(), "raw": pa.string(), "label": pa.dictionary(pa.int32(), pa.string()), "user": pa.string(),
         "item": pa.string(), "time": pa.int64(), "line": pa.int64(), "key": pa.uint64(),
     }
 )  # fmt: skip
@@ -94,21 +95,28 @@ def make_part(block: Block, data: Data, columns: Columns | None, folder: Path) -
     for piece in pieces(block, columns, seen):
         read += len(piece) + len(piece.bad)
         bad += piece.bad
-        text, label = clean_many(_text(piece, data.text_fields)), _labels(piece, data.labels.scheme)
+        raw = _text(piece, data.text_fields)
+        text, label = clean_many(raw), _labels(piece, data.labels.scheme)
         good = label.is_valid().to_numpy(zero_copy_only=False)
+        long = pc.greater(pc.utf8_length(raw), MAX_CHARACTERS).to_numpy(zero_copy_only=False)
+        good &= ~long
         folded = fold_many(text.filter(pa.array(good)))
         worded = np.diff(folded.starts) > 0
         good[good] = worded
         for row in np.flatnonzero(~good).tolist():
             found = text[row].as_py()
-            if _WORD.search(found):
+            if long[row]:
+                bad.append(Bad(piece.file[row].as_py(), piece.line[row].as_py(), Reason.TOO_LONG, excerpt(found)))
+            elif _WORD.search(found):
                 left_out += 1
             else:
                 reason = Reason.NO_WORDS if found else Reason.EMPTY_TEXT
                 bad.append(Bad(piece.file[row].as_py(), piece.line[row].as_py(), reason, excerpt(found)))
         key, starts = folded.keys[worded], np.append(folded.starts[:-1][worded], folded.starts[-1])
-        named = {"text": text, "label": label, "user": piece.user, "item": piece.item, "time": piece.time,
-                 "line": piece.line}  # fmt: skip
+        # Only what cleaning changed: most texts would be kept twice.
+        changed = pc.if_else(pc.equal(raw, text), pa.scalar(None, pa.string()), raw)
+        named = {"text": text, "raw": changed, "label": label, "user": piece.user, "item": piece.item,
+                 "time": piece.time, "line": piece.line}  # fmt: skip
         table = pa.table(named).filter(pa.array(good)).append_column("key", pa.array(key))
         kept.append(table.cast(_IN_PIECES))
         if len(key):

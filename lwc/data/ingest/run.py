@@ -34,7 +34,7 @@ from lwc.data.source import inputs_of, provenance, quiet
 from lwc.data.splits import NAMES, kind_of
 from lwc.recipe import Data
 
-VERSION = 2
+VERSION = 3
 
 
 def ingest(

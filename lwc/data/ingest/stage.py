@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lwc.core.arrays import Array
 from lwc.core.store import read_json, write_json
 from lwc.data.ingest.run import ingest
-from lwc.data.prepare import check_splits, stratified
+from lwc.data.prepare import TEST_RAW, check_splits, stratified
 from lwc.data.quality import balance
 from lwc.data.splits import NAMES
 from lwc.recipe import Data
@@ -40,6 +41,8 @@ def prepare_large(
     progress("writing the splits")
     chosen = _chosen(shards, data.limit, seed)
     labels = {name: _write(_tables(shards, name, chosen), out / f"{name}.parquet") for name in NAMES}
+    raw = pa.concat_tables(_tables(shards, "test", chosen, ["id", "raw"])).filter(pc.field("raw").is_valid())
+    pq.write_table(raw.rename_columns(["id", "text"]), out / TEST_RAW)
     every = np.concatenate([labels[name] for name in NAMES])
     bounds = np.cumsum([0, *(len(labels[name]) for name in NAMES)])
     members = {name: np.arange(bounds[i], bounds[i + 1]) for i, name in enumerate(NAMES)}
@@ -72,9 +75,9 @@ def _files(shards: Path, split: str) -> list[Path]:
     return sorted((shards / split).glob("*.parquet"))
 
 
-def _tables(shards: Path, split: str, chosen: Array | None) -> Iterator[pa.Table]:
+def _tables(shards: Path, split: str, chosen: Array | None, columns: Sequence[str] = _COLUMNS) -> Iterator[pa.Table]:
     for path in _files(shards, split):
-        table = pq.read_table(path, columns=_COLUMNS)
+        table = pq.read_table(path, columns=list(columns))
         if chosen is None:
             yield table
         else:

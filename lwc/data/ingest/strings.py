@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +11,6 @@ import pyarrow.compute as pc
 from lwc.core.arrays import Array
 from lwc.data.cleaning import clean
 
-LONE = re.compile("[\ud800-\udfff]")
 _SPACE = 32
 # Control characters of ASCII to spaces.
 _CONTROLS = bytes(_SPACE if byte < _SPACE or byte == 127 else byte for byte in range(256))

@@ -1,7 +1,8 @@
 """Text in, label and scores out: the text model of a repository that lwc wrote.
 
-Runs in Triton's Python backend, embedded or in the official image, with NumPy and ``tokenizers`` only. All requests
-of a batch are tokenized together and sent to the token model as one batch, so that texts of unequal length batch.
+Runs in Triton's Python backend, embedded or in the official image, with NumPy and ``tokenizers`` only. Texts come as
+users have them and are cleaned like those that the model was trained and evaluated on. All requests of a batch are
+tokenized together and sent to the token model as one batch, so that texts of unequal length batch.
 A bad text is an error of its own request and of no other.
 """
 
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from tokenizers import Tokenizer
 
-# A megabyte of text is no review; the tokenizer would chew on it while others wait.
-MAX_CHARACTERS = 200_000
+# Beside this file in the repository.
+from cleaning import MAX_CHARACTERS, clean
+from text_reader import TextReader
+
 # After tokenizing this many characters the memory that glibc keeps of it, hundreds of bytes each, goes back.
 TRIM_CHARACTERS = 20_000
 
@@ -30,9 +32,8 @@ class TritonPythonModel:
         self.inputs = settings["token_inputs"].split(",")
         self.buckets = [int(size) for size in settings["length_buckets"].split(",")]
         self.pad_id = int(settings["pad_id"])
-        self.tokenizer = Tokenizer.from_file(str(folder / args["model_version"] / "tokenizer.json"))
-        self.tokenizer.enable_truncation(self.buckets[-1])
-        self.tokenizer.no_padding()
+        self.reader = TextReader(folder / args["model_version"], settings, clean)
+        clean("\0")  # builds a table that the first text with such a character would wait for
         names = (folder / "labels.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
         self.numbers = np.array([float(name) for name in names]) if settings["choice"] == "number" else None
         self.trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
@@ -64,7 +65,7 @@ class TritonPythonModel:
         return responses
 
     def read(self, request):
-        """Texts of a request; ValueError says which one is at fault and why."""
+        """Clean texts of a request; ValueError says which one is at fault and why."""
         raw = pb_utils.get_input_tensor_by_name(request, "text").as_numpy().reshape(-1)
         texts = []
         for position, value in enumerate(raw):
@@ -72,16 +73,16 @@ class TritonPythonModel:
                 text = value.decode("utf-8") if isinstance(value, bytes) else str(value)
             except UnicodeDecodeError:
                 raise ValueError(f"text {position}: not valid UTF-8") from None
-            if not text.strip():
-                raise ValueError(f"text {position}: empty")
             if len(text) > MAX_CHARACTERS:
                 raise ValueError(f"text {position}: {len(text)} characters, at most {MAX_CHARACTERS}")
-            texts.append(text)
+            texts.append(self.reader.clean(text))
+            if not texts[-1]:
+                raise ValueError(f"text {position}: empty" + (" but for tags and spaces" if text.strip() else ""))
         return texts
 
     def classify(self, texts):
         """Logits (B, C) of the texts, from the token model."""
-        encodings = self.tokenizer.encode_batch(texts)
+        encodings = self.reader.tokens(texts)
         longest = max(len(encoding.ids) for encoding in encodings)
         width = next(size for size in self.buckets if size >= longest)
         arrays = {name: np.zeros((len(texts), width), dtype=np.int64) for name in self.inputs}
