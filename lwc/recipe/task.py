@@ -37,6 +37,11 @@ class TaskSettings(Row):
 
     headline: ClassVar[Headline]
     wire: ClassVar[str] = "lwc.tasks.text_wire:TextWire"
+    agreement: ClassVar[float] = 1.0
+    """Share of served answers that must equal the offline ones in every run, gate or no gate.
+
+    Below 1 where one answer compares so many scores that some differ only in the last digits of two runtimes.
+    """
     any_weights: ClassVar[bool] = False
     """Whether a checkpoint may be weights alone, without a config.json (a GGUF file)."""
     kind: str
@@ -113,6 +118,7 @@ class CausalLM(TaskSettings):
         served={"accuracy": "served agreement with the uncut model", "offline_accuracy": "offline agreement"},
         counts=("tokens", "agreement"),
     )
+    agreement: ClassVar[float] = 0.999
     any_weights: ClassVar[bool] = True
     kind: Literal["causal_lm"]
 
@@ -170,6 +176,7 @@ class NextItem(TaskSettings):
         asked="histories",
         served={"ndcg_at_10": "served NDCG@10", "offline_ndcg_at_10": "offline NDCG@10"},
     )
+    agreement: ClassVar[float] = 0.999
     kind: Literal["next_item"]
     split: Literal["leave_last_out", "time"] = Field(
         default="leave_last_out", description="time: train is before validation, validation before test (data.split)"

@@ -16,7 +16,7 @@ from lwc.report.collect import collect
 from lwc.report.content import compose
 from lwc.report.content_types import Environment, Report, StageTime
 from lwc.report.document import Figure
-from lwc.report.gates import decide
+from lwc.report.gates import decide, standing
 from lwc.report.html import render_html
 from lwc.report.importance_plots import importance_figures
 from lwc.report.markdown import render_markdown
@@ -33,7 +33,7 @@ def report_schema() -> dict[str, Any]:
 def build_report(
     recipe: Recipe, stage_dirs: Mapping[str, Path], environment: Environment, times: Mapping[str, StageTime], out: Path
 ) -> Report:
-    """Collect what the stages left, decide the recipe's gates and write the report.
+    """Collect what the stages left, decide the gates and write the report.
 
     Args:
         recipe: names the run and holds the gates.
@@ -46,7 +46,7 @@ def build_report(
         The content of ``report.json``, whose shape `Report` documents.
     """
     found = collect(recipe, stage_dirs, environment, times)
-    gates = decide(recipe.gates, found)
+    gates = [*decide(recipe.gates, found), *standing(recipe.gates, found)]
     report: Report = {**found, "gates": gates, "verdict": verdict(found, gates)}
     out.mkdir(parents=True, exist_ok=True)
     for stale in out.glob("report_*.png"):

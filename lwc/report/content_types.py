@@ -227,6 +227,7 @@ class Decision(TypedDict):
     value: Number
     passed: bool
     reason: Annotated[str, Field(description="empty where the gate passed")]
+    standing: Annotated[bool, Field(description="decided in every run, not named by the recipe")]
 
 
 @with_config(CLOSED)

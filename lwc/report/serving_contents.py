@@ -13,6 +13,14 @@ Milliseconds: TypeAlias = dict[Literal["p50", "p95", "p99", "mean", "max"], Numb
 """Latencies of every answered request."""
 
 
+class Difference(TypedDict):
+    """An answer that is not the offline one."""
+
+    id: int
+    offline: str | list[str] | None
+    served: str | list[str]
+
+
 class Answers(TypedDict, total=False):
     """Answers of the endpoint on test rows, beside the offline ones on the same rows."""
 
@@ -32,6 +40,7 @@ class Answers(TypedDict, total=False):
     answers: int
     inconsistent_texts: Annotated[int, Field(description="rows that got different answers")]
     matches_offline: Annotated[Number, Field(description="share equal to the offline prediction")]
+    different: Annotated[list[Difference], Field(description="the first answers that are not the offline ones")]
     note: str
 
 

@@ -10,6 +10,7 @@ from lwc.recipe import TASKS
 from lwc.report.content_types import Decision, Findings, Quality, Verdict, measured
 from lwc.report.formats import NOT_MEASURED, percent, ratio, retention, significant, with_interval
 from lwc.report.gates import OPERATORS, lookup
+from lwc.report.serving_contents import Served
 
 _NEARLY_ALWAYS = 0.99
 NAMES = {"base": "base model", "unrecovered": "compressed model before recovery", "compressed": "compressed model"}
@@ -131,7 +132,22 @@ def warnings(report: Findings, gates: Sequence[Decision]) -> list[str]:
     for protocol, served in (report["serving"] or {}).items():
         if served and served.get("shortfall"):
             found.append(f"Over {protocol}, the server did not keep up: {served['shortfall']}.")
+        found += _served_otherwise(protocol, served)
     return found
+
+
+def _served_otherwise(protocol: str, served: Served | None) -> list[str]:
+    """How many answers differ from the offline ones, with an example."""
+    answers = served.get("served") if served else None
+    different = answers.get("different") if answers else None
+    if not answers or not different:
+        return []
+    one = different[0]
+    return [
+        f"Over {protocol}, {percent(answers['matches_offline'], 2)} of the served answers equal the offline ones. For"
+        f" example, row {one['id']} is {one['served']!r} served and {one['offline']!r} offline; verify/samples.parquet"
+        " contains its input."
+    ]
 
 
 def gate_line(gate: Decision) -> str:
@@ -146,6 +162,8 @@ def verdict(report: Findings, decided: Sequence[Decision]) -> Verdict:
     total = len(decided)
     if failed:
         gates = f"{len(failed)} of {total} gates failed: {'; '.join(gate_line(g) for g in failed)}."
+    elif decided and all(gate["standing"] for gate in decided):
+        gates = "No gates were set; the served answers equal the offline ones."
     elif total:
         gates = f"All {total} gates passed." if total > 1 else "The gate passed."
     else:

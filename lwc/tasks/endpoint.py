@@ -15,6 +15,10 @@ Answer = str | dict[str, Any] | None
 """What came back, as JSON; None from a model whose answers are not judged."""
 
 
+MOST_SHOWN = 5
+"""Answers that differ from offline, of which a report shows so many."""
+
+
 class WireError(ValueError):
     """An answer that is not one."""
 
@@ -107,6 +111,18 @@ def first_answers(
         "inconsistent_texts": len(changed),
     }
     return first, counts
+
+
+def agreement(pairs: Sequence[tuple[Sample, Question]]) -> dict[str, Any]:
+    """``matches_offline``, the share of answers that equal the offline one, and the first ``different`` ones.
+
+    Args:
+        pairs: every answer with its sample, in the form of the sample's offline answer.
+    """
+    wrong = {one.id: (one.offline, answer) for one, answer in reversed(pairs) if one.offline != answer}
+    different = [{"id": number, "offline": wrong[number][0], "served": wrong[number][1]} for number in sorted(wrong)]
+    same = sum(one.offline == answer for one, answer in pairs)
+    return {"matches_offline": same / len(pairs), "different": different[:MOST_SHOWN]}
 
 
 @dataclass(frozen=True)

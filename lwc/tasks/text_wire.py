@@ -12,7 +12,7 @@ import numpy as np
 from lwc.core.arrays import Array
 from lwc.core.errors import RecipeError
 from lwc.metrics.classification import accuracy, confusion_matrix, macro_f1
-from lwc.tasks.endpoint import Answer, Question, Sample, Tensor, WireError, first_answers
+from lwc.tasks.endpoint import Answer, Question, Sample, Tensor, WireError, agreement, first_answers
 
 LABEL, SCORES = "label", "scores"
 
@@ -127,6 +127,5 @@ class TextWire:
         if all(samples[index].offline is not None for index in first):
             figures["offline_accuracy"] = accuracy(true, [ids[str(samples[index].offline)] for index in first])
             figures["accuracy_difference"] = abs(figures["accuracy"] - figures["offline_accuracy"])
-            same = sum(samples[index].offline == answer for index, answer in answers)
-            figures["matches_offline"] = same / len(answers)
+            figures |= agreement([(samples[index], str(answer)) for index, answer in answers])
         return figures

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lwc.recipe import Gate
-from lwc.report.gates import decide
+from lwc.report.gates import decide, standing
 
 REPORT: dict[str, Any] = {
     "retention": {"macro_f1": {"value": 0.99, "low": 0.97, "high": 1.01}},
@@ -82,3 +82,36 @@ def test_order_is_kept_and_no_gates_decide_nothing() -> None:
     gates = [Gate(metric="parity.passed", op="==", value=1), Gate(metric="latency.base", op="<", value=1)]
     assert [d["metric"] for d in decide(gates, REPORT)] == ["parity.passed", "latency.base"]
     assert decide([], REPORT) == []
+
+
+def _verified(export: dict[str, Any] | None, task: str = "classification") -> Any:
+    served = {"matches_offline": 0.995}
+    return {"task": task, "export": export, "serving": {"http": {"served": served}, "grpc": {"served": served}}}
+
+
+@pytest.mark.parametrize(
+    ("task", "int8", "least"),
+    [
+        ("classification", None, 1.0),
+        ("regression", None, 1.0),
+        ("next_item", None, 0.999),
+        ("classification", {"depends_on_batch": False}, 1.0),
+        ("classification", {"depends_on_batch": True}, 0.99),
+    ],
+)
+def test_every_verified_run_must_serve_what_was_measured(task: str, int8: Any, least: float) -> None:
+    decided = standing((), _verified({"int8": int8} if int8 else None, task))
+    assert [gate["metric"].split(".")[1] for gate in decided] == ["http", "grpc"]
+    assert all(gate["standing"] for gate in decided)
+    assert {gate["threshold"] for gate in decided} == {least}
+    assert [gate["passed"] for gate in decided] == [least <= 0.995] * 2
+
+
+@pytest.mark.parametrize(("value", "op", "left"), [(1.0, ">=", 1), (0.0, ">=", 2), (1.0, "<=", 2)])
+def test_only_a_gate_as_strict_replaces_a_standing_one(value: float, op: Any, left: int) -> None:
+    own = Gate(metric="serving.http.served.matches_offline", op=op, value=value)
+    assert len(standing([own], _verified(None))) == left
+
+
+def test_without_verification_there_is_nothing_to_compare() -> None:
+    assert standing((), {"task": "classification", "export": None, "serving": None}) == []  # type: ignore[typeddict-item]

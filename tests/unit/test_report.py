@@ -271,7 +271,7 @@ def test_verdict_comes_first_and_says_removed_cost_gained(tmp_path: Path) -> Non
     assert summary.startswith("Removed 3 of 6 blocks (2, 3, 5); kept 3 (0, 1, 4).")
     for part in ("accuracy", "macro-F1", "retention", "2.00× in blocks", "1.31× in params", "1.90× in latency", "met"):
         assert part in summary
-    assert "All 3 gates passed." in summary
+    assert "All 5 gates passed." in summary
     assert page.index("Removed 3 of 6") < page.index("<section>")
     assert text.index("Removed 3 of 6") < text.index("\n## ")
 
@@ -281,7 +281,7 @@ def test_failed_gates_are_named_with_value_and_threshold(tmp_path: Path) -> None
     report, page, _ = build(tmp_path, recipe)
     assert not report["verdict"]["passed"]
     assert re.search(
-        r"1 of 1 gates failed: retention\.macro_f1 = \d\.\d+ \(must be >= 1\.5\)", report["verdict"]["summary"]
+        r"1 of 3 gates failed: retention\.macro_f1 = \d\.\d+ \(must be >= 1\.5\)", report["verdict"]["summary"]
     )
     assert "gates failed" in page
 
@@ -291,7 +291,7 @@ def test_a_missed_target_fails_the_run_and_says_so_though_every_gate_passes(tmp_
     recipe = recipe.model_copy(update={"target": recipe.target.model_copy(update={"ratio": 2.5})})
     found = build(tmp_path, recipe)[0]["verdict"]
     assert not found["passed"]
-    assert found["gates"].startswith("The gate passed. The run did not pass")
+    assert found["gates"].startswith("All 3 gates passed. The run did not pass")
     assert "missed at 2.00×" in found["gained"]
 
 

@@ -40,6 +40,7 @@ def folders(root: Path) -> tuple[Path, Path, dict[str, str]]:
     ids = list(range(50, 50 + ROWS))
     test = pd.DataFrame({"id": ids, "text": texts, "label": labels, "user": None, "item": None, "time": None})
     test.to_parquet(data / "test.parquet", index=False)
+    test[["id", "text"]].iloc[:0].to_parquet(data / "test_raw.parquet", index=False)
     frame = pd.DataFrame({"id": ids, "label": labels, "base": labels, "unrecovered": 0, "compressed": predicted})
     # Another row order than the split's: rows belong together by id.
     frame.iloc[::-1].to_parquet(evaluation / "predictions.parquet", index=False)

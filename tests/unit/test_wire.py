@@ -115,6 +115,7 @@ def test_labels_are_judged_by_the_first_answer_and_agreement_by_all() -> None:
     assert found is not None
     assert (found["accuracy"], found["offline_accuracy"], found["accuracy_difference"]) == (0.5, 0.5, 0.0)
     assert found["matches_offline"] == pytest.approx(2 / 3)
+    assert found["different"] == [{"id": 1, "offline": "a", "served": "b"}]
     assert (found["n"], found["texts"], found["covered_all"], found["inconsistent_texts"]) == (2, 3, False, 1)
     assert (found["label_names"], found["confusion"]) == (["b", "a"], [[0, 1], [0, 1]])
     assert TextWire(label=None, scores=None).judge(answers, samples) is None
@@ -129,6 +130,7 @@ def test_recommendations_are_judged_over_users_and_over_all_answers() -> None:
     assert found is not None
     assert found["ndcg_at_10"] == found["offline_ndcg_at_10"] == pytest.approx(1 / np.log2(3) / 2)
     assert (found["ndcg_difference"], found["matches_offline"]) == (0.0, pytest.approx(2 / 3))
+    assert found["different"] == [{"id": 1, "offline": ["a", "b"], "served": ["b", "a"]}]
     assert (found["n"], found["texts"], found["covered_all"], found["inconsistent_texts"]) == (2, 3, False, 1)
     assert found["skipped_items"] == 2
     blind = [Sample(1, ["x"], None, None)]

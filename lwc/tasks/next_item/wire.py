@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from lwc.core.arrays import Array
 from lwc.core.errors import RecipeError
-from lwc.tasks.endpoint import Answer, Question, Sample, Tensor, WireError, first_answers
+from lwc.tasks.endpoint import Answer, Question, Sample, Tensor, WireError, agreement, first_answers
 
 K = 10
 
@@ -77,8 +77,8 @@ class ItemWire:
         if any(label is not None for label in labels):
             figures["ndcg_at_10"] = ndcg(list(first.values()), labels)
         if len(offline) == len(first):
-            same = sum(offline[index] == answer["items"] for index, answer in given)
-            figures["matches_offline"] = same / len(given)
+            asked = {index: replace(samples[index], offline=known) for index, known in offline.items()}
+            figures |= agreement([(asked[index], answer["items"]) for index, answer in given])
             if "ndcg_at_10" in figures:
                 figures["offline_ndcg_at_10"] = ndcg([list(offline[index]) for index in first], labels)
                 figures["ndcg_difference"] = abs(figures["ndcg_at_10"] - figures["offline_ndcg_at_10"])
