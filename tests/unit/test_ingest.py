@@ -21,10 +21,12 @@ from damage import record_2014, record_2018, record_2023
 
 from lwc.core.errors import DataError
 from lwc.core.store import file_digest, read_json
+from lwc.data.cleaning import clean
 from lwc.data.ingest import dedupe, shards
 from lwc.data.ingest.run import ingest
 from lwc.data.ingest.stage import prepare_large
 from lwc.data.prepare import prepare
+from lwc.data.rows import Reason
 from lwc.data.splits import NAMES, load_labels, load_split
 from lwc.recipe import Columns, Data, Ingest, Labels, McAuleyFile, Split, TableFile
 
@@ -317,6 +319,8 @@ def test_the_data_stage_of_a_large_source_writes_what_every_other_stage_reads(
     assert 55 <= len(calibration) <= 65
     assert set(calibration.ids) <= set(train.ids)
     assert load_labels(out) == ["negative", "positive"]
+    raw = pd.read_parquet(out / "test_raw.parquet")
+    assert set(raw.id) <= set(load_split(out, "test").ids)
     (tmp_path / "few").mkdir()
     data = reviews(files, calibration=60, limit=500)
     few = prepare_large(data, 17, tmp_path / "few", scratch, lambda _: None, 2)  # the shards are there: nothing is read
@@ -363,3 +367,33 @@ def test_killed_it_leaves_no_worker_behind_and_goes_on(
     assert not any(map(psutil.pid_exists, workers))
     run(reviews(files), out)
     assert contents(out) == contents(done[0])
+
+
+def test_both_readers_keep_the_test_texts_as_users_send_them(tmp_path: Path) -> None:
+    source = random.Random(4)
+    lines = []
+    for number in range(300):
+        words = " ".join(source.choice(WORDS) for _ in range(20)) + f" n{number}"
+        odd = source.choice(["", "<br />", " &quot;x&quot;", "  ", "\ud83d", "e\u0301", "\n"])
+        lines.append(json.dumps({"text": f"{odd}{words}{odd}.", "stars": number % 5 + 1}))
+    lines.append(json.dumps({"text": "word " * 50_000, "stars": 1}))
+    (tmp_path / "t.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    table = TableFile(kind="table", paths=(str(tmp_path / "t.jsonl"),), columns=Columns(rating="stars"))
+    data = Data(source=table, calibration=20)
+    sent = []
+    for way in ("held", "streamed"):
+        out, scratch = tmp_path / way, tmp_path / f"{way}-scratch"
+        for folder in (out, scratch):
+            folder.mkdir()
+        if way == "held":
+            quality = prepare(data, 17, out)
+        else:
+            quality = prepare_large(data.model_copy(update={"ingest": SMALL}), 17, out, scratch, lambda _: None, 2)
+        assert quality["rows_bad"] == {Reason.TOO_LONG: 1}
+        test, raw = (pd.read_parquet(out / f"{name}.parquet").set_index("id")["text"] for name in ("test", "test_raw"))
+        assert 20 < len(raw) < len(test)
+        assert all(clean(text) == test[number] != text for number, text in raw.items())
+        sent.append({text: raw.get(number, text) for number, text in test.items()})
+    both = sent[0].keys() & sent[1].keys()
+    assert len(both) > 5
+    assert all(sent[0][text] == sent[1][text] for text in both)

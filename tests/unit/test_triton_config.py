@@ -18,7 +18,7 @@ from tiny_models import tiny
 from lwc.core.errors import ModelError, RecipeError
 from lwc.export.onnx import export_onnx
 from lwc.export.onnx_io import OnnxInfo, TensorInfo, read_io
-from lwc.models.load import save_checkpoint
+from lwc.models.load import load_tokenizer, save_checkpoint
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import Package
 from lwc.serving.triton import config as triton_config
@@ -170,7 +170,9 @@ def test_a_repository_is_complete_and_its_names_are_the_checkpoints(checkpoint: 
     assert names == ["middling", "alpha ünï", "zeta"]
     assert described["choice"] == "class"
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == [
+        "reviews/1/cleaning.py",
         "reviews/1/model.py",
+        "reviews/1/text_reader.py",
         "reviews/1/tokenizer.json",
         "reviews/config.pbtxt",
         "reviews/labels.txt",
@@ -202,6 +204,53 @@ def test_labels_that_do_not_fit_are_refused(checkpoint: Path, tmp_path: Path) ->
     line = edited(checkpoint, tmp_path / "line", "config.json", id2label={"0": "a", "1": "b\nc", "2": "d"})
     with pytest.raises(ModelError, match="line break"):
         build_repository(TextEndpoint(), ModelFiles(onnx_path, line), tmp_path / "c", PACKAGE, "m")
+
+
+@pytest.mark.parametrize(("in_config", "in_tokenizer", "side"), [
+    (None, None, "right"), ("left", None, "left"), (None, "left", "left"), ("right", "left", "right"),
+])  # fmt: skip
+def test_the_server_cuts_where_transformers_does(
+    checkpoint: Path, tmp_path: Path, in_config: str | None, in_tokenizer: str | None, side: str
+) -> None:
+    changes = {} if in_config is None else {"truncation_side": in_config}
+    folder = edited(checkpoint, tmp_path / "m", "tokenizer_config.json", **changes)
+    if in_tokenizer is not None:
+        cut = {"direction": in_tokenizer.capitalize(), "max_length": 9, "strategy": "LongestFirst", "stride": 0}
+        content = {**json.loads((folder / "tokenizer.json").read_text()), "truncation": cut}
+        (folder / "tokenizer.json").write_text(json.dumps(content))
+    described = build_repository(
+        TextEndpoint(), ModelFiles(checkpoint / "model.onnx", folder), tmp_path / "out", PACKAGE, "m"
+    )
+    assert described["truncation_side"] == side
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_a_special_tokens_name_in_a_text_is_read_as_transformers_does(
+    checkpoint: Path, tmp_path: Path, split: bool
+) -> None:
+    folder = edited(checkpoint, tmp_path / "m", "tokenizer_config.json", split_special_tokens=split)
+    files = ModelFiles(checkpoint / "model.onnx", folder)
+    found = build_repository(TextEndpoint(), files, tmp_path / "out", PACKAGE, "m")
+    assert found["split_special_tokens"] == str(split).lower()
+
+
+def test_a_tokenizer_that_the_server_would_read_otherwise_is_refused(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a tokenizer class that changes texts in Python: nothing of that is in tokenizer.json."""
+
+    class Shouting:
+        def __init__(self, folder: Path) -> None:
+            self.inner = load_tokenizer(folder)
+            self.all_special_tokens = self.inner.all_special_tokens
+
+        def __call__(self, text: str, **options: Any) -> Any:
+            return self.inner(text.replace("e", "o"), **options)
+
+    monkeypatch.setattr("lwc.models.load.load_tokenizer", Shouting)
+    files = ModelFiles(checkpoint / "model.onnx", checkpoint)
+    with pytest.raises(ModelError, match="as other input_ids than transformers does"):
+        build_repository(TextEndpoint(), files, tmp_path / "out", PACKAGE, "m")
 
 
 def test_padding_is_the_tokenizers_own(checkpoint: Path, tmp_path: Path) -> None:
