@@ -80,7 +80,7 @@ class Amazon2023(DataSource):
     category: str
 
 
-SOURCES = Table("kind", AmazonSample, McAuleyFile, TableFile, HubDataset, Amazon2023)
+SOURCES = Table("kind", AmazonSample, McAuleyFile, TableFile, HubDataset, Amazon2023, default=AmazonSample)
 """Every data source. A new one is a module with the reader and a settings class here that names it."""
 
 AnySource = Annotated[DataSource, SOURCES]

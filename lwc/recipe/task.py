@@ -221,7 +221,7 @@ class NextItem(TaskSettings):
         _refuse(unfit, self.kind)
 
 
-TASKS = Table("kind", Classification, Regression, CausalLM, NextItem)
+TASKS = Table("kind", Classification, Regression, CausalLM, NextItem, default=Classification)
 """Every task. A new one is a module with the `lwc.tasks.task.Task` and a settings class here that names it."""
 
 AnyTask = Annotated[TaskSettings, TASKS]

@@ -43,9 +43,7 @@ def required_blocks(
     Raises:
         TargetError: they are more than the target leaves room for.
     """
-    required = frozenset(
-        [*protected, *range(min(settings.keep_first, total)), *range(max(0, total - settings.keep_last), total)]
-    )
+    required = frozenset(protected) | settings.ends(total)
     if len(required) > keep:
         raise TargetError(
             f"blocks {sorted(required)} must stay, but {target.ratio:g}x of {target.of} "
