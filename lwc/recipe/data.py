@@ -86,12 +86,24 @@ SOURCES = Table("kind", AmazonSample, McAuleyFile, TableFile, HubDataset, Amazon
 AnySource = Annotated[DataSource, SOURCES]
 
 
+STAR_NAMES = {
+    "binary": ("negative", "positive"),
+    "three_class": ("negative", "neutral", "positive"),
+    "five_class": ("1", "2", "3", "4", "5"),
+}
+NO_LABEL = "none"
+
+
 class Labels(Section):
     """How labels are made: star schemes (binary: >=4 vs <=2, 3 dropped), the label column as it is, or none."""
 
     scheme: Literal["binary", "three_class", "five_class", "column", "none"] = "binary"
     # Order of the class names; needed only to fix ids of a label column.
     names: tuple[str, ...] | None = None
+
+    def known(self) -> tuple[str, ...] | None:
+        """The class names; None if only the data know them."""
+        return self.names if self.scheme == "column" else STAR_NAMES.get(self.scheme, (NO_LABEL,))
 
 
 class Split(Section):

@@ -153,7 +153,7 @@ def _tags(model: type[BaseModel]) -> set[str]:
 
 
 def _resolve(location: Location, value: Any) -> tuple[Location, list[str], list[type[BaseModel]]]:
-    """Drop union tags from a pydantic location; also the valid keys of the section that holds it, and what may be there."""
+    """Drop union tags from a pydantic location; also the keys of the section it is in, and the sections it may be."""
     models: list[type[BaseModel]] = [Recipe]
     keys: list[str] = list(Recipe.model_fields)
     path: list[str | int] = []

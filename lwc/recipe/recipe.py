@@ -56,7 +56,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _within_reach(self) -> Recipe:
-        model, target = self.model, self.target
+        model = self.model
         if isinstance(model, FromConfig):
             self._blocks_can_go(model.blocks)
             longest_shape = max(shape.length for shape in self.export.latency_shapes)
@@ -79,7 +79,8 @@ class Recipe(Section):
         return self
 
     def _blocks_can_go(self, total: int) -> None:
-        target, must = self.target, len(self.select.ends(total))
+        target, select = self.target, self.select
+        must = len(select.ends(total))
         if target.of == "blocks":
             left = sum(target.reached(total / kept) for kept in range(1, total + 1))
             if not left:
@@ -88,7 +89,7 @@ class Recipe(Section):
             left = total - (target.ratio > 1)
         if must > left:
             raise ValueError(
-                f"select.keep_first {self.select.keep_first} and select.keep_last {self.select.keep_last} keep {must} of"
+                f"select.keep_first {select.keep_first} and select.keep_last {select.keep_last} keep {must} of"
                 f" {total} blocks, {target.ratio:g}x of {target.of} leaves room for {left}"
             )
 

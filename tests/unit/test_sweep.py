@@ -132,7 +132,7 @@ def test_what_cannot_be_swept_is_told_before_anything_runs(tmp_path: Path) -> No
         with pytest.raises(RecipeError, match=message) as caught:
             sweep(make_recipe(sweep_section), tmp_path, silent, run)
         assert caught.value.hint
-    with pytest.raises(RecipeError, match="sweep.ratios.0: 2x with greedy: name: "):
+    with pytest.raises(RecipeError, match="2x with greedy: name: "):
         variants(make_recipe({"ratios": [2]}, name="n" * 63))
     with pytest.raises(RecipeError, match="no stage 'exprt'"):
         sweep(make_recipe({"ratios": [2]}), tmp_path, silent, run, "exprt")
