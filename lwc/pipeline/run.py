@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lwc.core import distributed
-from lwc.core.errors import LwcError
+from lwc.core.errors import LwcError, disk_full, no_space
 from lwc.core.store import RECORD, STORE_FOLDER, Artifact, Store, key_of, read_json, write_json
 from lwc.pipeline.keys import check_model
 from lwc.pipeline.stage import Stage, StageContext
@@ -131,7 +131,7 @@ class StageResult:
 
 
 Event = Callable[[str, str, str], None]
-"""Called as ``event(kind, stage, text)`` with kind ``hit``, ``start``, ``progress`` or ``done``."""
+"""Called as ``event(kind, stage, text)`` with kind ``hit``, ``start``, ``wait``, ``progress`` or ``done``."""
 
 
 def run(
@@ -199,11 +199,13 @@ def _help(recipe: Recipe, stages: Sequence[Stage]) -> None:
 
 
 @contextmanager
-def _fitting(stage: Stage) -> Iterator[None]:
-    """Turn a GPU out-of-memory error into advice on which batch size to lower."""
+def _fitting(stage: Stage, out: Path) -> Iterator[None]:
+    """Turn a full disk into one error, and a GPU out-of-memory error into advice on which batch size to lower."""
     try:
         yield
-    except RuntimeError as error:
+    except Exception as error:
+        if disk_full(error) and not isinstance(error, LwcError):
+            raise no_space(out.parent) from error
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
             raise
         setting = _BATCHES.get(stage.name, "the batch size")
@@ -220,7 +222,11 @@ def _build(
     answers: Path | None,
 ) -> Artifact:
     assert planned.key is not None
-    with store.build(stage.name, planned.key) as (out, scratch):
+
+    def wait(holder: str) -> None:
+        event("wait", stage.name, f"waiting for another run of the same stage ({holder})")
+
+    with store.build(stage.name, planned.key, wait) as (out, scratch):
         # Another process may have finished the same work while this one waited for the lock.
         ready = store.find(stage.name, planned.key) if stage.cached else None
         if ready is not None:
@@ -234,7 +240,7 @@ def _build(
             progress=lambda text: event("progress", stage.name, text),
             answers=answers,
         )
-        with _fitting(stage):
+        with _fitting(stage, out):
             if stage.shared:
                 distributed.broadcast(scratch)
                 stage.function(context)
