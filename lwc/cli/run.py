@@ -25,21 +25,15 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe end to end. Exit 3, and publish nothing, if a gate fails or the target is missed."""
-    from lwc.cli.doctor import require_openvino, require_serving
     from lwc.core import distributed
-    from lwc.pipeline.publish import check_destination, destinations
+    from lwc.pipeline.destination import destinations
+    from lwc.pipeline.preflight import MACHINE, Subject, run_checks
     from lwc.pipeline.run import run_folder
-    from lwc.pipeline.stages import check_stage
+    from lwc.pipeline.stages import check_stage, stages_until
 
     loaded = load(recipe, overrides)
     check_stage(until)
-    # Fail fast: before training, not after.
-    if loaded.export.openvino and until in (None, "export", "package", "verify"):
-        require_openvino()
-    if until in (None, "package", "verify"):
-        require_serving(server=until != "package" or loaded.package.measure_queue_delay)
-        for place in destinations(loaded, models).values():
-            check_destination(place)
+    run_checks(MACHINE, Subject(loaded, stages_until(until), models=models))
     if workers > 1 and distributed.count() == 1:
         from lwc.core.launcher import launch
 
@@ -130,17 +124,17 @@ def sweep(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("ru
 
     If every variant fails, an earlier frontier is kept, and the exit code is that of the first failure.
     """
-    from lwc.cli.doctor import require_openvino
     from lwc.core import distributed
+    from lwc.pipeline.preflight import MACHINE, Subject, run_checks
     from lwc.pipeline.run import run_folder
+    from lwc.pipeline.stages import stages_until
     from lwc.pipeline.sweep import sweep as sweep_recipe
     from lwc.report.frontier import frontier_html, frontier_markdown
 
     if distributed.count() > 1:
         raise LwcError("lwc sweep runs in one process", "run it without torchrun or accelerate", exit_code=USAGE)
     loaded = load(recipe, overrides)
-    if loaded.export.openvino:
-        require_openvino()
+    run_checks(MACHINE, Subject(loaded, stages_until("export")))
     with render.RunView() as view:
         rows = sweep_recipe(loaded, runs, view.event)
     failed = [row["error"]["exit_code"] for row in rows if row["error"]]

@@ -39,6 +39,8 @@ class TaskSettings(Row):
     wire: ClassVar[str] = "lwc.tasks.text_wire:TextWire"
     any_weights: ClassVar[bool] = False
     """Whether a checkpoint may be weights alone, without a config.json (a GGUF file)."""
+    floor_packages: ClassVar[dict[str, str]] = {}
+    """Modules that the floors need besides lwc's own dependencies, and the extra of lwc that installs each."""
     kind: str
 
     @property
@@ -170,6 +172,7 @@ class NextItem(TaskSettings):
         asked="histories",
         served={"ndcg_at_10": "served NDCG@10", "offline_ndcg_at_10": "offline NDCG@10"},
     )
+    floor_packages: ClassVar[dict[str, str]] = {"implicit": "recommender"}
     kind: Literal["next_item"]
     split: Literal["leave_last_out", "time"] = Field(
         default="leave_last_out", description="time: train is before validation, validation before test (data.split)"

@@ -12,7 +12,7 @@ import torch
 from lwc.core.errors import LwcError, ModelError, RecipeError
 from lwc.core.store import MANIFEST, read_json
 from lwc.pipeline import run as pipeline
-from lwc.pipeline.publish import check_destination
+from lwc.pipeline.destination import check_destination
 from lwc.pipeline.stages import STAGES, Stage, StageContext, check_stage
 from lwc.recipe import Recipe
 from lwc.recipe.file import parse_recipe
