@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from lwc.core.errors import LwcError, MissingDependency, ModelError
+from lwc.core.errors import DataError, LwcError, MissingDependency, ModelError
 from lwc.data.splits import load_split
+from lwc.importance.learned import check_count
 from lwc.importance.score import check_calibration
 from lwc.importance.shap import check_players
+from lwc.importance.subsets import random_subsets
 from lwc.models.batches import Batch
 from lwc.models.causal import locate_causal
 from lwc.models.families import block_list, check_padding, family_of
@@ -24,7 +27,7 @@ from lwc.models.types import Model
 from lwc.models.vocabulary import trim_vocabulary, used_tokens
 from lwc.pipeline.preflight import Check, Subject, run_checks
 from lwc.pipeline.stage import StageContext
-from lwc.recipe import Pretrained, Recipe, Shap
+from lwc.recipe import Pretrained, Recipe, Shap, Trust
 from lwc.recipe.variants import variants
 from lwc.selection.select import check_target, plan_cut
 from lwc.tasks.task import Checkpoint, task_of, tokenizer_of
@@ -59,7 +62,7 @@ def outline(recipe: Recipe) -> Checkpoint | None:
         with torch.device("meta"):
             model: Model = kind.from_config(config, attn_implementation="eager").eval()
     except (OSError, ValueError) as error:
-        if resolve_source(source.source) == source.source and isinstance(error, OSError):
+        if not Path(place).is_dir() and isinstance(error, OSError):
             raise MissingDependency(
                 f"{place}: not a local folder, and not reachable on the hub",
                 "download it and give the folder's path, or use package:<module>",
@@ -92,6 +95,16 @@ def _players(subject: Subject) -> None:
     for method in subject.recipe.score.methods:
         if isinstance(method, Shap):
             check_players(method, len(block_list(model, family_of(model))))
+
+
+def _learns(subject: Subject) -> None:
+    model, trust = _base(subject).model, subject.recipe.score.trust or Trust()
+    family = family_of(model)
+    subsets = random_subsets(len(block_list(model, family)), trust.subsets, subject.recipe.seed, family.protected)
+    try:
+        check_count(len(subsets))
+    except ValueError as error:
+        raise DataError(f"the blocks cannot be ranked: {error}", "use fusion: mean_rank") from error
 
 
 def _calibration(subject: Subject) -> list[Batch]:
@@ -151,6 +164,7 @@ def _method(kind: type) -> Callable[[Recipe], bool]:
 SHAPE = (
     Check("the target, and the blocks that must stay", ("select", "sweep"), _cut),
     Check("lengths of export.latency_shapes", ("export",), _shapes),
+    Check("a learned fusion", ("score",), _learns, lambda recipe: recipe.score.fusion == "learned"),
     Check("exact Shapley values", ("score",), _players, _method(Shap)),
 )
 """For these the model needs no weights."""

@@ -124,6 +124,15 @@ def _depth_profile(subject: Subject) -> None:
         model_type(locate_causal(method.source, method.gguf_file), LLAMA_FAMILY)
 
 
+def _unlabelled(subject: Subject) -> None:
+    from lwc.data.source import digests_of, quiet, read_rows
+
+    more = subject.recipe.recover.unlabelled
+    assert more is not None
+    digests_of(more.source)
+    next(iter(read_rows(more.source, quiet)), None)  # its columns; the rest takes time
+
+
 def _checkpoint(subject: Subject) -> None:
     from lwc.pipeline.before_training import SHAPE, outline
 
@@ -151,6 +160,10 @@ RECIPE = (
     Check("the key of llm_expert", ("score",), _expert, lambda recipe: _decides(recipe) is not None),
     Check("the model of llama_profile", ("score",), _depth_profile, lambda recipe: bool(_profiles(recipe))),
     Check(
+        "the first row of recover.unlabelled", ("recover",), _unlabelled,
+        lambda recipe: recipe.recover.unlabelled is not None,
+    ),
+    Check(
         "the checkpoint's config and tokenizer: its family, positions and blocks", ("train",), _checkpoint,
         lambda recipe: isinstance(recipe.model, Pretrained),
     ),
@@ -159,11 +172,3 @@ RECIPE = (
 
 DATA = (Check("the data: labels, floors and questions", ("evaluate", "export", "package"), _data),)
 """Before the first stage after ``data`` that is not reused."""
-
-UNCHECKED = (
-    "what training decides: accuracy, divergence, int8 and fp16 answers, gates",
-    "the ONNX export and its parity",
-    "latency, also as a target",
-    "memory",
-)
-"""What only the run itself finds out."""
