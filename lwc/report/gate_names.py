@@ -57,6 +57,7 @@ def _known(recipe: Recipe) -> _Known:
     classes = _numbers(len(names) if names and "confusion" in facts else None)
     figures = [f"{key}_{precision}" for key in metrics[:2] for precision in ("fp32", "int8")]
     first, *others = verify.protocols
+    served = [recipe.name, *([f"{recipe.name}_base"] if "against_base" in facts else [])]
     keys: dict[Names, Mapping[str, frozenset[str]] | None] = {
         "metrics": _plain(metrics),
         "retained": _plain(metric.key for metric in shown if metric.retained),
@@ -73,7 +74,7 @@ def _known(recipe: Recipe) -> _Known:
         "pairs of methods": _numbers(len(recipe.score.methods)),
         "word percentiles": _plain(["p5", "p25", "p50", "p75", "p95", "p99"]),
         "sample of words": _plain(["words", "ratio"]),
-        "models": _plain(f"{recipe.name}{end}" for end in ("", "_tokens", "_base", "_base_tokens")),
+        "models": _plain(f"{name}{end}" for name in served for end in ("", "_tokens")),
         "splits": _plain(["train", "validation", "test", *(["calibration"] if texts else [])]),
     }
     return _Known(frozenset(facts), keys)
