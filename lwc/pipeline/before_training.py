@@ -146,7 +146,7 @@ def _room(subject: Subject) -> None:
     free = shutil.disk_usage(subject.place).free
     if free < needed:
         raise LwcError(
-            f"{subject.place}: {free / 1e9:.2f} GB free, this run writes at least {needed / 1e9:.2f} GB",
+            f"{subject.place}: {free / 1e6:.1f} MB free, this run writes at least {needed / 1e6:.1f} MB",
             "free some space there, or name another --runs folder",
         )
 

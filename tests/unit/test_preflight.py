@@ -117,7 +117,7 @@ def test_a_model_without_attention_maps_is_told(rows: Path, data: Path, monkeypa
 
 def test_a_disk_without_room_is_told(rows: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=1000))
-    with pytest.raises(LwcError, match=r"0\.00 GB free, this run writes at least"):
+    with pytest.raises(LwcError, match=r"0\.0 MB free, this run writes at least"):
         checked(BASE, recipe(rows), data)
 
 
