@@ -101,6 +101,15 @@ class Labels(Section):
     # Order of the class names; needed only to fix ids of a label column.
     names: tuple[str, ...] | None = None
 
+    @model_validator(mode="after")
+    def _names_fit(self) -> Labels:
+        for name in self.names or ():
+            if "\n" in name or "\r" in name:
+                raise ValueError(f"names: {name!r} contains a line break: the served labels are lines of a file")
+        if len(set(self.names or ())) < len(self.names or ()):
+            raise ValueError("names: a label is listed twice")
+        return self
+
     def known(self) -> tuple[str, ...] | None:
         """The class names; None if only the data know them."""
         return self.names if self.scheme == "column" else STAR_NAMES.get(self.scheme, (NO_LABEL,))

@@ -10,7 +10,7 @@ from lwc.core.errors import TargetError
 from lwc.importance.contents import Importance
 from lwc.importance.resampling import Rows
 from lwc.models.batches import Batch
-from lwc.models.families import Family, family_of
+from lwc.models.families import Family, block_list, family_of
 from lwc.models.forward.pieces import part_of, pieces_of
 from lwc.models.forward.prefix import outcomes
 from lwc.models.forward.undisturbed import undisturbed
@@ -90,10 +90,16 @@ def plan_cut(
 
 
 def check_target(recipe: Recipe, model: Model) -> None:
-    """Raise `TargetError` where no choice of blocks reaches the target; one that must be measured first passes."""
-    target = recipe.target
-    if target.of != "latency" and (target.of == "blocks" or not recipe.vocabulary.trim):
-        plan_cut(model, family_of(model), target, recipe.select)
+    """Raise `TargetError` where no choice of blocks reaches the target.
+
+    One of latency, or one that a trimmed vocabulary may reach, must be measured first.
+    """
+    target, family = recipe.target, family_of(model)
+    if target.of == "latency":
+        fewer = len(block_list(model, family)) - (target.ratio > 1)
+        plan_cut(model, family, target, recipe.select, keep=fewer)
+    elif target.of == "blocks" or not recipe.vocabulary.trim:
+        plan_cut(model, family, target, recipe.select)
 
 
 def describe(kept: Sequence[int], plan: CutPlan) -> dict[str, Any]:

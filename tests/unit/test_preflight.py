@@ -178,6 +178,7 @@ def checkpoint(folder: Path, model_type: str = "bert", pad: bool = True, **chang
         (["target.ratio=5"], TargetError, "5x of blocks cannot be reached"),
         (["select={keep_first: 2, keep_last: 1}"], TargetError, r"blocks \[0, 1, 3\] must stay"),
         (["select={keep_first: 2, keep_last: 2}", "target={ratio: 1.01, of: params}"], TargetError, "must stay"),
+        (["select={keep_first: 3, keep_last: 1}", "target={ratio: 2, of: latency}"], TargetError, "room for 3 of 4"),
         (["export.latency_shapes=[{batch: 1, length: 64}]"], ModelError, "the model reads at most 40 tokens"),
     ],
 )
