@@ -17,7 +17,7 @@ from lwc.models.forward.undisturbed import undisturbed
 from lwc.models.surgery import ParameterCounts, parameter_counts
 from lwc.models.types import Model
 from lwc.recipe import Recipe, Strategy, Target
-from lwc.selection.choice import AfterRecovery, Choice, Chooser, Losses, Subset
+from lwc.selection.choice import AfterRecovery, Choice, Chooser, Losses, Subset, free_spans
 from lwc.selection.target import blocks_to_keep, ratios
 
 
@@ -86,7 +86,10 @@ def plan_cut(
     protected = [block for block in family.protected if block < total]
     if keep is None:
         keep = blocks_to_keep(target, counts, protected, trimmed)
-    return CutPlan(target, settings, counts, keep, required_blocks(total, protected, settings, keep, target), trimmed)
+    required = required_blocks(total, protected, settings, keep, target)
+    if getattr(settings, "contiguous", False):
+        free_spans(total, total - keep, required)
+    return CutPlan(target, settings, counts, keep, required, trimmed)
 
 
 def check_target(recipe: Recipe, model: Model) -> None:
