@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -11,16 +10,9 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from lwc.core.errors import MissingDependency
 from lwc.core.machine import cpu_flags, cpu_limit, cpu_model, gpu_present, versions
-from lwc.serving.triton import embedded
+from lwc.pipeline.preflight import SERVING
 
-_SERVING = {
-    "nvidia-pytriton": "pytriton",
-    "tritonclient": "tritonclient",
-    "locust": "locust",
-    "prometheus-client": "prometheus_client",
-}
 _FEATURES = {
     "AVX2": "avx2", "AVX-512": "avx512f", "VNNI (int8)": "avx512_vnni", "BF16": "avx512_bf16", "AMX": "amx_tile",
 }  # fmt: skip
@@ -39,24 +31,6 @@ class Check:
 def examine() -> list[Check]:
     """Every check, in the order in which a new user needs them."""
     return [_python(), _cpu(), _packages(), _numpy(), *_triton(), _data(), _gpu(), _tensorrt(), _docker()]
-
-
-def require_serving(server: bool) -> None:
-    """Raise `MissingDependency` where packaging, or with ``server`` the embedded server, lacks something."""
-    missing = [name for name, module in _SERVING.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        raise MissingDependency(
-            f"packaging and verification need packages that are not installed: {', '.join(missing)}",
-            "pip install 'lwc[serve]', or stop earlier with --until export",
-        )
-    if server:
-        embedded.installed()  # its shared library comes from the system, not from pip
-
-
-def require_openvino() -> None:
-    """Raise `MissingDependency` if OpenVINO is not installed."""
-    if importlib.util.find_spec("openvino") is None:
-        raise MissingDependency("export.openvino: OpenVINO is not installed", "pip install 'lwc[openvino]'")
 
 
 def _python() -> Check:
@@ -86,7 +60,7 @@ def _numpy() -> Check:
 
 
 def _triton() -> list[Check]:
-    found = versions(tuple(_SERVING))
+    found = versions(tuple(SERVING))
     missing = [name for name, version in found.items() if version is None]
     told = ", ".join(f"{name} {version}" for name, version in found.items() if version)
     checks = [Check("Triton and Locust", not missing, told or "none", "pip install 'lwc[serve]'" if missing else "")]

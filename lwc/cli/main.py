@@ -19,7 +19,7 @@ from lwc.cli import serve as serving
 from lwc.cli import terminal as render
 from lwc.cli.options import grouped
 from lwc.core.distributed import PeerLost, launched
-from lwc.core.errors import BUG, INTERRUPTED, MISSING, OK, USAGE, LwcError
+from lwc.core.errors import BUG, INTERRUPTED, MISSING, OK, USAGE, LwcError, disk_full, no_space
 
 # Libraries written in Rust (safetensors, tokenizers) report a full disk in an exception that is no OSError.
 _OS_ERROR = re.compile(r"\(os error \d+\)")
@@ -87,6 +87,10 @@ def _stop_on_signals() -> None:
 def _cannot_write(problem: Exception, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exc()
+    if disk_full(problem):
+        error = no_space(getattr(problem, "filename2", None) or getattr(problem, "filename", None) or str(problem))
+        render.error(error)
+        sys.exit(error.exit_code)
     typer.echo(f"error: {problem}\n  do: check that the path exists, can be written, and has room", err=True)
     sys.exit(USAGE)
 

@@ -31,11 +31,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON o
 
 
 def load(path: Path, overrides: list[str] | None) -> Recipe:
-    """The recipe of a file, with ``--set`` applied, and its gates checked."""
+    """The recipe of a file, with ``--set`` applied, and its gates and the variants of its sweep checked."""
     from lwc.recipe.file import load_recipe
+    from lwc.recipe.variants import unfit_variants
     from lwc.report.gate_names import unmeasured
 
-    return load_recipe(path, overrides or (), [unmeasured])
+    return load_recipe(path, overrides or (), [unmeasured, unfit_variants])
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

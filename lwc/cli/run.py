@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,34 +12,32 @@ from lwc.cli import terminal as render
 from lwc.cli.options import AsJson, Overrides, RecipePath, Runs, load, print_json, run_line, show
 from lwc.core.errors import GATE_FAILED, OK, USAGE, LwcError
 
+if TYPE_CHECKING:  # `lwc --help` reads no recipe
+    from lwc.recipe import Recipe
+
+Until = Annotated[str | None, typer.Option("--until", help="last stage to run")]
+Models = Annotated[Path, typer.Option("--triton-models", help="folder to publish the repository to")]
+
 
 def run(
     recipe: RecipePath,
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
-    models: Annotated[Path, typer.Option("--triton-models", help="folder to publish the repository to")] = Path(
-        "triton_models"
-    ),
-    until: Annotated[str | None, typer.Option("--until", help="last stage to run")] = None,
+    models: Models = Path("triton_models"),
+    until: Until = None,
     workers: Annotated[int, typer.Option(min=1, help="number of processes")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe end to end. Exit 3, and publish nothing, if a gate fails or the target is missed."""
-    from lwc.cli.doctor import require_openvino, require_serving
     from lwc.core import distributed
-    from lwc.pipeline.publish import check_destination, destinations
+    from lwc.pipeline.destination import destinations
+    from lwc.pipeline.preflight import MACHINE, Subject, run_checks
     from lwc.pipeline.run import run_folder
-    from lwc.pipeline.stages import check_stage
+    from lwc.pipeline.stages import check_stage, stages_until
 
     loaded = load(recipe, overrides)
     check_stage(until)
-    # Fail fast: before training, not after.
-    if loaded.export.openvino and until in (None, "export", "package", "verify"):
-        require_openvino()
-    if until in (None, "package", "verify"):
-        require_serving(server=until != "package" or loaded.package.measure_queue_delay)
-        for place in destinations(loaded, models).values():
-            check_destination(place)
+    run_checks(MACHINE, Subject(loaded, stages_until(until), models=models))
     if workers > 1 and distributed.count() == 1:
         from lwc.core.launcher import launch
 
@@ -80,13 +78,27 @@ def plan(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("run
         render.plan_table(plans)
 
 
-def validate(recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...")], overrides: Overrides = None) -> None:
-    """Check recipes. Every problem of a file is reported at once."""
+def validate(
+    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...")],
+    overrides: Overrides = None,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="also check the data, the checkpoint, this machine and the first --until stages"),
+    ] = False,
+    until: Until = None,
+    runs: Runs = Path("runs"),
+    models: Models = Path("triton_models"),
+) -> None:
+    """Check recipes. Every problem of a file is reported at once; with --deep, the first that the file does not show.
 
+    --deep reads the data, which `lwc run` reuses, and loads the model. It trains and publishes nothing.
+    """
     failed: LwcError | None = None
     for path in recipes:
         try:
             loaded = load(path, overrides)
+            if deep:
+                _validate_deeply(loaded, runs, models, until)
         except LwcError as problem:
             render.error(problem)
             failed = problem
@@ -94,6 +106,17 @@ def validate(recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...")]
             render.note(f"{path}: ok ({loaded.name}, {loaded.target.ratio:g}x of {loaded.target.of})")
     if failed is not None:
         raise typer.Exit(failed.exit_code)
+
+
+def _validate_deeply(recipe: Recipe, runs: Path, models: Path, until: str | None) -> None:
+    from lwc.pipeline.deep import UNCHECKED, validate_deeply
+    from lwc.pipeline.stages import check_stage
+
+    check_stage(until)
+    with render.RunView() as view:
+        validate_deeply(recipe, runs, models, until, view.event, lambda title: render.note(f"checked: {title}"))
+    for text in UNCHECKED:
+        render.note(f"not checked: {text}")
 
 
 def schema() -> None:
@@ -130,17 +153,17 @@ def sweep(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("ru
 
     If every variant fails, an earlier frontier is kept, and the exit code is that of the first failure.
     """
-    from lwc.cli.doctor import require_openvino
     from lwc.core import distributed
+    from lwc.pipeline.preflight import MACHINE, Subject, run_checks
     from lwc.pipeline.run import run_folder
+    from lwc.pipeline.stages import stages_until
     from lwc.pipeline.sweep import sweep as sweep_recipe
     from lwc.report.frontier import frontier_html, frontier_markdown
 
     if distributed.count() > 1:
         raise LwcError("lwc sweep runs in one process", "run it without torchrun or accelerate", exit_code=USAGE)
     loaded = load(recipe, overrides)
-    if loaded.export.openvino:
-        require_openvino()
+    run_checks(MACHINE, Subject(loaded, stages_until("export")))
     with render.RunView() as view:
         rows = sweep_recipe(loaded, runs, view.event)
     failed = [row["error"]["exit_code"] for row in rows if row["error"]]

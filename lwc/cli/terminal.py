@@ -69,6 +69,9 @@ class RunView:
             if self._interactive:
                 self._live.update(Text(f"  {stage:<9} {text}", style="cyan"))
             return
+        if kind == "wait":
+            line(f"… {stage:<9} {escape(text)}")
+            return
         if kind == "start":
             self._last = ""
             if self._interactive:

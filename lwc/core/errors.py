@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import re
+from pathlib import Path
+
 OK = 0
 BUG = 1
 USAGE = 2
@@ -62,3 +66,20 @@ class MissingDependency(LwcError):
     """Hardware, a package or a download is missing (exit 4)."""
 
     exit_code = MISSING
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Libraries pass the number on in the text of an error of their own.
+_FULL_IN_TEXT = re.compile(rf"(?:\[Errno |\(os error )(?:{'|'.join(map(str, _FULL))})[\])]")
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether a write failed because the disk is full or a quota or limit is used up, whatever library reports it."""
+    return getattr(error, "errno", None) in _FULL or _FULL_IN_TEXT.search(str(error)) is not None
+
+
+def no_space(place: Path | str) -> LwcError:
+    """The error of a full disk, by where it was written to."""
+    return LwcError(
+        f"{place}: no space left on this disk", "free some space there and rerun; finished stages are reused"
+    )

@@ -16,7 +16,8 @@ Fact: TypeAlias = Literal[
 """What a recipe asks for, and what its task measures (`lwc.report.gate_names`)."""
 Names: TypeAlias = Literal[
     "metrics", "retained", "floors", "figures in training", "int8 figures", "methods", "protocols", "shapes", "blocks",
-    "classes", "served classes", "splits",
+    "classes", "served classes", "splits", "labels", "pairs of methods", "word percentiles", "sample of words",
+    "models",
 ]  # fmt: skip
 """Keys of a mapping, or positions in a list, that the recipe fixes."""
 

@@ -7,13 +7,14 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lwc.core.errors import LwcError
+from lwc.core.errors import LwcError, disk_full, no_space
 
 MANIFEST = "manifest.json"
 # Beside the run folders: the store. In each run folder: what its stages were made from.
@@ -68,8 +69,10 @@ def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object], *, sy
                 file.flush()
                 os.fsync(file.fileno())
         part.replace(path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a write fails without a name
         raise
 
 
@@ -94,13 +97,23 @@ def read_json(path: Path) -> Any:
 
 
 def publish_folder(source: Path, destination: Path) -> None:
-    """Copy a folder to ``destination``; an older one is replaced by two renames."""
+    """Copy a folder to ``destination``; an older one is replaced by two renames, or stays if the copy fails.
+
+    Raises:
+        LwcError: the disk is full.
+    """
     destination.parent.mkdir(parents=True, exist_ok=True)
     fresh = destination.with_name(f".{destination.name}.new-{os.getpid()}")
     old = destination.with_name(f".{destination.name}.old-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
-    # A server that used the source leaves compiled Python behind.
-    shutil.copytree(source, fresh, ignore=shutil.ignore_patterns("__pycache__"))
+    try:
+        # A server that used the source leaves compiled Python behind.
+        shutil.copytree(source, fresh, ignore=shutil.ignore_patterns("__pycache__"))
+    except BaseException as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if disk_full(error):
+            raise no_space(destination) from error
+        raise
     if destination.exists():
         destination.rename(old)
     fresh.rename(destination)
@@ -157,17 +170,28 @@ class Store:
         return Artifact(folder, content["digest"], content["seconds"])
 
     @contextmanager
-    def build(self, stage: str, key: str) -> Iterator[tuple[Path, Path]]:
+    def build(
+        self, stage: str, key: str, wait: Callable[[str], None] = lambda holder: None
+    ) -> Iterator[tuple[Path, Path]]:
         """Two folders to build a result in: ``out``, and ``scratch``, which survives a kill so that work can resume.
 
-        The caller fills ``out`` and then calls `commit`. Two processes that build the same key take turns.
+        The caller fills ``out`` and then calls `commit`. Two processes that build the same key take turns; ``wait`` is
+        called with who has the turn, if this one has to wait for it.
         """
         work = self.root / "work" / f"{stage}-{key[:24]}"
         # Locks are outside the work folders and never deleted: a deleted lock file locks nobody out.
         locks = self.root / "locks"
         locks.mkdir(parents=True, exist_ok=True)
-        with (locks / work.name).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with (locks / work.name).open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                wait(lock.read())
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.truncate(0)
+            lock.write(f"pid {os.getpid()}, since {time.strftime('%H:%M')}")
+            lock.flush()
             out, scratch = work / "out", work / "scratch"
             if out.exists():
                 shutil.rmtree(out)

@@ -21,13 +21,8 @@ from lwc.data.rows import Bad, Progress, Reason, Row, excerpt
 from lwc.data.source import provenance, read_rows
 from lwc.data.splits import NAMES, assign, kind_of, owner
 from lwc.recipe import Data, DataSource, Labels
+from lwc.recipe.data import NO_LABEL
 
-STAR_NAMES = {
-    "binary": ("negative", "positive"),
-    "three_class": ("negative", "neutral", "positive"),
-    "five_class": ("1", "2", "3", "4", "5"),
-}
-NO_LABEL = "none"
 TEST_RAW = "test_raw.parquet"
 """Test texts as users send them (id, text), of those rows that cleaning changes. Verification sends these."""
 _MORE_ROWS = "use more data, larger data.split shares, or data.split.by: random"
@@ -63,11 +58,10 @@ def label_names(labels: Labels, found: Counter[str]) -> list[str]:
     Raises:
         DataError: the data contain a class that the recipe does not name.
     """
-    if labels.scheme == "none":
-        return [NO_LABEL]
-    if labels.scheme != "column":
-        return list(STAR_NAMES[labels.scheme])
-    names = list(labels.names) if labels.names is not None else sorted(found)
+    known = labels.known()
+    if labels.scheme != "column" and known is not None:
+        return list(known)
+    names = list(known) if known is not None else sorted(found)
     unnamed = sorted(set(found) - set(names))
     if unnamed:
         raise DataError(

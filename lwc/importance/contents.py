@@ -50,7 +50,7 @@ class KendallTau(TypedDict):
     """Agreement of the rankings of every pair of methods."""
 
     names: list[str]
-    matrix: list[list[Number]]
+    matrix: Annotated[list[Annotated[list[Number], Keyed("pairs of methods")]], Keyed("pairs of methods"), Sometimes()]
 
 
 class ScoreIntervals(TypedDict):

@@ -97,10 +97,15 @@ class Learned:
         }
 
 
+def check_count(cut_models: int) -> None:
+    """Raise `ValueError` where so few cut models are too few to learn from."""
+    if cut_models < _LEAST:
+        raise ValueError(f"learned fusion needs the losses of at least {_LEAST} cut models, got {cut_models}")
+
+
 def _checked(measured: Measured) -> Array:
     losses = np.array([loss for _, loss in measured], dtype=np.float64)
-    if len(losses) < _LEAST:
-        raise ValueError(f"learned fusion needs the losses of at least {_LEAST} cut models, got {len(losses)}")
+    check_count(len(losses))
     if not np.isfinite(losses).all():
         raise ValueError("the loss of a cut model is not finite")
     return losses

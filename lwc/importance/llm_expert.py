@@ -145,6 +145,16 @@ def _key(config: LlmExpert) -> str:
     return key
 
 
+def check_key(config: LlmExpert) -> None:
+    """Raise `ExpertError` where the environment has no usable key."""
+    try:
+        _key(config)
+    except ChatError as error:
+        raise ExpertError(
+            f"llm_expert: {error}", f"export {config.api_key_env}=…, or leave llm_expert out of the recipe"
+        ) from error
+
+
 def _ask(body: dict[str, Any], blocks: int, config: LlmExpert) -> Reply:
     """Ask until there is a usable answer, ``retries`` times more at most; a refused one is told why."""
     key = _key(config)

@@ -56,7 +56,7 @@ def score_blocks(
         RecipeError: recovery of cut models is asked for and the trial cannot recover one.
         ExpertError: the recipe requires an LLM expert's answer, and there is none.
     """
-    count = _checked(batches)
+    count = check_calibration(batches)
     if settings.trust is not None and settings.trust.recovery_steps > 0 and trial.recover is None:
         raise RecipeError("score.trust.recovery_steps: nothing here can recover a cut model", "set it to 0")
     blocks = len(block_list(model, family))
@@ -104,7 +104,8 @@ def score_blocks(
     return finite
 
 
-def _checked(batches: Sequence[Batch]) -> int:
+def check_calibration(batches: Sequence[Batch]) -> int:
+    """The number of rows; raises `DataError` where blocks cannot be scored on them."""
     if not batches:
         raise DataError("the calibration set is empty", "raise data.calibration")
     if batches[0].labels.ndim > 1:  # tokens are their own labels

@@ -95,12 +95,7 @@ def shap(model: Model, family: Family, batches: Sequence[Batch], settings: Shap)
         ModelError: ``exact`` is asked for and the model has more than 10 blocks.
     """
     players = len(block_list(model, family))
-    if settings.exact and players > MOST_EXACT:
-        raise ModelError(
-            f"exact Shapley values of {players} blocks need {2**players} runs of the calibration set; "
-            f"at most {MOST_EXACT} blocks can be enumerated",
-            "leave out exact: the sampled values come with their standard errors",
-        )
+    check_players(settings, players)
     if settings.exact:
         value = values_of(model, family, batches, all_coalitions(players))
         scores, error = exact(value, players), np.zeros(players)
@@ -113,6 +108,16 @@ def shap(model: Model, family: Family, batches: Sequence[Batch], settings: Shap)
     share = [score / total if total else math.nan for score in scores.tolist()]
     details = {"standard_error": error.tolist(), "share": share}
     return LayerImportance("shap", tuple(scores.tolist()), "nats", details=details)
+
+
+def check_players(settings: Shap, players: int) -> None:
+    """Raise `ModelError` where more blocks are to be enumerated than can be."""
+    if settings.exact and players > MOST_EXACT:
+        raise ModelError(
+            f"exact Shapley values of {players} blocks need {2**players} runs of the calibration set; "
+            f"at most {MOST_EXACT} blocks can be enumerated",
+            "leave out exact: the sampled values come with their standard errors",
+        )
 
 
 def check_efficiency(scores: Array, total: float) -> None:

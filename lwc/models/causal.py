@@ -85,6 +85,20 @@ def locate_causal(source: str, gguf_file: str | None = None) -> CausalSource:
     return CausalSource(source, source, gguf_file, f"{source}@{commit} {gguf_file}", _libraries(gguf_file))
 
 
+def model_type(source: CausalSource, types: Sequence[str] | None = None) -> str:
+    """The model type that the config names; raises `ModelError` where it is none of ``types`` or cannot be read."""
+    how = {"gguf_file": source.gguf_file} if source.gguf_file else {}
+    try:
+        found = str(AutoConfig.from_pretrained(source.place, **how).model_type)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{source.name}: cannot be loaded: {error}", "name a whole causal LM with its tokenizer"
+        ) from error
+    if types is not None and found not in types:
+        raise ModelError(f"{source.name}: model type {found!r} is not of the LLaMA family", f"use {' or '.join(types)}")
+    return found
+
+
 def load_causal(source: CausalSource, types: Sequence[str] | None = None) -> tuple[Model, Family, Tokenizer]:
     """(model in float32 and eval mode with eager attention, family, tokenizer).
 
@@ -93,12 +107,8 @@ def load_causal(source: CausalSource, types: Sequence[str] | None = None) -> tup
             random weights look like any), or no tokenizer.
     """
     how: dict[str, Any] = {"gguf_file": source.gguf_file} if source.gguf_file else {}
+    kind = model_type(source, types)
     try:
-        model_type = AutoConfig.from_pretrained(source.place, **how).model_type
-        if types is not None and model_type not in types:
-            raise ModelError(
-                f"{source.name}: model type {model_type!r} is not of the LLaMA family", f"use {' or '.join(types)}"
-            )
         model, info = AutoModelForCausalLM.from_pretrained(
             source.place,
             dtype=torch.float32,
@@ -116,7 +126,7 @@ def load_causal(source: CausalSource, types: Sequence[str] | None = None) -> tup
         raise ModelError(f"{source.name}: {len(unfit)} weights are not in the checkpoint, e.g. {unfit[0]}", "fix it")
     family = family_of(model)
     if not family.decoder:
-        raise ModelError(f"{source.name}: model type {model_type!r} is no decoder", "use a causal language model")
+        raise ModelError(f"{source.name}: model type {kind!r} is no decoder", "use a causal language model")
     if getattr(model, "hf_quantizer", None) is not None:
         # Weights read from GGUF are float32 by now, but the model counts as quantized and refuses to be saved.
         del model.hf_quantizer, model.config.quantization_config

@@ -19,6 +19,7 @@ from lwc.models.placement import beside, placed
 from lwc.models.surgery import remove_blocks
 from lwc.models.types import Model
 from lwc.models.vocabulary import used_tokens
+from lwc.pipeline.before_training import check_base
 from lwc.pipeline.blocks_for_latency import blocks_for_latency
 from lwc.pipeline.stage import StageContext
 from lwc.recipe import Iterated, Racing
@@ -83,6 +84,7 @@ def _cut(context: StageContext, base: Checkpoint, family: Family) -> int | None:
 
 def score(context: StageContext) -> None:
     """The score stage: ``importance.json``."""
+    check_base(context, _base(context))
     base, family = _measured_on(context)
     settings = context.recipe.score
     # Cut models are judged on rows that no score has seen.

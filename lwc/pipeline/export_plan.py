@@ -18,7 +18,8 @@ from lwc.core.errors import MissingDependency, ModelError, RecipeError
 from lwc.core.store import RECORD, STORE_FOLDER, Artifact, Store, file_digest, key_of, read_json, write_json
 from lwc.export.stamp import PLAN, STAMP, Gpu, make_stamp, read_trtexec_log, this_gpu
 from lwc.export.tensorrt import Library, Plan, build_plan, load_library, shapes_of, version_of
-from lwc.pipeline.publish import check_destination, publish
+from lwc.pipeline.destination import check_destination
+from lwc.pipeline.publish import publish
 from lwc.pipeline.run import plan, run_folder
 from lwc.recipe import Profile, Recipe, Shape
 from lwc.recipe.file import load_recipe

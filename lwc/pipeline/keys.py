@@ -22,12 +22,6 @@ def data_files(recipe: Recipe) -> dict[str, str]:
     return found
 
 
-def check_model(recipe: Recipe) -> None:
-    """Raise if the checkpoint does not exist. Fail fast: before a large source is read, not after."""
-    if isinstance(recipe.model, Pretrained) and not recipe.task.any_weights:
-        resolve_source(recipe.model.source)
-
-
 def train_needs(recipe: Recipe) -> dict[str, str]:
     """The content of a checkpoint in a local folder or a package, and the precision of training on this machine."""
     needs = {"precision": precision_here(recipe.train.precision)}

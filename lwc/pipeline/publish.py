@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,35 +10,10 @@ from typing import cast
 from lwc.core.errors import RecipeError
 from lwc.core.machine import describe
 from lwc.core.store import STORE_FOLDER, Store, publish_folder
+from lwc.pipeline.destination import destinations
 from lwc.pipeline.run import StageResult, plan, run_folder
 from lwc.recipe import Recipe
 from lwc.report.content_types import Environment, Report, StageTime
-
-
-def check_destination(destination: Path) -> None:
-    """Refuse to replace a folder that holds anything but Triton models.
-
-    Raises:
-        RecipeError: something else lies there, or nothing can be written there.
-    """
-    nearest = next(path for path in (destination, *destination.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        problem = "cannot be written to" if nearest.is_dir() else "is a file"
-        raise RecipeError(f"{destination}: {nearest} {problem}", "name another --triton-models folder")
-    strange = [path.name for path in destination.glob("*") if not (path / "config.pbtxt").is_file()]
-    if strange:
-        raise RecipeError(
-            f"{destination}: holds {strange[0]!r}, which is not a Triton model and would be overwritten",
-            "move it away, or name another --triton-models folder",
-        )
-
-
-def destinations(recipe: Recipe, models: Path) -> dict[str, Path]:
-    """The destination of each repository of the package stage, by its folder there."""
-    places = {"repository": models / recipe.name}
-    if "gpu" in recipe.package.targets:
-        places["repository-gpu"] = models / f"{recipe.name}-gpu"
-    return places
 
 
 def finish(recipe: Recipe, results: Mapping[str, StageResult], folder: Path, models: Path) -> tuple[Report, list[Path]]:

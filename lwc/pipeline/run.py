@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lwc.core import distributed
-from lwc.core.errors import LwcError
+from lwc.core.errors import LwcError, disk_full, no_space
 from lwc.core.store import RECORD, STORE_FOLDER, Artifact, Store, key_of, read_json, write_json
-from lwc.pipeline.keys import check_model
+from lwc.pipeline.preflight import DATA, RECIPE, Subject, run_checks
 from lwc.pipeline.stage import Stage, StageContext
 from lwc.pipeline.stages import STAGES
 from lwc.recipe import Recipe
@@ -131,7 +132,7 @@ class StageResult:
 
 
 Event = Callable[[str, str, str], None]
-"""Called as ``event(kind, stage, text)`` with kind ``hit``, ``start``, ``progress`` or ``done``."""
+"""Called as ``event(kind, stage, text)`` with kind ``hit``, ``start``, ``wait``, ``progress`` or ``done``."""
 
 
 def run(
@@ -147,20 +148,18 @@ def run(
     Raises:
         LwcError: from the stage that failed. What finished before stays reusable.
     """
-    names = [stage.name for stage in STAGES]
-    line = STAGES if until is None else STAGES[: names.index(until) + 1]
+    line = STAGES if until is None else STAGES[: _names(STAGES).index(until) + 1]
     together = max((number for number, stage in enumerate(line, start=1) if stage.shared), default=0)
     if not distributed.is_main():
-        _help(recipe, line[:together])
+        _help(recipe, line, together)
         return {}
-    if len(line) > 1:
-        check_model(recipe)
     store = Store(runs / STORE_FOLDER)
     folder = run_folder(runs, recipe)
     folder.mkdir(parents=True, exist_ok=True)
     record = _record(runs, recipe)
     done: dict[str, Artifact] = {}
     results: dict[str, StageResult] = {}
+    checks = [RECIPE, DATA]
     for number, stage in enumerate(line):
         if number == together:
             distributed.leave()
@@ -169,8 +168,14 @@ def run(
             artifact, hit = distributed.broadcast(planned.artifact), True
             event("hit", stage.name, f"reused, took {artifact.seconds:.0f} s when made")
         else:
+            ahead = _names(line[number:])
+            while checks and (checks[0] is RECIPE or "data" in done):
+                data = done["data"].path if "data" in done else None
+                run_checks(checks.pop(0), Subject(recipe, ahead, data=data))
             event("start", stage.name, planned.reason)
-            artifact, hit = _build(stage, recipe, store, planned, done, event, answers), False
+            inputs = {name: done[name].path for name in stage.inputs}
+            make = partial(StageContext, recipe, inputs, answers=answers, ahead=ahead)
+            artifact, hit = _build(stage, store, planned, make, event), False
             event("done", stage.name, f"{artifact.seconds:.1f} s")
         done[stage.name] = artifact
         results[stage.name] = StageResult(artifact.path, artifact.seconds, hit)
@@ -180,18 +185,23 @@ def run(
     return results
 
 
-def _help(recipe: Recipe, stages: Sequence[Stage]) -> None:
+def _names(stages: Sequence[Stage]) -> list[str]:
+    return [stage.name for stage in stages]
+
+
+def _help(recipe: Recipe, line: Sequence[Stage], together: int) -> None:
     """What the other processes do.
 
     The main one sends them the result of each stage, before it the scratch folder of one that all make together.
     """
     done: dict[str, Path] = {}
-    for stage in stages:
+    for number, stage in enumerate(line[:together]):
         told: Artifact | Path | None = distributed.broadcast(None)
         if isinstance(told, Path):
             with tempfile.TemporaryDirectory(prefix="lwc-worker-") as aside:
                 inputs = {name: done[name] for name in stage.inputs}
-                stage.function(StageContext(recipe, inputs, Path(aside), told, progress=lambda text: None))
+                ahead = _names(line[number:])
+                stage.function(StageContext(recipe, inputs, Path(aside), told, lambda text: None, ahead=ahead))
             told = distributed.broadcast(None)
         assert isinstance(told, Artifact)
         done[stage.name] = told.path
@@ -199,42 +209,34 @@ def _help(recipe: Recipe, stages: Sequence[Stage]) -> None:
 
 
 @contextmanager
-def _fitting(stage: Stage) -> Iterator[None]:
-    """Turn a GPU out-of-memory error into advice on which batch size to lower."""
+def _fitting(stage: Stage, out: Path) -> Iterator[None]:
+    """Turn a full disk into one error, and a GPU out-of-memory error into advice on which batch size to lower."""
     try:
         yield
-    except RuntimeError as error:
+    except Exception as error:
+        if disk_full(error) and not isinstance(error, LwcError):
+            raise no_space(out.parent) from error
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
             raise
         setting = _BATCHES.get(stage.name, "the batch size")
         raise LwcError(f"{stage.name}: out of GPU memory", f"lower {setting}, or model.max_length") from error
 
 
-def _build(
-    stage: Stage,
-    recipe: Recipe,
-    store: Store,
-    planned: StagePlan,
-    done: Mapping[str, Artifact],
-    event: Event,
-    answers: Path | None,
-) -> Artifact:
+def _build(stage: Stage, store: Store, planned: StagePlan, make: Callable[..., StageContext], event: Event) -> Artifact:
+    """Make a stage's result; ``make`` completes its context."""
     assert planned.key is not None
-    with store.build(stage.name, planned.key) as (out, scratch):
+
+    def wait(holder: str) -> None:
+        event("wait", stage.name, f"waiting for another run of the same stage ({holder})")
+
+    with store.build(stage.name, planned.key, wait) as (out, scratch):
         # Another process may have finished the same work while this one waited for the lock.
         ready = store.find(stage.name, planned.key) if stage.cached else None
         if ready is not None:
             return distributed.broadcast(ready)
         started = time.monotonic()
-        context = StageContext(
-            recipe=recipe,
-            inputs={name: done[name].path for name in stage.inputs},
-            out=out,
-            scratch=scratch,
-            progress=lambda text: event("progress", stage.name, text),
-            answers=answers,
-        )
-        with _fitting(stage):
+        context = make(out=out, scratch=scratch, progress=lambda text: event("progress", stage.name, text))
+        with _fitting(stage, out):
             if stage.shared:
                 distributed.broadcast(scratch)
                 stage.function(context)

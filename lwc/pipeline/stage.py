@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from lwc.recipe import Recipe
 class StageContext:
     """What a stage function gets: read ``inputs``, fill ``out``; ``scratch`` survives a kill.
 
-    ``answers`` is where the uncut model's answers are shared with other runs of the same base, if with any.
+    ``answers`` is where the uncut model's answers are shared with other runs of the same base, if with any; ``ahead``
+    are this stage and those that the run makes or reuses after it.
     """
 
     recipe: Recipe
@@ -24,6 +25,17 @@ class StageContext:
     scratch: Path
     progress: Callable[[str], None]
     answers: Path | None = None
+    ahead: Collection[str] = (
+        "train",
+        "score",
+        "select",
+        "remove",
+        "recover",
+        "evaluate",
+        "export",
+        "package",
+        "verify",
+    )
 
 
 # Settings that change no stage's result. Plans are built by `lwc export`.

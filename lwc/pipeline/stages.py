@@ -5,16 +5,13 @@ from __future__ import annotations
 import difflib
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lwc.core.errors import RecipeError
 from lwc.core.store import read_json, write_json
 from lwc.pipeline import keys as needs
 from lwc.pipeline.stage import Stage, StageContext
 from lwc.recipe import Recipe
-
-if TYPE_CHECKING:
-    from lwc.models.types import Model
 
 
 def _data(context: StageContext) -> None:
@@ -34,15 +31,17 @@ def inspect(recipe: Recipe) -> dict[str, Any]:
 
 
 def _train(context: StageContext) -> None:
-    from lwc.models.positions import check_shapes
-    from lwc.selection.select import check_target
+    from lwc.pipeline.before_training import check_base
     from lwc.training.fine_tuning import train_base
 
-    def check(model: Model) -> None:
-        check_target(context.recipe, model)
-        check_shapes(model, context.recipe.export.latency_shapes)
-
-    train_base(context.recipe, context.inputs["data"], context.out, context.scratch, context.progress, check)
+    train_base(
+        context.recipe,
+        context.inputs["data"],
+        context.out,
+        context.scratch,
+        context.progress,
+        lambda base: check_base(context, base),
+    )
 
 
 def _score(context: StageContext) -> None:
@@ -192,3 +191,9 @@ def check_stage(name: str | None) -> None:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]}?" if near else ""
         raise RecipeError(f"no stage {name!r}; stages: {', '.join(names)}", hint)
+
+
+def stages_until(name: str | None) -> list[str]:
+    """Names of all stages up to this one; of all, where it is None."""
+    names = [stage.name for stage in STAGES]
+    return names if name is None else names[: names.index(name) + 1]

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from lwc.core.errors import LwcError, RecipeError, TargetError
+from lwc.core.errors import LwcError, TargetError
 from lwc.core.marks import Interval, Intervals
 from lwc.core.store import STORE_FOLDER, read_json
 from lwc.pipeline.run import Event, StageResult
 from lwc.pipeline.run import run as run_line
 from lwc.pipeline.stages import check_stage
-from lwc.recipe import TASKS, Recipe, Select, Sweep
+from lwc.recipe import TASKS, Recipe
+from lwc.recipe.variants import variants
 from lwc.report.frontier import Variant
 
 Run = Callable[[Recipe, Path, Event, str | None], Mapping[str, StageResult]]
@@ -25,60 +23,6 @@ Run = Callable[[Recipe, Path, Event, str | None], Mapping[str, StageResult]]
 
 # Stages before a variant's own; None: before any. Only an unreachable target, found there too, is the variant's own.
 _SHARED = (None, "data", "train")
-
-
-def _strategies(recipe: Recipe, sweep: Sweep) -> Iterator[tuple[str, Select]]:
-    """(ending of the name, strategy): no ending for one strategy, a number where two have the same name."""
-    choices = sweep.select or (recipe.select,)
-    often = Counter(choice.strategy for choice in choices)
-    seen: Counter[str] = Counter()
-    for choice in choices:
-        seen[choice.strategy] += 1
-        index = f"-{seen[choice.strategy]}" if often[choice.strategy] > 1 else ""
-        yield (f"-{choice.strategy}{index}" if len(choices) > 1 else ""), choice
-
-
-def _problem(item: Mapping[str, Any]) -> str:
-    where = ".".join(map(str, item["loc"]))
-    said = str(item["msg"]).removeprefix("Value error, ")
-    return f"{where}: {said}" if where else said
-
-
-def variants(recipe: Recipe) -> list[Recipe]:
-    """One recipe for each (ratio, strategy) of ``recipe.sweep``, in that order, without a sweep of its own.
-
-    Raises:
-        RecipeError: no sweep section, a ratio listed twice, or a variant that is no valid recipe; told before
-            anything runs.
-    """
-    sweep = recipe.sweep
-    if sweep is None:
-        raise RecipeError(
-            f"{recipe.name}: has no sweep section", "add one, e.g. `sweep: {ratios: [1.5x, 2x, 3x]}`, or use `lwc run`"
-        )
-    found: list[Recipe] = []
-    for ratio in sweep.ratios:
-        for ending, select in _strategies(recipe, sweep):
-            changes = {
-                "name": f"{recipe.name}-{ratio:g}x{ending}",
-                "target": {"ratio": ratio, "of": recipe.target.of},
-                "select": select.model_dump(),
-                "sweep": None,
-            }
-            try:
-                found.append(Recipe.model_validate({**recipe.model_dump(), **changes}))
-            except ValidationError as error:
-                told = "; ".join(map(_problem, error.errors()))
-                raise RecipeError(
-                    f"{recipe.name}: {ratio:g}x with {select.strategy} is no valid recipe: {told}",
-                    "change sweep.ratios or sweep.select",
-                ) from error
-    twice = [name for name, count in Counter(one.name for one in found).items() if count > 1]
-    if twice:
-        raise RecipeError(
-            f"{recipe.name}: sweep.ratios gives {twice[0]} twice", "list each ratio once, with at most six digits"
-        )
-    return found
 
 
 def _content(results: Mapping[str, StageResult], stage: str, name: str) -> dict[str, Any]:

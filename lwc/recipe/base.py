@@ -46,10 +46,12 @@ class Table(Generic[R]):
     Args:
         tag: name of the `Literal` field that tells the rows apart, for example ``kind``.
         rows: the rows that lwc ships.
+        default: the row of a section without a tag.
     """
 
-    def __init__(self, tag: str, *rows: type[R]) -> None:
+    def __init__(self, tag: str, *rows: type[R], default: type[R] | None = None) -> None:
         self.tag = tag
+        self.default = default
         self._rows: dict[str, type[R]] = {}
         for row in rows:
             self._rows[self._name(row)] = row
@@ -84,7 +86,17 @@ class Table(Generic[R]):
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         rows = tuple(self._rows.values())
         union: Any = Annotated[Union[rows], Field(discriminator=self.tag)] if len(rows) > 1 else rows[0]  # noqa: UP007
-        return handler.generate_schema(union)
+        return handler.generate_schema(Annotated[union, BeforeValidator(self._tagged)])
+
+    def _tagged(self, value: object) -> object:
+        """A section without a tag gets the default's, unless only other rows have its keys."""
+        if self.default is None or not isinstance(value, dict) or self.tag in value:
+            return value
+        own = set(self.default.model_fields) - {self.tag}
+        others = any(set(value) <= set(row.model_fields) for row in self)
+        if set(value) <= own or (own and not others):
+            return {self.tag: self._name(self.default), **value}
+        return value
 
 
 def _sections(parent: type[Section]) -> list[type[Section]]:

@@ -136,6 +136,8 @@ class Score(Section):
         names = [m.method for m in self.methods]
         if len(set(names)) != len(names):
             raise ValueError(f"a method is listed twice: {names}")
+        if all(m.reads == "scores" for m in self.methods):
+            raise ValueError(f"{names[0]} reads the scores of other methods: list one that measures the model too")
         if not any(m.weight > 0 for m in self.methods):
             raise ValueError("every method has weight 0")
         return self
@@ -146,6 +148,10 @@ class Target(Section):
 
     ratio: Ratio
     of: RatioBase
+
+    def reached(self, ratio: float) -> bool:
+        """Whether a ratio is enough. One asked as 2.4 must not fail on 12 / 5 = 2.4000000000000004 or its neighbour."""
+        return ratio >= self.ratio - 1e-9
 
 
 class Strategy(Row):
@@ -158,6 +164,11 @@ class Strategy(Row):
     keep_first: Annotated[int, Field(ge=0)] = 0
     keep_last: Annotated[int, Field(ge=0)] = 0
     weights: Literal["kept", "random"] = "kept"
+
+    def ends(self, total: int) -> frozenset[int]:
+        """The first and last blocks that must stay, of ``total``."""
+        first, last = min(self.keep_first, total), max(0, total - self.keep_last)
+        return frozenset([*range(first), *range(last, total)])
 
 
 class _Spans(Strategy):
@@ -245,7 +256,9 @@ class DropEven(Strategy):
     strategy: Literal["drop_even"]
 
 
-STRATEGIES = Table("strategy", Fused, Single, Greedy, Beam, Racing, Iterated, Drawn, DropTop, DropBottom, DropEven)
+STRATEGIES = Table(
+    "strategy", Fused, Single, Greedy, Beam, Racing, Iterated, Drawn, DropTop, DropBottom, DropEven, default=Fused
+)
 """Every way to choose blocks. Baselines are in the same table."""
 
 Select = Annotated[Strategy, STRATEGIES]

@@ -80,10 +80,18 @@ class Amazon2023(DataSource):
     category: str
 
 
-SOURCES = Table("kind", AmazonSample, McAuleyFile, TableFile, HubDataset, Amazon2023)
+SOURCES = Table("kind", AmazonSample, McAuleyFile, TableFile, HubDataset, Amazon2023, default=AmazonSample)
 """Every data source. A new one is a module with the reader and a settings class here that names it."""
 
 AnySource = Annotated[DataSource, SOURCES]
+
+
+STAR_NAMES = {
+    "binary": ("negative", "positive"),
+    "three_class": ("negative", "neutral", "positive"),
+    "five_class": ("1", "2", "3", "4", "5"),
+}
+NO_LABEL = "none"
 
 
 class Labels(Section):
@@ -92,6 +100,19 @@ class Labels(Section):
     scheme: Literal["binary", "three_class", "five_class", "column", "none"] = "binary"
     # Order of the class names; needed only to fix ids of a label column.
     names: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Labels:
+        for name in self.names or ():
+            if "\n" in name or "\r" in name:
+                raise ValueError(f"names: {name!r} contains a line break: the served labels are lines of a file")
+        if len(set(self.names or ())) < len(self.names or ()):
+            raise ValueError("names: a label is listed twice")
+        return self
+
+    def known(self) -> tuple[str, ...] | None:
+        """The class names; None if only the data know them."""
+        return self.names if self.scheme == "column" else STAR_NAMES.get(self.scheme, (NO_LABEL,))
 
 
 class Split(Section):

@@ -152,8 +152,8 @@ def _tags(model: type[BaseModel]) -> set[str]:
     return tags
 
 
-def _resolve(location: Location, value: Any) -> tuple[Location, list[str]]:
-    """Drop union tags from a pydantic location; also the valid keys of the section that holds it."""
+def _resolve(location: Location, value: Any) -> tuple[Location, list[str], list[type[BaseModel]]]:
+    """Drop union tags from a pydantic location; also the keys of the section it is in, and the sections it may be."""
     models: list[type[BaseModel]] = [Recipe]
     keys: list[str] = list(Recipe.model_fields)
     path: list[str | int] = []
@@ -174,7 +174,7 @@ def _resolve(location: Location, value: Any) -> tuple[Location, list[str]]:
             value = value.get(part) if isinstance(value, dict) else None
         else:
             value = value[part] if isinstance(value, list) and part < len(value) else None
-    return tuple(path), keys
+    return tuple(path), keys, models
 
 
 def _line(document: _Document, path: Location) -> str:
@@ -192,7 +192,7 @@ def _problems(error: ValidationError, document: _Document) -> list[str]:
     explained: set[Location] = set()
     items = error.errors(include_url=False)
     for item in items:
-        path, keys = _resolve(item["loc"], document.value)
+        path, keys, models = _resolve(item["loc"], document.value)
         where = f"{_line(document, path)}: {_dotted(path)}"
         deeper = any(i["loc"][: len(item["loc"])] == item["loc"] != i["loc"] for i in items)
         if item["type"] == "too_short" and deeper:
@@ -205,6 +205,11 @@ def _problems(error: ValidationError, document: _Document) -> list[str]:
             unknown.append(f"{where}: unknown key; {advice}")
         elif item["type"] == "missing":
             missing.append((path, f"{where}: required, but not given"))
+        elif item["type"] == "union_tag_not_found":
+            tag = item["ctx"]["discriminator"].strip("'")
+            fitting = [model for model in models if set(item["input"]) <= set(model.model_fields)] or models
+            options = [str(value) for model in fitting for value in get_args(model.model_fields[tag].annotation)]
+            missing.append(((*path, tag), f"{where}.{tag}: required, but not given; one of {', '.join(options)}"))
         else:
             message = item["msg"].removeprefix("Value error, ")
             given = item.get("input")

@@ -56,11 +56,14 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _within_reach(self) -> Recipe:
-        model, target = self.model, self.target
-        if isinstance(model, FromConfig) and target.of == "blocks" and target.ratio > model.blocks:
-            raise ValueError(
-                f"target.ratio is {target.ratio:g}, but {model.blocks} blocks allow at most {model.blocks}"
-            )
+        model = self.model
+        if isinstance(model, FromConfig):
+            self._blocks_can_go(model.blocks)
+            longest_shape = max(shape.length for shape in self.export.latency_shapes)
+            if model.norm == "post" and longest_shape > model.max_length:
+                raise ValueError(
+                    f"export.latency_shapes go up to {longest_shape} tokens, model.max_length is {model.max_length}"
+                )
         if self.select.weights == "random" and (not self.recover.label_weight or not self.recover.embedding_rate):
             raise ValueError(
                 "select.weights: random starts from random weights:"
@@ -75,6 +78,31 @@ class Recipe(Section):
             )
         return self
 
+    def _blocks_can_go(self, total: int) -> None:
+        target, select = self.target, self.select
+        must = len(select.ends(total))
+        if target.of == "blocks":
+            left = sum(target.reached(total / kept) for kept in range(1, total + 1))
+            if not left:
+                raise ValueError(f"target.ratio is {target.ratio:g}, but {total} blocks allow at most {total}")
+        else:
+            left = total - (target.ratio > 1)
+        if must > left:
+            raise ValueError(
+                f"select.keep_first {select.keep_first} and select.keep_last {select.keep_last} keep {must} of"
+                f" {total} blocks, {target.ratio:g}x of {target.of} leaves room for {left}"
+            )
+
+    @model_validator(mode="after")
+    def _requests_suffice(self) -> Recipe:
+        verify = self.verify
+        if verify.rate is not None and verify.rate * verify.seconds < verify.min_requests:
+            raise ValueError(
+                f"verify.rate {verify.rate:g} gives {verify.rate * verify.seconds:g} requests in {verify.seconds:g} s,"
+                f" verify.min_requests is {verify.min_requests}"
+            )
+        return self
+
     @model_validator(mode="after")
     def _task_fits(self) -> Recipe:
         self.task.check(self)
@@ -82,7 +110,11 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _method_is_scored(self) -> Recipe:
-        scored = {method.method for method in self.score.methods}
-        if isinstance(self.select, Single) and self.select.method not in scored:
-            raise ValueError(f"select.method {self.select.method!r} is not one of score.methods: {sorted(scored)}")
+        weights = {method.method: method.weight for method in self.score.methods}
+        if isinstance(self.select, Single):
+            chosen = self.select.method
+            if chosen not in weights:
+                raise ValueError(f"select.method {chosen!r} is not one of score.methods: {sorted(weights)}")
+            if not weights[chosen]:
+                raise ValueError(f"select.method {chosen!r} has weight 0 in score.methods: give it a weight above 0")
         return self

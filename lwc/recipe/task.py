@@ -44,6 +44,8 @@ class TaskSettings(Row):
     """
     any_weights: ClassVar[bool] = False
     """Whether a checkpoint may be weights alone, without a config.json (a GGUF file)."""
+    floor_packages: ClassVar[dict[str, str]] = {}
+    """Modules that the floors need besides lwc's own dependencies, and the extra of lwc that installs each."""
     kind: str
 
     @property
@@ -177,6 +179,7 @@ class NextItem(TaskSettings):
         served={"ndcg_at_10": "served NDCG@10", "offline_ndcg_at_10": "offline NDCG@10"},
     )
     agreement: ClassVar[float] = 0.999
+    floor_packages: ClassVar[dict[str, str]] = {"implicit": "recommender"}
     kind: Literal["next_item"]
     split: Literal["leave_last_out", "time"] = Field(
         default="leave_last_out", description="time: train is before validation, validation before test (data.split)"
@@ -228,7 +231,7 @@ class NextItem(TaskSettings):
         _refuse(unfit, self.kind)
 
 
-TASKS = Table("kind", Classification, Regression, CausalLM, NextItem)
+TASKS = Table("kind", Classification, Regression, CausalLM, NextItem, default=Classification)
 """Every task. A new one is a module with the `lwc.tasks.task.Task` and a settings class here that names it."""
 
 AnyTask = Annotated[TaskSettings, TASKS]

@@ -85,12 +85,17 @@ class SplitQuality(TypedDict, total=False):
     """One split."""
 
     rows: Annotated[int, When("texts")]
-    labels: Annotated[dict[str, int], When("texts")]
+    labels: Annotated[dict[str, int], When("texts"), Keyed("labels")]
     majority_share: Annotated[float, When("texts")]
-    words: Annotated[dict[str, float], When("no ingest"), Field(description="percentiles of a text's words")]
+    words: Annotated[
+        dict[str, float],
+        When("no ingest"),
+        Keyed("word percentiles"),
+        Field(description="percentiles of a text's words"),
+    ]
     english_by_function_words: Annotated[Number, When("no ingest"), Sometimes()]
     distinct_words: Annotated[int, When("no ingest")]
-    type_token_ratio: Annotated[dict[str, float], When("no ingest")]
+    type_token_ratio: Annotated[dict[str, float], When("no ingest"), Keyed("sample of words")]
     users: Annotated[int, When("histories")]
     events: Annotated[int, When("histories")]
     length_median: Annotated[int, When("histories"), Sometimes()]

@@ -19,7 +19,6 @@ from lwc.report.content_types import Findings
 _ASKED = ("schema_version", "recipe", "task")
 _ANY_NAME, _ANY_POSITION = "*", "#"
 _PATTERNS = {_ANY_NAME: "[^.]+", _ANY_POSITION: "[0-9]+"}
-_CLASSES = {"binary": 2, "three_class": 3, "five_class": 5}
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,11 @@ def _known(recipe: Recipe) -> _Known:
     facts |= {fact for fact, true in asked.items() if true}
     shown = (*headline.metrics, *headline.further)
     metrics = [metric.key for metric in shown]
-    classes = _numbers(_classes(recipe) if "confusion" in facts else None)
+    names = recipe.data.labels.known()
+    classes = _numbers(len(names) if names and "confusion" in facts else None)
     figures = [f"{key}_{precision}" for key in metrics[:2] for precision in ("fp32", "int8")]
     first, *others = verify.protocols
+    served = [recipe.name, *([f"{recipe.name}_base"] if "against_base" in facts else [])]
     keys: dict[Names, Mapping[str, frozenset[str]] | None] = {
         "metrics": _plain(metrics),
         "retained": _plain(metric.key for metric in shown if metric.retained),
@@ -69,6 +70,11 @@ def _known(recipe: Recipe) -> _Known:
         "blocks": _numbers(recipe.model.blocks if isinstance(recipe.model, FromConfig) else None),
         "classes": classes,
         "served classes": classes,
+        "labels": None if names is None else _plain(names),
+        "pairs of methods": _numbers(len(recipe.score.methods)),
+        "word percentiles": _plain(["p5", "p25", "p50", "p75", "p95", "p99"]),
+        "sample of words": _plain(["words", "ratio"]),
+        "models": _plain(f"{name}{end}" for name in served for end in ("", "_tokens")),
         "splits": _plain(["train", "validation", "test", *(["calibration"] if texts else [])]),
     }
     return _Known(frozenset(facts), keys)
@@ -80,11 +86,6 @@ def _plain(names: Iterable[str]) -> dict[str, frozenset[str]]:
 
 def _numbers(count: int | None) -> dict[str, frozenset[str]] | None:
     return None if count is None else _plain(map(str, range(count)))
-
-
-def _classes(recipe: Recipe) -> int | None:
-    labels = recipe.data.labels
-    return len(labels.names) if labels.names else _CLASSES.get(labels.scheme)
 
 
 @dataclass(frozen=True)
@@ -174,8 +175,9 @@ def unmeasured(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str]]:
 
 def _advice(name: str, known: list[str]) -> str:
     plain = [pattern for pattern in known if not _PATTERNS.keys() & set(pattern.split("."))]
-    # A short name for a long one (`p95`, `accuracy`) is no near match by its letters.
-    last = [one for one in plain if one.rpartition(".")[2] == name.rpartition(".")[2]]
+    # A short name for a long one (`p95`, `accuracy`) is no near match by its letters. A position names nothing.
+    end = name.rpartition(".")[2]
+    last = [one for one in plain if one.rpartition(".")[2] == end and not end.isdigit()]
     near = difflib.get_close_matches(name, last, 2, 0.0) or difflib.get_close_matches(name, plain, 1, 0.5)
     if near:
         return f"; did you mean {' or '.join(near)}?"

@@ -58,7 +58,7 @@ MeanTimes: TypeAlias = dict[Literal["total", "client_wait", "queue", "compute", 
 class Server(TypedDict, total=False):
     """Triton's counters over the window."""
 
-    models: dict[str, dict[ServerTime, float]]
+    models: Annotated[dict[str, dict[ServerTime, float]], Keyed("models"), Sometimes()]
     mean_ms: Annotated[MeanTimes, Sometimes()]
 
 

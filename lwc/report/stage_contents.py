@@ -37,7 +37,9 @@ class Trained(TypedDict, total=False):
     steps: int
     validation: Annotated[InTraining, Field(description="at the step that was kept")]
     best_step: int
-    history: Annotated[list[dict[str, float]], Field(description="one entry an evaluation")]
+    history: Annotated[
+        list[Annotated[dict[str, float], Keyed("figures in training")]], Field(description="one entry an evaluation")
+    ]
     seconds: float
     resumed_from: int
     n_train: int
@@ -92,8 +94,8 @@ class Selection(TypedDict):
 
     strategy: str
     blocks_before: int
-    kept: Annotated[list[int], Sometimes()]
-    removed: Annotated[list[int], Sometimes()]
+    kept: Annotated[list[int], Keyed("blocks"), Sometimes()]
+    removed: Annotated[list[int], Keyed("blocks"), Sometimes()]
     weights: NotRequired[str]
     target: NotRequired[AskedRatio]
     ratios: NotRequired[PlannedRatios]

@@ -45,20 +45,24 @@ class Choice:
         return self.total - self.keep
 
     def spans(self) -> list[Subset]:
-        """Every run of neighbouring blocks of the right length without a block that must stay.
+        """See `free_spans`."""
+        return free_spans(self.total, self.count, self.required)
 
-        Raises:
-            TargetError: there is none.
-        """
-        starts = range(self.total - self.count + 1)
-        found = [frozenset(range(start, start + self.count)) for start in starts]
-        free = [span for span in found if not span & self.required]
-        if not free:
-            raise TargetError(
-                f"no {self.count} neighbouring blocks of {self.total} can go: {sorted(self.required)} must stay",
-                "lower target.ratio, select.keep_first or select.keep_last, or set select.contiguous: false",
-            )
-        return free
+
+def free_spans(total: int, count: int, required: frozenset[int]) -> list[Subset]:
+    """Every run of ``count`` neighbouring blocks without a block that must stay.
+
+    Raises:
+        TargetError: there is none.
+    """
+    found = [frozenset(range(start, start + count)) for start in range(total - count + 1)]
+    free = [span for span in found if not span & required]
+    if not free:
+        raise TargetError(
+            f"no {count} neighbouring blocks of {total} can go: {sorted(required)} must stay",
+            "lower target.ratio, select.keep_first or select.keep_last, or set select.contiguous: false",
+        )
+    return free
 
 
 S = TypeVar("S", bound=Strategy)

@@ -10,14 +10,14 @@ from lwc.core.errors import TargetError
 from lwc.importance.contents import Importance
 from lwc.importance.resampling import Rows
 from lwc.models.batches import Batch
-from lwc.models.families import Family, family_of
+from lwc.models.families import Family, block_list, family_of
 from lwc.models.forward.pieces import part_of, pieces_of
 from lwc.models.forward.prefix import outcomes
 from lwc.models.forward.undisturbed import undisturbed
 from lwc.models.surgery import ParameterCounts, parameter_counts
 from lwc.models.types import Model
 from lwc.recipe import Recipe, Strategy, Target
-from lwc.selection.choice import AfterRecovery, Choice, Chooser, Losses, Subset
+from lwc.selection.choice import AfterRecovery, Choice, Chooser, Losses, Subset, free_spans
 from lwc.selection.target import blocks_to_keep, ratios
 
 
@@ -43,9 +43,7 @@ def required_blocks(
     Raises:
         TargetError: they are more than the target leaves room for.
     """
-    required = frozenset(
-        [*protected, *range(min(settings.keep_first, total)), *range(max(0, total - settings.keep_last), total)]
-    )
+    required = frozenset(protected) | settings.ends(total)
     if len(required) > keep:
         raise TargetError(
             f"blocks {sorted(required)} must stay, but {target.ratio:g}x of {target.of} "
@@ -88,14 +86,23 @@ def plan_cut(
     protected = [block for block in family.protected if block < total]
     if keep is None:
         keep = blocks_to_keep(target, counts, protected, trimmed)
-    return CutPlan(target, settings, counts, keep, required_blocks(total, protected, settings, keep, target), trimmed)
+    required = required_blocks(total, protected, settings, keep, target)
+    if getattr(settings, "contiguous", False):
+        free_spans(total, total - keep, required)
+    return CutPlan(target, settings, counts, keep, required, trimmed)
 
 
 def check_target(recipe: Recipe, model: Model) -> None:
-    """Raise `TargetError` where no choice of blocks reaches the target; one that must be measured first passes."""
-    target = recipe.target
-    if target.of != "latency" and (target.of == "blocks" or not recipe.vocabulary.trim):
-        plan_cut(model, family_of(model), target, recipe.select)
+    """Raise `TargetError` where no choice of blocks reaches the target.
+
+    One of latency, or one that a trimmed vocabulary may reach, must be measured first.
+    """
+    target, family = recipe.target, family_of(model)
+    if target.of == "latency":
+        fewer = len(block_list(model, family)) - (target.ratio > 1)
+        plan_cut(model, family, target, recipe.select, keep=fewer)
+    elif target.of == "blocks" or not recipe.vocabulary.trim:
+        plan_cut(model, family, target, recipe.select)
 
 
 def describe(kept: Sequence[int], plan: CutPlan) -> dict[str, Any]:

@@ -9,9 +9,6 @@ from lwc.core.errors import TargetError
 from lwc.models.surgery import ParameterCounts
 from lwc.recipe import Target
 
-# A ratio asked as 2.4 must not fail on 12 / 5 = 2.4000000000000004 or its neighbour.
-_TOLERANCE = 1e-9
-
 
 def ratios(counts: ParameterCounts, kept: Collection[int], trimmed: int = 0) -> dict[str, float]:
     """Blocks, params and size of the whole model ÷ those of the model with these blocks only.
@@ -48,7 +45,7 @@ def blocks_to_keep(target: Target, counts: ParameterCounts, protected: Collectio
     protected = set(protected)
     least = max(1, len(protected))
     for keep in range(total, least - 1, -1):
-        if _reach(counts, keep, target.of, protected, trimmed) >= target.ratio - _TOLERANCE:
+        if target.reached(_reach(counts, keep, target.of, protected, trimmed)):
             return keep
     reachable = math.floor(_reach(counts, least, target.of, protected, trimmed) * 100) / 100
     blocks = sum(counts.per_block)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,9 @@ class CausalLM(TextTask):
     """All texts are one stream of tokens, read in slices; every token is a label, in recovery too."""
 
     endpoint: Endpoint = TextEndpoint()
+
+    def check(self, recipe: Recipe, data_dir: Path, stages: Collection[str]) -> None:
+        """Any text is answered, by tokens."""
 
     def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint[Tokenizer]:
         source = recipe.model

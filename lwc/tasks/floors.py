@@ -9,6 +9,20 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from lwc.core.errors import DataError
 
+_FIRST = 200
+
+
+def _vectorizer() -> TfidfVectorizer:
+    return TfidfVectorizer(ngram_range=(1, 2), min_df=2, max_features=100_000, sublinear_tf=True)
+
+
+def check_features(train: Sequence[str]) -> None:
+    """Raise as `tfidf_features` would. A word that occurs twice is found in the first texts, if in any."""
+    try:
+        _vectorizer().fit(train[:_FIRST])
+    except ValueError:
+        tfidf_features(train, train[:1])
+
 
 def tfidf_features(train: Sequence[str], texts: Sequence[str]) -> tuple[Any, Any]:
     """Sparse TF-IDF of 1–2-grams of ``train`` (M, F) and of ``texts`` (N, F), fitted on train only.
@@ -16,7 +30,7 @@ def tfidf_features(train: Sequence[str], texts: Sequence[str]) -> tuple[Any, Any
     Raises:
         DataError: no word occurs twice in train.
     """
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, max_features=100_000, sublinear_tf=True)
+    vectorizer = _vectorizer()
     try:
         features = vectorizer.fit_transform(train)
     except ValueError as error:

@@ -5,7 +5,7 @@ A task is one object; its settings in `lwc.recipe.TASKS` name it by import path.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, cast
@@ -129,6 +129,9 @@ class Task(Protocol[R]):
 
     def prepare(self, recipe: Recipe, out: Path, scratch: Path, say: Say) -> dict[str, Any]:
         """Read the source and write the splits into ``out``; returns the content of ``quality.json``."""
+
+    def check(self, recipe: Recipe, data_dir: Path, stages: Collection[str]) -> None:
+        """Raise where one of these later stages cannot use the data."""
 
     def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint[R]:
         """The base before it is trained.

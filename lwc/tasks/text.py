@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,7 +33,9 @@ from lwc.models.source import resolve_source
 from lwc.models.tokenizer import train_wordpiece
 from lwc.models.types import Model, Output, Tokenizer
 from lwc.recipe import Evaluate, FromConfig, Pretrained, Recipe
+from lwc.tasks.floors import check_features
 from lwc.tasks.task import MODELS, Checkpoint, Evaluation, Graph, Measure, Rows, Say
+from lwc.tasks.text_endpoint import check_names
 
 A = TypeVar("A")
 # Label agreement is checked on this many test texts; logits parity does not depend on the texts' content.
@@ -54,6 +56,13 @@ class TextTask:
         sizes = ", ".join(f"{name} {splits[name]['rows']:,}" for name in ("train", "validation", "test"))
         say(f"{read_json(out / 'source.json')['source']}: {sizes}, split by {quality['split_by']}")
         return quality
+
+    def check(self, recipe: Recipe, data_dir: Path, stages: Collection[str]) -> None:
+        """Names of outputs are lines of a file, and the floor needs words."""
+        if "package" in stages:
+            check_names(self.outputs(load_labels(data_dir)))
+        if "evaluate" in stages:
+            check_features(load_split(data_dir, "train").texts)
 
     def outputs(self, label_names: list[str]) -> list[str]:
         """Names of the head's outputs."""

@@ -139,10 +139,17 @@ def _labels(config: dict[str, Any]) -> list[str]:
     names = {int(index): str(name) for index, name in given.items()}
     if sorted(names) != list(range(len(names))):
         raise ModelError(f"id2label has ids {sorted(names)}", "number the labels from 0 without gaps")
-    for name in names.values():
+    return check_names([names[index] for index in range(len(names))])
+
+
+def check_names(names: list[str]) -> list[str]:
+    """The names; raises `ModelError` where one cannot be a line of labels.txt."""
+    for name in names:
         if "\n" in name or "\r" in name:
-            raise ModelError(f"label {name!r} contains a line break", "labels.txt has one label a line: rename it")
-    return [names[index] for index in range(len(names))]
+            raise ModelError(
+                f"label {name!r} contains a line break", "rename it in the data: labels.txt has one label a line"
+            )
+    return names
 
 
 def _max_length(config: dict[str, Any], tokenizer: dict[str, Any]) -> int:

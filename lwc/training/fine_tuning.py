@@ -12,7 +12,7 @@ from lwc.core.store import write_json
 from lwc.models.batches import Batch
 from lwc.models.types import Model
 from lwc.recipe import Recipe
-from lwc.tasks.task import Say, task_of
+from lwc.tasks.task import Checkpoint, Say, task_of
 from lwc.training.loop import Objective, fit
 
 
@@ -22,18 +22,18 @@ def train_base(
     out: Path,
     scratch: Path,
     progress: Say,
-    check: Callable[[Model], None] = lambda model: None,
+    check: Callable[[Checkpoint], None] = lambda base: None,
 ) -> None:
     """Train the base model on the train split; write ``model/`` and ``metrics.json``.
 
-    ``check`` sees the model before it is trained, and raises where the training would be for nothing.
+    ``check`` sees the base before it is trained, and raises where the training would be for nothing.
 
     Raises:
         ModelError: the checkpoint cannot be used, or its family has no row.
     """
     task = task_of(recipe)
     base = task.start(recipe, data_dir)
-    check(base.model)
+    check(base)
     rows = task.rows(recipe, base.reader, data_dir, "train")
 
     def loss(model: Model, batch: Batch) -> Tensor:

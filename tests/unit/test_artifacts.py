@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import resource
 import subprocess
 import sys
 import time
@@ -130,19 +133,45 @@ def test_publishing_replaces_and_leaves_no_rest(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "models").iterdir()] == ["name"]
 
 
+@pytest.mark.parametrize("older", [True, False])
+def test_a_full_disk_while_publishing_leaves_nothing_half_copied(tmp_path: Path, older: bool) -> None:
+    source, models = tmp_path / "made", tmp_path / "models"
+    (source / "sub").mkdir(parents=True)
+    (source / "small").write_text("new")
+    (source / "sub" / "large").write_bytes(b"x" * 5000)
+    if older:
+        (models / "name").mkdir(parents=True)
+        (models / "name" / "small").write_text("old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # writes fail as on a full disk
+    try:
+        with pytest.raises(LwcError, match="models/name: no space left on this disk") as caught:
+            publish_folder(source, models / "name")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.exit_code == 1
+    assert "free some space" in caught.value.hint
+    assert [path.name for path in models.iterdir()] == (["name"] if older else [])
+    if older:
+        assert (models / "name" / "small").read_text() == "old"
+
+
 def test_two_processes_take_turns(tmp_path: Path) -> None:
-    """The second waits for the first, finds its folder gone after the commit, and builds all the same."""
+    """The second says whom it waits for, finds the folder gone after the commit, and builds all the same."""
     store = Store(tmp_path)
     code = (
         "import sys\nfrom pathlib import Path\nfrom lwc.core.store import Store\n"
         "store = Store(Path(sys.argv[1]))\n"
-        "with store.build('train', sys.argv[2]) as (out, _):\n"
+        "with store.build('train', sys.argv[2], lambda holder: print(holder, flush=True)) as (out, _):\n"
         "    (out / 'weights').write_text('two')\n"
         "    store.commit('train', sys.argv[2], {}, 1.0)\n"
     )
     with store.build("train", KEY) as (out, _):
-        other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), KEY])
-        time.sleep(1.5)
+        other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), KEY], stdout=subprocess.PIPE, text=True)
+        assert other.stdout is not None
+        told = other.stdout.readline()
+        assert re.fullmatch(rf"pid {os.getpid()}, since \d\d:\d\d\n", told)
+        time.sleep(0.2)
         assert other.poll() is None, "it waits"
         (out / "weights").write_text("one")
         store.commit("train", KEY, {}, 1.0)

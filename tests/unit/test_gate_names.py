@@ -53,6 +53,12 @@ def problems(metric: str, *overrides: str, extra: str = "") -> str:
         ("export.int8.ratios.size", "did you mean export.ratios.size"),
         ("environment.core", "did you mean environment.cores?"),
         ("selection.strategy", "no stage of this recipe measures"),
+        ("selection.kept.2", "did you mean selection.kept.1"),
+        ("importance.kendall_tau.matrix.4.0", "did you mean importance.kendall_tau.matrix."),
+        ("training.train.history.0.acuracy", "no stage of this recipe"),
+        ("data.quality.splits.test.labels.good", "did you mean data.quality.splits.test.labels."),
+        ("data.quality.splits.test.words.p90", "did you mean data.quality.splits.test.words."),
+        ("serving.http.server.models.smal.queue_ms", "did you mean serving.http.server.models.small.queue_ms"),
     ],
 )
 def test_a_typo_in_a_metric_is_told_with_line_and_nearest_name(metric: str, meant: str) -> None:
@@ -79,6 +85,8 @@ def test_what_a_metric_is_relative_to_is_checked_too() -> None:
         ("training.recover.vocabulary.coverage_of_validation", "vocabulary.trim=true"),
         ("quality.base.confusion.4.4", "data.labels.scheme=five_class"),
         ("quality.base.confusion.9.9", "data.labels.scheme=column"),
+        ("data.quality.splits.test.labels.good", "data.labels.scheme=column"),
+        ("data.quality.splits.test.labels.good", "data.labels={scheme: column, names: [bad, good]}"),
         ("export.fp16.agreement", "export.fp16=true"),
     ],
 )
@@ -93,7 +101,9 @@ def test_what_is_measured_depends_on_the_recipe(metric: str, makes_it: str) -> N
         "retention.accuracy.low", "quality.floors.tfidf.macro_f1", "quality.compressed.confusion.0.1", "target.met",
         "latency.shapes.1.ratio", "training.recover.validation.macro_f1", "stages.train.seconds",
         "serving.http.server.mean_ms.queue", "data.quality.rows_used", "importance.fused.scores.1",
-        "data.quality.rows_bad.anything", "training.train.history.0.macro_f1", "data.quality.splits.test.labels.good",
+        "data.quality.rows_bad.anything", "training.train.history.0.macro_f1",
+        "data.quality.splits.test.labels.negative", "data.quality.splits.test.words.p95",
+        "serving.http.server.models.small_tokens.queue_ms",
     ],
 )  # fmt: skip
 def test_what_a_run_measures_is_accepted(metric: str) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
 import torch
 
 from lwc.core.errors import LwcError, ModelError, RecipeError
-from lwc.core.store import MANIFEST, read_json
+from lwc.core.store import MANIFEST, STORE_FOLDER, Store, read_json
 from lwc.pipeline import run as pipeline
-from lwc.pipeline.publish import check_destination
+from lwc.pipeline.destination import check_destination
 from lwc.pipeline.stages import STAGES, Stage, StageContext, check_stage
 from lwc.recipe import Recipe
 from lwc.recipe.file import parse_recipe
@@ -129,6 +132,40 @@ def test_a_gpu_without_room_is_told_with_what_to_lower(
     with pytest.raises(LwcError, match="train: out of GPU memory") as told:
         pipeline.run(recipe(), tmp_path, silent)
     assert told.value.hint == "lower train.batch_size, or model.max_length"
+
+
+def test_a_full_disk_is_told_with_the_place(tmp_path: Path, line: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fills(context: StageContext) -> None:
+        raise RuntimeError("I/O error: No space left on device (os error 28)")  # as safetensors says it
+
+    broken = (pipeline.STAGES[0], Stage("train", 1, ("data",), ("train",), fills), pipeline.STAGES[2])
+    monkeypatch.setattr(pipeline, "STAGES", broken)
+    with pytest.raises(LwcError, match=r"work/train-\w+: no space left") as told:
+        pipeline.run(recipe(), tmp_path, silent)
+    assert told.value.exit_code == 1
+    assert "free some space" in told.value.hint
+
+
+def test_a_run_says_whom_it_waits_for(tmp_path: Path, line: list[str]) -> None:
+    key = pipeline.plan(recipe(), tmp_path)[0].key
+    assert key is not None
+    said: list[tuple[str, str]] = []
+    waits = Event()
+
+    def event(kind: str, stage: str, text: str) -> None:
+        said.append((kind, text))
+        if kind == "wait":
+            waits.set()
+
+    other = Thread(target=pipeline.run, args=(recipe(), tmp_path, event, "data"))
+    with Store(tmp_path / STORE_FOLDER).build("data", key):
+        other.start()
+        assert waits.wait(30)
+        assert line == []
+    other.join(30)
+    assert line == ["data"]
+    (told,) = [text for kind, text in said if kind == "wait"]
+    assert re.fullmatch(rf"waiting for another run of the same stage \(pid {os.getpid()}, since \d\d:\d\d\)", told)
 
 
 def test_a_damaged_result_is_told_and_rebuilt(tmp_path: Path, line: list[str]) -> None:

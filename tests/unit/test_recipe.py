@@ -9,8 +9,9 @@ import jsonschema
 import pytest
 
 from lwc.core.errors import RecipeError
-from lwc.recipe import Recipe
+from lwc.recipe import Classification, Fused, Recipe
 from lwc.recipe.file import load_recipe, parse_recipe
+from lwc.recipe.variants import unfit_variants
 
 MINIMAL = """\
 schema_version: 1
@@ -139,9 +140,69 @@ def test_control_characters_are_an_error_of_the_recipe() -> None:
         parse_recipe("a: \x07", "r.yaml")
 
 
-def test_a_select_section_names_its_strategy() -> None:
-    (problem,) = refuse(MINIMAL + "select: {keep_first: 1}\n")
-    assert "strategy" in problem
-    (problem,) = refuse(MINIMAL + "select: {strategy: bean}\n")
-    assert "beam" in problem
-    assert parse_recipe(MINIMAL.replace("of: blocks", "of: latency"), "r.yaml").target.of == "latency"
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        ("select: {strategy: bean}", "beam"),
+        ("select: {keep_frist: 1}", "did you mean 'keep_first'?"),
+        ("select: {rounds: 3}", "select.strategy: required, but not given; one of iterated"),
+        ("task: {min_history: 4}", "task.kind: required, but not given; one of next_item"),
+        ("data: {source: {paths: [a.csv]}}", "data.source.kind: required, but not given; one of mcauley, table"),
+        ("score: {methods: [{permutations: 4}]}", "one of mutual_information, shap"),
+    ],
+)
+def test_a_section_without_its_tag_is_told_which_ones_fit(section: str, told: str) -> None:
+    (problem,) = refuse(f"{MINIMAL}{section}\n")
+    assert told in problem
+    assert "discriminator" not in problem
+
+
+def test_a_section_without_its_tag_is_the_default_one() -> None:
+    recipe = parse_recipe(MINIMAL + "select: {keep_first: 1}\ntask: {}\nsweep: {ratios: [2], select: [{}]}\n", "r.yaml")
+    assert (recipe.select, recipe.task) == (Fused(keep_first=1), Classification())
+    assert recipe.sweep is not None
+    assert recipe.sweep.select == (Fused(),)
+
+
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        ("score: {methods: [{method: llm_expert, base_url: 'http://x', model: m}]}", "reads the scores of other"),
+        (
+            "score: {methods: [{method: shap, weight: 0}, {method: fisher}]}\nselect: {strategy: single, method: shap}",
+            "'shap' has weight 0",
+        ),
+        ("select: {keep_first: 1, keep_last: 1}", "keep 2 of 4 blocks, 2.5x of blocks leaves room for 1"),
+        ("target: {ratio: 1.2, of: params}\nselect: {keep_first: 2, keep_last: 2}", "keep 4 of 4 blocks"),
+        ("target: {ratio: 5, of: blocks}", "4 blocks allow at most 4"),
+        ('data: {labels: {scheme: column, names: ["a\\nb", c]}}', "contains a line break"),
+        ("data: {labels: {scheme: column, names: [a, b, a]}}", "listed twice"),
+        ("verify: {rate: 2, seconds: 10}", "gives 20 requests in 10 s, verify.min_requests is 50"),
+        (
+            "model: {kind: config, norm: post, max_length: 32}\nexport: {latency_shapes: [{batch: 1, length: 64}]}",
+            "export.latency_shapes go up to 64 tokens, model.max_length is 32",
+        ),
+    ],
+)  # fmt: skip
+def test_what_no_run_can_do_is_refused_before_any(sections: str, told: str) -> None:
+    given = {line.partition(":")[0] for line in sections.splitlines()}
+    kept = "".join(line for line in MINIMAL.splitlines(True) if line.partition(":")[0] not in given)
+    (problem,) = refuse(f"{kept}{sections}\n")
+    assert told in problem
+
+
+def test_as_many_blocks_as_the_target_leaves_may_be_named() -> None:
+    text = MINIMAL.replace("2.5x", "2x") + "select: {keep_first: 1, keep_last: 1}\n"
+    assert parse_recipe(text, "r.yaml").select.ends(4) == {0, 3}
+
+
+def test_the_sweep_is_checked_with_the_recipe() -> None:
+    sweep = "sweep: {ratios: [1, 2, 2, 9], select: [{}, {strategy: single, method: shap}]}\n"
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(MINIMAL + sweep, "r.yaml", checks=[unfit_variants])
+    told = caught.value.message
+    assert "line 5: sweep.ratios.0: 1x removes nothing" in told
+    assert "line 5: sweep.ratios.2: gives tiny-2x-fused twice" in told
+    assert "sweep.ratios.3" not in told, "the strategies are listed, and each has its place"
+    assert "sweep.select.0: 9x with fused: target.ratio is 9, but 4 blocks allow at most 4" in told
+    assert "sweep.select.1: 2x with single: select.method 'shap' is not one of" in told

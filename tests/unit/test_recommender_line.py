@@ -60,7 +60,7 @@ def test_a_target_out_of_reach_is_told_before_the_training(tmp_path: Path) -> No
     write_chain(tmp_path / "shop.csv")
     made = recipe(tmp_path / "shop.csv", target={"ratio": 50, "of": "params"})
     with pytest.raises(TargetError):
-        run(made, tmp_path / "runs", lambda *_: None, until="train")
+        run(made, tmp_path / "runs", lambda *_: None, until="select")
     assert not list((tmp_path / "runs" / ".store").glob("work/train-*/scratch/checkpoints"))
 
 

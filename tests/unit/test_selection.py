@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lwc.models.forward.predict import loss_and_accuracy
 from lwc.models.surgery import ParameterCounts, bypass, parameter_counts, remove_blocks
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import Target
+from lwc.selection.select import plan_cut
 from lwc.selection.target import blocks_to_keep, ratios
 
 # 12 × 512 with a vocabulary of 10,000; BERT-base.
@@ -212,3 +214,12 @@ def test_a_tied_output_matrix_stands_twice_in_the_exported_file(tmp_path: Path) 
     assert planned["params"] > 1.2 * planned["size"]
     for other in (tiny("llama", task=AutoModelForCausalLM, tie_word_embeddings=False), tiny("bert")):
         assert parameter_counts(other, family_of(other)).tied == 0
+
+
+def test_neighbours_that_cannot_go_are_told_with_the_plan() -> None:
+    """Before any block is scored: a block in the middle that must stay leaves no span of two of four."""
+    model = tiny("bert")
+    family = replace(family_of(model), protected=(1, 2))
+    plan_cut(model, family, Target(ratio=2, of="blocks"), chosen("fused"))
+    with pytest.raises(TargetError, match="no 2 neighbouring blocks of 4 can go"):
+        plan_cut(model, family, Target(ratio=2, of="blocks"), chosen("fused", contiguous=True))

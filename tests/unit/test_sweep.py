@@ -125,13 +125,14 @@ def test_what_cannot_be_swept_is_told_before_anything_runs(tmp_path: Path) -> No
     for sweep_section, message in (
         (None, "no sweep section"),
         ({"ratios": [2, "2x"]}, "gives tiny-2x twice"),
+        ({"ratios": [1]}, "sweep.ratios.0: 1x removes nothing"),
         ({"ratios": [2, 40]}, "40x with greedy.*12 blocks allow at most 12"),
         ({"ratios": [2], "select": [{"strategy": "single", "method": "shap"}]}, "'shap' is not one of score.methods"),
     ):
         with pytest.raises(RecipeError, match=message) as caught:
             sweep(make_recipe(sweep_section), tmp_path, silent, run)
         assert caught.value.hint
-    with pytest.raises(RecipeError, match="no valid recipe: name: "):
+    with pytest.raises(RecipeError, match="2x with greedy: name: "):
         variants(make_recipe({"ratios": [2]}, name="n" * 63))
     with pytest.raises(RecipeError, match="no stage 'exprt'"):
         sweep(make_recipe({"ratios": [2]}), tmp_path, silent, run, "exprt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,11 @@ class NextItemTask:
         sizes = ", ".join(f"{name} {splits[name]['users']:,}" for name in ("train", "validation", "test"))
         say(f"{found['items']:,} items; users: {sizes}")
         return found
+
+    def check(self, recipe: Recipe, data_dir: Path, stages: Collection[str]) -> None:
+        """Parity is checked on histories of test users."""
+        if "export" in stages:
+            _histories(data_dir)
 
     def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint[Catalogue]:
         """With ``task.text`` item vectors start from their text."""
@@ -140,11 +146,16 @@ class NextItemTask:
 
     def graph(self, recipe: Recipe, checkpoint: Checkpoint[Catalogue], data_dir: Path) -> Graph:
         """Raises `ModelError` where no test user has a history that train knows."""
-        histories = [seen for seen in load_questions(data_dir, "test").seen if seen][:_PARITY_USERS]
-        if not histories:
-            raise ModelError("no test user has a history that train knows: parity cannot be checked", "use more data")
+        histories = _histories(data_dir)
         k = min(_settings(recipe).top_k, len(checkpoint.reader))
         return top_items_graph(_view(checkpoint.model), k, histories, recipe.model.max_length)
+
+
+def _histories(data_dir: Path) -> list[list[int]]:
+    histories = [seen for seen in load_questions(data_dir, "test").seen if seen][:_PARITY_USERS]
+    if not histories:
+        raise ModelError("no test user has a history that train knows: parity cannot be checked", "use more data")
+    return histories
 
 
 TASK = NextItemTask()
