@@ -212,7 +212,7 @@ def test_every_file_is_the_same_again(corpus: Path, tmp_path: Path, by: str) -> 
         folder.mkdir()
         prepare(settings(corpus, split={"by": by}, limit=200), 5, folder)
     names = sorted(path.name for path in folders[0].iterdir())
-    assert len(names) == 8
+    assert len(names) == 9
     for name in names:
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
 
