@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 from lwc.core.arrays import Array
 from lwc.core.errors import DataError
 from lwc.core.store import write_json
+from lwc.data.bad_rows import check_bad, read_good
 from lwc.data.cleaning import clean, exact_duplicates, fold, near_duplicates
 from lwc.data.quality import describe, leaks
-from lwc.data.rows import Bad, Progress, Reason, Row, excerpt
-from lwc.data.source import provenance, read_rows
+from lwc.data.rows import Bad, Reason, Row, excerpt
+from lwc.data.source import provenance
 from lwc.data.splits import NAMES, assign, kind_of, owner
-from lwc.recipe import Data, DataSource, Labels
+from lwc.recipe import Data, Labels
 
 STAR_NAMES = {
     "binary": ("negative", "positive"),
@@ -76,40 +77,6 @@ def label_names(labels: Labels, found: Counter[str]) -> list[str]:
 def joined_text(row: Row, fields: Sequence[str]) -> str:
     """The clean text of a row's fields, one below the other; empty ones are skipped."""
     return clean("\n".join(part for part in (getattr(row, field) for field in fields) if part))
-
-
-def check_bad(bad: Counter[str], read: int, limit: float, hint: str = "") -> None:
-    """Raise `DataError` if no row was read, or if the share of bad ones is above ``limit``; ``hint`` comes first."""
-    if read == 0:
-        raise DataError("the source has no rows", "name another source")
-    if bad.total() > limit * read:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in bad.most_common(4))
-        look = "`lwc data inspect RECIPE --set data.max_bad_rows=1` shows the report"
-        raise DataError(
-            f"{bad.total()} of {read} rows are bad, more than data.max_bad_rows {limit:.0%} ({reasons})",
-            f"{hint}fix the data, or raise the limit; {look}",
-        )
-
-
-def read_good(
-    source: DataSource, take: Callable[[Row], Bad | None], quarantine: Path, progress: Progress
-) -> tuple[int, Counter[str]]:
-    """Hand every row of a source to ``take``; bad lines, and rows that it refuses, go to ``quarantine``.
-
-    Returns:
-        How many lines were read, and how many were bad by reason.
-    """
-    read, counts = 0, Counter[str]()
-    with quarantine.open("w", encoding="utf-8") as file:
-        for item in read_rows(source, progress):
-            read += 1
-            if read % 5000 == 0:
-                progress(f"{read:,} rows read")
-            bad = item if isinstance(item, Bad) else take(item)
-            if bad is not None:
-                counts[bad.reason.value] += 1
-                file.write(bad.entry())
-    return read, counts
 
 
 class _Rows:
@@ -178,7 +145,7 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
     kept_rows = _Rows(data)
     read, bad = read_good(data.source, kept_rows.take, out / "quarantine.jsonl", say)
     kept_rows.check_fields()
-    check_bad(bad, read, data.max_bad_rows)
+    check_bad(bad, read, data.max_bad_rows, out / "quarantine.jsonl")
     say("removing duplicates")
     rows, duplicates = _without_duplicates(kept_rows.kept, data.near_duplicate_threshold)
     found = len(rows)

@@ -11,7 +11,7 @@ from lwc.core.store import digest_paths
 from lwc.data.paths import local_dataset
 from lwc.data.rows import Progress, Rows
 from lwc.data.source import Source
-from lwc.data.sources.table import check_columns, mapped
+from lwc.data.sources.table import mapped, wanted_of
 from lwc.recipe import HubDataset
 
 
@@ -47,7 +47,7 @@ def read(source: HubDataset, progress: Progress) -> Rows:
                 "download it elsewhere, put its folder under LWC_DATA_DIR and name the folder as data.source.id",
             ) from error
         raise DataError(f"{source.id}: {error}", "check data.source.id, config and split") from error
-    check_columns(source.columns, list(found.column_names), source.id)
+    wanted_of(source.columns).check(list(found.column_names), source.id)
     column = source.columns.label
     feature: Any = found.features.get(column) if column is not None else None
     for line, record in enumerate(found, start=1):

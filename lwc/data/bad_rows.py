@@ -1,0 +1,117 @@
+"""Bad rows: counted, kept in a quarantine file, and described by the first example of each reason."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lwc.core.errors import DataError
+from lwc.data.rows import CUT_SHORT, Bad, Progress, Reason, Row, excerpt
+from lwc.data.source import read_rows
+from lwc.recipe import DataSource
+
+_SHOWN = 4
+_ENCODED = (
+    "convert the file with `iconv -f CP1252 -t UTF-8 FILE > NEW`, or, in a table source, set"
+    " data.source.format.encoding: cp1252"
+)
+_WRITTEN = "data.source.format says how a table is written (delimiter, quoting, header)"
+_STARS = "see data.labels for other labels than 1 to 5 stars"
+_COPY = "download or copy the file again"
+# What to do about a reason; others need the rows themselves repaired.
+_HINTS: Mapping[str, str] = {
+    Reason.NOT_UTF8: _ENCODED,
+    Reason.BAD_QUOTING: _WRITTEN,
+    Reason.CELL_COUNT: _WRITTEN,
+    Reason.BAD_JSON: "check that the file has one JSON object a line",
+    Reason.NOT_AN_OBJECT: "write one JSON object a line, with a key for each column",
+    Reason.NOT_A_VALUE: "write a column with the value itself, and map that",
+    Reason.NO_RATING: "map data.source.columns.rating to the column with the stars",
+    Reason.RATING_NO_NUMBER: "map data.source.columns.rating to the column with the stars",
+    Reason.NO_LABEL: "map data.source.columns.label to the column with the class",
+    Reason.DAMAGED_TABLE: _COPY,
+    **dict.fromkeys(CUT_SHORT, _COPY),
+}
+
+
+def read_good(
+    source: DataSource, take: Callable[[Row], Bad | None], quarantine: Path, progress: Progress
+) -> tuple[int, Counter[str]]:
+    """Hand every row of a source to ``take``; bad lines, and rows that it refuses, go to ``quarantine``.
+
+    Returns:
+        How many rows were read, and how many were bad by reason. Both count the rows that a damaged file has lost.
+    """
+    read, counts = 0, Counter[str]()
+    with quarantine.open("w", encoding="utf-8") as file:
+        for number, item in enumerate(read_rows(source, progress), start=1):
+            if number % 5000 == 0:
+                progress(f"{number:,} rows read")
+            bad = item if isinstance(item, Bad) else take(item)
+            read += 1 if bad is None else bad.rows
+            if bad is not None:
+                counts[bad.reason.value] += bad.rows
+                file.write(bad.entry())
+    return read, counts
+
+
+def check_bad(bad: Counter[str], read: int, limit: float, quarantine: Path, hint: str = "") -> None:
+    """Raise `DataError` if no row was read or is good, or if the share of bad ones is above ``limit``.
+
+    The error shows the first row of each reason in ``quarantine``; ``hint`` comes first of what to do.
+    """
+    count = bad.total()
+    if read == 0:
+        raise DataError("the source has no rows", "name another source")
+    if count <= limit * read and count < read:
+        return
+    most = [reason for reason, _ in bad.most_common(_SHOWN)]
+    reasons = ", ".join(f"{reason} {bad[reason]}" for reason in most)
+    allowed = "" if limit == 1 else f", more than data.max_bad_rows {limit:.0%}"
+    found = first_of(quarantine, most)
+    shown = [f"\n  {_place(found[reason])}" for reason in most if reason in found]
+    hints = [hint] if hint else []
+    hints += [text for reason in most if (text := _advice(reason, found.get(reason)))]
+    if 2 * count < read:
+        share = math.ceil(1000 * count / read) / 1000
+        hints.append(f"to leave these rows out, set data.max_bad_rows: {share:g}")
+    raise DataError(
+        f"{count} of {read} rows are bad{allowed} ({reasons}); the first of each:{''.join(shown)}",
+        f"{'; '.join(dict.fromkeys(hints)) or 'repair the rows'}; all bad rows are in {quarantine.absolute()}",
+    )
+
+
+def first_of(quarantine: Path, reasons: list[str]) -> dict[str, dict[str, Any]]:
+    """The first entry of a quarantine file for each reason."""
+    found: dict[str, dict[str, Any]] = {}
+    with quarantine.open(encoding="utf-8") as file:
+        for line in file:
+            entry = json.loads(line)
+            for reason in reasons:
+                if reason not in found and str(entry["reason"]).split(": ")[0] == reason:
+                    found[reason] = entry
+            if len(found) == len(reasons):
+                break
+    return found
+
+
+def refused(bad: Bad, path: Path) -> DataError:
+    """The error about one row, where every row must be good."""
+    entry = json.loads(bad.entry())
+    return DataError(_place({**entry, "file": str(path)}), _advice(bad.reason, entry) or "repair the row")
+
+
+def _place(entry: Mapping[str, Any]) -> str:
+    rows = f" and {entry['rows'] - 1} more rows" if "rows" in entry else ""
+    value = f": {excerpt(entry['excerpt'])}" if entry["excerpt"] else ""
+    return f"{entry['file']}, line {entry['line']}{rows}: {entry['reason']}{value}"
+
+
+def _advice(reason: str, entry: Mapping[str, Any] | None) -> str:
+    if reason in (Reason.CELL_COUNT, Reason.BAD_QUOTING) and entry and '\\"' in entry["excerpt"]:
+        return "a backslash seems to escape quotes: set data.source.format.quoting: backslash"
+    return _HINTS.get(reason, "")
