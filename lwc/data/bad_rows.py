@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lwc.core.errors import DataError
-from lwc.data.rows import CUT_SHORT, Bad, Progress, Reason, Row, excerpt
+from lwc.data.rows import CUT_SHORT, Bad, Progress, Reason, Row, excerpt, printable
 from lwc.data.source import read_rows
 from lwc.recipe import DataSource
 
+Entry = Mapping[str, Any]
+"""A line of a quarantine file."""
 _SHOWN = 4
 _ENCODED = (
     "convert the file with `iconv -f CP1252 -t UTF-8 FILE > NEW`, or, in a table source, set"
     " data.source.format.encoding: cp1252"
 )
 _WRITTEN = "data.source.format says how a table is written (delimiter, quoting, header)"
-_STARS = "see data.labels for other labels than 1 to 5 stars"
 _COPY = "download or copy the file again"
 # What to do about a reason; others need the rows themselves repaired.
 _HINTS: Mapping[str, str] = {
@@ -59,35 +60,57 @@ def read_good(
     return read, counts
 
 
+def good_rows(source: DataSource, limit: float, progress: Progress) -> Iterator[Row]:
+    """The rows of a source whose bad rows are not kept.
+
+    Raises:
+        DataError: as `check_bad`, after the last row.
+    """
+    read, counts, first = 0, Counter[str](), dict[str, Entry]()
+    for item in read_rows(source, progress):
+        if isinstance(item, Bad):
+            read += item.rows
+            counts[item.reason.value] += item.rows
+            first.setdefault(item.reason.value, json.loads(item.entry()))
+        else:
+            read += 1
+            yield item
+    _check(counts, read, limit, first)
+
+
 def check_bad(bad: Counter[str], read: int, limit: float, quarantine: Path, hint: str = "") -> None:
     """Raise `DataError` if no row was read or is good, or if the share of bad ones is above ``limit``.
 
     The error shows the first row of each reason in ``quarantine``; ``hint`` comes first of what to do.
     """
-    count = bad.total()
+    _check(bad, read, limit, first_of(quarantine, _most(bad)), hint, f"; all bad rows are in {quarantine.absolute()}")
+
+
+def _most(bad: Counter[str]) -> list[str]:
+    return [reason for reason, _ in bad.most_common(_SHOWN)]
+
+
+def _check(
+    bad: Counter[str], read: int, limit: float, first: Mapping[str, Entry], hint: str = "", kept: str = ""
+) -> None:
+    count, most = bad.total(), _most(bad)
     if read == 0:
         raise DataError("the source has no rows", "name another source")
     if count <= limit * read and count < read:
         return
-    most = [reason for reason, _ in bad.most_common(_SHOWN)]
     reasons = ", ".join(f"{reason} {bad[reason]}" for reason in most)
     allowed = "" if limit == 1 else f", more than data.max_bad_rows {limit:.0%}"
-    found = first_of(quarantine, most)
-    shown = [f"\n  {_place(found[reason])}" for reason in most if reason in found]
-    hints = [hint] if hint else []
-    hints += [text for reason in most if (text := _advice(reason, found.get(reason)))]
+    shown = "".join(f"\n  {_place(first[reason])}" for reason in most if reason in first)
+    hints = [hint, *(_advice(reason, first.get(reason)) for reason in most)]
     if 2 * count < read:
-        share = math.ceil(1000 * count / read) / 1000
-        hints.append(f"to leave these rows out, set data.max_bad_rows: {share:g}")
-    raise DataError(
-        f"{count} of {read} rows are bad{allowed} ({reasons}); the first of each:{''.join(shown)}",
-        f"{'; '.join(dict.fromkeys(hints)) or 'repair the rows'}; all bad rows are in {quarantine.absolute()}",
-    )
+        hints.append(f"to leave these rows out, set data.max_bad_rows: {math.ceil(1000 * count / read) / 1000:g}")
+    what = "; ".join(dict.fromkeys(filter(None, hints))) or "repair the rows"
+    raise DataError(f"{count} of {read} rows are bad{allowed} ({reasons}); the first of each:{shown}", what + kept)
 
 
-def first_of(quarantine: Path, reasons: list[str]) -> dict[str, dict[str, Any]]:
+def first_of(quarantine: Path, reasons: Sequence[str]) -> dict[str, Entry]:
     """The first entry of a quarantine file for each reason."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Entry] = {}
     with quarantine.open(encoding="utf-8") as file:
         for line in file:
             entry = json.loads(line)
@@ -105,13 +128,13 @@ def refused(bad: Bad, path: Path) -> DataError:
     return DataError(_place({**entry, "file": str(path)}), _advice(bad.reason, entry) or "repair the row")
 
 
-def _place(entry: Mapping[str, Any]) -> str:
+def _place(entry: Entry) -> str:
     rows = f" and {entry['rows'] - 1} more rows" if "rows" in entry else ""
     value = f": {excerpt(entry['excerpt'])}" if entry["excerpt"] else ""
-    return f"{entry['file']}, line {entry['line']}{rows}: {entry['reason']}{value}"
+    return f"{entry['file']}, line {entry['line']}{rows}: {printable(entry['reason'])}{value}"
 
 
-def _advice(reason: str, entry: Mapping[str, Any] | None) -> str:
+def _advice(reason: str, entry: Entry | None) -> str:
     if reason in (Reason.CELL_COUNT, Reason.BAD_QUOTING) and entry and '\\"' in entry["excerpt"]:
         return "a backslash seems to escape quotes: set data.source.format.quoting: backslash"
-    return _HINTS.get(reason, "")
+    return _HINTS.get(reason, "").replace("FILE", entry["file"] if entry else "FILE")

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from lwc.core.errors import DataError
 from lwc.data.columns import Wanted
 from lwc.data.containers import head_of
-from lwc.data.rows import Bad, Reason
+from lwc.data.rows import Bad, Reason, printable
 
 Record = tuple[int, dict[str, Any]]
 _PARQUET = b"PAR1"
@@ -88,7 +88,7 @@ def arrow(path: Path, wanted: Wanted, every: bool = False) -> Iterator[Record | 
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return printable(str(error).splitlines()[0]) if str(error) else type(error).__name__
 
 
 def _check(schema: pa.Schema, wanted: Wanted, path: Path) -> None:

@@ -66,8 +66,8 @@ def _quoted(name: str) -> str:
 
 
 def _near(name: str, present: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, present, n=1)
-    if close:
-        return f" (did you mean {_quoted(close[0])}?)"
     outer = name.split(".")[0]
-    return f" (a path inside {_quoted(outer)} is not read: make it a column)" if outer in present else ""
+    if outer in present and outer != name:
+        return f" (a path into {_quoted(outer)} is not read: write its value to a column)"
+    close = difflib.get_close_matches(name, present, n=1)
+    return f" (did you mean {_quoted(close[0])}?)" if close else ""

@@ -211,7 +211,9 @@ def _gzip(file: BinaryIO, path: Path, took: Callable[[int], None]) -> Iterator[b
         _refuse(first[:_HEAD], path)
         if first.startswith(_GZIP):
             file.seek(0)
-            yield from _stream(cast(IO[bytes], gzip.GzipFile(fileobj=gzip.GzipFile(fileobj=file))), path)
+            yield from _stream(
+                cast(IO[bytes], gzip.GzipFile(fileobj=gzip.GzipFile(fileobj=file, mode="rb"), mode="rb")), path
+            )
             return
         if _is_packed(first):
             raise DataError(f"{path}: a compressed file inside a gzip file", "unpack it with `gunzip` first")

@@ -102,7 +102,9 @@ def _split(
             break
         except csv.Error as error:
             number, text = feed.taken[0]
-            yield Bad(name, number, Reason.BAD_QUOTING, excerpt(text), str(error))
+            endless = f"a field of over {csv.field_size_limit():,} characters, or a quote that is not closed"
+            detail = endless if "field larger" in str(error) else str(error)
+            yield Bad(name, number, Reason.BAD_QUOTING, excerpt(text), detail)
             if not feed.bad:  # in a truncated file, the open record is the truncated one
                 feed.give_back(feed.taken[1:])
             reader = feed.reader()

@@ -25,7 +25,7 @@ _MORE_ON_THE_LINE = re.compile(r"[ \t]*,[ \t]*\{")
 _OUTER = re.compile(r'\{\s*"((?:[^"\\]|\\.)*)"\s*:\s*(?:(\[\s*\{)|\[|\{\s*"0"\s*:)')
 _TO_JSON = (
     "python -c 'import ast, json, sys; [print(json.dumps(ast.literal_eval(line))) for line in sys.stdin]'"
-    " < FILE > FILE.jsonl"
+    " < {path} > NEW.jsonl"
 )
 
 
@@ -102,7 +102,10 @@ def one_a_line(path: Path, keys: Collection[str] = (), encoding: str | None = No
     content = head.decode("utf-8", "replace").lstrip()
     first, _, _ = content.partition("\n")
     if _is_python(first.strip().rstrip(",")):
-        raise DataError(f"{path}: Python dictionaries (quotes are '), not JSON", f"convert it: {_TO_JSON}")
+        raise DataError(
+            f"{path}: Python dictionaries (quotes are '), not JSON",
+            "convert it: " + _TO_JSON.format(path=path),
+        )
     array = content.startswith("[")
     body = content[1:].lstrip() if array else content
     if not body.startswith("{"):
@@ -152,7 +155,7 @@ def _refuse_shape(value: dict[str, Any], path: Path, keys: Collection[str]) -> N
 def _rows_under(name: str, path: Path) -> NoReturn:
     raise DataError(
         f"{path}: one object with the rows in a list under {name!r}",
-        f"write one row a line: jq -c '.[\"{name}\"][]' {path} > {path.stem}.jsonl",
+        f"write one row a line: jq -c '.[\"{name}\"][]' {path} > NEW.jsonl",
     )
 
 
@@ -160,7 +163,7 @@ def _by_column(path: Path) -> NoReturn:
     raise DataError(
         f"{path}: one object with the values of each column, not one object for each row",
         f"write one row a line: python -c \"import pandas; pandas.read_json('{path}')"
-        f".to_json('{path.stem}.jsonl', orient='records', lines=True)\"",
+        f".to_json('NEW.jsonl', orient='records', lines=True)\"",
     )
 
 

@@ -107,7 +107,12 @@ Progress = Callable[[str], None]
 _EXCERPT = 120
 
 
+def printable(text: str) -> str:
+    """Text on one line without control characters: binary content must not reach a terminal."""
+    return "".join(one if one.isprintable() else " " if one.isspace() else "\ufffd" for one in text)
+
+
 def excerpt(raw: bytes | str) -> str:
-    """The beginning of a raw line as printable text: binary content must not reach a terminal."""
+    """The beginning of a raw line as printable text."""
     text = raw[: 4 * _EXCERPT].decode("utf-8", errors="replace") if isinstance(raw, bytes) else raw
-    return "".join(one if one.isprintable() else " " if one.isspace() else "\ufffd" for one in text[:_EXCERPT])
+    return printable(text[:_EXCERPT])

@@ -78,8 +78,8 @@ def _refuse_unmarked(head: bytes, path: Path) -> None:
         if many > 0.5 and few < 0.1:
             raise DataError(
                 f"{path}: {codec.upper()} text without a byte-order mark",
-                f"convert it with `iconv -f {codec.upper()} -t UTF-8 {path} > NEW`, or, in a table source, set"
-                f" data.source.format.encoding: {codec}",
+                f"convert it with `iconv -f {codec.upper().replace('16-', '16')} -t UTF-8 {path} > NEW`, or, in a table"
+                f" source, set data.source.format.encoding: {codec}",
             )
 
 
