@@ -17,23 +17,23 @@ from lwc.recipe import DataSource
 Entry = Mapping[str, Any]
 """A line of a quarantine file."""
 _SHOWN = 4
-_ENCODED = (
-    "convert the file with `iconv -f CP1252 -t UTF-8 FILE > NEW`, or, in a table source, set"
-    " data.source.format.encoding: cp1252"
-)
-_WRITTEN = "data.source.format says how a table is written (delimiter, quoting, header)"
-_COPY = "download or copy the file again"
-# What to do about a reason; others need the rows themselves repaired.
-_HINTS: Mapping[str, str] = {
-    Reason.NOT_UTF8: _ENCODED,
+_WRITTEN = ("repair the line", "say how the file is written in data.source.format (delimiter, quoting, header)")
+_STARS = ("", "map data.source.columns.rating to the column with the stars")
+_COPY = ("download or copy the file again", "")
+# What to do with the file, and what to say in the recipe.
+_HINTS: Mapping[str, tuple[str, str]] = {
+    Reason.NOT_UTF8: (
+        "convert the file with `iconv -f CP1252 -t UTF-8 FILE > NEW`",
+        "in a table source, set data.source.format.encoding: cp1252 (or the encoding it is in)",
+    ),
     Reason.BAD_QUOTING: _WRITTEN,
     Reason.CELL_COUNT: _WRITTEN,
-    Reason.BAD_JSON: "check that the file has one JSON object a line",
-    Reason.NOT_AN_OBJECT: "write one JSON object a line, with a key for each column",
-    Reason.NOT_A_VALUE: "write a column with the value itself, and map that",
-    Reason.NO_RATING: "map data.source.columns.rating to the column with the stars",
-    Reason.RATING_NO_NUMBER: "map data.source.columns.rating to the column with the stars",
-    Reason.NO_LABEL: "map data.source.columns.label to the column with the class",
+    Reason.BAD_JSON: ("write one JSON object a line", ""),
+    Reason.NOT_AN_OBJECT: ("write one JSON object a line, with a key for each column", ""),
+    Reason.NOT_A_VALUE: ("write a column with the value itself, and map that", ""),
+    Reason.NO_RATING: _STARS,
+    Reason.RATING_NO_NUMBER: _STARS,
+    Reason.NO_LABEL: ("", "map data.source.columns.label to the column with the class"),
     Reason.DAMAGED_TABLE: _COPY,
     **dict.fromkeys(CUT_SHORT, _COPY),
 }
@@ -123,9 +123,9 @@ def first_of(quarantine: Path, reasons: Sequence[str]) -> dict[str, Entry]:
 
 
 def refused(bad: Bad, path: Path) -> DataError:
-    """The error about one row, where every row must be good."""
+    """The error about one row, where every row must be good and no recipe describes the file."""
     entry = json.loads(bad.entry())
-    return DataError(_place({**entry, "file": str(path)}), _advice(bad.reason, entry) or "repair the row")
+    return DataError(_place({**entry, "file": str(path)}), _advice(bad.reason, {**entry, "file": str(path)}, False))
 
 
 def _place(entry: Entry) -> str:
@@ -134,7 +134,10 @@ def _place(entry: Entry) -> str:
     return f"{entry['file']}, line {entry['line']}{rows}: {printable(entry['reason'])}{value}"
 
 
-def _advice(reason: str, entry: Entry | None) -> str:
+def _advice(reason: str, entry: Entry | None, recipe: bool = True) -> str:
+    """What to do about a reason, as its first example shows."""
+    to_file, to_recipe = _HINTS.get(reason, ("", ""))
     if reason in (Reason.CELL_COUNT, Reason.BAD_QUOTING) and entry and '\\"' in entry["excerpt"]:
-        return "a backslash seems to escape quotes: set data.source.format.quoting: backslash"
-    return _HINTS.get(reason, "").replace("FILE", entry["file"] if entry else "FILE")
+        to_recipe = "set data.source.format.quoting: backslash if a backslash escapes quotes"
+    hints = [to_file, to_recipe] if recipe else [to_file or "repair the row"]
+    return ", or ".join(filter(None, hints)).replace("FILE", entry["file"] if entry else "FILE")

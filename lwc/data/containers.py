@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import BinaryIO, Protocol, cast
 
 from isal import igzip_lib, isal_zlib
 
@@ -20,6 +20,7 @@ from lwc.data.rows import Reason
 CHUNK = 1 << 18
 # Output of one step: a highly compressed file must not fill the memory.
 _MOST = 1 << 22
+_STEP = 1 << 16
 _GZIP = b"\x1f\x8b"
 _ZIP = b"PK\x03\x04"
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -28,8 +29,8 @@ _TAR_AT = 257
 _HEAD = 512
 # Beginnings of files that are no text, and what they are.
 _OTHER = (
-    (b"PAR1", "a Parquet file", "name it .parquet, uncompressed"),
-    (b"ARROW1", "an Arrow file", "name it .arrow, uncompressed"),
+    (b"PAR1", "a Parquet file", "name it .parquet, uncompressed, and read it as a table (kind: table)"),
+    (b"ARROW1", "an Arrow file", "name it .arrow, uncompressed, and read it as a table (kind: table)"),
     (b"%PDF-", "a PDF", "export the rows as CSV"),
     (b"\x89PNG", "an image", "name the file with the rows"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel or Word file", "save it as CSV UTF-8"),
@@ -46,6 +47,12 @@ _OTHER = (
     (b"Rar!\x1a\x07", "a RAR archive", "unpack it and name the files"),
     (b"\x04\x22\x4d\x18", "an LZ4 file", "unpack it with `lz4 -d`"),
 )
+
+
+class _Packed(Protocol):
+    """What unpacks: ``read1`` gives what one step yields, so that damage loses no more than that."""
+
+    def read1(self, size: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -112,16 +119,16 @@ def _refuse(head: bytes, path: Path) -> None:
         raise DataError(f"{path}: a web page, not the data", "download it again: it may need a login")
 
 
-def _unpacked(file: IO[bytes], head: bytes, path: Path) -> IO[bytes] | None:
+def _unpacked(file: BinaryIO, head: bytes, path: Path) -> _Packed | None:
     """The content of a compressed file as a stream; None if it is not one of these formats."""
     if head[:3] == b"BZh" and head[4:10] == b"1AY&SY":
-        return cast(IO[bytes], bz2.BZ2File(file))
+        return bz2.BZ2File(file)
     if head.startswith(b"\xfd7zXZ\0"):
-        return cast(IO[bytes], lzma.LZMAFile(file))
+        return lzma.LZMAFile(file)
     if head.startswith(_ZSTD):
         import pyarrow as pa
 
-        return cast(IO[bytes], pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"))
+        return cast(_Packed, pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"))
     if head.startswith(_ZIP):
         return _member(file, path)
     return None
@@ -137,7 +144,7 @@ def member_name(path: Path) -> str:
         return _only(_archive(file, path), path).filename
 
 
-def _archive(file: IO[bytes], path: Path) -> zipfile.ZipFile:
+def _archive(file: BinaryIO, path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(file)
     except zipfile.BadZipFile as error:
@@ -160,25 +167,25 @@ def _only(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
     return files[0]
 
 
-def _member(file: IO[bytes], path: Path) -> IO[bytes]:
+def _member(file: BinaryIO, path: Path) -> _Packed:
     archive = _archive(file, path)
     only = _only(archive, path)
     if only.flag_bits & 1:
         raise DataError(f"{path}: an encrypted zip", f"unpack it with `unzip {path}` and name the file")
     try:
-        return archive.open(only)
+        return cast(_Packed, archive.open(only))
     except (NotImplementedError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: a zip that cannot be read: {error}", "unpack it and name the file") from error
 
 
 def _stream(
-    unpacked: IO[bytes], path: Path, file: BinaryIO | None = None, took: Callable[[int], None] = lambda _: None
+    unpacked: _Packed, path: Path, file: BinaryIO | None = None, took: Callable[[int], None] = lambda _: None
 ) -> Iterator[bytes | Cut]:
     """The bytes of a compressed stream, whose content may be compressed or packed once more."""
     before, first = 0, True
     while True:
         try:
-            chunk = unpacked.read(CHUNK)
+            chunk = unpacked.read1(_STEP)
         except EOFError as error:
             yield Cut(Reason.TRUNCATED, str(error) or "the file ends early")
             return
@@ -211,9 +218,8 @@ def _gzip(file: BinaryIO, path: Path, took: Callable[[int], None]) -> Iterator[b
         _refuse(first[:_HEAD], path)
         if first.startswith(_GZIP):
             file.seek(0)
-            yield from _stream(
-                cast(IO[bytes], gzip.GzipFile(fileobj=gzip.GzipFile(fileobj=file, mode="rb"), mode="rb")), path
-            )
+            inner = gzip.GzipFile(fileobj=file, mode="rb")
+            yield from _stream(gzip.GzipFile(fileobj=inner, mode="rb"), path)
             return
         if _is_packed(first):
             raise DataError(f"{path}: a compressed file inside a gzip file", "unpack it with `gunzip` first")

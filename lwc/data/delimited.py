@@ -22,6 +22,7 @@ DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bar
 _SEP = re.compile(r'"?sep=(.)"?')
 _QUOTED = re.compile(rb'"(?:[^"]|"")*"')
 _ESCAPED = re.compile(r'(?<!\\)((?:\\\\)*)\\"')
+_NUMBER = re.compile(r'"?\d+([.,]\d+)?"?\s*')
 _LONGEST_NAME = 80
 
 Taken = list[tuple[int, str]]
@@ -37,7 +38,7 @@ class Dialect:
         quoting: as in `Format`.
         names: of the columns.
         ends: the file's line end.
-        merges: whether a quoted field may run over lines that are rows by themselves.
+        merges: whether a quoted field may run over lines that are rows by themselves; only if the recipe says so.
     """
 
     delimiter: str
@@ -121,7 +122,14 @@ def _split(
 
 
 def _are_rows(taken: Taken, dialect: Dialect) -> bool:
-    return all(text.count(dialect.delimiter) == len(dialect.names) - 1 for _, text in taken)
+    """Whether the lines of one record are rows by themselves.
+
+    In CSV, whose text has many delimiters, they must also have numbers in the same column.
+    """
+    rows = [text.split(dialect.delimiter) for _, text in taken]
+    if any(len(cells) != len(dialect.names) for cells in rows):
+        return False
+    return dialect.delimiter == "\t" or any(all(map(_NUMBER.fullmatch, column)) for column in zip(*rows, strict=True))
 
 
 def records(
@@ -168,7 +176,8 @@ def _dialect(path: Path, suffix: str, form: Format, wanted: Wanted, say: Callabl
         delimiter = delimiter or found[1]
         del sample[0]
     if not sample:
-        raise DataError(f"{path}: {'no whole line in it' if head.strip() else 'empty file'}", "name another file")
+        what = "empty file" if whole and not head.strip() else "no whole line in it"
+        raise DataError(f"{path}: {what}", "download or copy it again, or name another file")
     base = Dialect(delimiter or ("\t" if suffix == ".tsv" else ","), form.quoting or "standard", ends)
     header: Taken = []
     if form.header is False:
@@ -264,7 +273,7 @@ def _quoting(dialect: Dialect, sample: Sample, whole: bool, header: Taken) -> tu
 
     if dialect.delimiter != "\t":
         escapes = any(b'\\"' in raw for _, raw in sample)
-        return ("backslash" if escapes and unread("backslash") < unread("standard") else "standard"), True
+        return ("backslash" if escapes and unread("backslash") < unread("standard") else "standard"), False
     in_quotes = bool(header) and all(_is_quoted(text) for _, text in header)
     quotes = [cell for _, raw in sample if b'"' in raw for cell in raw.split(b"\t")]
     if not in_quotes and not quotes:
@@ -280,7 +289,7 @@ def _is_quoted(line: str) -> bool:
 
 def _unread(dialect: Dialect, quoting: str, sample: Sample, whole: bool) -> int:
     """How many records of a sample cannot be read; the last one of a part of a file may be open."""
-    tried = replace(dialect, quoting=quoting, merges=dialect.delimiter != "\t")
+    tried = replace(dialect, quoting=quoting, merges=False)
     bad, widths = 0, Counter[int]()
     for found in _split(sample, tried, ""):
         if not isinstance(found, Bad):

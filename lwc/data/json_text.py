@@ -21,8 +21,9 @@ T = TypeVar("T")
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*("?)|[{}\[\]]', re.DOTALL)
 _BETWEEN = b" \t\r\n,"
 _PRETTY = re.compile(r"\{[ \t\r]*\n")
-_MORE_ON_THE_LINE = re.compile(r"[ \t]*,[ \t]*\{")
-_OUTER = re.compile(r'\{\s*"((?:[^"\\]|\\.)*)"\s*:\s*(?:(\[\s*\{)|\[|\{\s*"0"\s*:)')
+_MORE_ON_THE_LINE = re.compile(r"[ \t]*,[ \t]*[^ \t\r\n]")
+_LIST_OF_ROWS = re.compile(r'"((?:[^"\\]|\\.)*)"\s*:\s*\[\s*\{')
+_COLUMN = re.compile(r'\{\s*"(?:[^"\\]|\\.)*"\s*:\s*(?:\[|\{\s*"0"\s*:)')
 _TO_JSON = (
     "python -c 'import ast, json, sys; [print(json.dumps(ast.literal_eval(line))) for line in sys.stdin]'"
     " < {path} > NEW.jsonl"
@@ -113,7 +114,7 @@ def one_a_line(path: Path, keys: Collection[str] = (), encoding: str | None = No
     try:
         value, end = json.JSONDecoder().raw_decode(body)
     except (ValueError, RecursionError):
-        if not (whole or array) and ("\n" not in first or _PRETTY.match(body)):
+        if not (whole or array) and ("\n" not in content or _PRETTY.match(body)):
             _refuse_outer(body, path)
         return True
     if not array and whole and not body[end:].strip():
@@ -132,9 +133,9 @@ def _is_python(line: str) -> bool:
 
 def _refuse_outer(body: str, path: Path) -> None:
     """As `_refuse_shape`, for an object that is larger than what was looked at."""
-    if (found := _OUTER.match(body)) is not None:
-        if found[2]:
-            _rows_under(found[1], path)
+    if (found := _LIST_OF_ROWS.search(body)) is not None:
+        _rows_under(found[1], path)
+    if _COLUMN.match(body):
         _by_column(path)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lwc.core.errors import DataError
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".arrow")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather")
 PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zip")
 _WILD = frozenset("*?[")
 

@@ -24,14 +24,20 @@ class Columns(Section):
 class Format(Section):
     """How a text table is written; what is left out is decided from the content."""
 
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
-        default=None, description="one character between fields"
-    )
+    delimiter: str | None = Field(default=None, description='one character between fields, or "tab"')
     quoting: Literal["standard", "backslash", "none"] | None = Field(
         default=None, description='a quote in a quoted field: "" (standard) or \\" (backslash); none: quotes are text'
     )
     header: bool | None = Field(default=None, description="false: there is none, and columns are '1', '2', ...")
     encoding: str | None = Field(default=None, description="such as cp1252; also of JSON lines")
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_character(cls, value: str | None) -> str | None:
+        value = "\t" if value in ("tab", "\\t") else value
+        if value is not None and (len(value) != 1 or value in '"\r\n\0'):
+            raise ValueError(f"a delimiter is one character and no quote or line end, not {value!r}")
+        return value
 
     @field_validator("encoding")
     @classmethod

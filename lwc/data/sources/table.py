@@ -19,7 +19,8 @@ from lwc.data.rows import Bad, BadValue, Progress, Reason, Row, Rows, excerpt
 from lwc.data.source import Input, Source, quiet
 from lwc.recipe import Columns, Format, TableFile
 
-_JSON = (".json", ".jsonl")
+_JSON = (".json", ".jsonl", ".ndjson")
+_COLUMNAR = (".parquet", ".arrow", ".feather")
 WRITTEN_AS_USUAL = Format()
 
 
@@ -27,13 +28,14 @@ def mapped(record: Mapping[str, Any], columns: Columns, file: str, line: int) ->
     """One record through the column map."""
 
     def value(column: str | None) -> Any:
-        return record.get(column) if column is not None else None
+        found = record.get(column) if column is not None else None
+        if isinstance(found, list | dict):
+            raise BadValue(Reason.NOT_A_VALUE, f"{column!r} is {_kind(found)}")
+        return found
 
-    body, raw = text_of(value(columns.body)), value(columns.rating)
+    body = ""
     try:
-        for field, column in columns:
-            if isinstance(value(column), list | dict):
-                raise BadValue(Reason.NOT_A_VALUE, f"{field}: {column!r} is {_kind(value(column))}")
+        body, raw = text_of(value(columns.body)), value(columns.rating)
         if isinstance(raw, float) and math.isnan(raw):
             raise BadValue(Reason.RATING_NAN)
         rating, time = rating_of(raw), seconds_of(value(columns.time))
@@ -42,19 +44,10 @@ def mapped(record: Mapping[str, Any], columns: Columns, file: str, line: int) ->
         label = name_of(value(columns.label))
         if columns.label is not None and label is None:
             raise BadValue(Reason.NO_LABEL)
+        title, user, item = text_of(value(columns.title)), name_of(value(columns.user)), name_of(value(columns.item))
     except BadValue as error:
         return Bad(file, line, error.reason, excerpt(body), error.detail)
-    return Row(
-        file,
-        line,
-        body=body,
-        title=text_of(value(columns.title)),
-        rating=rating,
-        label=label,
-        user=name_of(value(columns.user)),
-        item=name_of(value(columns.item)),
-        time=time,
-    )
+    return Row(file, line, body, title, rating, label, user, item, time)
 
 
 def _kind(value: object) -> str:
@@ -77,7 +70,7 @@ def records(
         DataError: another suffix, an empty or damaged file, or no column of a wanted name.
     """
     suffix = _format(path, form)
-    if suffix in (".parquet", ".arrow"):
+    if suffix in _COLUMNAR:
         from lwc.data import columnar
 
         return (columnar.parquet if suffix == ".parquet" else columnar.arrow)(path, wanted, every)
