@@ -28,7 +28,7 @@ _HINTS: Mapping[str, tuple[str, str]] = {
     ),
     Reason.BAD_QUOTING: _WRITTEN,
     Reason.CELL_COUNT: _WRITTEN,
-    Reason.BAD_JSON: ("write one JSON object a line", ""),
+    Reason.BAD_JSON: ("write one JSON object a line, or give the file the suffix of its format", ""),
     Reason.NOT_AN_OBJECT: ("write one JSON object a line, with a key for each column", ""),
     Reason.NOT_A_VALUE: ("write a column with the value itself, and map that", ""),
     Reason.NO_RATING: _STARS,

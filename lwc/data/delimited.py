@@ -22,6 +22,7 @@ DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bar
 _SEP = re.compile(r'"?sep=(.)"?')
 _QUOTED = re.compile(rb'"(?:[^"]|"")*"')
 _ESCAPED = re.compile(r'(?<!\\)((?:\\\\)*)\\"')
+_OPEN = "a quote that is not closed"
 _NUMBER = re.compile(r'"?\d+([.,]\d+)?"?\s*')
 _LONGEST_NAME = 80
 
@@ -103,8 +104,11 @@ def _split(
             break
         except csv.Error as error:
             number, text = feed.taken[0]
-            endless = f"a field of over {csv.field_size_limit():,} characters, or a quote that is not closed"
-            detail = endless if "field larger" in str(error) else str(error)
+            detail = str(error)
+            if "unexpected end" in detail:
+                detail = _OPEN
+            elif "field larger" in detail:
+                detail = f"a field of over {csv.field_size_limit():,} characters, or {_OPEN}"
             yield Bad(name, number, Reason.BAD_QUOTING, excerpt(text), detail)
             if not feed.bad:  # in a truncated file, the open record is the truncated one
                 feed.give_back(feed.taken[1:])
@@ -251,6 +255,8 @@ def _check_header(dialect: Dialect, path: Path, wanted: Wanted) -> None:
         hint = f"convert it with `iconv -f CP1252 -t UTF-8 {path} > NEW`{option}; if it is binary, write it as text"
         raise DataError(f"{path}: the header is not UTF-8: {found}: {excerpt(raw)}", hint)
     lacking = wanted.missing(dialect.names)
+    if lacking and re.match(r'\s*\[?\s*\{\s*"', line):
+        raise DataError(f"{path}: JSON, not a text table: {excerpt(line)}", "give the file the suffix .jsonl")
     near = any(difflib.get_close_matches(name, dialect.names, n=1) for name in lacking)
     number = any(re.fullmatch(r"\d+(\.\d+)?", name) for name in dialect.names)
     names = dialect.names if lacking else wanted.names
@@ -294,7 +300,7 @@ def _unread(dialect: Dialect, quoting: str, sample: Sample, whole: bool) -> int:
     for found in _split(sample, tried, ""):
         if not isinstance(found, Bad):
             widths[len(found[1])] += 1
-        elif not whole and "unexpected end" in found.detail:
+        elif not whole and found.detail == _OPEN:
             break
         else:
             bad += 1

@@ -56,6 +56,10 @@ def parse(raw: bytes, file: str, line: int, row_of: Callable[[object, str, int],
         found = found.rstrip(b",] \t\r") if found.endswith((b",", b"]")) else found
     if not found or found in (b"]", b"[", b","):
         return None
+    return _parsed(found, raw, file, line, row_of)
+
+
+def _parsed(found: bytes, raw: bytes, file: str, line: int, row_of: Callable[[object, str, int], T | Bad]) -> T | Bad:
     reason: StrEnum
     try:
         return row_of(json.loads(found.decode("utf-8"), object_pairs_hook=_pairs), file, line)
@@ -86,8 +90,11 @@ def objects(
     Raises:
         DataError: the file has another shape, such as one object with a list of all rows.
     """
-    whole_lines = one_a_line(path, keys, encoding)
-    for item in lines(path, path.name, encoding=encoding) if whole_lines else _values(path, encoding):
+    if not one_a_line(path, keys, encoding):
+        for value in _values(path, encoding):
+            yield value if isinstance(value, Bad) else _parsed(value[1], value[1], path.name, value[0], row_of)
+        return
+    for item in lines(path, path.name, encoding=encoding):
         found = item if isinstance(item, Bad) else parse(item[1], path.name, item[0], row_of)
         if found is not None:
             yield found
@@ -109,7 +116,7 @@ def one_a_line(path: Path, keys: Collection[str] = (), encoding: str | None = No
         )
     array = content.startswith("[")
     body = content[1:].lstrip() if array else content
-    if not body.startswith("{"):
+    if not body.startswith(("{", "[") if array else "{"):
         return True
     try:
         value, end = json.JSONDecoder().raw_decode(body)

@@ -108,6 +108,7 @@ def test_a_packed_file_that_ends_early_says_so(tmp_path: Path, suffix: str) -> N
         ("r.arrow", TEXT.encode(), "not an Arrow file"),
         ("r.csv", b"\x01\x02\xff\xfe\x07" * 50, "the header is not UTF-8"),
         ("r.xlsx", b"PK", "a spreadsheet"),
+        ("r.csv", b'{"text": "a", "label": "b"}\n', "JSON, not a text table"),
     ],
 )
 def test_other_content_is_named_and_never_shown_raw(tmp_path: Path, name: str, content: bytes, said: str) -> None:
@@ -203,6 +204,8 @@ def test_nothing_of_an_array_is_lost_in_silence(tmp_path: Path) -> None:
     rows, bad = both(table(written(tmp_path / "r.json", content.encode())))
     assert [row.body for row in rows] == ["a", "c"]
     assert [one.reason for one in bad] == [Reason.NOT_AN_OBJECT, Reason.BAD_JSON, Reason.TRUNCATED]
+    rows, bad = both(table(written(tmp_path / "s.json", b'[["text", "label"], ["a", "x"]]')))
+    assert (rows, [one.message for one in bad]) == ([], ["not an object: list"] * 2)
 
 
 @pytest.mark.parametrize(
