@@ -2,138 +2,27 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import re
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from lwc.core.errors import DataError
 from lwc.data.columns import Wanted
+from lwc.data.records import OPEN, Dialect, Taken, split
 from lwc.data.rows import Bad, Reason, excerpt
 from lwc.data.stream import head_of_text, line_end, lines, not_utf8
 from lwc.recipe import Format
 
-# An unclosed quote is noticed after this many characters, far more than any review has.
-csv.field_size_limit(1 << 17)
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _SEP = re.compile(r'"?sep=(.)"?')
 _QUOTED = re.compile(rb'"(?:[^"]|"")*"')
-_ESCAPED = re.compile(r'(?<!\\)((?:\\\\)*)\\"')
-_OPEN = "a quote that is not closed"
-_NUMBER = re.compile(r'"?\d+([.,]\d+)?"?\s*')
 _LONGEST_NAME = 80
 
-Taken = list[tuple[int, str]]
 Sample = list[tuple[int, bytes]]
 Record = tuple[int, dict[str, str]]
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """How a file is written.
-
-    Args:
-        quoting: as in `Format`.
-        names: of the columns.
-        ends: the file's line end.
-        merges: whether a quoted field may run over lines that are rows by themselves; only if the recipe says so.
-    """
-
-    delimiter: str
-    quoting: str
-    ends: bytes = b"\n"
-    names: tuple[str, ...] = ()
-    merges: bool = True
-
-
-class _Feed:
-    """Physical lines for `csv.reader`; remembers those of the current record, so that they can be read again."""
-
-    def __init__(self, source: Iterable[tuple[int, bytes] | Bad], dialect: Dialect) -> None:
-        self._source, self._dialect = iter(source), dialect
-        self._other_end = "\r" if dialect.ends == b"\n" else "\n"
-        self._back: deque[tuple[int, str]] = deque()
-        self.taken: Taken = []
-        self.bad: list[Bad] = []
-
-    def __iter__(self) -> _Feed:
-        return self
-
-    def __next__(self) -> str:
-        if self._back:
-            self.taken.append(self._back.popleft())
-            return self.taken[-1][1]
-        for item in self._source:
-            if isinstance(item, Bad):
-                self.bad.append(item)
-                continue
-            number, raw = item
-            # Undecodable bytes become surrogates, which the row checks find.
-            text = raw.decode("utf-8", "surrogateescape").removesuffix("\r").replace("\0", "")
-            if self._dialect.quoting == "backslash":
-                text = _ESCAPED.sub(r'\1""', text)
-            # The other line-end character is white space in this file.
-            self.taken.append((number, text.replace(self._other_end, " ") + "\n"))
-            return self.taken[-1][1]
-        raise StopIteration
-
-    def give_back(self, taken: Taken) -> None:
-        self._back.extendleft(reversed(taken))
-
-    def reader(self) -> Iterator[list[str]]:
-        delimiter = self._dialect.delimiter
-        if self._dialect.quoting == "none":
-            return csv.reader(self, delimiter=delimiter, strict=True, quoting=csv.QUOTE_NONE)
-        return csv.reader(self, delimiter=delimiter, strict=True)
-
-
-def _split(
-    source: Iterable[tuple[int, bytes] | Bad], dialect: Dialect, name: str
-) -> Iterator[tuple[Taken, list[str]] | Bad]:
-    """Lines and fields of every record. An unclosed quote loses one line, not the rest of the file."""
-    feed = _Feed(source, dialect)
-    reader = feed.reader()
-    while True:
-        feed.taken = []
-        try:
-            fields = next(reader)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            number, text = feed.taken[0]
-            detail = str(error)
-            if "unexpected end" in detail:
-                detail = _OPEN
-            elif "field larger" in detail:
-                detail = f"a field of over {csv.field_size_limit():,} characters, or {_OPEN}"
-            yield Bad(name, number, Reason.BAD_QUOTING, excerpt(text), detail)
-            if not feed.bad:  # in a truncated file, the open record is the truncated one
-                feed.give_back(feed.taken[1:])
-            reader = feed.reader()
-            continue
-        if not dialect.merges and len(feed.taken) > 1 and _are_rows(feed.taken, dialect):
-            number, text = feed.taken[0]
-            detail = f"a quote joins lines {number} to {feed.taken[-1][0]}, each of which is a row by itself"
-            yield Bad(name, number, Reason.BAD_QUOTING, excerpt(text), detail)
-            feed.give_back(feed.taken[1:])
-            reader = feed.reader()
-        elif fields:
-            yield feed.taken, fields
-    yield from feed.bad
-
-
-def _are_rows(taken: Taken, dialect: Dialect) -> bool:
-    """Whether the lines of one record are rows by themselves.
-
-    In CSV, whose text has many delimiters, they must also have numbers in the same column.
-    """
-    rows = [text.split(dialect.delimiter) for _, text in taken]
-    if any(len(cells) != len(dialect.names) for cells in rows):
-        return False
-    return dialect.delimiter == "\t" or any(all(map(_NUMBER.fullmatch, column)) for column in zip(*rows, strict=True))
 
 
 def records(
@@ -148,7 +37,7 @@ def records(
     """
     dialect, first = _dialect(path, suffix, form, wanted, say)
     width = len(dialect.names)
-    for found in _split(lines(path, path.name, dialect.ends, form.encoding), dialect, path.name):
+    for found in split(lines(path, path.name, dialect.ends, form.encoding), dialect, path.name):
         if isinstance(found, Bad):
             yield found
             continue
@@ -199,7 +88,7 @@ def _dialect(path: Path, suffix: str, form: Format, wanted: Wanted, say: Callabl
 
 
 def _numbered(base: Dialect, sample: Sample, path: Path, wanted: Wanted) -> Dialect:
-    rows = (found[1] for found in _split(sample, base, path.name) if not isinstance(found, Bad))
+    rows = (found[1] for found in split(sample, base, path.name) if not isinstance(found, Bad))
     names = tuple(str(number) for number in range(1, len(next(rows, [""])) + 1))
     advice = f"without a header, columns are named by number, '1' to '{len(names)}'"
     if len(names) == 1:
@@ -209,7 +98,7 @@ def _numbered(base: Dialect, sample: Sample, path: Path, wanted: Wanted) -> Dial
 
 
 def _header(base: Dialect, sample: Sample) -> tuple[Taken, Dialect] | Bad:
-    found = next(_split(sample, base, ""))
+    found = next(split(sample, base, ""))
     if isinstance(found, Bad):
         return found
     taken, cells = found
@@ -297,10 +186,10 @@ def _unread(dialect: Dialect, quoting: str, sample: Sample, whole: bool) -> int:
     """How many records of a sample cannot be read; the last one of a part of a file may be open."""
     tried = replace(dialect, quoting=quoting, merges=False)
     bad, widths = 0, Counter[int]()
-    for found in _split(sample, tried, ""):
+    for found in split(sample, tried, ""):
         if not isinstance(found, Bad):
             widths[len(found[1])] += 1
-        elif not whole and found.detail == _OPEN:
+        elif not whole and found.detail == OPEN:
             break
         else:
             bad += 1
@@ -311,7 +200,7 @@ def _unread(dialect: Dialect, quoting: str, sample: Sample, whole: bool) -> int:
 
 def _with_row_names(dialect: Dialect, sample: Sample, path: Path, say: Callable[[str], None]) -> Dialect:
     """As ``dialect``, unless all rows have one cell more: an empty last one, or a row number in front, as R has it."""
-    rows = [found[1] for found in _split(sample, dialect, "") if not isinstance(found, Bad)]
+    rows = [found[1] for found in split(sample, dialect, "") if not isinstance(found, Bad)]
     if len(rows) < 2 or any(len(cells) != len(dialect.names) + 1 for cells in rows):
         return dialect
     if not any(cells[-1] for cells in rows):

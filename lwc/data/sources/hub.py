@@ -25,6 +25,12 @@ def _offline(error: BaseException | None) -> bool:
     return False
 
 
+def _own_errors(datasets: Any) -> tuple[type[Exception], ...]:
+    """The library's base error, as of a data file that it cannot parse."""
+    found = getattr(getattr(datasets, "exceptions", None), "DatasetsError", None)
+    return () if found is None else (found,)
+
+
 def read(source: HubDataset, progress: Progress) -> Rows:
     """Rows of one split; class labels are names. A dataset that needs its own code is refused.
 
@@ -37,11 +43,15 @@ def read(source: HubDataset, progress: Progress) -> Rows:
     except ImportError as error:
         raise MissingDependency("a hub data source needs the package datasets", "pip install 'lwc[hub]'") from error
     local = local_dataset(source.id)
+    if local is not None and any((Path(local) / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        hint = f"read it as a table: {{kind: table, paths: [{local}]}}; of several splits, name the folder of one"
+        raise DataError(f"{source.id}: a folder that save_to_disk wrote, not a dataset in the hub's layout", hint)
     progress(f"loading {local or source.id}")
     try:
         found = datasets.load_dataset(local or source.id, source.config, split=source.split)
-    except (OSError, ValueError) as error:
-        if local is None and (_offline(error) or not isinstance(error, FileNotFoundError | ValueError)):
+    except (OSError, ValueError, *_own_errors(datasets)) as error:
+        wrong = isinstance(error, (FileNotFoundError, ValueError, *_own_errors(datasets)))
+        if local is None and (_offline(error) or not wrong):
             raise MissingDependency(
                 f"{source.id}: the hub cannot be reached: {error}",
                 "download it elsewhere, put its folder under LWC_DATA_DIR and name the folder as data.source.id",
