@@ -47,7 +47,7 @@ def read(source: HubDataset, progress: Progress) -> Rows:
         hint = f"read it as a table: {{kind: table, paths: [{local}]}}; of several splits, name the folder of one"
         raise DataError(f"{source.id}: a folder that save_to_disk wrote, not a dataset in the hub's layout", hint)
     progress(f"loading {local or source.id}")
-    users = (OSError, ValueError, *_own_errors(datasets))
+    users: tuple[type[Exception], ...] = (OSError, ValueError, *_own_errors(datasets))
     try:
         found = datasets.load_dataset(local or source.id, source.config, split=source.split)
     except users as error:
