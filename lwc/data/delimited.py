@@ -25,9 +25,14 @@ Sample = list[tuple[int, bytes]]
 Record = tuple[int, dict[str, str]]
 
 
-def records(
-    path: Path, suffix: str, form: Format, wanted: Wanted, say: Callable[[str], None] = lambda _: None
-) -> Iterator[Record | Bad]:
+def notes(path: Path, suffix: str, form: Format, wanted: Wanted) -> list[str]:
+    """How a file is read where its beginning decides about it, one sentence without the file's name each."""
+    found: list[str] = []
+    _dialect(path, suffix, form, wanted, found.append)
+    return found
+
+
+def records(path: Path, suffix: str, form: Format, wanted: Wanted) -> Iterator[Record | Bad]:
     """Rows of a CSV or TSV file, by the physical line on which they start.
 
     Line breaks inside quotes are kept. A bare carriage return ends rows if it ends the header.
@@ -35,7 +40,7 @@ def records(
     Raises:
         DataError: the file is empty, lacks a column, has one twice, or is not in the encoding of ``form``.
     """
-    dialect, first = _dialect(path, suffix, form, wanted, say)
+    dialect, first = _dialect(path, suffix, form, wanted)
     width = len(dialect.names)
     for found in split(lines(path, path.name, dialect.ends, form.encoding), dialect, path.name):
         if isinstance(found, Bad):
@@ -55,7 +60,9 @@ def records(
             yield line, dict(zip(dialect.names, cells, strict=True))
 
 
-def _dialect(path: Path, suffix: str, form: Format, wanted: Wanted, say: Callable[[str], None]) -> tuple[Dialect, int]:
+def _dialect(
+    path: Path, suffix: str, form: Format, wanted: Wanted, say: Callable[[str], None] = lambda _: None
+) -> tuple[Dialect, int]:
     """How a file is written, and the number of the first line that is a row."""
     head, whole = head_of_text(path, form.encoding)
     ends = line_end(head)
@@ -83,8 +90,8 @@ def _dialect(path: Path, suffix: str, form: Format, wanted: Wanted, say: Callabl
         quoting, merges = _quoting(dialect, sample, whole, header)
         dialect = replace(dialect, quoting=quoting, merges=merges)
         if quoting != ("none" if dialect.delimiter == "\t" else "standard"):
-            say(f"{path.name}: quoting is {quoting}, as the beginning shows")
-    return _with_row_names(dialect, sample, path, say), first
+            say(f"quoting is {quoting}, as the beginning shows")
+    return _with_row_names(dialect, sample, say), first
 
 
 def _numbered(base: Dialect, sample: Sample, path: Path, wanted: Wanted) -> Dialect:
@@ -117,7 +124,7 @@ def _with_header(
         widest = max(others, key=lambda mark: len(others[mark][1].names), default=base.delimiter)
         if len(fitting) == 1:
             ((mark, header),) = fitting.items()
-            say(f"{path.name}: fields are separated by {DELIMITERS[mark]}, as the header shows")
+            say(f"fields are separated by {DELIMITERS[mark]}, as the header shows")
         elif (isinstance(header, Bad) or len(header[1].names) == 1) and len(others[widest][1].names) > 1:
             header = others[widest]
             advice = f"; if fields are separated by {DELIMITERS[widest]}, {_set(wanted, f'delimiter: {widest!r}')}"
@@ -198,15 +205,15 @@ def _unread(dialect: Dialect, quoting: str, sample: Sample, whole: bool) -> int:
     return bad + widths.total() - widths[len(dialect.names)]
 
 
-def _with_row_names(dialect: Dialect, sample: Sample, path: Path, say: Callable[[str], None]) -> Dialect:
+def _with_row_names(dialect: Dialect, sample: Sample, say: Callable[[str], None]) -> Dialect:
     """As ``dialect``, unless all rows have one cell more: an empty last one, or a row number in front, as R has it."""
     rows = [found[1] for found in split(sample, dialect, "") if not isinstance(found, Bad)]
     if len(rows) < 2 or any(len(cells) != len(dialect.names) + 1 for cells in rows):
         return dialect
     if not any(cells[-1] for cells in rows):
-        say(f"{path.name}: every row ends in a delimiter more than the header")
+        say("every row ends in a delimiter more than the header")
         return replace(dialect, names=(*dialect.names, ""))
     if all(cells[0].isdecimal() for cells in rows) and len({cells[0] for cells in rows}) == len(rows):
-        say(f"{path.name}: the first column has no name; it numbers the rows")
+        say("the first column has no name; it numbers the rows")
         return replace(dialect, names=("", *dialect.names))
     return dialect

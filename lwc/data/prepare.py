@@ -18,7 +18,7 @@ from lwc.data.bad_rows import check_bad, read_good
 from lwc.data.cleaning import clean, exact_duplicates, fold, near_duplicates
 from lwc.data.quality import describe, leaks
 from lwc.data.rows import Bad, Reason, Row, excerpt
-from lwc.data.source import provenance
+from lwc.data.source import notes_of, provenance
 from lwc.data.splits import NAMES, assign, kind_of, owner
 from lwc.recipe import Data, Labels
 
@@ -169,6 +169,7 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
     quality = {
         "source": data.source.kind,
         "text_fields": list(data.text_fields),
+        "read_as": notes_of(data.source),
         "rows_read": read,
         "rows_bad": dict(bad),
         "rows_left_out_by_label_scheme": kept_rows.left_out,

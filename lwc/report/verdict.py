@@ -116,7 +116,8 @@ def lost_rows(rows_bad: Mapping[str, int]) -> list[str]:
 
 def warnings(report: Findings, gates: Sequence[Decision]) -> list[str]:
     """Warnings: lost rows, collapse onto a class, a floor not beaten, serving not run."""
-    found = lost_rows((report["data"]["quality"] or {}).get("rows_bad", {}))
+    data = report["data"]["quality"] or {}
+    found = [*lost_rows(data.get("rows_bad", {})), *data.get("read_as", [])]
     quality = report["quality"]
     labels = report["data"]["label_names"] or []
     if quality:

@@ -8,21 +8,20 @@ from lwc.core.errors import DataError
 from lwc.data.ingest.blocks import blocks
 from lwc.data.ingest.parse import pieces
 from lwc.data.rows import Bad, Row
-from lwc.data.source import inputs_of, read_rows
+from lwc.data.source import inputs_of, quiet, read_rows
 from lwc.data.sources.table import check_keys, wanted_of
 from lwc.recipe import DataSource
 
 Found = tuple[list[Row], list[Bad]]
 
 
-def both(source: DataSource, said: list[str] | None = None) -> Found:
+def both(source: DataSource) -> Found:
     """Rows and bad rows in reading order.
 
     Raises:
         DataError: both readers refuse the source, with the same message.
     """
-    heard: list[str] = [] if said is None else said
-    small = _of(lambda: list(read_rows(source, heard.append)))
+    small = _of(lambda: list(read_rows(source, quiet)))
     large = _of(lambda: list(_ingested(source)))
     if isinstance(small, DataError):
         assert isinstance(large, DataError)

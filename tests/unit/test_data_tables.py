@@ -12,6 +12,7 @@ from both import both
 
 from lwc.core.errors import DataError
 from lwc.data.rows import Reason
+from lwc.data.source import notes_of
 from lwc.recipe import TableFile
 
 
@@ -28,13 +29,13 @@ LITERAL = 'stars\ttext\n5\t"Love it, works\n1\tBroke after a day\n1\tThe screen 
 
 
 def test_quotes_in_a_tsv_are_text(tmp_path: Path) -> None:
-    said: list[str] = []
-    rows, bad = both(table(tmp_path / "r.tsv", LITERAL), said)
+    source = table(tmp_path / "r.tsv", LITERAL)
+    rows, bad = both(source)
     assert bad == []
     assert [row.body for row in rows] == [
         '"Love it, works', "Broke after a day", 'The screen is only 5"', '"Great" tea',
     ]  # fmt: skip
-    assert not any("quoting" in text for text in said)
+    assert notes_of(source) == []
 
 
 @pytest.mark.parametrize(
@@ -51,10 +52,10 @@ def test_quotes_in_a_tsv_are_text(tmp_path: Path) -> None:
 def test_a_tsv_that_is_clearly_quoted_is_read_so_and_this_is_said(
     tmp_path: Path, content: str, bodies: list[str]
 ) -> None:
-    said: list[str] = []
-    rows, bad = both(table(tmp_path / "r.tsv", content), said)
+    source = table(tmp_path / "r.tsv", content)
+    rows, bad = both(source)
     assert ([row.body for row in rows], bad) == (bodies, [])
-    assert "r.tsv: quoting is standard, as the beginning shows" in said
+    assert notes_of(source) == [f"{tmp_path}/r.tsv: quoting is standard, as the beginning shows."]
 
 
 def test_the_recipe_decides_about_quotes(tmp_path: Path) -> None:
@@ -85,11 +86,11 @@ def test_late_quotes_in_a_quoted_tsv_are_bad_rows_not_one_long_row(tmp_path: Pat
 @pytest.mark.parametrize("count", [1, 40])
 def test_backslashes_that_escape_quotes_are_understood(tmp_path: Path, count: int) -> None:
     lines = [r'"the \"best\", really",5'] * count + ['"path C:\\temp ""x""",4'] + ["plain,3"] * 5
-    said: list[str] = []
-    rows, bad = both(table(tmp_path / "r.csv", "text,stars\n" + "\n".join(lines)), said)
+    source = table(tmp_path / "r.csv", "text,stars\n" + "\n".join(lines))
+    rows, bad = both(source)
     assert bad == []
     assert {row.body for row in rows} == {'the "best", really', 'path C:\\temp "x"', "plain"}
-    assert "r.csv: quoting is backslash, as the beginning shows" in said
+    assert notes_of(source) == [f"{tmp_path}/r.csv: quoting is backslash, as the beginning shows."]
     _, bad = both(table(tmp_path / "r.csv", quoting="standard"))
     assert {one.reason for one in bad} <= {Reason.BAD_QUOTING, Reason.CELL_COUNT}
     assert len(bad) == count
@@ -106,12 +107,12 @@ def test_a_backslash_at_the_end_of_a_field_escapes_nothing(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("mark", "name"), [(";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")])
 def test_another_delimiter_is_seen_in_the_header_and_said(tmp_path: Path, mark: str, name: str) -> None:
-    said: list[str] = []
     content = f'"text"{mark}"stars"\r\ngood, yes{mark}5\r\n"a{mark}b"{mark}4\r\n'
-    rows, bad = both(table(tmp_path / "r.csv", content), said)
+    source = table(tmp_path / "r.csv", content)
+    rows, bad = both(source)
     bodies = ["good, yes", f"a{mark}b"]
     assert ([row.body for row in rows], bad) == (bodies, [])
-    assert f"r.csv: fields are separated by {name}, as the header shows" in said
+    assert f"{tmp_path}/r.csv: fields are separated by {name}, as the header shows." in notes_of(source)
     given = "tab" if mark == "\t" else mark
     assert [row.body for row in both(table(tmp_path / "r.csv", delimiter=given))[0]] == bodies
 
@@ -181,10 +182,13 @@ def test_a_column_name_given_twice_is_refused_where_it_is_read(tmp_path: Path, h
     ids=["row names", "trailing comma"],
 )
 def test_a_header_one_cell_short(tmp_path: Path, content: str, said: str) -> None:
-    heard: list[str] = []
-    rows, bad = both(table(tmp_path / "r.csv", content), heard)
+    source = table(tmp_path / "r.csv", content)
+    rows, bad = both(source)
     assert ([(row.body, row.rating) for row in rows], bad) == ([("a", 5.0), ("b", 4.0)], [])
-    assert f"r.csv: {said}" in heard
+    assert notes_of(source) == [f"{tmp_path}/r.csv: {said}."]
+    (tmp_path / "s.csv").write_text(content)
+    several = source.model_copy(update={"paths": (f"{tmp_path}/*.csv",)})
+    assert notes_of(several) == [f"{tmp_path}/r.csv and 1 more: {said}."]
 
 
 def test_a_comma_in_every_text_is_not_taken_for_row_names(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from lwc.data.ingest.reading import Job, read_all
 from lwc.data.ingest.seal import seal, unbroken
 from lwc.data.paths import locate_all
 from lwc.data.prepare import label_names
-from lwc.data.source import inputs_of, provenance, quiet
+from lwc.data.source import inputs_of, notes_of, provenance, quiet
 from lwc.data.splits import NAMES, kind_of
 from lwc.recipe import Data
 
@@ -94,6 +94,7 @@ def _line(job: Job) -> dict[str, Any]:
         joined = _metadata(job)
         written = _shards(job, parts, rule, names, joined)
     quality = describe(data, total, decisions, written, rule.kind, names)
+    quality["read_as"] = notes_of(data.source)
     if joined is not None:
         quality["metadata"] = read_json(joined / "done.json")
     _finish(job, parts, names, quality, written)

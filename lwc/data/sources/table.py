@@ -16,7 +16,7 @@ from lwc.data.fields import name_of, rating_of, seconds_of, text_of
 from lwc.data.json_text import object_of, objects, one_a_line
 from lwc.data.paths import PACKED_SUFFIXES, TABLE_SUFFIXES, format_of, locate_all
 from lwc.data.rows import Bad, BadValue, Progress, Reason, Row, Rows, excerpt
-from lwc.data.source import Input, Source, quiet
+from lwc.data.source import Input, Source
 from lwc.recipe import Columns, Format, TableFile
 
 _JSON = (".json", ".jsonl", ".ndjson")
@@ -60,7 +60,7 @@ def wanted_of(columns: Columns) -> Wanted:
 
 
 def records(
-    path: Path, form: Format, wanted: Wanted, progress: Progress = quiet, every: bool = False
+    path: Path, form: Format, wanted: Wanted, every: bool = False
 ) -> Iterator[tuple[int, Mapping[str, Any]] | Bad]:
     """Line and values of every row of a table, however it is packed; the suffix of its name says how to read it.
 
@@ -76,7 +76,7 @@ def records(
         return (columnar.parquet if suffix == ".parquet" else columnar.arrow)(path, wanted, every)
     if suffix in _JSON:
         return _json_records(path, form, wanted)
-    return delimited.records(path, suffix, form, wanted, progress)
+    return delimited.records(path, suffix, form, wanted)
 
 
 def _format(path: Path, form: Format) -> str:
@@ -125,9 +125,9 @@ def check_keys(wanted: Wanted, seen: set[str], where: str) -> None:
         wanted.check(sorted(seen), where)
 
 
-def read_file(path: Path, columns: Columns, form: Format = WRITTEN_AS_USUAL, progress: Progress = quiet) -> Rows:
+def read_file(path: Path, columns: Columns, form: Format = WRITTEN_AS_USUAL) -> Rows:
     """Rows of one table, as `records` reads them."""
-    for found in records(path, form, wanted_of(columns), progress):
+    for found in records(path, form, wanted_of(columns)):
         if isinstance(found, Bad):
             yield found
         else:
@@ -139,7 +139,7 @@ def read(source: TableFile, progress: Progress) -> Rows:
     """Rows of every named table, in order."""
     for name, path in locate_all(source.paths).items():
         progress(f"reading {name}")
-        yield from read_file(path, source.columns, source.format, progress)
+        yield from read_file(path, source.columns, source.format)
 
 
 def _input(name: str, path: Path, source: TableFile) -> Input:
@@ -149,8 +149,21 @@ def _input(name: str, path: Path, source: TableFile) -> Input:
     return Input(name, path, rows=partial(read_file, path, source.columns, source.format))
 
 
+def _notes(source: TableFile) -> list[str]:
+    """One sentence for all files that are read alike."""
+    files: dict[str, list[str]] = {}
+    for name, path in locate_all(source.paths).items():
+        suffix = _format(path, source.format)
+        if suffix not in (*_JSON, *_COLUMNAR):
+            for text in delimited.notes(path, suffix, source.format, wanted_of(source.columns)):
+                files.setdefault(text, []).append(name)
+    more = {text: f" and {len(names) - 1:,} more" if len(names) > 1 else "" for text, names in files.items()}
+    return [f"{names[0]}{more[text]}: {text}." for text, names in files.items()]
+
+
 SOURCE = Source[TableFile](
     read,
     files=lambda settings: locate_all(settings.paths),
     inputs=lambda settings: [_input(name, path, settings) for name, path in locate_all(settings.paths).items()],
+    notes=_notes,
 )
