@@ -93,7 +93,7 @@ def loadtest(
     results: Results,
     samples: Annotated[
         Path | None,
-        typer.Argument(help="texts or item histories, with labels if known: Parquet, CSV or JSONL"),
+        typer.Argument(help="texts or item histories, with labels if known: any table that a recipe reads"),
     ] = None,
 ) -> None:
     """Load-test a served text model or recommender with Locust. Exit 3 if a threshold is missed."""

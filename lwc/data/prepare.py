@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 from lwc.core.arrays import Array
 from lwc.core.errors import DataError
 from lwc.core.store import write_json
+from lwc.data.bad_rows import check_bad, read_good
 from lwc.data.cleaning import LONE, MAX_CHARACTERS, clean
 from lwc.data.duplicates import exact_duplicates, fold, near_duplicates
 from lwc.data.quality import describe, leaks
-from lwc.data.rows import Bad, Progress, Reason, Row, excerpt
-from lwc.data.source import provenance, read_rows
+from lwc.data.rows import Bad, Reason, Row, excerpt
+from lwc.data.source import notes_of, provenance
 from lwc.data.splits import NAMES, assign, kind_of, owner
-from lwc.recipe import Data, DataSource, Labels
+from lwc.recipe import Data, Labels
 from lwc.recipe.data import NO_LABEL
 
 TEST_RAW = "test_raw.parquet"
@@ -81,40 +82,6 @@ def raw_text(row: Row, fields: Sequence[str]) -> str:
 def joined_text(row: Row, fields: Sequence[str]) -> str:
     """The clean `raw_text`."""
     return clean(raw_text(row, fields))
-
-
-def check_bad(bad: Counter[str], read: int, limit: float, hint: str = "") -> None:
-    """Raise `DataError` if no row was read, or if the share of bad ones is above ``limit``; ``hint`` comes first."""
-    if read == 0:
-        raise DataError("the source has no rows", "name another source")
-    if bad.total() > limit * read:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in bad.most_common(4))
-        look = "`lwc data inspect RECIPE --set data.max_bad_rows=1` shows the report"
-        raise DataError(
-            f"{bad.total()} of {read} rows are bad, more than data.max_bad_rows {limit:.0%} ({reasons})",
-            f"{hint}fix the data, or raise the limit; {look}",
-        )
-
-
-def read_good(
-    source: DataSource, take: Callable[[Row], Bad | None], quarantine: Path, progress: Progress
-) -> tuple[int, Counter[str]]:
-    """Hand every row of a source to ``take``; bad lines, and rows that it refuses, go to ``quarantine``.
-
-    Returns:
-        How many lines were read, and how many were bad by reason.
-    """
-    read, counts = 0, Counter[str]()
-    with quarantine.open("w", encoding="utf-8") as file:
-        for item in read_rows(source, progress):
-            read += 1
-            if read % 5000 == 0:
-                progress(f"{read:,} rows read")
-            bad = item if isinstance(item, Bad) else take(item)
-            if bad is not None:
-                counts[bad.reason.value] += 1
-                file.write(bad.entry())
-    return read, counts
 
 
 class _Rows:
@@ -193,7 +160,7 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
     kept_rows = _Rows(data)
     read, bad = read_good(data.source, kept_rows.take, out / "quarantine.jsonl", say)
     kept_rows.check_fields()
-    check_bad(bad, read, data.max_bad_rows)
+    check_bad(bad, read, data.max_bad_rows, out / "quarantine.jsonl")
     say("removing duplicates")
     rows, duplicates = _without_duplicates(kept_rows.kept, data.near_duplicate_threshold)
     found = len(rows)
@@ -219,6 +186,7 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
     quality = {
         "source": data.source.kind,
         "text_fields": list(data.text_fields),
+        "read_as": notes_of(data.source),
         "rows_read": read,
         "rows_bad": dict(bad),
         "rows_left_out_by_label_scheme": kept_rows.left_out,

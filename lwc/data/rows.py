@@ -31,13 +31,16 @@ class Reason(StrEnum):
 
     TRUNCATED_GZIP = "truncated gzip"
     CORRUPT_GZIP = "corrupt gzip"
-    DAMAGED_PARQUET = "damaged Parquet, an unknown number of rows is lost"
+    TRUNCATED = "truncated file"
+    CORRUPT = "corrupt compressed file"
+    DAMAGED_TABLE = "damaged Parquet or Arrow file"
     LONG_LINE = "line longer than 16 MiB"
     NOT_UTF8 = "invalid UTF-8"
     BAD_JSON = "bad JSON"
     NOT_AN_OBJECT = "not an object"
     REPEATED_KEY = "a key is given twice"
     TOO_MANY_DIGITS = "a number has too many digits"
+    NOT_A_VALUE = "a list or an object where one value is expected"
     BAD_QUOTING = "bad CSV quoting"
     CELL_COUNT = "wrong cell count"
     NO_RATING = "no rating"
@@ -57,7 +60,7 @@ class Reason(StrEnum):
     TOO_LONG = "text longer than 200,000 characters, which the endpoint refuses"
 
 
-CUT_SHORT = (Reason.TRUNCATED_GZIP, Reason.CORRUPT_GZIP)
+CUT_SHORT = (Reason.TRUNCATED_GZIP, Reason.CORRUPT_GZIP, Reason.TRUNCATED, Reason.CORRUPT)
 """Reasons after which the rest of a file is lost."""
 
 
@@ -77,6 +80,7 @@ class Bad:
         reason: counted in ``quality.json``; sources outside lwc may have an enum of their own.
         excerpt: the beginning of the line.
         detail: what differs from line to line, such as the value that is refused.
+        rows: how many rows are lost, where a damaged file says so.
     """
 
     file: str
@@ -84,6 +88,7 @@ class Bad:
     reason: StrEnum
     excerpt: str = ""
     detail: str = ""
+    rows: int = 1
 
     @property
     def message(self) -> str:
@@ -93,6 +98,8 @@ class Bad:
     def entry(self) -> str:
         """The line of ``quarantine.jsonl``."""
         found = {"file": self.file, "line": self.line, "reason": self.message, "excerpt": self.excerpt}
+        if self.rows > 1:
+            found["rows"] = self.rows
         return json.dumps(found, ensure_ascii=True) + "\n"
 
 
@@ -101,7 +108,12 @@ Progress = Callable[[str], None]
 _EXCERPT = 120
 
 
+def printable(text: str) -> str:
+    """Text on one line without control characters: binary content must not reach a terminal."""
+    return "".join(one if one.isprintable() else " " if one.isspace() else "\ufffd" for one in text)
+
+
 def excerpt(raw: bytes | str) -> str:
     """The beginning of a raw line as printable text."""
-    text = raw.decode("utf-8", errors="replace") if isinstance(raw, bytes) else raw
-    return text[:_EXCERPT]
+    text = raw[: 4 * _EXCERPT].decode("utf-8", errors="replace") if isinstance(raw, bytes) else raw
+    return printable(text[:_EXCERPT])

@@ -43,12 +43,14 @@ class Source(Generic[S]):
         files: the files that are read, by their names in the recipe; downloads missing ones.
         digests: content digests for the cache key, if not those of ``files``; downloads nothing.
         inputs: what an ingestion reads in parallel, if not ``read`` as one stream.
+        notes: how files are read where their content decided about it.
     """
 
     read: Callable[[S, Progress], Rows]
     files: Callable[[S], Mapping[str, Path]] = lambda settings: {}
     digests: Callable[[S], Mapping[str, str]] | None = None
     inputs: Callable[[S], list[Input]] | None = None
+    notes: Callable[[S], list[str]] = lambda settings: []
 
 
 def _source_of(settings: DataSource) -> Source[DataSource]:
@@ -71,6 +73,11 @@ def inputs_of(settings: DataSource) -> list[Input]:
     if source.inputs is not None:
         return source.inputs(settings)
     return [Input(settings.kind, rows=lambda: source.read(settings, quiet))]
+
+
+def notes_of(settings: DataSource) -> list[str]:
+    """How files are read where their content decided about it, such as an unusual delimiter; for people to check."""
+    return list(_source_of(settings).notes(settings))
 
 
 def digests_of(settings: DataSource) -> dict[str, str]:

@@ -1,152 +1,150 @@
-"""Lines of plain and gzip files as a stream; a damaged file yields every line before the damage."""
+"""A user's file as UTF-8 text and as lines, whatever it is packed and encoded in; `lwc.data.containers` unpacks it."""
 
 from __future__ import annotations
 
-import zlib
+import codecs
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
-
-from isal import igzip_lib, isal_zlib
 
 from lwc.core.errors import DataError
+from lwc.data.containers import Cut, chunks
 from lwc.data.rows import Bad, Reason, excerpt
 
-CHUNK = 1 << 18
 MAX_LINE = 1 << 24
-# Output of one step: a highly compressed file must not fill the memory.
-_MOST = 1 << 22
-_GZIP = b"\x1f\x8b"
-_UTF8_MARK = b"\xef\xbb\xbf"
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-_LFS = b"version https://git-lfs.github.com/spec/"
+HEAD = 1 << 20
+"""Bytes of text that the shape of a file is decided from."""
+_UTF8 = b"\xef\xbb\xbf"
+# The mark of UTF-32 begins with that of UTF-16.
+_MARKS = (
+    (b"\xff\xfe\0\0", "utf-32-le"),
+    (b"\0\0\xfe\xff", "utf-32-be"),
+    (b"\xff\xfe", "utf-16-le"),
+    (b"\xfe\xff", "utf-16-be"),
+)
+_LOOKED_AT = 4096
+_TELLING = 32
 
 
-@dataclass(frozen=True)
-class Cut:
-    """The compressed stream ends here; the rest of the file is lost."""
+def text(
+    path: Path, encoding: str | None = None, took: Callable[[int], None] = lambda _: None
+) -> Iterator[bytes | Cut]:
+    """The content of ``path`` in UTF-8, without a byte-order mark; a damaged stream ends in one `Cut`.
 
-    reason: Reason
-    detail: str
-
-
-def chunks(path: Path, took: Callable[[int], None] = lambda _: None) -> Iterator[bytes | Cut]:
-    """The decompressed bytes of ``path``; a broken gzip stream ends in one `Cut`.
-
-    ``took`` is called with the number of bytes that each step read of the file.
+    Text in UTF-8 comes as it is: lines that are not UTF-8 are for the caller to refuse. A byte-order mark outranks
+    ``encoding``.
 
     Raises:
-        DataError: the file is a Git LFS pointer, UTF-16, or named ``.gz`` without being gzip.
+        DataError: the file is not text, or not in the encoding.
     """
-    with path.open("rb") as file:
-        head = file.read(64)
-        file.seek(0)
-        if head.startswith(_LFS):
-            raise DataError(f"{path}: a Git LFS pointer, not the data", "run `git lfs pull` in its repository")
-        if head.startswith(_GZIP):
-            yield from _inflate(file, took)
-        elif path.suffix == ".gz" and head:
-            raise DataError(f"{path}: named .gz but not a gzip file", "rename it, or download it again")
-        elif path.suffix == ".gz":
-            yield Cut(Reason.TRUNCATED_GZIP, "the file is empty")
-        else:
-            while chunk := file.read(CHUNK):
-                took(len(chunk))
-                yield chunk
+    parts = chunks(path, took)
+    head = b""
+    cut: Cut | None = None
+    for part in parts:
+        if isinstance(part, Cut):
+            cut = part
+            break
+        head += part
+        if len(head) >= _TELLING:
+            break
+    codec = encoding
+    if head.startswith(_UTF8):
+        head, codec = head[len(_UTF8) :], None
+    for mark, name in _MARKS:
+        if head.startswith(mark):
+            head, codec = head[len(mark) :], name
+            break
+    else:
+        if codec is None:
+            _refuse_unmarked(head[:_LOOKED_AT], path)
+
+    def rest() -> Iterator[bytes | Cut]:
+        if head:
+            yield head
+        if cut is not None:
+            yield cut
+        yield from parts
+
+    if codec is None or codecs.lookup(codec).name == "utf-8":
+        return rest()
+    return _recoded(rest(), codec, path)
 
 
-def _inflate(file: BinaryIO, took: Callable[[int], None]) -> Iterator[bytes | Cut]:
-    """By ISA-L, two to three times as fast as zlib, which reads a damaged or truncated stream again, to the damage."""
-    given = 0
-    inflate = isal_zlib.decompressobj(31)
-    while chunk := file.read(CHUNK):
-        took(len(chunk))
-        data = b""
-        while chunk or len(data) == _MOST:  # a full step may have left some output behind
-            if inflate.eof:  # the next member of a file of several; zero bytes between them are padding
-                chunk = chunk.lstrip(b"\0")
-                if not chunk:
-                    break
-                inflate = isal_zlib.decompressobj(31)
-            try:
-                data = inflate.decompress(chunk, _MOST)
-            except igzip_lib.IsalError:  # type: ignore[misc]
-                yield from _rest(file, given)
-                return
-            if data:
-                given += len(data)
-                yield data
-            chunk = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
-    if not inflate.eof:
-        yield from _rest(file, given)
+def _refuse_unmarked(head: bytes, path: Path) -> None:
+    """Raise `DataError` for UTF-16 without a mark: every other byte of its English text is zero."""
+    if len(head) < _TELLING:
+        return
+    zeros = [head[at::2].count(0) / len(head[at::2]) for at in (0, 1)]
+    for codec, many, few in (("utf-16-be", zeros[0], zeros[1]), ("utf-16-le", zeros[1], zeros[0])):
+        if many > 0.5 and few < 0.1:
+            raise DataError(
+                f"{path}: {codec.upper()} text without a byte-order mark",
+                f"convert it with `iconv -f {codec.upper().replace('16-', '16')} -t UTF-8 {path} > NEW`, or, in a table"
+                f" source, set data.source.format.encoding: {codec}",
+            )
 
 
-def _rest(file: BinaryIO, given: int) -> Iterator[bytes | Cut]:
-    """The bytes that zlib reads after the first ``given``, and why they end."""
-    for part in inflate_carefully(file):
+def _recoded(parts: Iterator[bytes | Cut], codec: str, path: Path) -> Iterator[bytes | Cut]:
+    decoder = codecs.getincrementaldecoder(codec)()
+    line = 1
+    for part in parts:
         if isinstance(part, Cut):
             yield part
             return
-        if given < len(part):
-            yield part[given:]
-        given = max(0, given - len(part))
-    yield Cut(Reason.CORRUPT_GZIP, "two decoders disagree about it")
-
-
-def inflate_carefully(file: BinaryIO) -> Iterator[bytes | Cut]:
-    """The bytes of a gzip file by zlib, up to the damaged one."""
-    file.seek(0)
-    inflate = zlib.decompressobj(31)
-    while chunk := file.read(1 << 16):
-        while chunk:
-            if inflate.eof:
-                chunk = chunk.lstrip(b"\0")
-                if not chunk:
-                    break
-                inflate = zlib.decompressobj(31)
-            before = inflate.copy()
-            try:
-                data = inflate.decompress(chunk)
-            except zlib.error as error:
-                yield _salvage(before, chunk)
-                yield Cut(Reason.CORRUPT_GZIP, str(error))
-                return
-            if data:
-                yield data
-            chunk = inflate.unused_data
-    if not inflate.eof:
-        yield Cut(Reason.TRUNCATED_GZIP, "the file ends early, an unknown number of rows is lost")
-
-
-def _salvage(inflate: zlib._Decompress, chunk: bytes) -> bytes:
-    """The output of ``chunk`` up to its damage; zlib drops all output of a call that fails."""
-    found = bytearray()
-    for index in range(len(chunk)):
         try:
-            found += inflate.decompress(chunk[index : index + 1])
-        except zlib.error:
-            break
-    return bytes(found)
+            found = decoder.decode(part)
+        except UnicodeDecodeError as error:
+            before = error.object[: error.start].decode(codec, "replace").count("\n")
+            wrong = error.object[error.start : error.end].hex(" ")
+            hint = "give the encoding of the file as data.source.format.encoding, or repair the line"
+            raise DataError(f"{path}, line {line + before}: not {codec.upper()} text (bytes {wrong})", hint) from error
+        line += found.count("\n")
+        yield found.encode("utf-8", "surrogatepass")
+    try:
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        yield Cut(Reason.TRUNCATED, f"the file ends inside a {codec.upper()} character")
 
 
-def line_end(path: Path) -> bytes:
+def head_of_text(path: Path, encoding: str | None = None) -> tuple[bytes, bool]:
+    """About the first MiB of text, and whether this is the whole file."""
+    found = bytearray()
+    for part in text(path, encoding):
+        if isinstance(part, Cut):
+            return bytes(found), False
+        found += part
+        if len(found) >= HEAD:
+            return bytes(found), False
+    return bytes(found), True
+
+
+def not_utf8(raw: bytes) -> str:
+    """The first byte of a line that is not UTF-8, and the encoding that it may be in."""
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{raw[error.start]:02x} at position {error.start + 1}"
+        for codec in ("cp1252", "latin-1"):
+            try:
+                return f"{byte} ({raw[error.start : error.start + 1].decode(codec)!r} in {codec})"
+            except UnicodeDecodeError:
+                continue
+    return ""
+
+
+def line_end(head: bytes) -> bytes:
     """``b"\\r"`` if the first line ends in a bare carriage return, else ``b"\\n"``."""
-    first = next(iter(chunks(path)), b"")
-    if isinstance(first, Cut):
-        return b"\n"
-    feed, carriage = first.find(b"\n"), first.find(b"\r")
-    return b"\r" if carriage >= 0 and (feed < 0 or carriage < feed - 1) and carriage < len(first) - 1 else b"\n"
+    feed, carriage = head.find(b"\n"), head.find(b"\r")
+    return b"\r" if carriage >= 0 and (feed < 0 or carriage < feed - 1) and carriage < len(head) - 1 else b"\n"
 
 
-def lines(path: Path, name: str, end: bytes = b"\n") -> Iterator[tuple[int, bytes] | Bad]:
+def lines(path: Path, name: str, end: bytes = b"\n", encoding: str | None = None) -> Iterator[tuple[int, bytes] | Bad]:
     """The lines of ``path`` with their numbers, from 1; `Bad` for a cut stream or a line over 16 MiB.
 
-    Lines come without their ends and without a UTF-8 byte-order mark. ``name`` is the file's name in `Bad`.
+    Lines come without their ends. ``name`` is the file's name in `Bad`.
     """
     number, skipping = 0, False
     buffer = bytearray()
-    for part in chunks(path):
+    for part in text(path, encoding):
         if isinstance(part, Cut):
             yield Bad(name, number + 1, part.reason, excerpt(bytes(buffer)), part.detail)
             return
@@ -157,7 +155,7 @@ def lines(path: Path, name: str, end: bytes = b"\n") -> Iterator[tuple[int, byte
                 yield Bad(name, number, Reason.LONG_LINE, excerpt(bytes(buffer)))
             else:
                 buffer += part[start:stop]
-                yield number, first_line(bytes(buffer), path) if number == 1 else bytes(buffer)
+                yield number, bytes(buffer)
             buffer.clear()
             skipping, start = False, stop + 1
         if not skipping:
@@ -168,15 +166,4 @@ def lines(path: Path, name: str, end: bytes = b"\n") -> Iterator[tuple[int, byte
     if skipping:
         yield Bad(name, number + 1, Reason.LONG_LINE, excerpt(bytes(buffer)))
     elif buffer:
-        yield number + 1, first_line(bytes(buffer), path) if number == 0 else bytes(buffer)
-
-
-def first_line(line: bytes, path: Path) -> bytes:
-    """A file's first line without its byte-order mark.
-
-    Raises:
-        DataError: the mark is that of UTF-16.
-    """
-    if line.startswith(_UTF16_MARKS):
-        raise DataError(f"{path}: UTF-16 text", "convert it to UTF-8, e.g. with `iconv -f UTF-16 -t UTF-8`")
-    return line.removeprefix(_UTF8_MARK)
+        yield number + 1, bytes(buffer)

@@ -9,10 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from lwc.core.errors import DataError
+from lwc.data.bad_rows import good_rows
 from lwc.data.duplicates import fold, near_duplicates
 from lwc.data.prepare import joined_text
-from lwc.data.rows import Bad
-from lwc.data.source import read_rows
 from lwc.recipe import Data, Unlabelled
 
 
@@ -23,7 +22,7 @@ def more_texts(config: Unlabelled, data: Data, data_dir: Path, seed: int, progre
     (``data.near_duplicate_threshold``) of held-out texts. Labels and stars are ignored.
 
     Raises:
-        DataError: no text is left.
+        DataError: no text is left, or too many rows are bad.
     """
     held_out: list[str] = []
     known: set[str] = set()
@@ -36,8 +35,8 @@ def more_texts(config: Unlabelled, data: Data, data_dir: Path, seed: int, progre
             held_out += folded
             strangers.update(user for user in table["user"].to_pylist() if user is not None)
     found: dict[str, str] = {}
-    for item in read_rows(config.source, progress):
-        if isinstance(item, Bad) or item.user in strangers:
+    for item in good_rows(config.source, data.max_bad_rows, progress):
+        if item.user in strangers:
             continue
         text = joined_text(item, data.text_fields)
         key = fold(text)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from lwc.core.errors import RecipeError
+from lwc.core.errors import LwcError, RecipeError
 from lwc.core.store import read_json, write_json
 from lwc.pipeline import keys as needs
 from lwc.pipeline.stage import Stage, StageContext
@@ -21,13 +22,21 @@ def _data(context: StageContext) -> None:
 
 
 def inspect(recipe: Recipe) -> dict[str, Any]:
-    """The data quality report of a recipe; nothing is kept."""
+    """The data quality report of a recipe; nothing is kept, but the bad rows that an error names."""
     from lwc.tasks.task import task_of
 
-    with tempfile.TemporaryDirectory(prefix="lwc-inspect-") as folder:
-        out, scratch = Path(folder) / "data", Path(folder) / "scratch"
+    folder = Path(tempfile.mkdtemp(prefix="lwc-inspect-"))
+    out, scratch = folder / "data", folder / "scratch"
+    kept = False
+    try:
         out.mkdir()
         return task_of(recipe).prepare(recipe, out, scratch, lambda _: None)
+    except LwcError as error:
+        kept = str(folder) in error.hint
+        raise
+    finally:
+        if not kept:
+            shutil.rmtree(folder)
 
 
 def _train(context: StageContext) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from lwc.recipe.base import Fraction, Positive, Row, Section, Table
 
@@ -19,6 +19,35 @@ class Columns(Section):
     user: str | None = None
     item: str | None = None
     time: str | None = None
+
+
+class Format(Section):
+    """How a text table is written; what is left out is decided from the content."""
+
+    delimiter: str | None = Field(default=None, description='one character between fields, or "tab"')
+    quoting: Literal["standard", "backslash", "none"] | None = Field(
+        default=None, description='a quote in a quoted field: "" (standard) or \\" (backslash); none: quotes are text'
+    )
+    header: bool | None = Field(default=None, description="false: there is none, and columns are '1', '2', ...")
+    encoding: str | None = Field(default=None, description="such as cp1252; also of JSON lines")
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_character(cls, value: str | None) -> str | None:
+        value = "\t" if value in ("tab", "\\t") else value
+        if value is not None and (len(value) != 1 or value in '"\r\n\0'):
+            raise ValueError(f"a delimiter is one character and no quote or line end, not {value!r}")
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                "a".encode(value)
+            except LookupError as error:
+                raise ValueError(f"no such encoding: {value}; Python's names are used, such as cp1252") from error
+        return value
 
 
 class DataSource(Row):
@@ -53,12 +82,23 @@ class McAuleyFile(DataSource):
 
 
 class TableFile(DataSource):
-    """CSV, TSV, Parquet or JSON lines (by suffix, .gz allowed) with a column map; several files are read as one."""
+    """CSV, TSV, JSON, Parquet or Arrow files (by suffix, may be compressed) with a column map, read as one.
+
+    A path may be a folder or a pattern.
+    """
 
     implementation: ClassVar[str] = "lwc.data.sources.table:SOURCE"
     kind: Literal["table"]
     paths: tuple[str, ...] = Field(min_length=1)
     columns: Columns = Columns()
+    format: Format = Format()
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = serialize(self)
+        if self.format == Format():  # a recipe that does not need the section keeps its cache key
+            found.pop("format", None)
+        return found
 
 
 class HubDataset(DataSource):

@@ -113,6 +113,7 @@ class DataQuality(TypedDict, total=False):
 
     source: str
     text_fields: list[str]
+    read_as: Annotated[list[str], When("texts"), Field(description="how files were read where content decided it")]
     rows_read: int
     rows_bad: Annotated[dict[str, int], Field(description="quarantined rows by reason")]
     rows_left_out_by_label_scheme: Annotated[int, When("texts")]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from lwc.data.rows import CUT_SHORT
+from lwc.data.rows import CUT_SHORT, Reason
 from lwc.metrics.headline import Metric
 from lwc.recipe import TASKS
 from lwc.report.content_types import Decision, Findings, Quality, Verdict, measured
@@ -98,13 +98,27 @@ def _beats(metric: Metric, model: Quality, floor: Quality) -> bool:
     return value < other if metric.lower_is_better else value > other
 
 
-def warnings(report: Findings, gates: Sequence[Decision]) -> list[str]:
-    """Warnings: lost rows, collapse onto a class, a floor not beaten, serving not run."""
+def lost_rows(rows_bad: Mapping[str, int]) -> list[str]:
+    """Warnings about rows that are lost to the file's damage or encoding, not to their own content."""
     found = [
         f"A source file is cut off ({reason}): an unknown number of its rows is lost. See quarantine.jsonl."
-        for reason in (report["data"]["quality"] or {}).get("rows_bad", {})
+        for reason in rows_bad
         if reason in CUT_SHORT
     ]
+    if lost := rows_bad.get(Reason.DAMAGED_TABLE, 0):
+        found.append(f"A source file is damaged: {lost:,} of its rows are lost. See quarantine.jsonl.")
+    if lost := rows_bad.get(Reason.NOT_UTF8, 0):
+        found.append(
+            f"{lost:,} rows are not UTF-8 and were left out: those with accents or curly quotes, not a random sample."
+            " Convert the file, or set data.source.format.encoding. See quarantine.jsonl."
+        )
+    return found
+
+
+def warnings(report: Findings, gates: Sequence[Decision]) -> list[str]:
+    """Warnings: lost rows, collapse onto a class, a floor not beaten, serving not run."""
+    data = report["data"]["quality"] or {}
+    found = [*lost_rows(data.get("rows_bad", {})), *data.get("read_as", [])]
     quality = report["quality"]
     labels = report["data"]["label_names"] or []
     if quality:

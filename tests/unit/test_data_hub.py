@@ -51,6 +51,27 @@ def test_a_wrong_split_is_the_users_error(monkeypatch: pytest.MonkeyPatch) -> No
         list(hub.read(SOURCE, quiet))
 
 
+def test_a_data_file_that_the_library_cannot_parse_is_the_users_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    own: Any = ModuleType("datasets.exceptions")
+    own.DatasetsError = type("DatasetsError", (Exception,), {})
+    module: Any = failing(own.DatasetsError("An error occurred while generating the dataset"))
+    module.exceptions = own
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    with pytest.raises(DataError, match="while generating"):
+        list(hub.read(SOURCE, quiet))
+
+
+@pytest.mark.parametrize("name", ["state.json", "dataset_dict.json"])
+def test_what_save_to_disk_wrote_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", failing(ValueError("not reached")))
+    monkeypatch.setenv("LWC_DATA_DIR", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("{}")
+    with pytest.raises(DataError, match="save_to_disk") as caught:
+        list(hub.read(SOURCE.model_copy(update={"id": "mine"}), quiet))
+    assert "kind: table" in caught.value.hint
+
+
 def test_a_local_folder_with_the_real_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets", reason="the hub extra is not installed")
     monkeypatch.setenv("LWC_DATA_DIR", str(tmp_path))

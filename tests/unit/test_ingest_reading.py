@@ -14,13 +14,13 @@ import pytest
 from damage import damage, packed, present, record_2023, review_file
 
 from lwc.core.errors import DataError
+from lwc.data.containers import Cut, chunks, inflate_carefully
 from lwc.data.ingest import parse
 from lwc.data.ingest.blocks import blocks
 from lwc.data.ingest.parse import Piece, pieces
 from lwc.data.rows import Bad, Row
 from lwc.data.source import inputs_of
 from lwc.data.sources import mcauley, table
-from lwc.data.stream import Cut, chunks, inflate_carefully
 from lwc.recipe import Columns, DataSource, McAuleyFile, TableFile
 
 LONE = re.compile("[\ud800-\udfff]")
@@ -68,6 +68,8 @@ def test_a_thousand_damaged_files_are_read_as_the_careful_reader_reads_them_and_
         if isinstance(first := next(chunks(path), b""), bytes) and first.startswith((b"\xff\xfe", b"\xfe\xff")):
             with pytest.raises(DataError, match="UTF-16"):
                 fast(reviews, size)
+            with pytest.raises(DataError, match="UTF-16"):
+                list(mcauley.read_file(path))
             continue
         slow, quick = careful(mcauley.read_file(path)), fast(reviews, size, source.choice((100, 3000, 1 << 20)))
         assert by_line(quick) == by_line(slow), seed

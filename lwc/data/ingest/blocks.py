@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lwc.data.containers import Cut
 from lwc.data.rows import Bad, Reason, Row, Rows, excerpt
 from lwc.data.source import Input
-from lwc.data.stream import MAX_LINE, Cut, chunks, first_line
+from lwc.data.stream import MAX_LINE, text
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def _json_blocks(file: int, path: Path, size: int, took: Callable[[int], None]) 
     buffer, bad = bytearray(), []
     first = line = 1  # numbers of the buffer's first line and of the line that is skipped
     number, skipping = 0, False
-    for part in chunks(path, took):
+    for part in text(path, took=took):
         if isinstance(part, Cut):
             # A truncated line is no row: the quarantine records it as the place of the cut.
             whole = buffer.rfind(b"\n") + 1
@@ -75,7 +76,7 @@ def _json_blocks(file: int, path: Path, size: int, took: Callable[[int], None]) 
             stop = (buffer.rfind(b"\n", 0, size) + 1) or (buffer.find(b"\n", size) + 1)
             if not stop:
                 break
-            yield Block(file, path.name, number, first, _start(memoryview(buffer)[:stop], first, path), bad=tuple(bad))
+            yield Block(file, path.name, number, first, bytes(memoryview(buffer)[:stop]), bad=tuple(bad))
             first += buffer.count(b"\n", 0, stop)
             number, bad = number + 1, []
             del buffer[:stop]
@@ -86,11 +87,7 @@ def _json_blocks(file: int, path: Path, size: int, took: Callable[[int], None]) 
         bad.append(Bad(path.name, line, Reason.LONG_LINE, excerpt(bytes(buffer))))
         buffer.clear()
     if buffer or bad or number == 0:
-        yield Block(file, path.name, number, first, _start(buffer, first, path), bad=tuple(bad))
-
-
-def _start(lines: bytearray | memoryview, first: int, path: Path) -> bytes:
-    return first_line(bytes(lines), path) if first == 1 else bytes(lines)
+        yield Block(file, path.name, number, first, bytes(buffer), bad=tuple(bad))
 
 
 def _item_blocks(file: int, name: str, rows: Rows, size: int) -> Iterator[Block]:

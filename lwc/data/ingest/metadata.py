@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from lwc.data.bad_rows import refused
 from lwc.data.fields import name_of
-from lwc.data.paths import locate
+from lwc.data.json_text import object_of, objects
+from lwc.data.paths import locate_all
 from lwc.data.rows import Bad, BadValue, Reason
-from lwc.data.sources.mcauley import object_of, parse
-from lwc.data.stream import lines
 
 FIELDS = ("item_title", "item_brand", "item_category")
 
@@ -46,7 +46,7 @@ def build(paths: Sequence[str], folder: Path) -> dict[str, int]:
         How many lines were read, how many items there are, and how many lines were bad.
 
     Raises:
-        DataError: a file is missing, or is not text.
+        DataError: a file is missing, is not text, or has no item at all.
     """
     folder.mkdir(parents=True, exist_ok=True)
     schema = pa.schema([("item", pa.string()), *((name, pa.string()) for name in FIELDS)])
@@ -70,17 +70,20 @@ def build(paths: Sequence[str], folder: Path) -> dict[str, int]:
 def _batches(paths: Sequence[str]) -> Iterator[tuple[list[tuple[str | None, ...]], list[Bad]]]:
     rows: list[tuple[str | None, ...]] = []
     bad: list[Bad] = []
-    for name in paths:
-        path = locate(name)
-        for item in lines(path, path.name):
-            found: Any = item if isinstance(item, Bad) else parse(item[1], path.name, item[0], _described)
+    for path in locate_all(paths).values():
+        good, first = 0, None
+        for found in objects(path, _described, ("asin", "parent_asin")):
             if isinstance(found, Bad):
                 bad.append(found)
-            elif found is not None:
+                first = first or found
+            else:
                 rows.append(found)
+                good += 1
             if len(rows) >= 10_000:
                 yield rows, bad
                 rows, bad = [], []
+        if first is not None and not good:
+            raise refused(first, path)
     yield rows, bad
 
 

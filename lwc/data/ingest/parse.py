@@ -1,4 +1,4 @@
-"""JSON lines into columns: plain lines through Arrow's parser, all others through `mcauley.parse`.
+"""JSON lines into columns: plain lines through Arrow's parser, all others through `json_text.parse`.
 
 A piece with an odd line is halved, down to a few lines, so that most of its lines still take the fast path. Both paths
 give the same result, which a test checks.
@@ -20,8 +20,9 @@ from lwc.data.cleaning import LONE
 from lwc.data.fields import MILLISECONDS, YEAR_9999, name_of
 from lwc.data.ingest.blocks import Block
 from lwc.data.ingest.strings import contents
+from lwc.data.json_text import parse
 from lwc.data.rows import Bad, Reason, Row, excerpt
-from lwc.data.sources.mcauley import parse, review_of
+from lwc.data.sources.mcauley import review_of
 from lwc.data.sources.table import json_mapper
 from lwc.data.stream import MAX_LINE
 from lwc.recipe import Columns

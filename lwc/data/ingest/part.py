@@ -93,7 +93,7 @@ def make_part(block: Block, data: Data, columns: Columns | None, folder: Path) -
     bad: list[Bad] = []
     read = left_out = 0
     for piece in pieces(block, columns, seen):
-        read += len(piece) + len(piece.bad)
+        read += len(piece) + sum(one.rows for one in piece.bad)
         bad += piece.bad
         raw = _text(piece, data.text_fields)
         text, label = clean_many(raw), _labels(piece, data.labels.scheme)
@@ -129,11 +129,19 @@ def make_part(block: Block, data: Data, columns: Columns | None, folder: Path) -
     account = {
         "part": block.part, "file": block.file, "number": block.number, "name": block.name, "read": read,
         "rows": len(table), "left_out": left_out, "seen": sorted(seen),
-        "bad": dict(Counter(one.reason.value for one in bad)),
+        "bad": _counted(bad),
         **summary.as_json(table),
     }  # fmt: skip
     _write(folder / block.part, table, near, bad)
     return seal(folder / f"{block.part}.json", folder, (f"{block.part}.{suffix}" for suffix in SUFFIXES), account)
+
+
+def _counted(bad: Sequence[Bad]) -> dict[str, int]:
+    """Rows that are bad or lost, by reason."""
+    found = Counter[str]()
+    for one in bad:
+        found[one.reason.value] += one.rows
+    return dict(found)
 
 
 def _text(piece: Piece, fields: Sequence[str]) -> pa.Array:

@@ -14,7 +14,7 @@ from lwc.data.ingest.part import make_part
 from lwc.data.ingest.progress import Meter
 from lwc.data.ingest.seal import unbroken
 from lwc.data.source import Input
-from lwc.data.sources.table import check_keys
+from lwc.data.sources.table import check_keys, wanted_of
 from lwc.recipe import Columns, Data, Ingest
 
 
@@ -137,4 +137,5 @@ def _check_columns(given: Sequence[Input], made: Sequence[_Made]) -> None:
     """As `read_json_lines`: some lines may lack a mapped key, but not all."""
     for file, one in enumerate(given):
         if one.columns is not None:
-            check_keys(one.columns, {key for part in made if part.file == file for key in part.seen}, str(one.path))
+            keys = {key for part in made if part.file == file for key in part.seen}
+            check_keys(wanted_of(one.columns), keys, str(one.path))

@@ -21,6 +21,7 @@ from lwc.core.arrays import Array
 from lwc.core.errors import DataError, LwcError
 from lwc.core.machine import cpu_limit
 from lwc.core.store import MANIFEST, exclusive, file_digest, key_of, read_json, write_json, write_whole
+from lwc.data.bad_rows import check_bad
 from lwc.data.ingest import metadata, shards
 from lwc.data.ingest import part as part_file
 from lwc.data.ingest.dedupe import Parts, decide
@@ -28,9 +29,9 @@ from lwc.data.ingest.progress import Meter
 from lwc.data.ingest.quality import describe, totals
 from lwc.data.ingest.reading import Job, read_all
 from lwc.data.ingest.seal import seal, unbroken
-from lwc.data.paths import locate
-from lwc.data.prepare import check_bad, label_names
-from lwc.data.source import inputs_of, provenance, quiet
+from lwc.data.paths import locate_all
+from lwc.data.prepare import label_names
+from lwc.data.source import inputs_of, notes_of, provenance, quiet
 from lwc.data.splits import NAMES, kind_of
 from lwc.recipe import Data
 
@@ -82,7 +83,7 @@ def _line(job: Job) -> dict[str, Any]:
         total = totals(read_json(parts.folder / f"{name}.json") for name in parts.names)
     if total["rows"] != parts.rows:
         raise DataError(f"{out}: the source now gives other rows", "delete the folder and rerun the command")
-    check_bad(total["bad"], total["read"], data.max_bad_rows)
+    check_bad(total["bad"], total["read"], data.max_bad_rows, _quarantine(job, parts))
     if parts.rows == 0:
         raise DataError("no row is left after cleaning and labelling", "use another label scheme or source")
     with _timed(took, "compare"):
@@ -93,6 +94,7 @@ def _line(job: Job) -> dict[str, Any]:
         joined = _metadata(job)
         written = _shards(job, parts, rule, names, joined)
     quality = describe(data, total, decisions, written, rule.kind, names)
+    quality["read_as"] = notes_of(data.source)
     if joined is not None:
         quality["metadata"] = read_json(joined / "done.json")
     _finish(job, parts, names, quality, written)
@@ -174,17 +176,23 @@ def _shards(job: Job, parts: Parts, rule: shards.Rule, names: list[str], joined:
     return [one for one in found if one is not None]
 
 
+def _quarantine(job: Job, parts: Parts) -> Path:
+    """Write the bad rows of all parts to one file."""
+
+    def write(file: BinaryIO) -> None:
+        for name in parts.names:
+            file.write((parts.folder / f"{name}.bad.jsonl").read_bytes())
+
+    write_whole(job.out / "quarantine.jsonl", write)
+    return job.out / "quarantine.jsonl"
+
+
 def _finish(
     job: Job, parts: Parts, names: list[str], quality: dict[str, Any], written: Sequence[dict[str, Any]]
 ) -> None:
     """Write the files that describe the whole, the manifest last, and delete intermediate files."""
     out = job.out
-
-    def quarantine(file: BinaryIO) -> None:
-        for name in parts.names:
-            file.write((parts.folder / f"{name}.bad.jsonl").read_bytes())
-
-    write_whole(out / "quarantine.jsonl", quarantine)
+    _quarantine(job, parts)
     write_json(out / "labels.json", names)
     write_json(out / "source.json", provenance(job.data.source, job.data.text_fields))
     write_json(out / "quality.json", quality)
@@ -202,7 +210,7 @@ def _claim(job: Job) -> None:
     """Record what this folder is made from; refuse one that is made from something else."""
     data, out = job.data, job.out
     paths = [one.path for one in job.inputs if one.path is not None]
-    paths += [locate(name) for name in job.settings.metadata]
+    paths += locate_all(job.settings.metadata).values()
     files = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in paths]
     # Settings that only limit or check the result may change.
     settings = data.model_dump(mode="json", exclude={"limit", "calibration", "max_bad_rows"})

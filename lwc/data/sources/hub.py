@@ -11,7 +11,7 @@ from lwc.core.store import digest_paths
 from lwc.data.paths import local_dataset
 from lwc.data.rows import Progress, Rows
 from lwc.data.source import Source
-from lwc.data.sources.table import check_columns, mapped
+from lwc.data.sources.table import mapped, wanted_of
 from lwc.recipe import HubDataset
 
 
@@ -23,6 +23,12 @@ def _offline(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _own_errors(datasets: Any) -> tuple[type[Exception], ...]:
+    """The library's base error, as of a data file that it cannot parse."""
+    found = getattr(getattr(datasets, "exceptions", None), "DatasetsError", None)
+    return () if found is None else (found,)
 
 
 def read(source: HubDataset, progress: Progress) -> Rows:
@@ -37,17 +43,22 @@ def read(source: HubDataset, progress: Progress) -> Rows:
     except ImportError as error:
         raise MissingDependency("a hub data source needs the package datasets", "pip install 'lwc[hub]'") from error
     local = local_dataset(source.id)
+    if local is not None and any((Path(local) / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        hint = f"read it as a table: {{kind: table, paths: [{local}]}}; of several splits, name the folder of one"
+        raise DataError(f"{source.id}: a folder that save_to_disk wrote, not a dataset in the hub's layout", hint)
     progress(f"loading {local or source.id}")
+    users: tuple[type[Exception], ...] = (OSError, ValueError, *_own_errors(datasets))
     try:
         found = datasets.load_dataset(local or source.id, source.config, split=source.split)
-    except (OSError, ValueError) as error:
-        if local is None and (_offline(error) or not isinstance(error, FileNotFoundError | ValueError)):
+    except users as error:
+        wrong = isinstance(error, (FileNotFoundError, ValueError, *_own_errors(datasets)))
+        if local is None and (_offline(error) or not wrong):
             raise MissingDependency(
                 f"{source.id}: the hub cannot be reached: {error}",
                 "download it elsewhere, put its folder under LWC_DATA_DIR and name the folder as data.source.id",
             ) from error
         raise DataError(f"{source.id}: {error}", "check data.source.id, config and split") from error
-    check_columns(source.columns, list(found.column_names), source.id)
+    wanted_of(source.columns).check(list(found.column_names), source.id)
     column = source.columns.label
     feature: Any = found.features.get(column) if column is not None else None
     for line, record in enumerate(found, start=1):

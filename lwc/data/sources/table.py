@@ -1,39 +1,41 @@
-"""CSV, TSV, Parquet and JSON lines with a column map."""
+"""CSV, TSV, JSON, Parquet and Arrow files with a column map."""
 
 from __future__ import annotations
 
-import csv
-import difflib
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lwc.core.errors import DataError
+from lwc.data import delimited
+from lwc.data.columns import Wanted
+from lwc.data.containers import head_of, member_name
 from lwc.data.fields import name_of, rating_of, seconds_of, text_of
-from lwc.data.paths import locate, locate_all
+from lwc.data.json_text import object_of, objects, one_a_line
+from lwc.data.paths import PACKED_SUFFIXES, TABLE_SUFFIXES, format_of, locate_all
 from lwc.data.rows import Bad, BadValue, Progress, Reason, Row, Rows, excerpt
 from lwc.data.source import Input, Source
-from lwc.data.sources.mcauley import object_of
-from lwc.data.sources.mcauley import read_file as read_json_file
-from lwc.data.stream import line_end, lines
-from lwc.recipe import Columns, TableFile
+from lwc.recipe import Columns, Format, TableFile
 
-# An unclosed quote is noticed after this many characters, far more than any review has.
-csv.field_size_limit(1 << 17)
-_JSON = (".json", ".jsonl")
+_JSON = (".json", ".jsonl", ".ndjson")
+_COLUMNAR = (".parquet", ".arrow", ".feather")
+WRITTEN_AS_USUAL = Format()
 
 
 def mapped(record: Mapping[str, Any], columns: Columns, file: str, line: int) -> Row | Bad:
     """One record through the column map."""
 
     def value(column: str | None) -> Any:
-        return record.get(column) if column is not None else None
+        found = record.get(column) if column is not None else None
+        if isinstance(found, list | dict):
+            raise BadValue(Reason.NOT_A_VALUE, f"{column!r} is {_kind(found)}")
+        return found
 
-    body, raw = text_of(value(columns.body)), value(columns.rating)
+    body = ""
     try:
+        body, raw = text_of(value(columns.body)), value(columns.rating)
         if isinstance(raw, float) and math.isnan(raw):
             raise BadValue(Reason.RATING_NAN)
         rating, time = rating_of(raw), seconds_of(value(columns.time))
@@ -42,150 +44,68 @@ def mapped(record: Mapping[str, Any], columns: Columns, file: str, line: int) ->
         label = name_of(value(columns.label))
         if columns.label is not None and label is None:
             raise BadValue(Reason.NO_LABEL)
+        title, user, item = text_of(value(columns.title)), name_of(value(columns.user)), name_of(value(columns.item))
     except BadValue as error:
         return Bad(file, line, error.reason, excerpt(body), error.detail)
-    return Row(
-        file,
-        line,
-        body=body,
-        title=text_of(value(columns.title)),
-        rating=rating,
-        label=label,
-        user=name_of(value(columns.user)),
-        item=name_of(value(columns.item)),
-        time=time,
+    return Row(file, line, body, title, rating, label, user, item, time)
+
+
+def _kind(value: object) -> str:
+    return f"an object with {', '.join(map(repr, value))}"[:60] if isinstance(value, dict) else "a list"
+
+
+def wanted_of(columns: Columns) -> Wanted:
+    """The mapped columns of a table."""
+    return Wanted({field: name for field, name in columns.model_dump().items() if name is not None})
+
+
+def records(
+    path: Path, form: Format, wanted: Wanted, every: bool = False
+) -> Iterator[tuple[int, Mapping[str, Any]] | Bad]:
+    """Line and values of every row of a table, however it is packed; the suffix of its name says how to read it.
+
+    ``every`` gives all columns of Parquet and Arrow files, not only those wanted; text has all columns anyway.
+
+    Raises:
+        DataError: another suffix, an empty or damaged file, or no column of a wanted name.
+    """
+    suffix = _format(path, form)
+    if suffix in _COLUMNAR:
+        from lwc.data import columnar
+
+        return (columnar.parquet if suffix == ".parquet" else columnar.arrow)(path, wanted, every)
+    if suffix in _JSON:
+        return _json_records(path, form, wanted)
+    return delimited.records(path, suffix, form, wanted)
+
+
+def _format(path: Path, form: Format) -> str:
+    suffix = format_of(path)
+    if not suffix and head_of(path, 2) == b"PK":
+        suffix = format_of(member_name(path))
+    if suffix in TABLE_SUFFIXES or (form.delimiter is not None and suffix != ".tar"):
+        return suffix
+    if suffix in (".tar", ".tgz"):
+        raise DataError(f"{path}: a tar archive", f"unpack it with `tar -xf {path}` and name the files in it")
+    if suffix in (".xlsx", ".xls", ".ods"):
+        raise DataError(f"{path}: a spreadsheet, not a table format", "save it as CSV UTF-8")
+    raise DataError(
+        f"{path}: {suffix or 'no suffix'} is not a table format",
+        f"use {', '.join(TABLE_SUFFIXES)}; text may be compressed as {', '.join(PACKED_SUFFIXES)}, and any text table"
+        " is read with data.source.format.delimiter",
     )
 
 
-def check_columns(columns: Columns, present: list[str], where: str) -> None:
-    """Raise `DataError` for mapped columns that the table lacks, with the nearest name that it has."""
-    lacking = [
-        f"{field}: {name!r}{_near(name, present)}"
-        for field, name in columns.model_dump().items()
-        if name is not None and name not in present
-    ]
-    if lacking:
-        raise DataError(
-            f"{where}: no column for {'; '.join(lacking)}; it has {', '.join(map(repr, present))}",
-            "fix data.source.columns",
-        )
+def _json_records(path: Path, form: Format, wanted: Wanted) -> Iterator[tuple[int, Mapping[str, Any]] | Bad]:
+    seen: set[str] = set()
 
+    def record_of(value: object, file: str, line: int) -> tuple[int, Mapping[str, Any]]:
+        fields = object_of(value)
+        seen.update(fields)
+        return line, fields
 
-def _near(name: str, present: list[str]) -> str:
-    close = difflib.get_close_matches(name, present, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-class _Feed:
-    """Physical lines for `csv.reader`; remembers those of the current record, so that they can be read again."""
-
-    def __init__(self, source: Iterator[tuple[int, bytes] | Bad], end: bytes) -> None:
-        self._source, self._end = source, end
-        self._back: deque[tuple[int, str]] = deque()
-        self.taken: list[tuple[int, str]] = []
-        self.bad: list[Bad] = []
-
-    def __iter__(self) -> _Feed:
-        return self
-
-    def __next__(self) -> str:
-        if self._back:
-            self.taken.append(self._back.popleft())
-            return self.taken[-1][1]
-        for item in self._source:
-            if isinstance(item, Bad):
-                self.bad.append(item)
-                continue
-            number, raw = item
-            # Undecodable bytes become surrogates, which the row checks find.
-            text = raw.decode("utf-8", "surrogateescape").removesuffix("\r").replace("\0", "")
-            # The other line-end character is white space in this file.
-            self.taken.append((number, text.replace("\r" if self._end == b"\n" else "\n", " ") + "\n"))
-            return self.taken[-1][1]
-        raise StopIteration
-
-    def give_back(self, taken: list[tuple[int, str]]) -> None:
-        self._back.extendleft(reversed(taken))
-
-
-def _records(path: Path, name: str, delimiter: str) -> Iterator[tuple[int, list[str]] | Bad]:
-    """First line and fields of every record. An unclosed quote loses one line, not the rest of the file."""
-    end = line_end(path)
-    feed = _Feed(lines(path, name, end), end)
-    reader = csv.reader(feed, delimiter=delimiter, strict=True)
-    while True:
-        feed.taken = []
-        try:
-            fields = next(reader)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            number, text = feed.taken[0]
-            yield Bad(name, number, Reason.BAD_QUOTING, excerpt(text), str(error))
-            if not feed.bad:  # in a truncated file, the open record is the truncated one
-                feed.give_back(feed.taken[1:])
-            reader = csv.reader(feed, delimiter=delimiter, strict=True)
-            continue
-        if fields:
-            yield feed.taken[0][0], fields
-    yield from feed.bad
-
-
-def read_delimited(path: Path, delimiter: str, columns: Columns) -> Rows:
-    """Rows of a CSV or TSV file, numbered by the physical line on which they start.
-
-    A byte-order mark is dropped and line breaks inside quotes are kept. A bare carriage return ends rows if it ends the
-    header.
-    """
-    header: list[str] = []
-    for found in _records(path, path.name, delimiter):
-        if isinstance(found, Bad):
-            yield found
-            continue
-        line, cells = found
-        if not header:
-            header = [cell.strip() for cell in cells]
-            check_columns(columns, header, str(path))
-        elif len(cells) != len(header):
-            detail = f"{len(cells)}, the header has {len(header)}"
-            yield Bad(path.name, line, Reason.CELL_COUNT, excerpt(cells[0]), detail)
-        elif any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
-            yield Bad(path.name, line, Reason.NOT_UTF8)
-        else:
-            yield mapped(dict(zip(header, cells, strict=True)), columns, path.name, line)
-    if not header:
-        raise DataError(f"{path}: empty file", "name another file")
-
-
-def read_parquet(path: Path, columns: Columns) -> Rows:
-    """Rows of a Parquet file; ``line`` is the row number. Damage ends the file with one `Bad`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path}: not a Parquet file: {error}", "name another file") from error
-    check_columns(columns, file.schema_arrow.names, str(path))
-    wanted = sorted({name for name in columns.model_dump().values() if name is not None})
-    line = 0
-    batches = file.iter_batches(columns=wanted)
-    while True:
-        try:
-            batch = next(batches, None)
-        except (OSError, pa.ArrowException) as error:
-            yield Bad(path.name, line + 1, Reason.DAMAGED_PARQUET, detail=str(error))
-            return
-        if batch is None:
-            return
-        for index in range(batch.num_rows):
-            line += 1
-            try:
-                record = {name: _decoded(batch.column(name)[index].as_py()) for name in wanted}
-            except UnicodeDecodeError:
-                yield Bad(path.name, line, Reason.NOT_UTF8)
-                continue
-            yield mapped(record, columns, path.name, line)
+    yield from objects(path, record_of, wanted.names, form.encoding)
+    check_keys(wanted, seen, str(path))
 
 
 def json_mapper(columns: Columns, seen: set[str]) -> Callable[[object, str, int], Row | Bad]:
@@ -199,63 +119,51 @@ def json_mapper(columns: Columns, seen: set[str]) -> Callable[[object, str, int]
     return row_of
 
 
-def check_keys(columns: Columns, seen: set[str], where: str) -> None:
+def check_keys(wanted: Wanted, seen: set[str], where: str) -> None:
     """Raise `DataError` for a mapped key that no JSON line has; some lines may lack it."""
-    if seen and not {name for name in columns.model_dump().values() if name is not None} <= seen:
-        check_columns(columns, sorted(seen), where)
+    if seen and not wanted.names <= seen:
+        wanted.check(sorted(seen), where)
 
 
-def read_json_lines(path: Path, columns: Columns) -> Rows:
-    """Rows of a file with one JSON object a line. Some lines may lack a mapped key, but not all."""
-    seen: set[str] = set()
-    yield from read_json_file(path, json_mapper(columns, seen))
-    check_keys(columns, seen, str(path))
-
-
-def _decoded(value: object) -> object:
-    return value.decode("utf-8") if isinstance(value, bytes) else value
-
-
-def _format(path: Path) -> str:
-    """The suffix that names the format, lower case; empty if there is none."""
-    return next((suffix.lower() for suffix in reversed(path.suffixes) if suffix.lower() != ".gz"), "")
-
-
-def read_file(path: Path, columns: Columns) -> Rows:
-    """Rows of one table; the suffix of its name says how to read it.
-
-    Raises:
-        DataError: another suffix, an empty or damaged file, or no column of a name in ``columns``.
-    """
-    suffix = _format(path)
-    if suffix in (".csv", ".tsv"):
-        return read_delimited(path, "," if suffix == ".csv" else "\t", columns)
-    if suffix == ".parquet":
-        return read_parquet(path, columns)
-    if suffix in _JSON:
-        return read_json_lines(path, columns)
-    raise DataError(
-        f"{path}: {suffix or 'no suffix'} is not a table format",
-        "use .csv, .tsv, .jsonl or .json with one object a line (all also .gz), or .parquet",
-    )
+def read_file(path: Path, columns: Columns, form: Format = WRITTEN_AS_USUAL) -> Rows:
+    """Rows of one table, as `records` reads them."""
+    for found in records(path, form, wanted_of(columns)):
+        if isinstance(found, Bad):
+            yield found
+        else:
+            line, record = found
+            yield mapped(record, columns, path.name, line)
 
 
 def read(source: TableFile, progress: Progress) -> Rows:
     """Rows of every named table, in order."""
-    for name in source.paths:
+    for name, path in locate_all(source.paths).items():
         progress(f"reading {name}")
-        yield from read_file(locate(name), source.columns)
+        yield from read_file(path, source.columns, source.format)
 
 
-def _input(name: str, columns: Columns) -> Input:
-    path = locate(name)
-    if _format(path) in _JSON:
-        return Input(name, path, columns)
-    return Input(name, path, rows=partial(read_file, path, columns))
+def _input(name: str, path: Path, source: TableFile) -> Input:
+    plain = _format(path, source.format) in _JSON and source.format.encoding is None
+    if plain and one_a_line(path, wanted_of(source.columns).names):
+        return Input(name, path, source.columns)
+    return Input(name, path, rows=partial(read_file, path, source.columns, source.format))
+
+
+def _notes(source: TableFile) -> list[str]:
+    """One sentence for all files that are read alike."""
+    files: dict[str, list[str]] = {}
+    for name, path in locate_all(source.paths).items():
+        suffix = _format(path, source.format)
+        if suffix not in (*_JSON, *_COLUMNAR):
+            for text in delimited.notes(path, suffix, source.format, wanted_of(source.columns)):
+                files.setdefault(text, []).append(name)
+    more = {text: f" and {len(names) - 1:,} more" if len(names) > 1 else "" for text, names in files.items()}
+    return [f"{names[0]}{more[text]}: {text}." for text, names in files.items()]
 
 
 SOURCE = Source[TableFile](
     read,
     files=lambda settings: locate_all(settings.paths),
-    inputs=lambda settings: [_input(name, settings.columns) for name in settings.paths],
+    inputs=lambda settings: [_input(name, path, settings) for name, path in locate_all(settings.paths).items()],
+    notes=_notes,
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,34 +10,40 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lwc.core.errors import DataError
+from lwc.data.bad_rows import refused
+from lwc.data.columns import Wanted
+from lwc.data.paths import format_of
+from lwc.data.rows import Bad
+from lwc.data.sources.table import WRITTEN_AS_USUAL, records
 from lwc.tasks.endpoint import Sample, Wire
 
 
 def read_samples(path: Path, wire: Wire) -> list[Sample]:
-    """Read what ``wire`` sends and compares from ``.parquet``, ``.jsonl`` or ``.csv``.
+    """Read what ``wire`` sends and compares from any table that a data source reads; rows without ids are numbered.
 
     Raises:
-        DataError: no such file, no rows, a missing column, or a row that cannot be sent.
+        DataError: no such file, no rows, a missing column, or a row that cannot be read or sent.
     """
     if not path.is_file():
-        raise DataError(f"no samples file at {path}", "give a .parquet, .jsonl or .csv file with id, text and label")
-    rows: Iterable[Mapping[str, Any]]
-    if path.suffix == ".parquet":
-        rows = pq.read_table(path).to_pylist()
-    elif path.suffix == ".jsonl":
-        rows = list(_json_lines(path))
-    elif path.suffix == ".csv":
-        # As text, so that a review saying "NA" or "1" stays what it is; no offline value is an empty field.
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [{**row, "offline": row.get("offline") or None} for row in csv.DictReader(file)]
-    else:
-        raise DataError(f"{path}: samples are .parquet, .jsonl or .csv, not {path.suffix!r}")
+        raise DataError(f"no samples file at {path}", "give a .parquet, .jsonl, .csv or .tsv file with text and label")
+    needed = f"samples need the column {wire.column}, and label where answers are judged; id and offline are optional"
+    wanted = Wanted({wire.column: wire.column}, ("id", "label", "offline"), needed, options=None, nested=True)
+    rows: list[tuple[int, Mapping[str, Any]]] = []
+    for found in records(path, WRITTEN_AS_USUAL, wanted, every=True):
+        if isinstance(found, Bad):
+            raise refused(found, path)
+        rows.append(found)
+    numbered = not any("id" in row for _, row in rows)
+    as_text = format_of(path) in (".csv", ".tsv")
     samples: list[Sample] = []
-    for number, row in enumerate(rows, 1):
+    for number, (line, row) in enumerate(rows, 1):
+        given: dict[str, Any] = {**row, "id": number} if numbered else dict(row)
+        if as_text:  # an empty field is no offline value
+            given["offline"] = given.get("offline") or None
         try:
-            samples.append(wire.sample(row, number))
+            samples.append(wire.sample(given, number))
         except ValueError as error:
-            raise DataError(f"{path}, row {number}: {error}") from error
+            raise DataError(f"{path}, line {line}: {error}", needed) from error
     if not samples:
         raise DataError(f"{path}: no samples", "the file must contain at least one row")
     if len({sample.id for sample in samples}) != len(samples):
@@ -51,17 +55,3 @@ def write_samples(samples: Iterable[Sample], path: Path, column: str = "text") -
     """Write samples as Parquet, the questions as ``column``."""
     rows = [{"id": s.id, column: s.question, "label": s.label, "offline": s.offline} for s in samples]
     pq.write_table(pa.Table.from_pylist(rows), path)
-
-
-def _json_lines(path: Path) -> Iterable[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}:{number}: not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{path}:{number}: not a JSON object")
-            yield row

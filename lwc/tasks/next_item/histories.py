@@ -12,7 +12,7 @@ from typing import Any
 
 from lwc.core.errors import DataError
 from lwc.core.store import read_json, write_json
-from lwc.data.prepare import check_bad, read_good
+from lwc.data.bad_rows import check_bad, read_good
 from lwc.data.rows import Bad, Reason, Row
 from lwc.recipe import Data
 
@@ -153,7 +153,8 @@ def read_events(
         return None
 
     read, bad = read_good(data.source, take, quarantine, progress)
-    check_bad(bad, read, data.max_bad_rows, "task next_item needs user, item and time: map data.source.columns; or ")
+    hint = "task next_item needs user, item and time: map data.source.columns"
+    check_bad(bad, read, data.max_bad_rows, quarantine, hint)
     return events, {"rows_read": read, "rows_bad": dict(bad)}
 
 

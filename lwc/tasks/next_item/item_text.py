@@ -19,8 +19,7 @@ from sklearn.linear_model import RidgeCV
 
 from lwc.core.arrays import Array
 from lwc.core.errors import DataError
-from lwc.data.rows import Row
-from lwc.data.source import read_rows
+from lwc.data.bad_rows import good_rows
 from lwc.recipe import TableFile
 from lwc.tasks.next_item.histories import Event
 
@@ -35,8 +34,8 @@ def item_texts(
     """The text of each item that has any: its metadata, then its train reviews (never those of held-out events)."""
     texts: dict[str, list[str]] = {}
     if metadata is not None:
-        for row in read_rows(metadata, progress):
-            if isinstance(row, Row) and row.item is not None:
+        for row in good_rows(metadata, 1, progress):
+            if row.item is not None:
                 texts.setdefault(row.item, []).extend(text for text in (row.title, row.body) if text)
     for events in train.values():
         for event in events:

@@ -1,0 +1,123 @@
+"""Rows of Parquet and Arrow files. What a damaged row group loses is counted from the footer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lwc.core.errors import DataError
+from lwc.data.columns import Wanted
+from lwc.data.containers import head_of
+from lwc.data.rows import Bad, Reason, printable
+
+Record = tuple[int, dict[str, Any]]
+_PARQUET = b"PAR1"
+_NO_FOOTER = "it ends early, or is still being written: copy or write it again"
+
+
+def parquet(path: Path, wanted: Wanted, every: bool = False) -> Iterator[Record | Bad]:
+    """Rows of a Parquet file with their numbers; each damaged row group is one `Bad` for all rows it loses.
+
+    ``every`` reads all columns, not only those wanted.
+
+    Raises:
+        DataError: not a Parquet file, or a column is missing, twice there, or nested.
+    """
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        is_one = head_of(path, 4) == _PARQUET
+        hint = _NO_FOOTER if is_one else "name another file, or give it the suffix of its format"
+        what = "a truncated or damaged Parquet file" if is_one else "not a Parquet file"
+        raise DataError(f"{path}: {what}: {_first_line(error)}", hint) from error
+    _check(file.schema_arrow, wanted, path)
+    names = None if every else sorted(wanted.names)
+    start = 0
+    for group in range(file.num_row_groups):
+        rows, given = file.metadata.row_group(group).num_rows, 0
+        batches = file.iter_batches(row_groups=[group], columns=names)
+        while True:
+            try:
+                batch = next(batches, None)
+            except (OSError, pa.ArrowException) as error:
+                detail = f"row group {group + 1}: {_first_line(error)}"
+                yield Bad(path.name, start + given + 1, Reason.DAMAGED_TABLE, detail=detail, rows=rows - given)
+                break
+            if batch is None:
+                break
+            yield from _records(batch, path.name, start + given)
+            given += batch.num_rows
+        start += rows
+
+
+def arrow(path: Path, wanted: Wanted, every: bool = False) -> Iterator[Record | Bad]:
+    """Rows of an Arrow file or stream, such as ``datasets`` writes, with their numbers.
+
+    Raises:
+        DataError: as `parquet`.
+    """
+    start = 0
+    with pa.memory_map(str(path)) as source:
+        try:
+            if head_of(path, 6) == b"ARROW1":
+                reader = pa.ipc.open_file(source)
+                batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
+            else:
+                reader = pa.ipc.open_stream(source)
+                batches = iter(reader)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{path}: not an Arrow file: {_first_line(error)}", _NO_FOOTER) from error
+        _check(reader.schema, wanted, path)
+        while True:
+            try:
+                batch = next(batches, None)
+            except (OSError, pa.ArrowException) as error:
+                detail = f"{_first_line(error)}; an unknown number of rows is lost"
+                yield Bad(path.name, start + 1, Reason.TRUNCATED, detail=detail)
+                return
+            if batch is None:
+                return
+            kept = batch if every else batch.select(sorted(wanted.names))
+            yield from _records(kept, path.name, start)
+            start += batch.num_rows
+
+
+def _first_line(error: Exception) -> str:
+    return printable(str(error).splitlines()[0]) if str(error) else type(error).__name__
+
+
+def _check(schema: pa.Schema, wanted: Wanted, path: Path) -> None:
+    wanted.check(schema.names, str(path))
+    for name in wanted.names if not wanted.nested else ():
+        kind = schema.field(name).type
+        if pa.types.is_nested(kind):
+            raise DataError(f"{path}: column {name!r} is a {kind}, not one value a row",
+                            "write a column with the value itself, and map that")  # fmt: skip
+
+
+def _records(batch: pa.RecordBatch, file: str, start: int) -> Iterator[Record | Bad]:
+    columns = {name: _plain(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+    for index in range(batch.num_rows):
+        line = start + index + 1
+        try:
+            yield line, {name: _decoded(column[index].as_py()) for name, column in columns.items()}
+        except UnicodeDecodeError:
+            yield Bad(file, line, Reason.NOT_UTF8)
+        except (ValueError, OverflowError) as error:
+            yield Bad(file, line, Reason.TIME_OUTSIDE, detail=_first_line(error))
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """Without nanoseconds, which Python's times do not have."""
+    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+        return pc.cast(column, pa.timestamp("us", column.type.tz), safe=False)
+    return column
+
+
+def _decoded(value: object) -> object:
+    return value.decode("utf-8") if isinstance(value, bytes) else value
