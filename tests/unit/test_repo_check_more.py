@@ -67,6 +67,7 @@ input { name: "ids" data_type: TYPE_INT64 dims: -1 }
 output { name: "logits" data_type: TYPE_FP32 dims: 2 }
 dynamic_batching { }
 """
+MODEL_PY = "class TritonPythonModel:\n    def execute(self, requests):\n        return []\n"
 PROFILE = {"ids": {"min": [1, 1], "opt": [8, 64], "max": [32, 128]}}
 LONGER = {"ids": {"min": [1, 1], "opt": [2, 128], "max": [8, 256]}}
 STAMP: dict[str, Any] = {
@@ -115,7 +116,7 @@ def repository(tmp_path: Path) -> Path:
         (folder / name / "config.pbtxt").write_text(text)
     write_graph(folder / "t" / "1" / "model.onnx")
     (folder / "t" / "labels.txt").write_text("bad\ngood\n")
-    (folder / "p" / "1" / "model.py").write_text("")
+    (folder / "p" / "1" / "model.py").write_text(MODEL_PY)
     return folder
 
 
@@ -226,7 +227,7 @@ CASES: dict[str, Case] = {
         append("p", "version_policy { specific { versions: [1, 3] } }"), "warning", "p/config.pbtxt", ["3", "[1]"]),
     "no model.py": (lambda r: (r / "p/1/model.py").unlink(), "error", "p/1/model.py", ["no such file"]),
     "a version that is not served": (
-        both(touch("p/2/"), touch("p/2/model.py")), "note", "p/1/", ["version 1 is not served", "[2]"]),
+        both(touch("p/2/"), lambda r: (r / "p/2/model.py").write_text(MODEL_PY)), "note", "p/1/", ["version 1 is not served", "[2]"]),
     "no backend": (
         both(edit("p", 'backend: "python"', ""), lambda r: (r / "p/1/model.py").unlink()),
         "error", "p/config.pbtxt", ["no backend"]),

@@ -7,17 +7,38 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from lwc.serving.checks.model import BACKEND_FILES, KNOWN_FOLDERS, Finding, Model, version_number
+from lwc.export.onnx_io import is_lfs_pointer
+from lwc.serving.checks.model import BACKEND_FILES, KNOWN_FOLDERS, Finding, Model, Repository, escapes, version_number
 
+# Names that reach Triton unchanged in a URL, and that the Python backend can pass on: it starts its processes through a
+# shell, and does not quote.
+NAME = re.compile(r"[A-Za-z0-9._-]+")
 # What editors, notebooks and people leave behind; Python's own __pycache__ is not meant.
 _LEFTOVER = re.compile(r"\..+|te?mp|.*~|.*[._-](bak|backup|old|orig|copy|swp|tmp)|.*\.ipynb", re.IGNORECASE)
 
 
-def check_layout(model: Model) -> Iterator[Finding]:
-    """Versions, model files, stray entries and links of one model."""
+def check_layout(model: Model, repository: Repository) -> Iterator[Finding]:
+    """Name, versions, model files and stray entries of one model."""
+    del repository
+    yield from _name(model)
     yield from _strays(model)
     yield from _versions(model)
     yield from _model_files(model)
+
+
+def _name(model: Model) -> Iterator[Finding]:
+    if model.config.name not in ("", model.name):
+        yield model.error(f"its name is {model.config.name!r}, the folder's is {model.name!r}", "make both equal")
+    if not NAME.fullmatch(model.name):
+        odd = "".join(sorted(set(re.sub(NAME, "", model.name))))
+        yield model.error(
+            f"its name has {odd!r}: HTTP clients encode it, which Triton does not undo, and its Python backend passes"
+            " names to a shell",
+            "use letters, digits, '.', '_' and '-'",
+            model.folder,
+        )
+    elif model.name.startswith("."):
+        yield model.warning("its name starts with a dot: most tools do not show it", "rename it", model.folder)
 
 
 def _strays(model: Model) -> Iterator[Finding]:
@@ -90,7 +111,7 @@ def _model_files(model: Model) -> Iterator[Finding]:
     if not backend:
         yield model.error("no backend, and no model file that tells it", 'add `backend: "onnxruntime"` or another')
         return
-    file = model_file_name(model)
+    file = model.file_name
     if file is None:
         known = ", ".join(BACKEND_FILES)
         yield model.note(f"the model files of backend {backend!r} are not checked", f"checked are those of {known}")
@@ -99,21 +120,22 @@ def _model_files(model: Model) -> Iterator[Finding]:
         yield model.error(f"default_model_filename {file!r} leads out of the version folder", "name a file in it")
         return
     for version in model.served.values():
+        path = version / file
+        if path.is_file():
+            if backend != "onnxruntime" and is_lfs_pointer(path):
+                yield model.error("a Git LFS pointer, not a model", "run `git lfs pull`", path)
+            elif not path.stat().st_size and backend == "tensorrt":
+                yield model.error("empty", "copy the model again", path)
+        elif path.is_dir():
+            if backend != "onnxruntime":
+                yield model.error("a folder, not a file", "put the model file there", path)
+            elif not (path / "model.onnx").is_file():
+                yield model.error("no such file", "put the model there", path / "model.onnx")
         # A folder that is not there was told with the name that Triton misreads.
-        if version.is_dir() and not (version / file).exists():
+        elif version.is_dir():
             others = sorted(path.name for path in version.glob(f"*{Path(file).suffix}"))
             hint = f"rename {others[0]}, or set default_model_filename" if others else "put the model there"
-            yield model.error("no such file", hint, version / file)
-
-
-def model_file_name(model: Model) -> str | None:
-    """Name of the model file in a version folder; None for a backend that is not known here."""
-    return model.config.default_model_filename or BACKEND_FILES.get(model.backend)
-
-
-def escapes(name: str) -> bool:
-    """Whether a file name of a configuration leads out of the folder it is looked up in."""
-    return Path(name).is_absolute() or os.path.normpath(name).startswith("..")
+            yield model.error("no such file", hint, path)
 
 
 def check_links(folder: Path, model: str) -> Iterator[Finding]:
