@@ -294,7 +294,8 @@ def inspection(found: Inspection) -> None:
         if one.hint:
             console.print(Text("  do: ", style="bold") + Text(one.hint), soft_wrap=True)
     for started in found.started:
-        console.print(Text(f"{started.state}: {started.model}" + (f": {started.reason}" if started.reason else "")))
+        reason = f": {started.reason}" if started.reason else ""
+        console.print(Text(f"{started.state}: {started.model}{reason}"), soft_wrap=True)
     if found.sound and not found.findings:
         note("no problems found")
     number = len(found.models)

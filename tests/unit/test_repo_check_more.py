@@ -160,6 +160,11 @@ def touch(name: str) -> Callable[[Path], None]:
     return make
 
 
+def write(name: str, content: str | bytes) -> Callable[[Path], object]:
+    data = content.encode() if isinstance(content, str) else content
+    return lambda repository: (repository / name).write_bytes(data)
+
+
 def both(*steps: Callable[[Path], object]) -> Callable[[Path], None]:
     def change(repository: Path) -> None:
         for step in steps:
@@ -227,7 +232,7 @@ CASES: dict[str, Case] = {
         append("p", "version_policy { specific { versions: [1, 3] } }"), "warning", "p/config.pbtxt", ["3", "[1]"]),
     "no model.py": (lambda r: (r / "p/1/model.py").unlink(), "error", "p/1/model.py", ["no such file"]),
     "a version that is not served": (
-        both(touch("p/2/"), lambda r: (r / "p/2/model.py").write_text(MODEL_PY)), "note", "p/1/", ["version 1 is not served", "[2]"]),
+        both(touch("p/2/"), write("p/2/model.py", MODEL_PY)), "note", "p/1/", ["version 1 is not served", "[2]"]),
     "no backend": (
         both(edit("p", 'backend: "python"', ""), lambda r: (r / "p/1/model.py").unlink()),
         "error", "p/config.pbtxt", ["no backend"]),

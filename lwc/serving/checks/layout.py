@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lwc.export.onnx_io import is_lfs_pointer
-from lwc.serving.checks.model import BACKEND_FILES, KNOWN_FOLDERS, Finding, Model, Repository, escapes, version_number
+from lwc.serving.checks.model import BACKEND_FILES, ENVIRONMENT, KNOWN_FOLDERS, Finding, Model, Repository, escapes, version_number
 
 # Names that reach Triton unchanged in a URL, and that the Python backend can pass on: it starts its processes through a
 # shell, and does not quote.
@@ -59,7 +59,8 @@ def _strays(model: Model) -> Iterator[Finding]:
 
 def _stray_folder(model: Model, path: Path) -> Iterator[Finding]:
     name = path.name
-    if name in KNOWN_FOLDERS or name == "__pycache__" or (name.isdecimal() and str(int(name)) == name):
+    environment = model.parameter(ENVIRONMENT) or ""
+    if name in KNOWN_FOLDERS or name in ("__pycache__", *Path(environment).parts) or _is_version(name):
         return
     number = version_number(name)
     if number is None:
@@ -77,6 +78,10 @@ def _stray_folder(model: Model, path: Path) -> Iterator[Finding]:
         yield model.warning(
             f"ignored: Triton reads its name as version {number}, which is {number}/", "move it away", path
         )
+
+
+def _is_version(name: str) -> bool:
+    return name.isascii() and name.isdecimal() and str(int(name)) == name
 
 
 def _versions(model: Model) -> Iterator[Finding]:

@@ -61,6 +61,8 @@ BACKEND_FILES = {"onnxruntime": "model.onnx", "python": "model.py", "tensorrt": 
 _PLATFORMS = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt", "pytorch_libtorch": "pytorch"}
 # Bytes of an initializer that is kept: axes, shapes and thresholds are far below.
 _SMALL = 4096
+# Parameter of a Python model that names its packed environment.
+ENVIRONMENT = "EXECUTION_ENV_PATH"
 # Folders of a model that are no versions and that Triton knows.
 KNOWN_FOLDERS = ("warmup", "initial_state", "configs")
 

@@ -10,9 +10,8 @@ import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lwc.serving.checks.model import Finding, Model, Repository, escapes
+from lwc.serving.checks.model import ENVIRONMENT, Finding, Model, Repository, escapes
 
-ENVIRONMENT = "EXECUTION_ENV_PATH"
 _CLASS = "TritonPythonModel"
 _MODEL_FOLDER = "$$TRITON_MODEL_DIRECTORY"
 # What the server puts on the path of every Python model.

@@ -21,9 +21,9 @@ from lwc.serving.checks.fronts import check_fronts
 from lwc.serving.checks.graph import check_graphs
 from lwc.serving.checks.labels import check_labels
 from lwc.serving.checks.layout import NAME, check_layout, check_links
-from lwc.serving.checks.model import SEVERITIES, Finding, Machine, Model, Repository
+from lwc.serving.checks.model import ENVIRONMENT, SEVERITIES, Finding, Machine, Model, Repository
 from lwc.serving.checks.plan import check_plans
-from lwc.serving.checks.python import ENVIRONMENT, check_python
+from lwc.serving.checks.python import check_python
 from lwc.serving.checks.runtime import check_runtime
 from lwc.serving.checks.settings import check_settings
 from lwc.serving.checks.start import LOAD_SECONDS, Started, start_models

@@ -76,8 +76,8 @@ def _reason(name: str, answer: str, log: str) -> str:
     """Triton's reason without what it puts before it; a configuration it cannot read is explained in its log alone."""
     polled = re.findall(rf"model directory '{re.escape(name)}': (.+)", log)
     if "failed to poll" in answer and polled:
-        return str(polled[-1]).strip()
-    return answer.rpartition("UNAVAILABLE state: ")[2].strip()
+        answer = polled[-1]
+    return answer.rpartition("UNAVAILABLE state: ")[2].strip('"; ')
 
 
 def _untried(model: Model, models: Mapping[str, Model]) -> str:
