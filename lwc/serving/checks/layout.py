@@ -8,7 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lwc.export.onnx_io import is_lfs_pointer
-from lwc.serving.checks.model import BACKEND_FILES, ENVIRONMENT, KNOWN_FOLDERS, Finding, Model, Repository, escapes, version_number
+from lwc.serving.checks.model import (
+    BACKEND_FILES,
+    ENVIRONMENT,
+    KNOWN_FOLDERS,
+    Finding,
+    Model,
+    Repository,
+    escapes,
+    version_number,
+)
 
 # Names that reach Triton unchanged in a URL, and that the Python backend can pass on: it starts its processes through a
 # shell, and does not quote.
@@ -59,12 +68,13 @@ def _strays(model: Model) -> Iterator[Finding]:
 
 def _stray_folder(model: Model, path: Path) -> Iterator[Finding]:
     name = path.name
-    environment = model.parameter(ENVIRONMENT) or ""
-    if name in KNOWN_FOLDERS or name in ("__pycache__", *Path(environment).parts) or _is_version(name):
+    # A folder where a file should be is reported with what names the file.
+    named = {entry.label_filename for entry in model.config.output} | {*Path(model.parameter(ENVIRONMENT) or "").parts}
+    if name in KNOWN_FOLDERS or name == "__pycache__" or name in named or _is_version(name):
         return
     number = version_number(name)
     if number is None:
-        what = "leading zeros make it no version" if name.isdecimal() else f"no version of {model.name}"
+        what = "leading zeros make it no version" if name.startswith("0") else f"no version of {model.name}"
         yield model.warning(f"ignored: {what}", "remove it, or name it with the number alone", path)
     elif number < 0:
         yield model.warning(f"Triton reads its name as version {number}", "number versions from 1", path)

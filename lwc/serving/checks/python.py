@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from lwc.export.onnx_io import is_lfs_pointer
 from lwc.serving.checks.model import ENVIRONMENT, Finding, Model, Repository, escapes
 
 _CLASS = "TritonPythonModel"
@@ -28,7 +29,7 @@ def check_python(model: Model, repository: Repository) -> Iterator[Finding]:
     name = model.file_name
     for version in model.served.values():
         path = version / str(name)
-        if name is not None and not escapes(name) and path.is_file():
+        if name is not None and not escapes(name) and path.is_file() and not is_lfs_pointer(path):
             tree = _parse(model, path)
             if isinstance(tree, Finding):
                 yield tree

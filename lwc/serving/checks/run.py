@@ -7,6 +7,7 @@ without its auto-complete; what it says of TensorRT plans was not.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,12 @@ from pathlib import Path
 from lwc.core.errors import MissingDependency, ModelError, RecipeError
 from lwc.export.stamp import these_gpus
 from lwc.export.tensorrt import load_library, version_of
-from lwc.serving.checks.config_file import read_model
+from lwc.serving.checks.config_file import CONFIG, read_model
 from lwc.serving.checks.ensemble import check_cycles, check_ensemble
 from lwc.serving.checks.fronts import check_fronts
 from lwc.serving.checks.graph import check_graphs
 from lwc.serving.checks.labels import check_labels
-from lwc.serving.checks.layout import NAME, check_layout, check_links
+from lwc.serving.checks.layout import check_layout, check_links
 from lwc.serving.checks.model import ENVIRONMENT, SEVERITIES, Finding, Machine, Model, Repository
 from lwc.serving.checks.plan import check_plans
 from lwc.serving.checks.python import check_python
@@ -54,6 +55,8 @@ RULES = (
     Rule("stamps of TensorRT plans", check_plans, "tensorrt"),
     Rule("steps of ensembles", check_ensemble, "ensemble"),
 )
+# What a shell does not take as it is.
+_UNSAFE = re.compile(r"[^\w@%+=:,./-]", re.ASCII)
 # What no rule looks at, by backend: only a server shows it.
 _UNCHECKED = {
     "onnxruntime": "whether ONNX Runtime loads the graph",
@@ -118,6 +121,8 @@ def examine(
     """
     if not folder.is_dir():
         raise RecipeError(f"{folder}: no such folder", "give a Triton model repository")
+    if (folder / CONFIG).is_file() and not any(folder.glob(f"*/{CONFIG}")):
+        raise RecipeError(f"{folder}: a model, not a repository", f"give its folder, {folder.resolve().parent}")
     repository, findings = _read(folder, machine or Machine())
     models = repository.models
     for model in models.values():
@@ -196,7 +201,7 @@ def _unreadable(folder: Path, model: str, error: OSError) -> Finding:
 
 def _own_path(repository: Repository) -> Iterator[Finding]:
     """The Python backend passes the path of a model to a shell as it is, and its Python reads it as ASCII."""
-    odd = "".join(sorted({sign for part in repository.folder.resolve().parts[1:] for sign in NAME.sub("", part)}))
+    odd = "".join(sorted(set(_UNSAFE.findall(str(repository.folder.resolve())))))
     if odd and any(model.backend in ("python", "onnxruntime") for model in repository.models.values()):
         what = f"the path of the repository has {odd!r}: the embedded server does not start Python models there"
         yield Finding("warning", "", "./", what, "move it, or serve it with the official image")
