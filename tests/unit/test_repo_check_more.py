@@ -17,10 +17,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import typer
 from onnx import TensorProto, helper, numpy_helper
 from tiny_models import tiny
 
-from lwc.core.errors import RecipeError
+from lwc.cli.serve import repo_check
+from lwc.core.errors import MISSING, OK, USAGE, MissingDependency, RecipeError
 from lwc.export.onnx import export_onnx
 from lwc.models.load import save_checkpoint
 from lwc.models.tokenizer import train_wordpiece
@@ -298,6 +300,11 @@ CASES: dict[str, Case] = {
     "a backup of version 1": (touch("p/1_backup/"), "warning", "p/1_backup/", ["ignored", "version 1"]),
     "leading zeros": (touch("p/002/"), "warning", "p/002/", ["ignored", "leading zeros"]),
     "a negative version": (touch("p/-3/"), "warning", "p/-3/", ["-3"]),
+    "a negative version alone": (
+        both(append("e", "version_policy { latest { num_versions: 1 } }"), lambda r: (r / "e/1").rename(r / "e/-3")),
+        "error", "e/-3/", ["-3"]),
+    "a version that no number of Triton's holds": (
+        both(append("e", "version_policy { all { } }"), touch(f"e/{2**63}/")), "error", f"e/{2**63}/", ["ends"]),
     "a filename that leads out": (
         append("t", 'default_model_filename: "../x.onnx"'), "error", "t/config.pbtxt", ["'../x.onnx'", "out of"]),
     "a link to a file outside": (outward, "error", "t/1/model.onnx", ["leaves the repository", "elsewhere.onnx"]),
@@ -634,6 +641,35 @@ def test_a_backup_of_a_newer_version_keeps_triton_from_starting(repository: Path
 )
 def test_versions_are_read_as_triton_reads_them(name: str, number: int | None) -> None:
     assert version_number(name) == number
+
+
+def test_a_model_given_for_a_repository_is_a_usage_error(repository: Path) -> None:
+    with pytest.raises(RecipeError, match="a model, not a repository"):
+        inspect_repository(repository / "t")
+
+
+def test_start_without_the_embedded_server_names_the_package(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingDependency) as caught:
+        repo_check(repository, start=True)
+    assert caught.value.exit_code == MISSING
+    assert "pip install" in caught.value.hint
+
+
+def test_the_closing_line_says_what_was_checked_and_what_not(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit) as ended:
+        repo_check(repository)
+    shown = " ".join(capsys.readouterr().err.split())
+    assert ended.value.exit_code == OK
+    assert "checked 3 models against: names, folders and files" in shown
+    assert "not checked: whether the Python code runs (p); whether ONNX Runtime loads the graph (t)" in shown
+    assert "(use --start)" in shown
+    touch("x/")(repository)
+    with pytest.raises(typer.Exit) as ended:
+        repo_check(repository)
+    assert ended.value.exit_code == USAGE
 
 
 def test_gpus_of_the_machine_decide(repository: Path) -> None:

@@ -22,6 +22,7 @@ from lwc.serving.checks.model import (
 # Names that reach Triton unchanged in a URL, and that the Python backend can pass on: it starts its processes through a
 # shell, and does not quote.
 NAME = re.compile(r"[A-Za-z0-9._-]+")
+_HIGHEST_VERSION = 2**63 - 1
 # What editors, notebooks and people leave behind; Python's own __pycache__ is not meant.
 _LEFTOVER = re.compile(r"\..+|te?mp|.*~|.*[._-](bak|backup|old|orig|copy|swp|tmp)|.*\.ipynb", re.IGNORECASE)
 
@@ -70,14 +71,21 @@ def _stray_folder(model: Model, path: Path) -> Iterator[Finding]:
     name = path.name
     # A folder where a file should be is reported with what names the file.
     named = {entry.label_filename for entry in model.config.output} | {*Path(model.parameter(ENVIRONMENT) or "").parts}
-    if name in KNOWN_FOLDERS or name == "__pycache__" or name in named or _is_version(name):
+    if name in KNOWN_FOLDERS or name == "__pycache__" or name in named:
         return
     number = version_number(name)
-    if number is None:
+    if number is not None and number > _HIGHEST_VERSION:
+        yield model.error(
+            f"version above {_HIGHEST_VERSION}: Triton ends when it reads it", "number versions from 1", path
+        )
+    elif number is None:
         what = "leading zeros make it no version" if name.startswith("0") else f"no version of {model.name}"
         yield model.warning(f"ignored: {what}", "remove it, or name it with the number alone", path)
     elif number < 0:
-        yield model.warning(f"Triton reads its name as version {number}", "number versions from 1", path)
+        served = model.error if number in model.served else model.warning
+        yield served(f"Triton reads its name as version {number}", "number versions from 1", path)
+    elif name == str(number):
+        return
     elif not (model.folder / str(number)).is_dir():
         yield model.error(
             f"Triton reads its name as version {number} and then opens {number}/, which is not there",
@@ -88,10 +96,6 @@ def _stray_folder(model: Model, path: Path) -> Iterator[Finding]:
         yield model.warning(
             f"ignored: Triton reads its name as version {number}, which is {number}/", "move it away", path
         )
-
-
-def _is_version(name: str) -> bool:
-    return name.isascii() and name.isdecimal() and str(int(name)) == name
 
 
 def _versions(model: Model) -> Iterator[Finding]:

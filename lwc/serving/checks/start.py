@@ -61,7 +61,8 @@ def _load(folder: Path, models: Mapping[str, Model], names: Sequence[str], secon
                 try:
                     answer = http.request("POST", url, seconds, b"{}", {RESTRICTED_HEADER: key})
                 except http.NoAnswer as error:
-                    reason = f"not ready: {error}" if server.running else "the server ended while it loaded the model"
+                    late = server.running and str(error).startswith("no answer")
+                    reason = f"not ready: {error}" if late else "the server ended while it loaded the model"
                     server.stop(polite=False)
                     yield Started(name, "FAILED", reason)
                     return
@@ -77,7 +78,8 @@ def _reason(name: str, answer: str, log: str) -> str:
     polled = re.findall(rf"model directory '{re.escape(name)}': (.+)", log)
     if "failed to poll" in answer and polled:
         answer = polled[-1]
-    return answer.rpartition("UNAVAILABLE state: ")[2].strip('"; ')
+    answer = answer.removeprefix(f"load failed for model '{name}': ")
+    return answer.rpartition("UNAVAILABLE state: ")[2].strip('"; \n')
 
 
 def _untried(model: Model, models: Mapping[str, Model]) -> str:
