@@ -27,6 +27,7 @@ class OnnxInfo:
     outputs: tuple[TensorInfo, ...]
 
 
+_MOST_BYTES = 2**31 - 1
 _LFS = b"version https://git-lfs"
 
 
@@ -40,6 +41,12 @@ def load_graph(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path}: no such ONNX file", "export it first")
     if is_lfs_pointer(path):
         raise ModelError(f"{path}: a Git LFS pointer, not a model", "run `git lfs pull`")
+    size = path.stat().st_size
+    if size > _MOST_BYTES:
+        raise ModelError(
+            f"{path}: not an ONNX model that can be read: {size} bytes, and protobuf reads up to 2 GB",
+            "save it with save_as_external_data=True",
+        )
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf raises its own kinds

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import io
 import json
 import os
-import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import typer
-from onnx import TensorProto, helper, numpy_helper
+from damaged_repository import (
+    ENSEMBLE,
+    MODEL_PY,
+    append,
+    both,
+    edit,
+    graph,
+    named,
+    sound_repository,
+    touch,
+    warm_ids,
+    write,
+    write_graph,
+)  # fmt: skip
+from onnx import TensorProto
 from tiny_models import tiny
 
 from lwc.cli.serve import repo_check
@@ -29,46 +37,10 @@ from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import Package
 from lwc.serving.checks.model import version_number
 from lwc.serving.checks.run import Finding, Machine, check_repository, examine, inspect_repository
-from lwc.serving.checks.runtime import IMAGE, installed
 from lwc.serving.triton.config import as_text, parse
 from lwc.serving.triton.repository import ModelFiles, build_repository
 from lwc.tasks.text_endpoint import TextEndpoint
 
-CONFIG = """\
-backend: "onnxruntime"
-max_batch_size: 128
-input { name: "ids" data_type: TYPE_INT64 dims: -1 }
-output { name: "logits" data_type: TYPE_FP32 dims: 2 label_filename: "labels.txt" }
-dynamic_batching { }
-instance_group { kind: KIND_CPU count: 1 }
-parameters { key: "intra_op_thread_count" value { string_value: "1" } }
-model_warmup {
-  name: "w" batch_size: 1
-  inputs { key: "ids" value { data_type: TYPE_INT64 dims: 8 zero_data: true } }
-}
-"""
-PYTHON = """\
-backend: "python"
-max_batch_size: 8
-input { name: "x" data_type: TYPE_FP32 dims: 2 }
-output { name: "y" data_type: TYPE_FP32 dims: 2 }
-"""
-ENSEMBLE = """\
-platform: "ensemble"
-max_batch_size: 8
-input { name: "words" data_type: TYPE_INT64 dims: -1 }
-output { name: "scores" data_type: TYPE_FP32 dims: 2 }
-ensemble_scheduling {
-  step {
-    model_name: "t" model_version: -1
-    input_map { key: "ids" value: "words" } output_map { key: "logits" value: "logits" }
-  }
-  step {
-    model_name: "p" model_version: -1
-    input_map { key: "x" value: "logits" } output_map { key: "y" value: "scores" }
-  }
-}
-"""
 PLAN = """\
 backend: "tensorrt"
 max_batch_size: 32
@@ -76,7 +48,6 @@ input { name: "ids" data_type: TYPE_INT64 dims: -1 }
 output { name: "logits" data_type: TYPE_FP32 dims: 2 }
 dynamic_batching { }
 """
-MODEL_PY = "class TritonPythonModel:\n    def execute(self, requests):\n        return []\n"
 PROFILE = {"ids": {"min": [1, 1], "opt": [8, 64], "max": [32, 128]}}
 LONGER = {"ids": {"min": [1, 1], "opt": [2, 128], "max": [8, 256]}}
 STAMP: dict[str, Any] = {
@@ -92,52 +63,9 @@ STAMP: dict[str, Any] = {
 GPU_MACHINE = Machine(gpus=1, gpu="NVIDIA L4", compute_capability="8.9", tensorrt="10.3.0")
 
 
-def write_graph(
-    path: Path,
-    batch: int | str = "batch",
-    length: int | str = "length",
-    kind: int = TensorProto.INT64,
-    external: bool = False,
-    rows: int = 0,
-) -> None:
-    """A graph of ids (batch, length) in and logits (batch, 2) out.
-
-    With ``external``, weights are in ``weights.bin``; with ``rows``, ids are looked up in a table of so many.
-    """
-    nodes = [
-        helper.make_node("Cast", ["ids"], ["numbers"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["numbers"], ["mean"], axes=[1]),
-        helper.make_node("MatMul", ["mean", "weight"], ["logits"]),
-    ]
-    weights = {"weight": np.ones((1, 2), dtype=np.float32)}
-    if rows:
-        looked_up = [
-            helper.make_node("Cast", ["ids"], ["whole"], to=TensorProto.INT32),
-            helper.make_node("Gather", ["table", "whole"], ["numbers"]),
-        ]
-        nodes, weights = [*looked_up, *nodes[1:]], {**weights, "table": np.zeros(rows, dtype=np.float32)}
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("ids", kind, [batch, length])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 2])],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, path, save_as_external_data=external, location="weights.bin", size_threshold=0)
-
-
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """Token model ``t``, Python model ``p``, and ensemble ``e`` of both."""
-    folder = tmp_path / "repository"
-    for name, text in (("t", CONFIG), ("p", PYTHON), ("e", ENSEMBLE)):
-        (folder / name / "1").mkdir(parents=True)
-        (folder / name / "config.pbtxt").write_text(text)
-    write_graph(folder / "t" / "1" / "model.onnx")
-    (folder / "t" / "labels.txt").write_text("bad\ngood\n")
-    (folder / "p" / "1" / "model.py").write_text(MODEL_PY)
-    return folder
+    return sound_repository(tmp_path / "repository")
 
 
 def add_plan(repository: Path, **changes: Any) -> None:
@@ -146,51 +74,6 @@ def add_plan(repository: Path, **changes: Any) -> None:
     (repository / "r" / "config.pbtxt").write_text(PLAN)
     (version / "model.plan").write_bytes(b"plan")
     (version / "plan.json").write_text(json.dumps({**STAMP, **changes}))
-
-
-def edit(model: str, old: str, new: str) -> Callable[[Path], None]:
-    def change(repository: Path) -> None:
-        path = repository / model / "config.pbtxt"
-        text = path.read_text()
-        assert old in text
-        path.write_text(text.replace(old, new, 1))
-
-    return change
-
-
-def append(model: str, text: str) -> Callable[[Path], None]:
-    first = "platform" if model == "e" else "backend"
-    return edit(model, first, f"{text}\n{first}")
-
-
-def graph(**arguments: Any) -> Callable[[Path], None]:
-    return lambda repository: write_graph(repository / "t" / "1" / "model.onnx", **arguments)
-
-
-def touch(name: str) -> Callable[[Path], None]:
-    """An empty file, or a folder where the name ends in a slash."""
-
-    def make(repository: Path) -> None:
-        path = repository / name
-        if name.endswith("/"):
-            path.mkdir(parents=True)
-        else:
-            path.write_text("")
-
-    return make
-
-
-def write(name: str, content: str | bytes) -> Callable[[Path], object]:
-    data = content.encode() if isinstance(content, str) else content
-    return lambda repository: (repository / name).write_bytes(data)
-
-
-def both(*steps: Callable[[Path], object]) -> Callable[[Path], None]:
-    def change(repository: Path) -> None:
-        for step in steps:
-            step(repository)
-
-    return change
 
 
 def plan(**changes: Any) -> Callable[[Path], None]:
@@ -226,42 +109,6 @@ def outward(repository: Path) -> None:
 def outward_folder(repository: Path) -> None:
     (repository / "p").rename(repository.parent / "p_elsewhere")
     (repository / "p").symlink_to(repository.parent / "p_elsewhere")
-
-
-def warm_ids(*ids: int) -> Callable[[Path], None]:
-    """A graph whose table has eight rows, warmed up with these ids and zeros."""
-    row = np.zeros(8, dtype="<i8")
-    row[: len(ids)] = ids
-    named_file = edit("t", "zero_data: true", 'input_data_file: "f"')
-    return both(graph(rows=8), named_file, touch("t/warmup/"), write("t/warmup/f", row.tobytes()))
-
-
-def named(name: str) -> Callable[[Path], object]:
-    """One more sound model of that name."""
-    return lambda repository: shutil.copytree(repository / "p", repository / name)
-
-
-def runtime(
-    opsets: dict[str, int] | None = None, ir: int = 8, node: onnx.NodeProto | None = None
-) -> Callable[[Path], None]:
-    """The graph with other versions, or with one node more."""
-
-    def change(repository: Path) -> None:
-        path = repository / "t" / "1" / "model.onnx"
-        model = onnx.load(path)
-        model.ir_version = ir
-        if opsets is not None:
-            del model.opset_import[:]
-            model.opset_import.extend(helper.make_opsetid(*entry) for entry in opsets.items())
-        if node is not None:
-            model.graph.node.append(node)
-        path.write_bytes(model.SerializeToString())
-
-    return change
-
-
-def environment(value: str) -> Callable[[Path], None]:
-    return append("p", f'parameters {{ key: "EXECUTION_ENV_PATH" value {{ string_value: "{value}" }} }}')
 
 
 DYNAMIC = "dynamic_batching { }"
@@ -315,6 +162,8 @@ CASES: dict[str, Case] = {
         "error", "t/1/model.onnx", ["Git LFS pointer"]),
     "not ONNX": (lambda r: (r / "t/1/model.onnx").write_bytes(b"\x00no"), "error", "t/1/model.onnx", ["not an ONNX"]),
     "an empty file": (lambda r: (r / "t/1/model.onnx").write_bytes(b""), "error", "t/1/model.onnx", ["not an ONNX"]),
+    "a file above 2 GB": (
+        lambda r: os.truncate(r / "t/1/model.onnx", 2**31), "error", "t/1/model.onnx", ["2 GB", str(2**31)]),
     "external data missing": (external(None), "error", "t/1/model.onnx", ["'weights.bin' is missing"]),
     "external data cut": (external(b"123"), "error", "t/1/model.onnx", ["has 3 bytes", "reads 8"]),
     "external data outside": (external(bytes(8), "../w.bin"), "error", "t/1/model.onnx", ["'../w.bin'", "out of"]),
@@ -372,118 +221,6 @@ CASES: dict[str, Case] = {
     "warm-up id far below zero": (warm_ids(1, -9, 2), "error", "t/warmup/f", ["id -9", "8 rows"]),
     "random ids of a known vocabulary": (
         both(graph(rows=8), edit("t", "zero_data", "random_data")), "error", "t/config.pbtxt", ["8 rows"]),
-    # Text files.
-    "labels with CRLF": (write("t/labels.txt", "bad\r\ngood\r\n"), "error", "t/labels.txt", ["line 1", r"'bad\r'"]),
-    "labels with one CR": (write("t/labels.txt", "bad\ngood\r"), "error", "t/labels.txt", ["line 2", r"'good\r'"]),
-    "labels with a BOM": (write("t/labels.txt", "\ufeffbad\ngood\n"), "error", "t/labels.txt", ["byte order mark"]),
-    "labels in UTF-16": (write("t/labels.txt", "bad\ngood\n".encode("utf-16")), "error", "t/labels.txt", ["UTF-16"]),
-    "labels in UTF-16 without a BOM": (
-        write("t/labels.txt", "bad\ngood\n".encode("utf-16-le")), "error", "t/labels.txt", ["UTF-16"]),
-    "labels in Latin-1": (
-        write("t/labels.txt", "bad\ncafé\n".encode("latin-1")), "error", "t/labels.txt", ["UTF-8", "0xe9", "line 2"]),
-    "a blank label": (write("t/labels.txt", "bad\n\n"), "error", "t/labels.txt", ["line 2 is blank"]),
-    "a blank line after the labels": (
-        write("t/labels.txt", "bad\ngood\n\n"), "error", "t/labels.txt", ["line 3 is blank"]),
-    "one label for two classes": (
-        write("t/labels.txt", "bad\nbad\n"), "warning", "t/labels.txt", ["line 2", "'bad'", "line 1"]),
-    "a label with a space": (write("t/labels.txt", "bad\ngood \n"), "warning", "t/labels.txt", ["'good '"]),
-    "one label": (write("t/labels.txt", "bad"), "error", "t/labels.txt", ["1 labels", "[2]"]),
-    "labels that are a pointer": (
-        write("t/labels.txt", "version https://git-lfs.github.com/spec/v1\n"), "error", "t/labels.txt", ["Git LFS"]),
-    "labels that are a folder": (
-        both(lambda r: (r / "t/labels.txt").unlink(), touch("t/labels.txt/")),
-        "error", "t/labels.txt/", ["a folder"]),
-    "labels that no output names": (
-        write("p/labels.txt", "bad\r\n"), "error", "p/labels.txt", ["carriage return"]),
-    "configuration with a BOM": (
-        lambda r: write("p/config.pbtxt", "\ufeff" + PYTHON)(r), "error", "p/config.pbtxt", ["byte order mark"]),
-    "configuration in UTF-16": (
-        write("p/config.pbtxt", PYTHON.encode("utf-16")), "error", "p/config.pbtxt", ["UTF-16"]),
-    "binary configuration": (
-        write("p/config.pbtxt", PYTHON.encode() + b"\n\0"), "error", "p/config.pbtxt", ["binary", "line 6"]),
-    "huge configuration": (
-        write("p/config.pbtxt", PYTHON + "#" * 5_000_000), "error", "p/config.pbtxt", ["5000", "no configuration"]),
-    "a placeholder": (
-        edit("p", "size: 8", "size: ${SIZE}"), "error", "p/config.pbtxt:2", ["${SIZE}", "template"]),
-    "a placeholder of Jinja": (
-        edit("p", "max_batch_size: 8", "max_batch_size: {{ size }}"), "error", "p/config.pbtxt:2", ["{{ size }}"]),
-    "configuration under another name": (
-        lambda r: (r / "p/config.pbtxt").rename(r / "p/config.pbtxt.txt"), "error", "p/", ["'config.pbtxt.txt'"]),
-    "configuration that is a folder": (
-        both(lambda r: (r / "p/config.pbtxt").unlink(), touch("p/config.pbtxt/")), "error", "p/", ["is a folder"]),
-    # Names.
-    "a space in a name": (named("x y"), "error", "x y/", ["' '", "HTTP"]),
-    "a percent sign in a name": (named("x%20y"), "error", "x%20y/", ["'%'"]),
-    "a letter that is not ASCII in a name": (named("größe"), "error", "größe/", ["'ßö'"]),
-    "a shell's sign in a name": (named("x;y"), "error", "x;y/", ["';'"]),
-    "a hidden name": (named(".x"), "warning", ".x/", ["dot"]),
-    "the name of another model": (append("p", 'name: "t"'), "error", "p/config.pbtxt", ["'t'", "'p'"]),
-    "a link to nothing": (lambda r: (r / "l").symlink_to(r / "m"), "error", "l", ["link to nothing"]),
-    "a link to itself": (lambda r: (r / "l").symlink_to("l"), "error", "l", ["link to nothing"]),
-    # What ONNX Runtime can read.
-    "opset of the future": (
-        runtime(opsets={"": 99}), "error", "t/1/model.onnx", ["opset 99 of ai.onnx", "up to", "official image"]),
-    "opset of ai.onnx.ml of the future": (
-        runtime(opsets={"": 17, "ai.onnx.ml": 99}), "error", "t/1/model.onnx", ["opset 99 of ai.onnx.ml"]),
-    "opset that only the embedded runtime has": (
-        runtime(opsets={"": IMAGE.opsets[""] + 1}), "warning", "t/1/model.onnx", [str(IMAGE.opsets[""])]),
-    "IR of the future": (runtime(ir=99), "error", "t/1/model.onnx", ["IR version 99", "up to", "official image"]),
-    "opset before 7": (runtime(opsets={"": 6}), "warning", "t/1/model.onnx", ["opset 6", "7 and later"]),
-    "no opset": (runtime(opsets={}), "error", "t/1/model.onnx", ["no opset"]),
-    "a custom domain": (
-        runtime(node=helper.make_node("Foo", ["ids"], ["unused"], domain="com.acme")),
-        "error", "t/1/model.onnx", ["['Foo']", "com.acme"]),
-    "a custom domain and its library": (
-        both(runtime(node=helper.make_node("Foo", ["ids"], ["unused"], domain="com.acme")),
-             append("t", 'model_operations { op_library_filename: "libfoo.so" }')),
-        "warning", "t/1/model.onnx", ["libfoo.so", "embedded server"]),
-    "an operator of a later opset": (
-        runtime(node=helper.make_node("Gelu", ["mean"], ["unused"])), "error", "t/1/model.onnx", ["Gelu", "opset 17"]),
-    "an operator that was dropped": (
-        runtime(node=helper.make_node("Upsample", ["mean"], ["unused"])), "error", "t/1/model.onnx", ["Upsample"]),
-    "an operator inside a branch": (
-        runtime(node=helper.make_node("If", ["mean"], ["unused"], then_branch=helper.make_graph(
-            [helper.make_node("Bar", [], ["b"])], "then", [], []))), "error", "t/1/model.onnx", ["['Bar']"]),
-    # Python models.
-    "syntax": (write("p/1/model.py", "class A:\n  def f(self)\n    pass\n"), "error", "p/1/model.py", ["line 2"]),
-    "a zero byte": (write("p/1/model.py", MODEL_PY + "\0"), "error", "p/1/model.py", ["does not parse"]),
-    "too deep": (write("p/1/model.py", "x = " + "(" * 500), "error", "p/1/model.py", ["does not parse"]),
-    "no class": (
-        write("p/1/model.py", MODEL_PY.replace("Triton", "Trition")), "error", "p/1/model.py",
-        ["no class TritonPythonModel", "TritionPythonModel"]),
-    "no execute": (
-        write("p/1/model.py", MODEL_PY.replace("execute", "run")), "error", "p/1/model.py", ["line 1 has no execute"]),
-    "execute of no requests": (
-        write("p/1/model.py", MODEL_PY.replace("self, requests", "requests")), "error", "p/1/model.py",
-        ["execute in line 2", "(self, requests)"]),
-    "initialize of no arguments": (
-        write("p/1/model.py", MODEL_PY + "    def initialize(self):\n        pass\n"), "error", "p/1/model.py",
-        ["initialize in line 4", "(self, args)"]),
-    "a package that is not here": (
-        write("p/1/model.py", "import numpy, no_such_package.part\n" + MODEL_PY), "note", "p/1/model.py",
-        ["no_such_package in line 1"]),
-    "a package that is not here, in a method": (
-        write("p/1/model.py", MODEL_PY.replace("return", "from no_such_package import x\n        return")),
-        "note", "p/1/model.py", ["no_such_package in line 3"]),
-    "a pointer for code": (
-        write("p/1/model.py", "version https://git-lfs.github.com/spec/v1\n"), "error", "p/1/model.py", ["Git LFS"]),
-    "a folder for code": (
-        both(lambda r: (r / "p/1/model.py").unlink(), touch("p/1/model.py/")),
-        "error", "p/1/model.py/", ["a folder"]),
-    "no environment": (environment("$$TRITON_MODEL_DIRECTORY/env.tar.gz"),
-        "error", "p/config.pbtxt", ["no such file", "p/env.tar.gz"]),
-    "environment outside": (environment("$$TRITON_MODEL_DIRECTORY/../env.tar.gz"),
-        "error", "p/config.pbtxt", ["leads out"]),
-    "environment of another variable": (environment("$TRITON_MODEL_DIRECTORY/env.tar.gz"),
-        "error", "p/config.pbtxt", ["does not know"]),
-    "environment of one machine": (environment("/no/such/env.tar.gz"),
-        "warning", "p/config.pbtxt", ["the machine that serves", "not on this one"]),
-    "environment that is no archive": (
-        both(environment("$$TRITON_MODEL_DIRECTORY/env.tar.gz"), write("p/env.tar.gz", b"\x1f\x8bcut")),
-        "error", "p/config.pbtxt", ["not a tar"]),
-    "environment that is an empty folder": (
-        both(environment("$$TRITON_MODEL_DIRECTORY/env"), touch("p/env/")),
-        "error", "p/config.pbtxt", ["bin/activate"]),
     # Ensembles.
     "warm-up of an ensemble": (append("e", 'model_warmup { name: "w" }'),
         "error", "e/config.pbtxt", ["on an ensemble"]),
@@ -730,39 +467,6 @@ def test_sound_things_that_look_odd_are_left_alone(repository: Path) -> None:
     assert inspect_repository(repository) == []
 
 
-SOUND_PYTHON = {
-    "a base class": "import helper\nclass TritonPythonModel(helper.Base):\n    pass\n",
-    "imported": "from helper import TritonPythonModel\n",
-    "imported with all": "from helper import *\n",
-    "assigned": "class A:\n    def execute(self, requests):\n        return []\nTritonPythonModel = A\n",
-    "under a condition": "try:\n    import no_such_package\nexcept ImportError:\n    pass\nif True:\n"
-    "    class TritonPythonModel:\n        def execute(self, *requests):\n            return []\n",
-    "for type checkers": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import no_such_package\n" + MODEL_PY,
-    "Triton's module": "import triton_python_backend_utils as pb_utils\nfrom . import helper\n" + MODEL_PY,
-    "BOM and CRLF": "\ufeff" + MODEL_PY.replace("\n", "\r\n"),
-    "an escape that is none": 'PATTERN = "\\d"\n' + MODEL_PY,
-    "a default": MODEL_PY.replace("requests", "requests, more=None"),
-}
-
-
-@pytest.mark.parametrize("name", list(SOUND_PYTHON))
-def test_code_that_triton_loads_is_left_alone(repository: Path, name: str, recwarn: pytest.WarningsRecorder) -> None:
-    write("p/1/model.py", SOUND_PYTHON[name])(repository)
-    write("p/1/helper.py", "raise SystemExit('never imported')\n")(repository)
-    assert inspect_repository(repository) == []
-    assert not recwarn
-
-
-def test_a_packed_environment_stands_for_the_packages_it_holds(repository: Path) -> None:
-    environment("$$TRITON_MODEL_DIRECTORY/env.tar.gz")(repository)
-    write("p/1/model.py", "import no_such_package\n" + MODEL_PY)(repository)
-    with tarfile.open(repository / "p" / "env.tar.gz", "w:gz") as archive:
-        archive.add(repository / "p" / "1", "bin")
-    found = examine(repository)
-    assert found.findings == []
-    assert found.not_checked["the packages in EXECUTION_ENV_PATH"] == ["p"]
-
-
 def test_what_is_not_checked_is_named(repository: Path) -> None:
     named("x")(repository)
     edit("x", '"python"', '"pytorch"')(repository)
@@ -780,61 +484,6 @@ def test_what_is_not_checked_is_named(repository: Path) -> None:
     }
     assert "stamps of TensorRT plans" in found.checked
     assert "steps of ensembles" not in found.checked
-
-
-@pytest.mark.parametrize("name", ["t/1/model.onnx", "t/labels.txt", "t/config.pbtxt", "p/1/model.py"])
-def test_a_file_that_may_not_be_read_is_one_finding(
-    repository: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Tests may run as root, who reads everything: opening the file fails instead."""
-    whole = io.open
-
-    def refuse(file: Any, *arguments: Any, **named: Any) -> Any:
-        if str(file).endswith(name):
-            raise PermissionError(errno.EACCES, "Permission denied", str(file))
-        return whole(file, *arguments, **named)
-
-    edit("p", 'backend: "python"', 'backend: "python" # alone')(repository)
-    shutil.rmtree(repository / "e")
-    monkeypatch.setattr(io, "open", refuse)
-    monkeypatch.setattr("builtins.open", refuse)
-    errors = {finding.path: finding.what for finding in inspect_repository(repository)}
-    assert errors == {name: "cannot be read: Permission denied"}
-
-
-def test_names_that_are_not_utf8_can_be_shown(repository: Path) -> None:
-    Path(os.fsdecode(os.fsencode(repository) + b"/p/\xff.bak")).write_text("")
-    (finding,) = inspect_repository(repository)
-    assert "udcff.bak" in finding.path
-    finding.path.encode()
-
-
-def test_a_path_that_the_python_backend_cannot_use(repository: Path) -> None:
-    moved = repository.rename(repository.with_name("my models"))
-    (finding,) = inspect_repository(moved)
-    assert (finding.severity, finding.path) == ("warning", "./")
-    assert "' '" in finding.what
-
-
-def test_the_installed_runtime_is_asked_what_it_reads(repository: Path) -> None:
-    """The highest versions load, one more does not."""
-    path = repository / "t" / "1" / "model.onnx"
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-
-    def loads() -> bool:
-        try:
-            onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception:
-            return False
-        return True
-
-    highest = {"": 17, **{name: version for name, version in installed().opsets.items() if name == "ai.onnx.ml"}}
-    runtime(opsets=highest, ir=installed().ir)(repository)
-    assert loads()
-    for opsets, ir in ((highest, installed().ir + 1), ({**highest, "ai.onnx.ml": highest["ai.onnx.ml"] + 1}, 8)):
-        runtime(opsets=opsets, ir=ir)(repository)
-        assert not loads()
 
 
 def test_errors_come_first_and_the_order_is_the_same_each_time(repository: Path) -> None:
