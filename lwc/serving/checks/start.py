@@ -6,10 +6,13 @@ import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
+
+import httpx2
 
 from lwc.core import http
 from lwc.serving.checks.layout import NAME
@@ -42,7 +45,7 @@ def start_models(folder: Path, models: Mapping[str, Model], seconds: float = LOA
     found = [Started(name, "NOT TRIED", why) for name in models if (why := _untried(models[name], models))]
     waiting = [name for name in _callees_first(models) if name not in {one.model for one in found}]
     while waiting:
-        for one in _load(folder, models, waiting, seconds):
+        for one in _load(folder, models, tuple(waiting), seconds):
             found.append(one)
             waiting.remove(one.model)
     return sorted(found, key=lambda one: one.model)
@@ -57,20 +60,34 @@ def _load(folder: Path, models: Mapping[str, Model], names: Sequence[str], secon
             for name in models:
                 (Path(place) / name).symlink_to((folder / name).resolve(), target_is_directory=True)
             for name in names:
-                url = f"http://{server.http_url}/v2/repository/models/{quote(name)}/load"
-                try:
-                    answer = http.request("POST", url, seconds, b"{}", {RESTRICTED_HEADER: key})
-                except http.NoAnswer as error:
-                    late = server.running and str(error).startswith("no answer")
-                    reason = f"not ready: {error}" if late else "the server ended while it loaded the model"
-                    server.stop(polite=False)
-                    yield Started(name, "FAILED", reason)
+                answer = _answer(server, key, name, seconds)
+                if isinstance(answer, str):
+                    yield Started(name, "FAILED", answer)
                     return
                 if answer.status_code == 200:
                     yield Started(name, "READY")
                 else:
                     log = server.log_path.read_text(encoding="utf-8", errors="replace")
                     yield Started(name, "FAILED", _reason(name, words(answer), log).replace(place, str(folder)))
+
+
+def _answer(server: TritonServer, key: str, name: str, seconds: float) -> httpx2.Response | str:
+    """The server's answer to an order to load a model, or why there is none; the server is stopped then."""
+    url = f"http://{server.http_url}/v2/repository/models/{quote(name)}/load"
+    reason = "the server ended while it loaded the model"
+    with ThreadPoolExecutor(1) as pool:
+        order = pool.submit(http.request, "POST", url, seconds, b"{}", {RESTRICTED_HEADER: key})
+        # Processes of a dead server's models keep its connections open.
+        while server.running and not order.done():
+            wait([order], timeout=0.2)
+        if server.running:
+            try:
+                return order.result()
+            except http.NoAnswer as error:
+                if str(error).startswith("no answer"):
+                    reason = f"not ready: {error}"
+        server.stop(polite=False)
+    return reason
 
 
 def _reason(name: str, answer: str, log: str) -> str:
