@@ -301,8 +301,11 @@ def inspection(found: Inspection) -> None:
     number = len(found.models)
     note(f"checked {number} model{'' if number == 1 else 's'} against: {', '.join(found.checked) or 'nothing'}")
     if found.not_checked:
-        what = "; ".join(f"{what} ({', '.join(names)})" for what, names in found.not_checked.items())
-        note(f"not checked: {what}" + ("" if found.started else " (use --start)"))
+        items = found.not_checked.items()
+        what = "; ".join(
+            what if list(names) == list(found.models) else f"{what} ({', '.join(names)})" for what, names in items
+        )
+        note(f"not checked: {what}" + ("" if found.started else " (--start loads the models)"))
 
 
 def tree(value: Mapping[str, object], indent: int = 0) -> None:

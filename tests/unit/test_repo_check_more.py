@@ -154,6 +154,10 @@ CASES: dict[str, Case] = {
         both(append("e", "version_policy { all { } }"), touch(f"e/{2**63}/")), "error", f"e/{2**63}/", ["ends"]),
     "a filename that leads out": (
         append("t", 'default_model_filename: "../x.onnx"'), "error", "t/config.pbtxt", ["'../x.onnx'", "out of"]),
+    "a filename that is a pattern": (
+        append("t", 'default_model_filename: "a.**"'), "error", "t/1/a.**", ["no such file"]),
+    "a filename that no file system has": (
+        append("t", f'default_model_filename: "{"x" * 300}"'), "error", f"t/1/{'x' * 300}", ["cannot be read"]),
     "a link to a file outside": (outward, "error", "t/1/model.onnx", ["leaves the repository", "elsewhere.onnx"]),
     "a link to a folder outside": (outward_folder, "error", "p", ["leaves the repository", "p_elsewhere"]),
     # The graph.
@@ -402,7 +406,7 @@ def test_the_closing_line_says_what_was_checked_and_what_not(
     assert ended.value.exit_code == OK
     assert "checked 3 models against: names, folders and files" in shown
     assert "not checked: whether the Python code runs (p); whether ONNX Runtime loads the graph (t)" in shown
-    assert "(use --start)" in shown
+    assert "answers to requests (--start loads the models)" in shown
     touch("x/")(repository)
     with pytest.raises(typer.Exit) as ended:
         repo_check(repository)
@@ -481,6 +485,7 @@ def test_what_is_not_checked_is_named(repository: Path) -> None:
         "whether ONNX Runtime loads the graph": ["t"],
         "the files of backend 'pytorch'": ["x"],
         "anything else": ["e"],
+        "answers to requests": ["p", "r", "t", "x"],
     }
     assert "stamps of TensorRT plans" in found.checked
     assert "steps of ensembles" not in found.checked

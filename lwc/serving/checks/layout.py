@@ -152,7 +152,7 @@ def _model_files(model: Model) -> Iterator[Finding]:
                 yield model.error("no such file", "put the model there", path / "model.onnx")
         # A folder that is not there was told with the name that Triton misreads.
         elif version.is_dir():
-            others = sorted(path.name for path in version.glob(f"*{Path(file).suffix}"))
+            others = sorted(one.name for one in version.iterdir() if one.suffix == Path(file).suffix)
             hint = f"rename {others[0]}, or set default_model_filename" if others else "put the model there"
             yield model.error("no such file", hint, path)
 

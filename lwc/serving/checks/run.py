@@ -65,6 +65,10 @@ _UNCHECKED = {
 }
 
 
+# What even a server that loaded the model has not shown.
+_REQUESTS = "answers to requests"
+
+
 @dataclass(frozen=True)
 class Inspection:
     """What was found, and what it covers.
@@ -130,7 +134,8 @@ def examine(
             if rule.fits(model):
                 findings += _apply(rule, model, repository)
     findings += [*check_cycles(models), *_own_path(repository)]
-    findings.sort(key=lambda one: (SEVERITIES.index(one.severity), one.model, one.path))
+    # A file that cannot be read is in the way of several rules.
+    findings = sorted(dict.fromkeys(findings), key=lambda one: (SEVERITIES.index(one.severity), one.model, one.path))
     checked = [rule.about for rule in RULES if any(rule.fits(model) for model in models.values())]
     started = start_models(folder, models, seconds) if start else []
     tried = {one.model for one in started if one.state != "NOT TRIED"}
@@ -138,6 +143,8 @@ def examine(
     unread = sorted({finding.model for finding in findings if finding.model not in ("", *models)})
     if unread:
         left["anything else"] = unread
+    if models:
+        left[_REQUESTS] = list(models)
     return Inspection(findings, list(models), checked, left, started)
 
 
