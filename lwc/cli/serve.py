@@ -56,15 +56,22 @@ def repo_check(
     repository: Annotated[Path, typer.Argument(help="any Triton model repository")],
     gpus: Annotated[int | None, typer.Option(help="GPUs of the target; by default unchecked")] = None,
     here: Annotated[bool, typer.Option("--here", help="check for the GPU and TensorRT of this machine")] = False,
+    start: Annotated[
+        bool, typer.Option("--start", help="load every model into the embedded Triton; runs the code of Python models")
+    ] = False,
+    seconds: LoadSeconds = 300.0,
     as_json: AsJson = False,
 ) -> None:
     """Find problems that Triton would refuse or silently accept. Exit 2 if there is an error."""
     from lwc.serving.checks.model import Machine
-    from lwc.serving.checks.run import inspect_repository, this_machine
+    from lwc.serving.checks.run import examine, this_machine
+    from lwc.serving.triton.embedded import installed
 
-    found = inspect_repository(repository, this_machine() if here else Machine(gpus=gpus))
-    show(found, as_json, render.findings)
-    raise typer.Exit(USAGE if any(finding.severity == "error" for finding in found) else OK)
+    if start:
+        installed()  # before the rest, which may take a while
+    found = examine(repository, this_machine() if here else Machine(gpus=gpus), start, seconds)
+    show(found, as_json, render.inspection)
+    raise typer.Exit(OK if found.sound else USAGE)
 
 
 def serve(

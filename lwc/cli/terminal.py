@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # `lwc --help` reads no recipe
     from lwc.importance.contents import Importance, TrustFigures
     from lwc.pipeline.run import StagePlan
     from lwc.report.content_types import Decision, Report, Verdict
-    from lwc.serving.checks.model import Finding
+    from lwc.serving.checks.run import Inspection
 
 console = Console(stderr=True, highlight=False)
 # This many methods fit on a terminal of 80 columns.
@@ -289,15 +289,26 @@ def families(rows: Sequence[Mapping[str, str]]) -> None:
             note(f"refused: {row['model_type']}: {row['refused']}")
 
 
-def findings(found: Sequence[Finding]) -> None:
-    """Findings of a repository check: a line each, with what to do below it."""
+def inspection(found: Inspection) -> None:
+    """A repository check: a line for each finding with what to do below it, and then what was checked and what not."""
     colours = {"error": "bold red", "warning": "yellow", "note": "dim"}
-    for one in found:
+    for one in found.findings:
         console.print(Text(f"{one.severity}: ", style=colours[one.severity]) + Text(str(one)), soft_wrap=True)
         if one.hint:
             console.print(Text("  do: ", style="bold") + Text(one.hint), soft_wrap=True)
-    if not found:
-        note("no problems found: Triton would load every model of this repository")
+    for started in found.started:
+        reason = f": {started.reason}" if started.reason else ""
+        console.print(Text(f"{started.state}: {started.model}{reason}"), soft_wrap=True)
+    if found.sound and not found.findings:
+        note("no problems found")
+    number = len(found.models)
+    note(f"checked {number} model{'' if number == 1 else 's'} against: {', '.join(found.checked) or 'nothing'}")
+    if found.not_checked:
+        items = found.not_checked.items()
+        what = "; ".join(
+            what if list(names) == list(found.models) else f"{what} ({', '.join(names)})" for what, names in items
+        )
+        note(f"not checked: {what}" + ("" if found.started else " (--start loads the models)"))
 
 
 def tree(value: Mapping[str, object], indent: int = 0) -> None:

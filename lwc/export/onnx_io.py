@@ -27,26 +27,48 @@ class OnnxInfo:
     outputs: tuple[TensorInfo, ...]
 
 
+_MOST_BYTES = 2**31 - 1
 _LFS = b"version https://git-lfs"
 
 
-def read_io(path: Path) -> OnnxInfo:
-    """Inputs and outputs of an ONNX file.
+def load_graph(path: Path) -> onnx.ModelProto:
+    """An ONNX file without its external data.
 
     Raises:
         ModelError: the file is missing, a Git LFS pointer, or no ONNX model.
     """
     if not path.is_file():
         raise ModelError(f"{path}: no such ONNX file", "export it first")
-    with path.open("rb") as file:
-        if file.read(len(_LFS)) == _LFS:
-            raise ModelError(f"{path}: a Git LFS pointer, not a model", "run `git lfs pull`")
+    if is_lfs_pointer(path):
+        raise ModelError(f"{path}: a Git LFS pointer, not a model", "run `git lfs pull`")
+    size = path.stat().st_size
+    if size > _MOST_BYTES:
+        raise ModelError(
+            f"{path}: not an ONNX model that can be read: {size} bytes, and protobuf reads up to 2 GB",
+            "save it with save_as_external_data=True",
+        )
     try:
-        graph = onnx.load(str(path), load_external_data=False).graph
+        model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf raises its own kinds
         raise ModelError(f"{path}: not an ONNX model: {error}", "export it again") from error
-    if not graph.output:  # an empty file is a valid, empty protobuf
+    if not model.graph.output:  # an empty file is a valid, empty protobuf
         raise ModelError(f"{path}: not an ONNX model: it has no outputs", "export it again")
+    return model
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether Git LFS left its pointer where the file should be."""
+    with path.open("rb") as file:
+        return file.read(len(_LFS)) == _LFS
+
+
+def read_io(path: Path) -> OnnxInfo:
+    """Inputs and outputs of an ONNX file; raises as `load_graph` does."""
+    return io_of(load_graph(path).graph)
+
+
+def io_of(graph: onnx.GraphProto) -> OnnxInfo:
+    """Inputs and outputs of a graph; initializers that are listed among the inputs are none."""
     weights = {initializer.name for initializer in graph.initializer}
     return OnnxInfo(
         tuple(_info(value) for value in graph.input if value.name not in weights),

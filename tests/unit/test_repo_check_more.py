@@ -4,62 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+import typer
+from damaged_repository import (
+    ENSEMBLE,
+    MODEL_PY,
+    append,
+    both,
+    edit,
+    graph,
+    named,
+    sound_repository,
+    touch,
+    warm_ids,
+    write,
+    write_graph,
+)  # fmt: skip
+from onnx import TensorProto
 from tiny_models import tiny
 
-from lwc.core.errors import RecipeError
+from lwc.cli.serve import repo_check
+from lwc.core.errors import MISSING, OK, USAGE, MissingDependency, RecipeError
 from lwc.export.onnx import export_onnx
 from lwc.models.load import save_checkpoint
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import Package
 from lwc.serving.checks.model import version_number
-from lwc.serving.checks.run import Finding, Machine, check_repository, inspect_repository
+from lwc.serving.checks.run import Finding, Machine, check_repository, examine, inspect_repository
 from lwc.serving.triton.config import as_text, parse
 from lwc.serving.triton.repository import ModelFiles, build_repository
 from lwc.tasks.text_endpoint import TextEndpoint
 
-CONFIG = """\
-backend: "onnxruntime"
-max_batch_size: 128
-input { name: "ids" data_type: TYPE_INT64 dims: -1 }
-output { name: "logits" data_type: TYPE_FP32 dims: 2 label_filename: "labels.txt" }
-dynamic_batching { }
-instance_group { kind: KIND_CPU count: 1 }
-parameters { key: "intra_op_thread_count" value { string_value: "1" } }
-model_warmup {
-  name: "w" batch_size: 1
-  inputs { key: "ids" value { data_type: TYPE_INT64 dims: 8 zero_data: true } }
-}
-"""
-PYTHON = """\
-backend: "python"
-max_batch_size: 8
-input { name: "x" data_type: TYPE_FP32 dims: 2 }
-output { name: "y" data_type: TYPE_FP32 dims: 2 }
-"""
-ENSEMBLE = """\
-platform: "ensemble"
-max_batch_size: 8
-input { name: "words" data_type: TYPE_INT64 dims: -1 }
-output { name: "scores" data_type: TYPE_FP32 dims: 2 }
-ensemble_scheduling {
-  step {
-    model_name: "t" model_version: -1
-    input_map { key: "ids" value: "words" } output_map { key: "logits" value: "logits" }
-  }
-  step {
-    model_name: "p" model_version: -1
-    input_map { key: "x" value: "logits" } output_map { key: "y" value: "scores" }
-  }
-}
-"""
 PLAN = """\
 backend: "tensorrt"
 max_batch_size: 32
@@ -82,41 +63,9 @@ STAMP: dict[str, Any] = {
 GPU_MACHINE = Machine(gpus=1, gpu="NVIDIA L4", compute_capability="8.9", tensorrt="10.3.0")
 
 
-def write_graph(
-    path: Path,
-    batch: int | str = "batch",
-    length: int | str = "length",
-    kind: int = TensorProto.INT64,
-    external: bool = False,
-) -> None:
-    """A graph of ids (batch, length) in and logits (batch, 2) out; with ``external``, weights in ``weights.bin``."""
-    nodes = [
-        helper.make_node("Cast", ["ids"], ["numbers"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["numbers"], ["mean"], axes=[1]),
-        helper.make_node("MatMul", ["mean", "weight"], ["logits"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("ids", kind, [batch, length])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 2])],
-        [numpy_helper.from_array(np.ones((1, 2), dtype=np.float32), "weight")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, path, save_as_external_data=external, location="weights.bin", size_threshold=0)
-
-
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """Token model ``t``, Python model ``p``, and ensemble ``e`` of both."""
-    folder = tmp_path / "repository"
-    for name, text in (("t", CONFIG), ("p", PYTHON), ("e", ENSEMBLE)):
-        (folder / name / "1").mkdir(parents=True)
-        (folder / name / "config.pbtxt").write_text(text)
-    write_graph(folder / "t" / "1" / "model.onnx")
-    (folder / "t" / "labels.txt").write_text("bad\ngood\n")
-    (folder / "p" / "1" / "model.py").write_text("")
-    return folder
+    return sound_repository(tmp_path / "repository")
 
 
 def add_plan(repository: Path, **changes: Any) -> None:
@@ -125,46 +74,6 @@ def add_plan(repository: Path, **changes: Any) -> None:
     (repository / "r" / "config.pbtxt").write_text(PLAN)
     (version / "model.plan").write_bytes(b"plan")
     (version / "plan.json").write_text(json.dumps({**STAMP, **changes}))
-
-
-def edit(model: str, old: str, new: str) -> Callable[[Path], None]:
-    def change(repository: Path) -> None:
-        path = repository / model / "config.pbtxt"
-        text = path.read_text()
-        assert old in text
-        path.write_text(text.replace(old, new, 1))
-
-    return change
-
-
-def append(model: str, text: str) -> Callable[[Path], None]:
-    first = "platform" if model == "e" else "backend"
-    return edit(model, first, f"{text}\n{first}")
-
-
-def graph(**arguments: Any) -> Callable[[Path], None]:
-    return lambda repository: write_graph(repository / "t" / "1" / "model.onnx", **arguments)
-
-
-def touch(name: str) -> Callable[[Path], None]:
-    """An empty file, or a folder where the name ends in a slash."""
-
-    def make(repository: Path) -> None:
-        path = repository / name
-        if name.endswith("/"):
-            path.mkdir(parents=True)
-        else:
-            path.write_text("")
-
-    return make
-
-
-def both(*steps: Callable[[Path], object]) -> Callable[[Path], None]:
-    def change(repository: Path) -> None:
-        for step in steps:
-            step(repository)
-
-    return change
 
 
 def plan(**changes: Any) -> Callable[[Path], None]:
@@ -226,7 +135,7 @@ CASES: dict[str, Case] = {
         append("p", "version_policy { specific { versions: [1, 3] } }"), "warning", "p/config.pbtxt", ["3", "[1]"]),
     "no model.py": (lambda r: (r / "p/1/model.py").unlink(), "error", "p/1/model.py", ["no such file"]),
     "a version that is not served": (
-        both(touch("p/2/"), touch("p/2/model.py")), "note", "p/1/", ["version 1 is not served", "[2]"]),
+        both(touch("p/2/"), write("p/2/model.py", MODEL_PY)), "note", "p/1/", ["version 1 is not served", "[2]"]),
     "no backend": (
         both(edit("p", 'backend: "python"', ""), lambda r: (r / "p/1/model.py").unlink()),
         "error", "p/config.pbtxt", ["no backend"]),
@@ -238,8 +147,17 @@ CASES: dict[str, Case] = {
     "a backup of version 1": (touch("p/1_backup/"), "warning", "p/1_backup/", ["ignored", "version 1"]),
     "leading zeros": (touch("p/002/"), "warning", "p/002/", ["ignored", "leading zeros"]),
     "a negative version": (touch("p/-3/"), "warning", "p/-3/", ["-3"]),
+    "a negative version alone": (
+        both(append("e", "version_policy { latest { num_versions: 1 } }"), lambda r: (r / "e/1").rename(r / "e/-3")),
+        "error", "e/-3/", ["-3"]),
+    "a version that no number of Triton's holds": (
+        both(append("e", "version_policy { all { } }"), touch(f"e/{2**63}/")), "error", f"e/{2**63}/", ["ends"]),
     "a filename that leads out": (
         append("t", 'default_model_filename: "../x.onnx"'), "error", "t/config.pbtxt", ["'../x.onnx'", "out of"]),
+    "a filename that is a pattern": (
+        append("t", 'default_model_filename: "a.**"'), "error", "t/1/a.**", ["no such file"]),
+    "a filename that no file system has": (
+        append("t", f'default_model_filename: "{"x" * 300}"'), "error", f"t/1/{'x' * 300}", ["cannot be read"]),
     "a link to a file outside": (outward, "error", "t/1/model.onnx", ["leaves the repository", "elsewhere.onnx"]),
     "a link to a folder outside": (outward_folder, "error", "p", ["leaves the repository", "p_elsewhere"]),
     # The graph.
@@ -248,6 +166,8 @@ CASES: dict[str, Case] = {
         "error", "t/1/model.onnx", ["Git LFS pointer"]),
     "not ONNX": (lambda r: (r / "t/1/model.onnx").write_bytes(b"\x00no"), "error", "t/1/model.onnx", ["not an ONNX"]),
     "an empty file": (lambda r: (r / "t/1/model.onnx").write_bytes(b""), "error", "t/1/model.onnx", ["not an ONNX"]),
+    "a file above 2 GB": (
+        lambda r: os.truncate(r / "t/1/model.onnx", 2**31), "error", "t/1/model.onnx", ["2 GB", str(2**31)]),
     "external data missing": (external(None), "error", "t/1/model.onnx", ["'weights.bin' is missing"]),
     "external data cut": (external(b"123"), "error", "t/1/model.onnx", ["has 3 bytes", "reads 8"]),
     "external data outside": (external(bytes(8), "../w.bin"), "error", "t/1/model.onnx", ["'../w.bin'", "out of"]),
@@ -298,6 +218,13 @@ CASES: dict[str, Case] = {
     "warm-up file absent": (
         edit("t", "zero_data: true", 'input_data_file: "f"'), "error", "t/warmup/f", ["no such file"]),
     "random ids": (edit("t", "zero_data", "random_data"), "warning", "t/config.pbtxt", ["leave the vocabulary"]),
+    "warm-up file too short": (
+        both(edit("t", "zero_data: true", 'input_data_file: "f"'), touch("t/warmup/"), write("t/warmup/f", bytes(56))),
+        "error", "t/warmup/f", ["56 bytes", "64"]),
+    "warm-up id past the vocabulary": (warm_ids(1, 7, 8), "error", "t/warmup/f", ["id 8", "8 rows"]),
+    "warm-up id far below zero": (warm_ids(1, -9, 2), "error", "t/warmup/f", ["id -9", "8 rows"]),
+    "random ids of a known vocabulary": (
+        both(graph(rows=8), edit("t", "zero_data", "random_data")), "error", "t/config.pbtxt", ["8 rows"]),
     # Ensembles.
     "warm-up of an ensemble": (append("e", 'model_warmup { name: "w" }'),
         "error", "e/config.pbtxt", ["on an ensemble"]),
@@ -457,6 +384,35 @@ def test_versions_are_read_as_triton_reads_them(name: str, number: int | None) -
     assert version_number(name) == number
 
 
+def test_a_model_given_for_a_repository_is_a_usage_error(repository: Path) -> None:
+    with pytest.raises(RecipeError, match="a model, not a repository"):
+        inspect_repository(repository / "t")
+
+
+def test_start_without_the_embedded_server_names_the_package(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingDependency) as caught:
+        repo_check(repository, start=True)
+    assert caught.value.exit_code == MISSING
+    assert "pip install" in caught.value.hint
+
+
+def test_the_closing_line_says_what_was_checked_and_what_not(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit) as ended:
+        repo_check(repository)
+    shown = " ".join(capsys.readouterr().err.split())
+    assert ended.value.exit_code == OK
+    assert "checked 3 models against: names, folders and files" in shown
+    assert "not checked: whether the Python code runs (p); whether ONNX Runtime loads the graph (t)" in shown
+    assert "answers to requests (--start loads the models)" in shown
+    touch("x/")(repository)
+    with pytest.raises(typer.Exit) as ended:
+        repo_check(repository)
+    assert ended.value.exit_code == USAGE
+
+
 def test_gpus_of_the_machine_decide(repository: Path) -> None:
     edit("t", "KIND_CPU count: 1", "KIND_GPU count: 1 gpus: [0, 1]")(repository)
     (none,) = inspect_repository(repository, Machine(gpus=0))
@@ -513,6 +469,26 @@ def test_sound_things_that_look_odd_are_left_alone(repository: Path) -> None:
     edit("p", 'backend: "python"', "")(repository)
     (repository / "README.md").write_text("files beside the models are not looked at")
     assert inspect_repository(repository) == []
+
+
+def test_what_is_not_checked_is_named(repository: Path) -> None:
+    named("x")(repository)
+    edit("x", '"python"', '"pytorch"')(repository)
+    write("e/config.pbtxt", "oops")(repository)
+    add_plan(repository)
+    found = examine(repository)
+    assert found.models == ["p", "r", "t", "x"]
+    assert not found.sound
+    assert found.not_checked == {
+        "whether the Python code runs": ["p"],
+        "whether the plan loads": ["r"],
+        "whether ONNX Runtime loads the graph": ["t"],
+        "the files of backend 'pytorch'": ["x"],
+        "anything else": ["e"],
+        "answers to requests": ["p", "r", "t", "x"],
+    }
+    assert "stamps of TensorRT plans" in found.checked
+    assert "steps of ensembles" not in found.checked
 
 
 def test_errors_come_first_and_the_order_is_the_same_each_time(repository: Path) -> None:

@@ -49,7 +49,9 @@ def repository(tmp_path: Path) -> Path:
     (folder / "m_tokens" / "labels.txt").write_text("bad\ngood\n")
     text = front_model("m", text_front(2, {"token_model": "m_tokens"}), package)
     (folder / "m" / "config.pbtxt").write_text(as_text(text))
-    (folder / "m" / "1" / "model.py").write_text("")
+    (folder / "m" / "1" / "model.py").write_text(
+        "class TritonPythonModel:\n    def execute(self, requests):\n        return []\n"
+    )
     return folder
 
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from lwc.serving.checks.model import Finding, Model, Tensor, type_name
+from lwc.serving.checks.model import Finding, Model, Repository, Tensor, type_name
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,9 @@ class _End:
 _Ends: TypeAlias = dict[str, list[_End]]
 
 
-def check_ensemble(model: Model, models: Mapping[str, Model]) -> Iterator[Finding]:
-    """An ensemble against the models of its steps; nothing for other models.
-
-    Args:
-        models: every model of the repository whose configuration parses, by name.
-    """
-    if not model.is_ensemble:
-        return
-    config = model.config
+def check_ensemble(model: Model, repository: Repository) -> Iterator[Finding]:
+    """An ensemble against the models of its steps."""
+    config, models = model.config, repository.models
     if config.platform != "ensemble":
         yield model.error('ensemble_scheduling without platform: "ensemble"', 'add platform: "ensemble"')
     if config.instance_group:

@@ -2,44 +2,33 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 
 from lwc.core.errors import ModelError
-from lwc.export.onnx_io import TensorInfo, read_io
-from lwc.serving.checks.layout import escapes, model_file_name
-from lwc.serving.checks.model import Finding, Model, Tensor, type_name
+from lwc.export.onnx_io import TensorInfo, io_of
+from lwc.serving.checks.model import Finding, Model, Repository, Tensor, escapes, type_name
 from lwc.serving.triton.config import graph_type
 
 
-def check_graphs(model: Model) -> Iterator[Finding]:
-    """Every served version of a model of the onnxruntime backend; nothing for other backends."""
-    name = model_file_name(model)
-    if model.backend != "onnxruntime" or name is None or escapes(name):
-        return
-    for version in model.served.values():
-        path = version / name
-        if path.is_dir():  # a model with external data may be a folder of that name
-            path = path / "model.onnx"
-            if not path.is_file():
-                yield model.error("no such file", "put the model there", path)
-        if path.is_file():
-            yield from _check_graph(model, path)
+def check_graphs(model: Model, repository: Repository) -> Iterator[Finding]:
+    """Every served version of a model of the onnxruntime backend."""
+    del repository
+    for path, read in model.graphs.items():
+        file = model.at(path)
+        if isinstance(read, ModelError):
+            yield file.error(read.message.removeprefix(f"{path}: "), read.hint)
+        else:
+            yield from _external_data(file, path.parent, read.graph)
+            yield from _interface(model, file, read.graph)
 
 
-def _check_graph(model: Model, path: Path) -> Iterator[Finding]:
-    file = model.at(path)
-    try:
-        info = read_io(path)
-    except ModelError as error:
-        yield file.error(error.message.removeprefix(f"{path}: "), error.hint)
-        return
-    proto = onnx.load(str(path), load_external_data=False).graph
+def _interface(model: Model, file: Model, proto: onnx.GraphProto) -> Iterator[Finding]:
+    """Inputs and outputs of the file against those of the configuration."""
+    info = io_of(proto)
     shaped = {value.name for value in (*proto.input, *proto.output) if value.type.tensor_type.HasField("shape")}
-    yield from _external_data(file, path.parent, proto)
     config, faults = model.config, list[Finding]()
     # Sequence controls, states and ragged batches feed inputs that are no entry of `input`.
     fed = {entry.name for entry in config.sequence_batching.control_input}
@@ -144,10 +133,3 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             yield from attribute.tensors
             for inner in (attribute.g, *attribute.graphs):
                 yield from _tensors(inner)
-
-
-def label_count(dims: Sequence[int]) -> int | None:
-    """Labels that an output has place for: its elements, or its last size where others vary; None where that does."""
-    if not dims or dims[-1] < 1:
-        return None
-    return math.prod(dims) if min(dims) > 0 else dims[-1]

@@ -7,17 +7,48 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from lwc.serving.checks.model import BACKEND_FILES, KNOWN_FOLDERS, Finding, Model, version_number
+from lwc.export.onnx_io import is_lfs_pointer
+from lwc.serving.checks.model import (
+    BACKEND_FILES,
+    ENVIRONMENT,
+    KNOWN_FOLDERS,
+    Finding,
+    Model,
+    Repository,
+    escapes,
+    version_number,
+)
 
+# Names that reach Triton unchanged in a URL, and that the Python backend can pass on: it starts its processes through a
+# shell, and does not quote.
+NAME = re.compile(r"[A-Za-z0-9._-]+")
+_HIGHEST_VERSION = 2**63 - 1
 # What editors, notebooks and people leave behind; Python's own __pycache__ is not meant.
 _LEFTOVER = re.compile(r"\..+|te?mp|.*~|.*[._-](bak|backup|old|orig|copy|swp|tmp)|.*\.ipynb", re.IGNORECASE)
 
 
-def check_layout(model: Model) -> Iterator[Finding]:
-    """Versions, model files, stray entries and links of one model."""
+def check_layout(model: Model, repository: Repository) -> Iterator[Finding]:
+    """Name, versions, model files and stray entries of one model."""
+    del repository
+    yield from _name(model)
     yield from _strays(model)
     yield from _versions(model)
     yield from _model_files(model)
+
+
+def _name(model: Model) -> Iterator[Finding]:
+    if model.config.name not in ("", model.name):
+        yield model.error(f"its name is {model.config.name!r}, the folder's is {model.name!r}", "make both equal")
+    if not NAME.fullmatch(model.name):
+        odd = "".join(sorted(set(re.sub(NAME, "", model.name))))
+        yield model.error(
+            f"its name has {odd!r}: HTTP clients encode it, which Triton does not undo, and its Python backend passes"
+            " names to a shell",
+            "use letters, digits, '.', '_' and '-'",
+            model.folder,
+        )
+    elif model.name.startswith("."):
+        yield model.warning("its name starts with a dot: most tools do not show it", "rename it", model.folder)
 
 
 def _strays(model: Model) -> Iterator[Finding]:
@@ -38,14 +69,23 @@ def _strays(model: Model) -> Iterator[Finding]:
 
 def _stray_folder(model: Model, path: Path) -> Iterator[Finding]:
     name = path.name
-    if name in KNOWN_FOLDERS or name == "__pycache__" or (name.isdecimal() and str(int(name)) == name):
+    # A folder where a file should be is reported with what names the file.
+    named = {entry.label_filename for entry in model.config.output} | {*Path(model.parameter(ENVIRONMENT) or "").parts}
+    if name in KNOWN_FOLDERS or name == "__pycache__" or name in named:
         return
     number = version_number(name)
-    if number is None:
-        what = "leading zeros make it no version" if name.isdecimal() else f"no version of {model.name}"
+    if number is not None and number > _HIGHEST_VERSION:
+        yield model.error(
+            f"version above {_HIGHEST_VERSION}: Triton ends when it reads it", "number versions from 1", path
+        )
+    elif number is None:
+        what = "leading zeros make it no version" if name.startswith("0") else f"no version of {model.name}"
         yield model.warning(f"ignored: {what}", "remove it, or name it with the number alone", path)
     elif number < 0:
-        yield model.warning(f"Triton reads its name as version {number}", "number versions from 1", path)
+        served = model.error if number in model.served else model.warning
+        yield served(f"Triton reads its name as version {number}", "number versions from 1", path)
+    elif name == str(number):
+        return
     elif not (model.folder / str(number)).is_dir():
         yield model.error(
             f"Triton reads its name as version {number} and then opens {number}/, which is not there",
@@ -90,7 +130,7 @@ def _model_files(model: Model) -> Iterator[Finding]:
     if not backend:
         yield model.error("no backend, and no model file that tells it", 'add `backend: "onnxruntime"` or another')
         return
-    file = model_file_name(model)
+    file = model.file_name
     if file is None:
         known = ", ".join(BACKEND_FILES)
         yield model.note(f"the model files of backend {backend!r} are not checked", f"checked are those of {known}")
@@ -99,21 +139,22 @@ def _model_files(model: Model) -> Iterator[Finding]:
         yield model.error(f"default_model_filename {file!r} leads out of the version folder", "name a file in it")
         return
     for version in model.served.values():
+        path = version / file
+        if path.is_file():
+            if backend != "onnxruntime" and is_lfs_pointer(path):
+                yield model.error("a Git LFS pointer, not a model", "run `git lfs pull`", path)
+            elif not path.stat().st_size and backend == "tensorrt":
+                yield model.error("empty", "copy the model again", path)
+        elif path.is_dir():
+            if backend != "onnxruntime":
+                yield model.error("a folder, not a file", "put the model file there", path)
+            elif not (path / "model.onnx").is_file():
+                yield model.error("no such file", "put the model there", path / "model.onnx")
         # A folder that is not there was told with the name that Triton misreads.
-        if version.is_dir() and not (version / file).exists():
-            others = sorted(path.name for path in version.glob(f"*{Path(file).suffix}"))
+        elif version.is_dir():
+            others = sorted(one.name for one in version.iterdir() if one.suffix == Path(file).suffix)
             hint = f"rename {others[0]}, or set default_model_filename" if others else "put the model there"
-            yield model.error("no such file", hint, version / file)
-
-
-def model_file_name(model: Model) -> str | None:
-    """Name of the model file in a version folder; None for a backend that is not known here."""
-    return model.config.default_model_filename or BACKEND_FILES.get(model.backend)
-
-
-def escapes(name: str) -> bool:
-    """Whether a file name of a configuration leads out of the folder it is looked up in."""
-    return Path(name).is_absolute() or os.path.normpath(name).startswith("..")
+            yield model.error("no such file", hint, path)
 
 
 def check_links(folder: Path, model: str) -> Iterator[Finding]:

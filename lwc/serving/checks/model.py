@@ -1,13 +1,20 @@
-"""What every check works on: a model of the repository, and the finding it may report."""
+"""What every rule works on: the repository, a model of it, and the finding it may report."""
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+import onnx
 from tritonclient.grpc import model_config_pb2 as pb
+
+from lwc.core.errors import ModelError
+from lwc.export.onnx_io import load_graph
 
 # An input or output as a configuration declares it.
 Tensor: TypeAlias = pb.ModelInput | pb.ModelOutput
@@ -30,6 +37,11 @@ class Finding:
     what: str
     hint: str
 
+    def __post_init__(self) -> None:
+        # Names of files need not be UTF-8, and no terminal takes what Python makes of one that is not.
+        for field in ("model", "path", "what", "hint"):
+            object.__setattr__(self, field, getattr(self, field).encode("utf-8", "backslashreplace").decode())
+
     def __str__(self) -> str:
         return f"{self.path}: {self.what}"
 
@@ -47,6 +59,10 @@ class Machine:
 BACKEND_FILES = {"onnxruntime": "model.onnx", "python": "model.py", "tensorrt": "model.plan"}
 # Older configurations name a platform, which fixes the backend.
 _PLATFORMS = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt", "pytorch_libtorch": "pytorch"}
+# Bytes of an initializer that is kept: axes, shapes and thresholds are far below.
+_SMALL = 4096
+# Parameter of a Python model that names its packed environment.
+ENVIRONMENT = "EXECUTION_ENV_PATH"
 # Folders of a model that are no versions and that Triton knows.
 KNOWN_FOLDERS = ("warmup", "initial_state", "configs")
 
@@ -85,6 +101,37 @@ class Model:
         return ""
 
     @property
+    def file_name(self) -> str | None:
+        """Name of the model file in a version folder; None for a backend whose files are not known here."""
+        return self.config.default_model_filename or BACKEND_FILES.get(self.backend)
+
+    def parameter(self, name: str) -> str | None:
+        """A parameter's text, None where the configuration does not have it."""
+        return str(self.config.parameters[name].string_value) if name in self.config.parameters else None
+
+    @cached_property
+    def graphs(self) -> dict[Path, onnx.ModelProto | ModelError]:
+        """ONNX files of the served versions, without their weights, or why one cannot be read."""
+        name, found = self.file_name, dict[Path, onnx.ModelProto | ModelError]()
+        if self.backend != "onnxruntime" or name is None or escapes(name):
+            return found
+        for version in self.served.values():
+            # A model with external data may be a folder of that name.
+            path = version / name / "model.onnx" if (version / name).is_dir() else version / name
+            if path.is_file():
+                try:
+                    found[path] = _without_weights(load_graph(path))
+                except ModelError as error:
+                    found[path] = error
+        return found
+
+    @property
+    def graph(self) -> onnx.GraphProto | None:
+        """The graph of the latest served version, None where there is none to read."""
+        latest = list(self.graphs.values())[-1:]
+        return latest[0].graph if latest and isinstance(latest[0], onnx.ModelProto) else None
+
+    @property
     def versions(self) -> dict[int, Path]:
         """Folders that Triton takes for versions, rising; see :func:`version_number`."""
         found: dict[int, Path] = {}
@@ -120,6 +167,33 @@ class Model:
 
     def note(self, what: str, hint: str, path: Path | None = None) -> Finding:
         return Finding("note", self.name, self.path(path), what, hint)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository and where it is to be served.
+
+    Args:
+        models: every model whose configuration parses, by name.
+        machine: what is not known of it is not judged.
+    """
+
+    folder: Path
+    models: Mapping[str, Model]
+    machine: Machine
+
+
+def escapes(name: str) -> bool:
+    """Whether a file name of a configuration leads out of the folder it is looked up in."""
+    return "\0" in name or Path(name).is_absolute() or os.path.normpath(name).startswith("..")
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same without the numbers of large initializers: several graphs are kept at a time."""
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) > _SMALL:
+            tensor.ClearField("raw_data")
+    return onnx.ModelProto.FromString(model.SerializeToString())
 
 
 def version_number(name: str) -> int | None:

@@ -8,19 +8,18 @@ from collections.abc import Iterator
 from lwc.core.store import file_digest
 from lwc.export.stamp import STAMP, misfits, stamp_fault
 from lwc.export.tensorrt import Shapes
-from lwc.serving.checks.layout import model_file_name
-from lwc.serving.checks.model import Finding, Machine, Model
+from lwc.serving.checks.model import Finding, Model, Repository, escapes
 
 _ONNX = "use the ONNX model, or build the plan on this machine"
 
 
-def check_plans(model: Model, machine: Machine) -> Iterator[Finding]:
-    """Every served version of a model of the tensorrt backend; nothing for other backends.
+def check_plans(model: Model, repository: Repository) -> Iterator[Finding]:
+    """Every served version of a model of the tensorrt backend.
 
     The stamp is the ``plan.json`` of `lwc.export.stamp` beside the plan.
     """
-    name = model_file_name(model)
-    if model.backend != "tensorrt" or name is None:
+    name, machine = model.file_name, repository.machine
+    if name is None or escapes(name):
         return
     for version in model.served.values():
         if not (version / name).is_file():

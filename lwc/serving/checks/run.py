@@ -1,30 +1,96 @@
 """Look a model repository over before a server does: each fault named with both sides, all in one go.
 
 For any repository, also one that lwc did not write: what Triton refuses, and what it accepts in silence. No server, no
-GPU and no network is needed. What it says of folders, versions, warm-up and ensembles was tried on Triton 2.51 without
-its auto-complete; what it says of TensorRT plans was not.
+GPU and no network is needed. What it says of folders, versions, names, warm-up and ensembles was tried on Triton 2.51
+without its auto-complete; what it says of TensorRT plans was not.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2 as pb
 
 from lwc.core.errors import MissingDependency, ModelError, RecipeError
 from lwc.export.stamp import these_gpus
 from lwc.export.tensorrt import load_library, version_of
+from lwc.serving.checks.config_file import CONFIG, read_model
 from lwc.serving.checks.ensemble import check_cycles, check_ensemble
+from lwc.serving.checks.fronts import check_fronts
 from lwc.serving.checks.graph import check_graphs
+from lwc.serving.checks.labels import check_labels
 from lwc.serving.checks.layout import check_layout, check_links
-from lwc.serving.checks.model import SEVERITIES, Finding, Machine, Model
+from lwc.serving.checks.model import ENVIRONMENT, SEVERITIES, Finding, Machine, Model, Repository
 from lwc.serving.checks.plan import check_plans
+from lwc.serving.checks.python import check_python
+from lwc.serving.checks.runtime import check_runtime
 from lwc.serving.checks.settings import check_settings
-from lwc.serving.triton.config import parse
+from lwc.serving.checks.start import LOAD_SECONDS, Started, start_models
+from lwc.serving.checks.warm_up import check_warm_up
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one check looks at, in words, and the backend of the models it is for; None for all."""
+
+    about: str
+    check: Callable[[Model, Repository], Iterator[Finding]]
+    backend: str | None = None
+
+    def fits(self, model: Model) -> bool:
+        return self.backend in (None, model.backend)
+
+
+RULES = (
+    Rule("names, folders and files", check_layout),
+    Rule("the configuration", check_settings),
+    Rule("label files", check_labels),
+    Rule("warm-up", check_warm_up),
+    Rule("ONNX graphs and their data files", check_graphs, "onnxruntime"),
+    Rule("opsets and operators of ONNX Runtime", check_runtime, "onnxruntime"),
+    Rule("syntax, class and imports of Python models", check_python, "python"),
+    Rule("what lwc's own models call", check_fronts, "python"),
+    Rule("stamps of TensorRT plans", check_plans, "tensorrt"),
+    Rule("steps of ensembles", check_ensemble, "ensemble"),
+)
+# What a shell does not take as it is.
+_UNSAFE = re.compile(r"[^\w@%+=:,./-]", re.ASCII)
+# What no rule looks at, by backend: only a server shows it.
+_UNCHECKED = {
+    "onnxruntime": "whether ONNX Runtime loads the graph",
+    "python": "whether the Python code runs",
+    "tensorrt": "whether the plan loads",
+}
+
+
+# What even a server that loaded the model has not shown.
+_REQUESTS = "answers to requests"
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found, and what it covers.
+
+    Args:
+        models: names of the models that were checked.
+        checked: what they were checked against.
+        not_checked: what was not, with the models it concerns.
+        started: what the embedded server said of each model; empty where it was not asked.
+    """
+
+    findings: Sequence[Finding]
+    models: Sequence[str]
+    checked: Sequence[str]
+    not_checked: Mapping[str, Sequence[str]]
+    started: Sequence[Started] = ()
+
+    @property
+    def sound(self) -> bool:
+        """No error, and no model that the server did not load."""
+        failed = any(one.state == "FAILED" for one in self.started)
+        return not failed and all(finding.severity != "error" for finding in self.findings)
 
 
 def this_machine() -> Machine:
@@ -43,35 +109,48 @@ def this_machine() -> Machine:
     return Machine(len(gpus), gpus[0].name, gpus[0].compute_capability, tensorrt)
 
 
-def inspect_repository(folder: Path, machine: Machine | None = None) -> list[Finding]:
-    """Everything to say about the repository ``folder``: errors first, then by model and file; empty where it is sound.
+def examine(
+    folder: Path, machine: Machine | None = None, start: bool = False, seconds: float = LOAD_SECONDS
+) -> Inspection:
+    """Everything to say about the repository ``folder``: errors first, then by model and file.
 
     Args:
         machine: where it is to be served; what is not known of it is not judged.
+        start: load every model into the embedded server too, which runs the code of Python models.
+        seconds: how long a model may take to load.
 
     Raises:
         RecipeError: ``folder`` is no folder.
+        MissingDependency: ``start``, and the embedded server is not installed.
     """
     if not folder.is_dir():
         raise RecipeError(f"{folder}: no such folder", "give a Triton model repository")
-    machine = machine or Machine()
-    findings: list[Finding] = []
-    models: dict[str, Model] = {}
-    places = sorted(path for path in folder.iterdir() if path.is_dir() or path.is_symlink())
-    for place in places:
-        findings += check_links(folder, place.name)
-        if place.is_dir():
-            read = _read(place)
-            if isinstance(read, Finding):
-                findings.append(read)
-            else:
-                models[place.name] = read
-    if not places:
-        findings.append(Finding("error", "", "./", "no model in it", "give the folder whose folders are the models"))
+    if (folder / CONFIG).is_file() and not any(folder.glob(f"*/{CONFIG}")):
+        raise RecipeError(f"{folder}: a model, not a repository", f"give its folder, {folder.resolve().parent}")
+    repository, findings = _read(folder, machine or Machine())
+    models = repository.models
     for model in models.values():
-        findings += _check_model(model, models, machine)
-    findings += check_cycles(models)
-    return sorted(findings, key=lambda finding: (SEVERITIES.index(finding.severity), finding.model, finding.path))
+        for rule in RULES:
+            if rule.fits(model):
+                findings += _apply(rule, model, repository)
+    findings += [*check_cycles(models), *_own_path(repository)]
+    # A file that cannot be read is in the way of several rules.
+    findings = sorted(dict.fromkeys(findings), key=lambda one: (SEVERITIES.index(one.severity), one.model, one.path))
+    checked = [rule.about for rule in RULES if any(rule.fits(model) for model in models.values())]
+    started = start_models(folder, models, seconds) if start else []
+    tried = {one.model for one in started if one.state != "NOT TRIED"}
+    left = _unchecked({name: model for name, model in models.items() if name not in tried})
+    unread = sorted({finding.model for finding in findings if finding.model not in ("", *models)})
+    if unread:
+        left["anything else"] = unread
+    if models:
+        left[_REQUESTS] = list(models)
+    return Inspection(findings, list(models), checked, left, started)
+
+
+def inspect_repository(folder: Path, machine: Machine | None = None) -> Sequence[Finding]:
+    """The findings of `examine`, empty where the repository is sound."""
+    return examine(folder, machine).findings
 
 
 def check_repository(folder: Path, machine: Machine | None = None) -> list[str]:
@@ -90,46 +169,57 @@ def check_repository(folder: Path, machine: Machine | None = None) -> list[str]:
     return [str(finding) for finding in findings]
 
 
-def _check_model(model: Model, models: dict[str, Model], machine: Machine) -> Iterator[Finding]:
-    config = model.config
-    if config.name not in ("", model.name):
-        yield model.error(f"its name is {config.name!r}, the folder's is {model.name!r}", "make both equal")
-    # The text models that lwc writes call another model from their code.
-    token_model = config.parameters["token_model"].string_value if "token_model" in config.parameters else ""
-    if token_model and not (model.folder.parent / token_model).is_dir():
-        yield model.error(f"calls {token_model!r}, which is not in the repository", "add that model")
-    yield from check_layout(model)
-    yield from check_settings(model, machine)
-    yield from check_graphs(model)
-    yield from check_plans(model, machine)
-    yield from check_ensemble(model, models)
+def _read(folder: Path, machine: Machine) -> tuple[Repository, list[Finding]]:
+    """The models of a repository, and what keeps folders from being one."""
+    models: dict[str, Model] = {}
+    findings: list[Finding] = []
+    places = sorted(path for path in folder.iterdir() if path.is_dir() or path.is_symlink())
+    for place in places:
+        links = list(check_links(folder, place.name))
+        findings += links
+        if place.is_dir():
+            try:
+                read = read_model(place)
+            except OSError as error:
+                read = _unreadable(folder, place.name, error)
+            if isinstance(read, Finding):
+                findings.append(read)
+            else:
+                models[place.name] = read
+        elif not links:
+            findings.append(Finding("error", place.name, place.name, "a link to nothing", "remove it"))
+    if not places:
+        findings.append(Finding("error", "", "./", "no model in it", "give the folder whose folders are the models"))
+    return Repository(folder, models, machine), findings
 
 
-def _read(folder: Path) -> Model | Finding:
-    """The model, or what keeps its configuration from being read."""
-    path = folder / "config.pbtxt"
-    where = f"{folder.name}/config.pbtxt"
-    if not path.is_file():
-        # Triton passes over stray folders inside a model but not beside one: it does not start.
-        what = "no config.pbtxt, so it is no model"
-        return Finding("error", folder.name, f"{folder.name}/", what, "remove it, or write its config.pbtxt")
+def _apply(rule: Rule, model: Model, repository: Repository) -> Iterator[Finding]:
     try:
-        return Model(folder, parse(path.read_text(encoding="utf-8")))
-    except UnicodeDecodeError as error:
-        return Finding("error", folder.name, where, f"not UTF-8: {error}", "save it as UTF-8")
-    except text_format.ParseError as error:
-        line = error.GetLine()
-        what = re.sub(r"^\d+:\d+ : ", "", str(error))
-        return Finding("error", folder.name, where + (f":{line}" if line else ""), what, _advice(what))
+        yield from rule.check(model, repository)
+    except OSError as error:
+        yield _unreadable(repository.folder, model.name, error)
 
 
-def _advice(what: str) -> str:
-    """What to do about a message of the protobuf parser."""
-    unknown = re.search(r'Message type "inference\.([\w.]+)" has no field named "(\w+)"', what)
-    if unknown:
-        message = pb.DESCRIPTOR.pool.FindMessageTypeByName(f"inference.{unknown[1]}")
-        near = difflib.get_close_matches(unknown[2], message.fields_by_name, n=1)
-        return f"did you mean {near[0]}?" if near else "remove it (a newer tritonclient may know it)"
-    if "another member of oneof" in what:
-        return "keep one of the two"
-    return "write it as Triton's model_config.proto has it"
+def _unreadable(folder: Path, model: str, error: OSError) -> Finding:
+    path = Path(str(error.filename or folder / model))
+    where = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+    return Finding("error", model, where, f"cannot be read: {error.strerror or error}", "let the server's user read it")
+
+
+def _own_path(repository: Repository) -> Iterator[Finding]:
+    """The Python backend passes the path of a model to a shell as it is, and its Python reads it as ASCII."""
+    odd = "".join(sorted(set(_UNSAFE.findall(str(repository.folder.resolve())))))
+    if odd and any(model.backend in ("python", "onnxruntime") for model in repository.models.values()):
+        what = f"the path of the repository has {odd!r}: the embedded server does not start Python models there"
+        yield Finding("warning", "", "./", what, "move it, or serve it with the official image")
+
+
+def _unchecked(models: Mapping[str, Model]) -> dict[str, list[str]]:
+    """What no rule looked at, and in which models."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name, model in models.items():
+        if not model.is_ensemble and model.backend:
+            found[_UNCHECKED.get(model.backend, f"the files of backend {model.backend!r}")].append(name)
+        if model.parameter(ENVIRONMENT):
+            found[f"the packages in {ENVIRONMENT}"].append(name)
+    return dict(found)

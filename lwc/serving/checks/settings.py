@@ -1,4 +1,4 @@
-"""One model's configuration by itself: tensors, labels, batching, instances, threads, the cache and warm-up."""
+"""One model's configuration by itself: tensors, batching, instances, threads and the cache."""
 
 from __future__ import annotations
 
@@ -7,20 +7,13 @@ from collections.abc import Iterator
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from lwc.serving.checks.graph import label_count
-from lwc.serving.checks.layout import escapes
-from lwc.serving.checks.model import Finding, Machine, Model, type_name
-
-# Types that token ids come in.
-_WHOLE = ("TYPE_INT32", "TYPE_INT64", "TYPE_UINT32", "TYPE_UINT64")
+from lwc.serving.checks.model import Finding, Machine, Model, Repository
 
 
-def check_settings(model: Model, machine: Machine) -> Iterator[Finding]:
+def check_settings(model: Model, repository: Repository) -> Iterator[Finding]:
     """What the configuration of one model says, without its model file."""
     yield from _tensors(model)
-    yield from _labels(model)
     yield from _batching(model)
-    yield from _warm_up(model)
     if model.is_ensemble:
         if model.config.response_cache.enable:
             yield model.warning(
@@ -28,7 +21,7 @@ def check_settings(model: Model, machine: Machine) -> Iterator[Finding]:
                 "set it on the models of the steps",
             )
         return
-    yield from _instances(model, machine)
+    yield from _instances(model, repository.machine)
     if model.backend == "onnxruntime":
         yield from _threads(model)
 
@@ -39,6 +32,8 @@ def _tensors(model: Model) -> Iterator[Finding]:
             if count > 1:
                 yield model.warning(f"{kind} {name}: stands there {count} times", "drop the others")
         for entry in entries:
+            if not entry.name:
+                yield model.error(f"an {kind} without a name", "add one: name: ...")
             if entry.data_type == 0:
                 yield model.error(f"{kind} {entry.name}: no data_type", "add one, such as data_type: TYPE_INT64")
             if not entry.dims:
@@ -46,29 +41,6 @@ def _tensors(model: Model) -> Iterator[Finding]:
             elif any(size == 0 or size < -1 for size in entry.dims):
                 yield model.error(
                     f"{kind} {entry.name}: dims {list(entry.dims)}", "sizes are at least 1, or -1 where they vary"
-                )
-
-
-def _labels(model: Model) -> Iterator[Finding]:
-    for entry in model.config.output:
-        name = entry.label_filename
-        if not name:
-            continue
-        path = model.folder / name
-        if escapes(name):
-            yield model.error(
-                f"output {entry.name}: label_filename {name!r} leads out of the model folder", "name a file in it"
-            )
-        elif not path.is_file():
-            yield model.error(f"output {entry.name}: its label_filename is {name!r}: no such file", "add it", path)
-        else:
-            labels = path.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")
-            expected = label_count(list(entry.dims))
-            if expected is not None and len(labels) != expected:
-                yield model.error(
-                    f"{len(labels)} labels, output {entry.name} has dims {list(entry.dims)}",
-                    "write one label a line, in the order of the outputs",
-                    path,
                 )
 
 
@@ -137,58 +109,4 @@ def _threads(model: Model) -> Iterator[Finding]:
         yield model.warning(
             f"{name} {state}: every instance takes all cores of the host, also in a container with a CPU limit",
             "set it to the CPU limit divided by the instances",
-        )
-
-
-def _warm_up(model: Model) -> Iterator[Finding]:
-    """Every ``model_warmup`` against the inputs of the same configuration."""
-    config = model.config
-    if model.is_ensemble:
-        if config.model_warmup:
-            yield model.error("model_warmup on an ensemble", "warm up the models of its steps")
-        return
-    inputs = {entry.name: entry for entry in config.input}
-    for warm_up in config.model_warmup:
-        where = f"model_warmup {warm_up.name!r}:"
-        # Triton 2.51 does not refuse this one, it crashes.
-        if warm_up.batch_size > max(config.max_batch_size, 1):
-            yield model.error(
-                f"{where} batch_size {warm_up.batch_size} is above max_batch_size {config.max_batch_size}", "lower it"
-            )
-        unknown = sorted(set(warm_up.inputs) - set(inputs))
-        # Sequence models get inputs that no client sends.
-        required = {name for name, entry in inputs.items() if not entry.optional}
-        missing = [] if config.HasField("sequence_batching") else sorted(required - set(warm_up.inputs))
-        if unknown or missing:
-            yield model.error(
-                f"{where} its inputs are {sorted(warm_up.inputs)}, the model's {sorted(inputs)}",
-                "name the model's inputs",
-            )
-        for name in sorted(set(warm_up.inputs) & set(inputs)):
-            yield from _warm_up_input(model, f"{where} input {name}:", warm_up.inputs[name], inputs[name])
-
-
-def _warm_up_input(model: Model, where: str, given: pb.ModelWarmup.Input, entry: pb.ModelInput) -> Iterator[Finding]:
-    if given.data_type != entry.data_type:
-        yield model.error(
-            f"{where} {type_name(given.data_type)}, the model's is {type_name(entry.data_type)}", "use the model's"
-        )
-    wanted, dims = list(entry.dims), list(given.dims)
-    if len(dims) != len(wanted) or any(b not in (-1, a) for a, b in zip(dims, wanted, strict=True)):
-        yield model.error(f"{where} dims {dims}, the model's are {wanted}", "give a shape that the model takes")
-    elif any(size < 1 for size in dims):
-        yield model.error(f"{where} dims {dims}", "give every size a number")
-    source = given.WhichOneof("input_data_type")
-    if source is None:
-        yield model.error(f"{where} does not specify its values", "add zero_data: true")
-    elif source == "input_data_file":
-        file = model.folder / "warmup" / given.input_data_file
-        if escapes(given.input_data_file):
-            yield model.error(f"{where} {given.input_data_file!r} leads out of warmup/", "name a file in it")
-        elif not file.is_file():
-            yield model.error(f"{where} its input_data_file: no such file", "add it", file)
-    elif source == "random_data" and type_name(given.data_type) in _WHOLE:
-        yield model.warning(
-            f"{where} random_data of {type_name(given.data_type)}: where they are ids they can leave the vocabulary",
-            "write zero_data: true",
         )

@@ -38,7 +38,7 @@ class Control:
             answer = _post(self.url, self.key, f"models/{model}/load", self.seconds)
             if answer.status_code != 200:
                 hint = f"the server must read the folder that is deployed to; it said {answer.status_code}"
-                raise ServingError(f"{model} does not load: {_words(answer)}", hint, GATE_FAILED)
+                raise ServingError(f"{model} does not load: {words(answer)}", hint, GATE_FAILED)
         what = f"/v2/models/{model}" + (f"/versions/{version}" if version is not None else "")
         self._wait(lambda: _get_status(self.url, f"{what}/ready") == 200, f"{what} is not ready")
 
@@ -51,7 +51,7 @@ class Control:
         if self.explicit:
             answer = _post(self.url, self.key, f"models/{model}/unload", self.seconds)
             if answer.status_code != 200:
-                raise ServingError(f"{model} does not unload: {_words(answer)}", "run the command again")
+                raise ServingError(f"{model} does not unload: {words(answer)}", "run the command again")
             self._wait(lambda: not self._in_memory(model, None), f"{model} does not end")
 
     def wait_for_end_of(self, model: str, version: int) -> None:
@@ -65,7 +65,7 @@ class Control:
     def _in_memory(self, model: str, version: int | None) -> bool:
         answer = _post(self.url, self.key, "index", self.seconds)
         if answer.status_code != 200:
-            raise ServingError(f"{self.url} does not list its models: {_words(answer)}", "run the command again")
+            raise ServingError(f"{self.url} does not list its models: {words(answer)}", "run the command again")
         return any(
             entry["name"] == model and version in (None, int(entry["version"])) and entry["state"] != "UNAVAILABLE"
             for entry in answer.json()
@@ -94,11 +94,11 @@ def connect(url: str, key: str, seconds: float = LOAD_SECONDS) -> Control:
     if answer.status_code != 200:
         restricted = answer.status_code == 403
         hint = "put the server's key into LWC_ADMIN_KEY" if restricted else "give the HTTP address of a Triton"
-        raise ServingError(f"{url} does not list its models ({answer.status_code}): {_words(answer)}", hint, USAGE)
+        raise ServingError(f"{url} does not list its models ({answer.status_code}): {words(answer)}", hint, USAGE)
     # Unloading what is not there changes nothing. Triton refuses it with one message whether it polls or not.
     answer = _post(url, key, f"models/{_NOBODY}/unload", seconds)
     if answer.status_code not in (200, 503):
-        what = f"{url} does not load models on request ({answer.status_code}): {_words(answer)}"
+        what = f"{url} does not load models on request ({answer.status_code}): {words(answer)}"
         raise ServingError(what, _MODES, USAGE)
     return Control(url, key, answer.status_code == 200, seconds)
 
@@ -123,7 +123,7 @@ def _get_status(url: str, path: str) -> int:
         raise ServingError(f"the server at {url} went away: {error}", "start it, then run the command again") from error
 
 
-def _words(answer: httpx2.Response) -> str:
+def words(answer: httpx2.Response) -> str:
     """The server's words of a refusal, without what Python's own frames add to them."""
     try:
         text = str(answer.json()["error"])

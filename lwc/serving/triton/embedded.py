@@ -16,6 +16,8 @@ SYSTEM_LIBRARIES = Path("/usr/lib/x86_64-linux-gnu")
 # What a client that only asks for answers never needs. Statistics stay open: the metrics port tells the same.
 RESTRICTED = "shared-memory,model-config,model-repository,trace,logging"
 RESTRICTED_HEADER = "x-lwc-key"
+# What `assemble_backends` gives the server, and what is part of every server.
+BACKENDS = ("python", "onnxruntime", "ensemble")
 
 
 def safe_flags(key: str, control: bool = False) -> list[str]:
