@@ -8,6 +8,8 @@ from lwc.core.machine import cpu_limit, cpu_model, precision_here
 from lwc.core.store import digest_paths, key_of
 from lwc.data.paths import locate_all
 from lwc.data.source import digests_of
+from lwc.models.checkpoint import check_checkpoint
+from lwc.models.families import CAUSAL_LM
 from lwc.models.source import resolve_folder, resolve_source
 from lwc.recipe import Iterated, LlamaProfile, Pretrained, Racing, Recipe
 
@@ -23,9 +25,18 @@ def data_files(recipe: Recipe) -> dict[str, str]:
 
 
 def check_model(recipe: Recipe) -> None:
-    """Raise if the checkpoint does not exist. Fail fast: before a large source is read, not after."""
-    if isinstance(recipe.model, Pretrained) and not recipe.task.any_weights:
-        resolve_source(recipe.model.source)
+    """Raise if the checkpoint does not exist or contradicts itself.
+
+    Fail fast: before a large source is read, not after. A hub id is checked when it is downloaded.
+    """
+    if not isinstance(recipe.model, Pretrained):
+        return
+    if recipe.task.any_weights:
+        folder = Path(resolve_folder(recipe.model.source))
+        if (folder / "config.json").is_file() and not any(folder.glob("*.gguf")):
+            check_checkpoint(folder, task=CAUSAL_LM)
+    elif (folder := Path(resolve_source(recipe.model.source))).is_dir():
+        check_checkpoint(folder)
 
 
 def train_needs(recipe: Recipe) -> dict[str, str]:

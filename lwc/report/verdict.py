@@ -104,6 +104,7 @@ def warnings(report: Findings, gates: Sequence[Decision]) -> list[str]:
         for reason in (report["data"]["quality"] or {}).get("rows_bad", {})
         if reason in CUT_SHORT
     ]
+    found += (report["training"]["train"] or {}).get("warnings", [])
     quality = report["quality"]
     labels = report["data"]["label_names"] or []
     if quality:

@@ -130,8 +130,8 @@ class Task(Protocol[R]):
     def prepare(self, recipe: Recipe, out: Path, scratch: Path, say: Say) -> dict[str, Any]:
         """Read the source and write the splits into ``out``; returns the content of ``quality.json``."""
 
-    def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint[R]:
-        """The base before it is trained.
+    def start(self, recipe: Recipe, data_dir: Path, warn: Say) -> Checkpoint[R]:
+        """The base before it is trained; what its user should know about the checkpoint goes to ``warn``.
 
         Raises:
             ModelError: the recipe's checkpoint cannot be used.

@@ -58,7 +58,7 @@ class NextItemTask:
         say(f"{found['items']:,} items; users: {sizes}")
         return found
 
-    def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint[Catalogue]:
+    def start(self, recipe: Recipe, data_dir: Path, warn: Say) -> Checkpoint[Catalogue]:
         """With ``task.text`` item vectors start from their text."""
         assert isinstance(recipe.model, FromConfig)  # the recipe allows no other
         catalogue = Catalogue.read(data_dir / "catalogue.json")
