@@ -282,7 +282,8 @@ def _tied(saved: Saved) -> Fault | None:
         )
     if tied and output is not None and table is not None and output.shape != table[1].shape:
         return Fault(
-            f"{saved.folder}: config.json says tie_word_embeddings: true, lm_head.weight and {table[0]} are {sizes(output.shape)} and {sizes(table[1].shape)}",
+            f"{saved.folder}: config.json says tie_word_embeddings: true, lm_head.weight is {sizes(output.shape)}, "
+            f"{table[0]} is {sizes(table[1].shape)}",
             "config.json and weights must be of the same model",
         )
     return None
