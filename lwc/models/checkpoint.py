@@ -196,7 +196,7 @@ def _wrapper(saved: Saved) -> Fault | None:
     )
     if any(row.prefix == prefix for row in FAMILIES.values() if row.prefix != "model"):
         return Fault(message, "config.json and weights must be of the same model")
-    outer = prefix.removesuffix(own) or f"{prefix}."
+    outer = prefix.removesuffix(own) if prefix.endswith(f".{own}") else f"{prefix}."
     return Fault(message, _renaming(saved, f".removeprefix('{outer}')"))
 
 
