@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from test_export_stage import SHAPES, recipe_of, stages  # noqa: F401 a fixture
 from test_quantize import Case, exported, inputs, trained_like
 
 from lwc.export import onnx_files
@@ -16,8 +17,12 @@ from lwc.export.half import to_fp16
 from lwc.export.latency import compare_latency
 from lwc.export.onnx_files import copy_graph, parts, save_graph, size_of, typed
 from lwc.export.quantize import quantize
+from lwc.export.run import FP16, INT8, WHOLE, export_pair
 from lwc.export.session import cpu_session, run
-from lwc.recipe import Int8, Shape
+from lwc.recipe import Export, Int8, Package, Shape
+from lwc.serving.checks.run import Machine, inspect_repository
+from lwc.serving.triton.repository import ModelFiles, build_repository
+from lwc.tasks.text_endpoint import TextEndpoint
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +126,34 @@ def test_types_are_inferred_without_the_weights(one_file: Case) -> None:
 def test_both_give_equal_answers(large: Case, one_file: Case) -> None:
     batch = inputs(3, 9)
     np.testing.assert_array_equal(run(cpu_session(large.path, 1), batch), run(cpu_session(one_file.path, 1), batch))
+
+
+def test_the_line_from_export_to_repository(
+    stages: dict[str, Path],  # noqa: F811
+    limit: None,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "export"
+    out.mkdir()
+    settings = Export(int8=Int8(calibration=24), fp16=True, latency_shapes=SHAPES, latency_repeats=3)
+    found = export_pair(recipe_of(settings), stages, out, lambda _: None)
+    assert found["parity"]["passed"]
+    for name in ("base", "compressed"):
+        files = [path for path in (out / name).iterdir() if ".int8." not in path.name and ".fp16." not in path.name]
+        assert len(files) == 2
+        assert found["files"][name]["bytes"] == sum(path.stat().st_size for path in files) > 100_000
+    assert found["ratios"]["size"] == found["files"]["base"]["bytes"] / found["files"]["compressed"]["bytes"]
+    assert found["int8"]["ratios"]["size"] > 1.2
+    for graph in (WHOLE, INT8, FP16):
+        repository = tmp_path / Path(graph).stem
+        files = ModelFiles(out / graph, stages["recover"] / "model")
+        build_repository(TextEndpoint(), files, repository, Package(), "large")
+        assert [one for one in inspect_repository(repository, Machine(gpus=0)) if one.severity == "error"] == []
+        packaged = repository / "large_tokens" / "1" / "model.onnx"
+        np.testing.assert_array_equal(
+            run(cpu_session(packaged, 1), inputs(2, 8)), run(cpu_session(out / graph, 1), inputs(2, 8))
+        )
+        for part in parts(packaged)[1:]:
+            part.unlink()
+            (missing,) = inspect_repository(repository, Machine(gpus=0))
+            assert f"external data file '{part.name}' is missing" in missing.what
