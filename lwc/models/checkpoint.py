@@ -27,6 +27,7 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _PACKED = ("qweight", "qzeros", "weight_packed", "weight_scale", "weight_scale_inv", "SCB", "absmax", "quant_map")
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+_SHOWN = 8
 # Names of a size in the configs of different types; the first that is there counts.
 _WIDTH = ("embedding_size", "hidden_size", "n_embd", "dim")
 _POSITION_TABLES = ("position_embeddings.weight", "wpe.weight")
@@ -215,7 +216,8 @@ def _depth(saved: Saved) -> Fault | None:
     name, said = _first(saved.config, (family.depth_field, "num_hidden_layers"))
     if said is None:
         return None
-    spare, absent = sorted(found - set(range(said))), sorted(set(range(said)) - found)
+    spare = sorted(index for index in found if index >= said)
+    absent = [index for index in range(min(said, max(found) + _SHOWN + 2)) if index not in found]
     if not spare and not absent:
         return None
     what = f"nothing would use blocks {_listed(spare)}" if spare else f"blocks {_listed(absent)} are missing"
@@ -344,7 +346,7 @@ def _first(config: Mapping[str, Any], names: Sequence[str]) -> tuple[str, int | 
 
 
 def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers[:8])) + (" …" if len(numbers) > 8 else "")
+    return ", ".join(map(str, numbers[:_SHOWN])) + (" …" if len(numbers) > _SHOWN else "")
 
 
 RULES: tuple[Callable[[Saved], Fault | None], ...] = (

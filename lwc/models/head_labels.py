@@ -22,8 +22,10 @@ def output_names(config: Mapping[str, Any], outputs: int | None = None) -> list[
     """
     names = config.get("id2label")
     if names is None:
-        count = config.get("num_labels", outputs if outputs is not None else 2)
-        return [f"LABEL_{index}" for index in range(int(count))]
+        count = config.get("num_labels", outputs)
+        if outputs is not None and count != outputs:
+            raise ValueError(f"num_labels is {count!r}, the head has {outputs} outputs")
+        return [f"LABEL_{index}" for index in range(outputs or 0)]
     if not isinstance(names, dict):
         raise ValueError(f"id2label is a JSON {type(names).__name__}, not an object")
     if sorted(map(str, names)) != sorted(map(str, range(len(names)))):

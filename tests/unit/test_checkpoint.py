@@ -28,7 +28,7 @@ from lwc.models.families import CAUSAL_LM, FAMILIES
 from lwc.models.forward.predict import predict
 from lwc.models.head_labels import match_labels
 from lwc.models.load import load_classifier, load_tokenizer
-from lwc.models.source import resolve_source
+from lwc.models.source import checkpoint_folder, resolve_source
 
 WEIGHTS = "model.safetensors"
 CLASSES = ["bad", "fair", "good"]
@@ -151,6 +151,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no blocks": (named_as(lambda name: name.replace("encoder.layer", "h")), "no block of a bert"),
     "more blocks": (config(num_hidden_layers=2), "num_hidden_layers: 2, .* 4 blocks: nothing would use blocks 2, 3"),
     "fewer blocks": (config(num_hidden_layers=6), "num_hidden_layers: 6, .* 4 blocks: blocks 4, 5 are missing"),
+    "far too many blocks": (config(num_hidden_layers=10**9), "blocks 4, 5, 6, .* 11 … are missing"),
     "a gap": (weights(lambda f: {k: v for k, v in f.items() if "layer.1." not in k}), "3 blocks: blocks 1 are"),
     "per block": (config(layer_types=["full_attention"] * 3), "layer_types has 3 entries, num_hidden_layers is 4"),
     "vocabulary": (config(vocab_size=60), "vocab_size: 60, .*word_embeddings.weight is 64 × 16"),
@@ -163,6 +164,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "numbers for labels": (config(id2label={"0": 1, "1": 2, "2": 3}), "id2label names an output 1, which is no text"),
     "equal labels": (config(id2label={"0": "bad", "1": "bad", "2": "good"}), "two outputs the same name"),
     "contradiction": (config(label2id={"bad": 2, "fair": 1, "good": 0}), "label2id says output 2"),
+    "other count": (config(id2label=None, label2id=None, num_labels=10**9), "num_labels is 1000000000, the head has 3"),
     "too few labels": (config(id2label={"0": "bad", "1": "fair"}), r"2 labels \(bad, fair\), classifier\.weight has 3"),
     "other classes": (config(id2label={"0": "a", "1": "b", "2": "c"}, label2id=None), "a, b, c, .* bad, fair, good"),
     "one other class": (
@@ -385,6 +387,25 @@ def test_a_sentencepiece_vocabulary_names_the_package(
             check(saved)
         assert str(raised) in caught.value.message
         assert "pip install" in caught.value.hint
+
+
+def test_a_hub_id_is_the_folder_in_the_cache(
+    whole: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without network: what earlier downloads left; a revision by its name."""
+    commit = "0" * 40
+    cached = tmp_path / "hub" / "models--owner--name"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(commit)
+    shutil.copytree(whole, cached / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    folder = checkpoint_folder("owner/name")
+    assert folder.name == commit
+    assert check_checkpoint(folder, CLASSES) == []
+    assert checkpoint_folder(str(saved)) == saved
+    with pytest.raises(MissingDependency, match="owner/other: not a local folder, and not reachable"):
+        checkpoint_folder("owner/other")
 
 
 def test_a_damaged_tokenizer_is_no_bug(saved: Path) -> None:
