@@ -6,19 +6,15 @@ Imports no torch. `check_checkpoint` applies `RULES`, one row a fault, in order.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from tokenizers import Tokenizer
-
-from lwc.core.errors import MissingDependency, ModelError
+from lwc.core.errors import ModelError
 from lwc.models.families import CAUSAL_LM, CLASSIFICATION, FAMILIES
 from lwc.models.head_labels import described, match_labels, output_names
-from lwc.models.saved import INDEX, WEIGHTS, Saved, sizes
+from lwc.models.saved import INDEX, WEIGHTS, Fault, Saved, sizes
+from lwc.models.tokenizer_files import tokenizer_fault, vocabulary_fault
 
-_SENTENCEPIECE = ("spm.model", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
-_VOCABULARIES = ("vocab.txt", "vocab.json", "tokenizer.json")
 _OTHER_FORMATS = {
     ".bin": "pickled PyTorch weights", ".pt": "a pickle", ".pth": "a pickle", ".ckpt": "a pickle",
     ".h5": "TensorFlow weights", ".msgpack": "Flax weights", ".onnx": "an exported graph", ".gguf": "GGUF weights",
@@ -32,13 +28,6 @@ _SHOWN = 8
 _WIDTH = ("embedding_size", "hidden_size", "n_embd", "dim")
 _POSITION_TABLES = ("position_embeddings.weight", "wpe.weight")
 _POSITIONS = ("max_position_embeddings", "n_positions")
-
-
-class Fault(NamedTuple):
-    """What is wrong, and what to do."""
-
-    message: str
-    hint: str
 
 
 def check_checkpoint(folder: Path, labels: Sequence[str] | None = None, task: str = CLASSIFICATION) -> list[str]:
@@ -59,13 +48,6 @@ def check_checkpoint(folder: Path, labels: Sequence[str] | None = None, task: st
     if labels is None or saved.head is None:
         return []
     return match_labels(output_names(saved.config, saved.head[1]), labels).warnings(folder)
-
-
-def check_tokenizer(folder: Path) -> None:
-    """Raise where the folder contains no tokenizer, or one that cannot be converted to a tokenizer.json here."""
-    fault = _tokenizer(Saved(folder, CLASSIFICATION, None))
-    if fault is not None:
-        raise ModelError(*fault)
 
 
 def _adapter(saved: Saved) -> Fault | None:
@@ -111,7 +93,10 @@ def _weights_file(saved: Saved) -> Fault | None:
     message = f"{saved.folder}: {name} is {kind}, there is no {WEIGHTS}"
     if Path(name).suffix not in _PICKLES:
         return Fault(message, f"give the model as {WEIGHTS}")
-    return Fault(f"{message}; lwc never loads a pickle", f"convert it once: {_conversion(saved)}")
+    # What transformers itself has written, it also converts.
+    own = name.startswith("pytorch_model")
+    hint = f"convert it once: {_conversion(saved)}" if own else "save the model with model.save_pretrained(folder)"
+    return Fault(f"{message}; lwc never loads a pickle", hint)
 
 
 def _conversion(saved: Saved) -> str:
@@ -291,55 +276,6 @@ def _tied(saved: Saved) -> Fault | None:
     return None
 
 
-def _tokenizer(saved: Saved) -> Fault | None:
-    saved.read("tokenizer_config.json")
-    spm = next((name for name in _SENTENCEPIECE if saved.has(name)), None)
-    if saved.has("tokenizer.json") or any(map(saved.has, _VOCABULARIES)):
-        return None
-    if spm is None:
-        return Fault(
-            f"{saved.folder}: no tokenizer: no tokenizer.json in this folder",
-            "save the tokenizer there: tokenizer.save_pretrained(folder)",
-        )
-    check_sentencepiece(saved.folder / spm)
-    return None
-
-
-def check_sentencepiece(path: Path) -> None:
-    """Raise `MissingDependency` where the vocabulary ``path`` cannot be converted to a tokenizer.json here."""
-    try:
-        import_module("sentencepiece.sentencepiece_model_pb2")
-    except Exception as error:  # absent, or made for another protobuf, which raises its own kind
-        raise MissingDependency(
-            f"{path}: a SentencePiece vocabulary without tokenizer.json; converting it needs the package "
-            f"sentencepiece: {str(error).splitlines()[0]}",
-            'pip install "sentencepiece<0.2.2"; newer ones need a newer protobuf than other packages here allow',
-        ) from error
-
-
-def _vocabulary(saved: Saved) -> Fault | None:
-    path = saved.folder / "tokenizer.json"
-    if not path.is_file():
-        return None
-    try:
-        ids = Tokenizer.from_file(str(path)).get_vocab().values()
-    except Exception as error:  # what tokenizers raises has no type of its own
-        return Fault(f"{path}: cannot be read: {error}", "save the tokenizer again: tokenizer.save_pretrained(folder)")
-    if saved.embeddings is None:
-        return None
-    return too_few_embeddings(path, max(ids, default=-1) + 1, saved.embeddings[1].shape[0])
-
-
-def too_few_embeddings(place: Path | str, tokens: int, rows: int) -> Fault | None:
-    """Tokens were added, the model was not resized: their ids are beyond the table."""
-    if tokens <= rows:
-        return None
-    return Fault(
-        f"{place}: the tokenizer has {tokens:,} tokens, the model embeddings for {rows:,}",
-        "resize the model and save it again: model.resize_token_embeddings(len(tokenizer)); or remove the added tokens",
-    )
-
-
 def _first(config: Mapping[str, Any], names: Sequence[str]) -> tuple[str, int | None]:
     """(name, value) of the first of these config fields that is a number."""
     return next(((name, config[name]) for name in names if isinstance(config.get(name), int)), ("", None))
@@ -351,6 +287,6 @@ def _listed(numbers: Sequence[int]) -> str:
 
 RULES: tuple[Callable[[Saved], Fault | None], ...] = (
     _adapter, _config, _weights_file, _quantized, _known_family, _precision, _wrapper, _depth, _per_block, _sizes,
-    _labels, _tied, _tokenizer, _vocabulary,
+    _labels, _tied, tokenizer_fault, vocabulary_fault,
 )  # fmt: skip
 """Files first, then config, weights, head and tokenizer: a rule may rely on those before it."""

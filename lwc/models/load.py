@@ -21,10 +21,10 @@ from transformers import (
 from lwc.core.errors import ModelError
 from lwc.core.store import file_digest
 from lwc.models.causal import load_causal, locate_causal
-from lwc.models.checkpoint import check_tokenizer
 from lwc.models.head_labels import match_labels
 from lwc.models.loaded import check_loaded, reading
 from lwc.models.source import is_language_model
+from lwc.models.tokenizer_files import check_tokenizer
 from lwc.models.types import Model, Tokenizer
 from lwc.recipe import FromConfig
 

@@ -28,6 +28,13 @@ class Weight(NamedTuple):
     shape: tuple[int, ...]
 
 
+class Fault(NamedTuple):
+    """What is wrong, and what to do."""
+
+    message: str
+    hint: str
+
+
 @dataclass(frozen=True)
 class Saved:
     """A checkpoint's folder, and what it is meant for."""

@@ -21,7 +21,7 @@ from lwc.data.splits import Examples, load_labels, load_split
 from lwc.data.unlabelled import more_texts
 from lwc.models.augment import Windows
 from lwc.models.batches import Batch, Encoded, batches, encode
-from lwc.models.checkpoint import check_checkpoint, too_few_embeddings
+from lwc.models.checkpoint import check_checkpoint
 from lwc.models.families import check_padding, family_of
 from lwc.models.forward.answer import Answer
 from lwc.models.forward.kept import asked_once
@@ -32,6 +32,7 @@ from lwc.models.placement import placed
 from lwc.models.positions import positions
 from lwc.models.source import checkpoint_folder, resolve_source
 from lwc.models.tokenizer import train_wordpiece
+from lwc.models.tokenizer_files import too_few_embeddings
 from lwc.models.types import Model, Output, Tokenizer
 from lwc.recipe import Evaluate, FromConfig, Pretrained, Recipe
 from lwc.tasks.task import MODELS, Checkpoint, Evaluation, Graph, Measure, Rows, Say

@@ -380,7 +380,7 @@ def test_a_sentencepiece_vocabulary_names_the_package(
     def absent(name: str) -> None:
         raise raised
 
-    monkeypatch.setattr("lwc.models.checkpoint.import_module", absent)
+    monkeypatch.setattr("lwc.models.tokenizer_files.import_module", absent)
     renamed("tokenizer.json", "spm.model")(saved)
     for check in (check_checkpoint, load_tokenizer):
         with pytest.raises(MissingDependency, match=r"spm\.model: a SentencePiece vocabulary") as caught:
