@@ -38,6 +38,7 @@ from lwc.export.quantize import quantize
 from lwc.export.session import cpu_session, run
 from lwc.models.families import family_of
 from lwc.models.load import load_classifier, load_tokenizer
+from lwc.models.source import checkpoint_folder
 from lwc.models.surgery import parameter_counts, remove_blocks
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import Int8, Target
@@ -143,7 +144,8 @@ def table(windows: Windows, rows: Sequence[Row]) -> str:
 def build(options: argparse.Namespace) -> tuple[Any, Any]:
     """(the uncut classifier, its tokenizer)."""
     if options.model is not None:
-        return load_classifier(options.model, ["no", "yes"]), load_tokenizer(options.model)
+        folder = checkpoint_folder(options.model)
+        return load_classifier(folder, ["no", "yes"]), load_tokenizer(folder)
     torch.manual_seed(0)
     width, blocks, vocabulary = (32, 6, 500) if options.quick else (384, 12, 30_522)
     config = BertConfig(

@@ -114,7 +114,7 @@ def _validate_deeply(recipe: Recipe, runs: Path, models: Path, until: str | None
 
     check_stage(until)
     with render.RunView() as view:
-        validate_deeply(recipe, runs, models, until, view.event, lambda title: render.note(f"checked: {title}"))
+        validate_deeply(recipe, runs, models, until, view.event, render.note)
     for text in UNCHECKED:
         render.note(f"not checked: {text}")
 

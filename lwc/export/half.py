@@ -11,7 +11,6 @@ number of the finished graph is looked at as well. What a CPU cannot show is a G
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from onnxruntime.transformers.onnx_model import OnnxModel
 from lwc.core.arrays import Array
 from lwc.core.errors import ModelError
 from lwc.core.machine import cpu_limit
+from lwc.export.onnx_files import save_graph, size_of, typed
 from lwc.export.quantize import difference
 from lwc.export.session import cpu_session, run_all
 
@@ -67,7 +67,7 @@ def to_fp16(
     silent = {node.name for node in model.graph.node if node.op_type in _SILENT}
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / "half.onnx"
-        onnx.save(convert(model, kept + positions), str(draft))
+        save_graph(convert(model, kept + positions), draft)
         found = difference(draft, calibration, reference)
         over = {name for name, value in largest_values(draft, calibration, FP16).items() if value > FP16_MAX}
         fault = f"{min(over)} does not fit in fp16" if over else f"logits differ by {found.max_abs:.3g}"
@@ -76,12 +76,12 @@ def to_fp16(
                 f"{source}: in fp16 {fault} (allowed {tolerance:g}, {len(kept)} operators kept in fp32)",
                 "serve the fp32 graph, or allow a larger difference",
             )
-        shutil.copyfile(draft, target)
+        save_graph(onnx.load(str(draft)), target)
     return {
         "max_abs_diff": found.max_abs,
         "mean_abs_diff": found.mean_abs,
         "agreement": found.agreement,
-        "bytes": target.stat().st_size,
+        "bytes": size_of(target),
         "kept_fp32": [name for name in kept if name not in silent],
         "positions_fp32": len([name for name in positions if name not in silent]),
         "rows": len(reference),
@@ -90,7 +90,7 @@ def to_fp16(
 
 def _results(model: onnx.ModelProto, kind: int) -> set[str]:
     """Names of the results of nodes that have this element type."""
-    graph = onnx.shape_inference.infer_shapes(model).graph
+    graph = typed(model)
     made = {name for node in graph.node for name in node.output}
     values = (*graph.value_info, *graph.output)
     return {value.name for value in values if value.type.tensor_type.elem_type == kind and value.name in made}
@@ -115,7 +115,7 @@ def largest_values(
     graph.output.extend(helper.make_tensor_value_info(f"{name}/largest", TensorProto.FLOAT, []) for name in names)
     with tempfile.TemporaryDirectory() as folder:
         probe = Path(folder) / "probe.onnx"
-        onnx.save(model, str(probe))
+        save_graph(model, probe)
         session = cpu_session(probe, cpu_limit())
     for batch in calibration:
         for name, value in zip(names, run_all(session, batch), strict=True):
@@ -169,7 +169,10 @@ def convert(model: onnx.ModelProto, kept: Sequence[str]) -> onnx.ModelProto:
     The converter rounds the result of every kept node to fp16 and back, so that a large number between two of them
     overflows all the same: those round trips are taken out.
     """
-    half = convert_float_to_float16(model, keep_io_types=True, node_block_list=list(kept))
+    values = typed(model).value_info
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(values)
+    half = convert_float_to_float16(model, keep_io_types=True, node_block_list=list(kept), disable_shape_infer=True)
     graph = half.graph
     casts = [node for node in graph.node if node.op_type == "Cast"]
     rounded = {node.output[0]: node.input[0] for node in casts if node.name.endswith("_cast_to_fp16_node")}

@@ -10,6 +10,7 @@ import onnx
 import torch
 
 from lwc.core.errors import ModelError
+from lwc.export.onnx_files import gather
 from lwc.export.onnx_io import OnnxInfo, read_io
 from lwc.models.types import Model, Tokenizer
 from lwc.tasks.task import Graph
@@ -20,7 +21,9 @@ logger = logging.getLogger(__name__)
 
 
 def export_graph(graph: Graph, path: Path) -> OnnxInfo:
-    """Write ``path`` and return what it declares. Batch, length and the other named axes are dynamic.
+    """Write ``path``, with a data file if the weights do not fit in it, and return what it declares.
+
+    Batch, length and the other named axes are dynamic.
 
     The TorchScript exporter is used: about ten times faster than the other one, and exact for every family in the
     table (the parity check proves it each time).
@@ -46,6 +49,7 @@ def export_graph(graph: Graph, path: Path) -> OnnxInfo:
             )
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         raise ModelError(f"{graph.name}: ONNX export failed: {error}", "this model cannot be exported yet") from error
+    gather(path)
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except onnx.checker.ValidationError as error:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 
 from lwc.core.arrays import Array
 from lwc.core.errors import ModelError
+from lwc.export.onnx_files import remove_graph, save_graph, size_of, too_large
 from lwc.export.session import logits
 from lwc.recipe import Int8
 
@@ -111,13 +111,13 @@ def quantize(
                 fallback.append(_module(node))
                 built = builder.build(chosen) if chosen else source
                 found = difference(built, calibration, reference)
-        shutil.copyfile(built, target)
+        save_graph(onnx.load(str(built)), target)
     return {
         "mode": settings.mode,
         "agreement": found.agreement,
         "max_abs_diff": found.max_abs,
         "mean_abs_diff": found.mean_abs,
-        "bytes": target.stat().st_size,
+        "bytes": size_of(target),
         "quantized": quantized_operators(target),
         "fallback": fallback,
         "rows": len(reference),
@@ -152,7 +152,7 @@ def operator_groups(path: Path) -> dict[str, list[str]]:
 
     Products of two constants are left out: ONNX Runtime computes them once, when it loads the graph.
     """
-    graph = onnx.load(str(path)).graph
+    graph = onnx.load(str(path), load_external_data=False).graph
     weights = {value.name for value in graph.initializer if value.data_type == onnx.TensorProto.FLOAT}
     groups: dict[str, list[str]] = {}
     for node in graph.node:
@@ -200,14 +200,23 @@ class _Builder:
         assert chosen
         nodes = list(chosen)
         target = self.folder / "candidate.onnx"
+        remove_graph(target)
+        external = too_large(self.source)
         options = {"MatMulConstBOnly": True}
         with _without_advice():
             if self.settings.mode == "dynamic":
                 # A Gemm becomes MatMul + Add first, under this name; for others it names nothing.
                 nodes += [f"{node}_MatMul" for node in nodes]
-                quantize_dynamic(self.source, target, nodes_to_quantize=nodes, extra_options=options, **_WEIGHTS)
+                quantize_dynamic(
+                    self.source,
+                    target,
+                    nodes_to_quantize=nodes,
+                    extra_options=options,
+                    use_external_data_format=external,
+                    **_WEIGHTS,
+                )
             else:
-                names = {value.name for value in onnx.load(str(self.source)).graph.input}
+                names = {value.name for value in onnx.load(str(self.source), load_external_data=False).graph.input}
                 quantize_static(
                     self.source,
                     target,
@@ -216,13 +225,14 @@ class _Builder:
                     activation_type=QuantType.QUInt8,
                     extra_options={**options, "OpTypesToExcludeOutputQuantization": _OPERATORS},
                     calibration_cache_path=self.folder / "ranges.json",
+                    use_external_data_format=external,
                     **_WEIGHTS,
                 )
         # Quantization writes the shapes of inner tensors into the graph. Where ONNX Runtime reads them, it joins Add
         # and LayerNormalization to a SkipLayerNormalization, whose CPU kernel takes several times as long as the two.
         model = onnx.load(str(target))
         del model.graph.value_info[:]
-        onnx.save(model, str(target))
+        save_graph(model, target)
         return target
 
 
@@ -243,7 +253,7 @@ def _without_advice() -> Iterator[None]:
 
 def quantized_operators(path: Path) -> int:
     """Operators of a graph that read int8 weights, in either mode's form."""
-    graph = onnx.load(str(path)).graph
+    graph = onnx.load(str(path), load_external_data=False).graph
     integers = {value.name for value in graph.initializer if value.data_type in _INT8}
     restored = {
         node.output[0] for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in integers

@@ -21,6 +21,7 @@ from lwc.data.splits import load_split
 from lwc.export.half import to_fp16
 from lwc.export.latency import compare_latency, compare_runtimes
 from lwc.export.onnx import export_graph
+from lwc.export.onnx_files import size_of
 from lwc.export.parity import check_parity
 from lwc.export.quantize import quantize
 from lwc.export.session import logits
@@ -62,7 +63,7 @@ def export_pair(recipe: Recipe, stages: Mapping[str, Path], out: Path, progress:
         notes.update(graph.notes)
         progress(f"parity of {name}")
         parity[name] = check_parity(graph, path, settings.parity_tolerance)
-        files[name] = {"path": f"{name}/model.onnx", "bytes": path.stat().st_size}
+        files[name] = {"path": f"{name}/model.onnx", "bytes": size_of(path)}
     progress("latency of both")
     latency = _latency(out / files["base"]["path"], out / WHOLE, settings)
     result = {
@@ -138,7 +139,7 @@ def _reduced(recipe: Recipe, stages: Mapping[str, Path], out: Path, progress: Sa
         # What is served is this graph: its answers are the offline ones that served answers must equal.
         pq.write_table(pa.table({"id": ids, "compressed": answers["int8"]}), out / INT8_ANSWERS)
         figures["retention"] = _int8_retention(stages["evaluate"], ids, answers["int8"])
-        ratios = {"size": whole.stat().st_size / path.stat().st_size, "latency": latency["ratio"]}
+        ratios = {"size": size_of(whole) / size_of(path), "latency": latency["ratio"]}
         result["int8"] = {**figures, "path": INT8, "answers": INT8_ANSWERS, "latency": latency, "ratios": ratios}
     if settings.openvino:
         progress("latency in OpenVINO")

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lwc.core.errors import MissingDependency, ModelError
 from lwc.core.store import digest_paths
-from lwc.models.families import Family, family_of
+from lwc.models.checkpoint import check_checkpoint
+from lwc.models.families import CAUSAL_LM, Family, family_of
+from lwc.models.loaded import check_loaded, reading
 from lwc.models.source import PACKAGE, checked_hub_id, resolve_folder
 from lwc.models.types import Model, Tokenizer
 
@@ -43,6 +44,8 @@ def _inside(name: str, root: Path, gguf_file: str | None) -> tuple[Path, str | N
     if whole:
         return min(whole, key=lambda folder: len(folder.parts)), None
     files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.gguf"))
+    if not files and any((root / name).is_file() for name in ("config.json", "adapter_config.json")):
+        check_checkpoint(root, task=CAUSAL_LM)
     if len(files) != 1:
         what = f"{len(files)} GGUF files ({', '.join(files)})" if files else "neither safetensors nor GGUF weights"
         raise ModelError(f"{name}: {what} under {root}", "name one with gguf_file" if files else "fix the source")
@@ -107,26 +110,29 @@ def load_causal(source: CausalSource, types: Sequence[str] | None = None) -> tup
             random weights look like any), or no tokenizer.
     """
     how: dict[str, Any] = {"gguf_file": source.gguf_file} if source.gguf_file else {}
+    if source.gguf_file is None and Path(source.place).is_dir():
+        check_checkpoint(Path(source.place), task=CAUSAL_LM)
     kind = model_type(source, types)
-    try:
+    with reading(source.name):
         model, info = AutoModelForCausalLM.from_pretrained(
             source.place,
             dtype=torch.float32,
             attn_implementation="eager",
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
             **(how or {"use_safetensors": True}),
         )
         tokenizer = AutoTokenizer.from_pretrained(source.place, **how)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(
-            f"{source.name}: cannot be loaded: {error}", "name a whole causal LM with its tokenizer"
-        ) from error
-    unfit = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
-    if unfit:
-        raise ModelError(f"{source.name}: {len(unfit)} weights are not in the checkpoint, e.g. {unfit[0]}", "fix it")
+    check_loaded(source.name, model, info)
     family = family_of(model)
     if not family.decoder:
         raise ModelError(f"{source.name}: model type {kind!r} is no decoder", "use a causal language model")
+    output = model.get_output_embeddings()
+    if model.config.tie_word_embeddings and output.weight is not model.get_input_embeddings().weight:
+        raise ModelError(
+            f"{source.name}: config.json says tie_word_embeddings: true, and the output matrix is not the embeddings",
+            "set tie_word_embeddings: false in config.json",
+        )
     if getattr(model, "hf_quantizer", None) is not None:
         # Weights read from GGUF are float32 by now, but the model counts as quantized and refuses to be saved.
         del model.hf_quantizer, model.config.quantization_config

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, TypeAlias
 
 from lwc.core.errors import ModelError
 from lwc.models.types import Model
 
-BlockOutput = Tensor | tuple[Tensor | None, ...]
+if TYPE_CHECKING:  # the table is read before a model is, by who must not wait for torch
+    from torch import Tensor, nn
+
+BlockOutput: TypeAlias = "Tensor | tuple[Tensor | None, ...]"
 """What a block returns: hidden states (B, T, D), alone or first of several."""
 
 
@@ -37,7 +38,8 @@ class Family:
     ``convolution_field`` the config field of a convolution that the encoder runs after block 0, which protects block 0
     where it is set; ``as_output`` wraps hidden states (B, T, D) the way a block of this type returns them. ``tasks``:
     what models of this type do here; a decoder does `CAUSAL_LM` too, and its classifier reads the last token that is
-    not padding.
+    not padding. ``prefix`` is what stands before ``blocks`` in the names of a task model's weights (transformers'
+    ``base_model_prefix``), None where that is not checked.
     """
 
     model_type: str
@@ -51,6 +53,7 @@ class Family:
     pattern_fields: tuple[str, ...] = ()
     numbered_field: str | None = None
     tasks: tuple[str, ...] = (CLASSIFICATION,)
+    prefix: str | None = None
 
     @property
     def decoder(self) -> bool:
@@ -64,29 +67,36 @@ FAMILIES: dict[str, Family] = {
     row.model_type: row
     for row in (
         # Encoders.
-        Family("bert", "encoder.layer"),
-        Family("roberta", "encoder.layer"),
-        Family("xlm-roberta", "encoder.layer"),
-        Family("camembert", "encoder.layer"),
-        Family("electra", "encoder.layer"),
-        Family("distilbert", "transformer.layer", depth_field="n_layers"),
-        Family("mpnet", "encoder.layer", as_output=lambda hidden: (hidden,)),
-        Family("deberta", "encoder.layer", as_output=_pair),
-        Family("deberta-v2", "encoder.layer", as_output=_pair, convolution_field="conv_kernel_size"),
+        Family("bert", "encoder.layer", prefix="bert"),
+        Family("roberta", "encoder.layer", prefix="roberta"),
+        Family("xlm-roberta", "encoder.layer", prefix="roberta"),
+        Family("camembert", "encoder.layer", prefix="roberta"),
+        Family("electra", "encoder.layer", prefix="electra"),
+        Family("distilbert", "transformer.layer", depth_field="n_layers", prefix="distilbert"),
+        Family("mpnet", "encoder.layer", as_output=lambda hidden: (hidden,), prefix="mpnet"),
+        Family("deberta", "encoder.layer", as_output=_pair, prefix="deberta"),
+        Family("deberta-v2", "encoder.layer", as_output=_pair, convolution_field="conv_kernel_size", prefix="deberta"),
         # Block 0 has no attention norm: the embedding norm takes its place.
-        Family("modernbert", "layers", protected=(0,)),
+        Family("modernbert", "layers", protected=(0,), prefix="model"),
         # Decoders.
-        Family("gpt2", "h", tasks=DECODER, depth_field="n_layer", numbered_field="scale_attn_by_inverse_layer_idx"),
-        Family("llama", "layers", tasks=DECODER),
-        Family("mistral", "layers", tasks=DECODER),
-        Family("qwen2", "layers", tasks=DECODER, split_fields=("max_window_layers",)),
-        Family("qwen3", "layers", tasks=DECODER, split_fields=("max_window_layers",)),
-        Family("gemma", "layers", tasks=DECODER),
-        Family("gemma2", "layers", tasks=DECODER),
-        Family("gemma3_text", "layers", tasks=DECODER, pattern_fields=_PATTERN),
-        Family("phi", "layers", tasks=DECODER),
-        Family("phi3", "layers", tasks=DECODER),
-        Family("smollm3", "layers", tasks=DECODER, per_block_fields=("layer_types", "no_rope_layers")),
+        Family(
+            "gpt2",
+            "h",
+            tasks=DECODER,
+            depth_field="n_layer",
+            numbered_field="scale_attn_by_inverse_layer_idx",
+            prefix="transformer",
+        ),
+        Family("llama", "layers", tasks=DECODER, prefix="model"),
+        Family("mistral", "layers", tasks=DECODER, prefix="model"),
+        Family("qwen2", "layers", tasks=DECODER, split_fields=("max_window_layers",), prefix="model"),
+        Family("qwen3", "layers", tasks=DECODER, split_fields=("max_window_layers",), prefix="model"),
+        Family("gemma", "layers", tasks=DECODER, prefix="model"),
+        Family("gemma2", "layers", tasks=DECODER, prefix="model"),
+        Family("gemma3_text", "layers", tasks=DECODER, pattern_fields=_PATTERN, prefix="model"),
+        Family("phi", "layers", tasks=DECODER, prefix="model"),
+        Family("phi3", "layers", tasks=DECODER, prefix="model"),
+        Family("smollm3", "layers", tasks=DECODER, per_block_fields=("layer_types", "no_rope_layers"), prefix="model"),
     )
 }
 
@@ -155,14 +165,12 @@ def check_padding(model: Model, family: Family, pad_id: int | None = None) -> No
         )
 
 
-def family_of(model: Model) -> Family:
-    """The family row of a model.
+def family_named(model_type: str) -> Family:
+    """The family row of a model type.
 
     Raises:
-        ModelError: the model type is not in the table, its blocks cannot be removed one by one, or it is a decoder's
-            classifier without a padding token.
+        ModelError: the model type is not in the table, or its blocks cannot be removed one by one.
     """
-    model_type = str(getattr(getattr(model, "config", None), "model_type", "unknown"))
     if model_type in REFUSED:
         raise ModelError(f"model type {model_type!r}: {REFUSED[model_type]}", "use another family")
     family = FAMILIES.get(model_type)
@@ -171,7 +179,19 @@ def family_of(model: Model) -> Family:
             f"model type {model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}",
             f"add a row to FAMILIES in lwc/models/families.py: Family({model_type!r}, '<path to its block list>')",
         )
+    return family
+
+
+def family_of(model: Model) -> Family:
+    """The family row of a model.
+
+    Raises:
+        ModelError: the model type is not in the table, its blocks cannot be removed one by one, or it is a decoder's
+            classifier without a padding token.
+    """
     config = getattr(model, "config", None)
+    model_type = str(getattr(config, "model_type", "unknown"))
+    family = family_named(model_type)
     if getattr(config, family.numbered_field or "", False):
         raise ModelError(
             f"model type {model_type!r} with {family.numbered_field}: each block computes with its own number, "
@@ -187,6 +207,8 @@ def family_of(model: Model) -> Family:
 
 def block_list(model: Model, family: Family) -> nn.ModuleList:
     """The model's blocks in order."""
+    from torch import nn
+
     node: object = getattr(model, "base_model", model)
     for part in family.blocks.split("."):
         node = getattr(node, part, None)
@@ -206,6 +228,8 @@ def block_input(args: Sequence[Tensor], kwargs: Mapping[str, Tensor]) -> Tensor:
 
 def hidden_states(output: BlockOutput) -> Tensor:
     """The (B, T, D) hidden states in whatever a block returns."""
+    import torch
+
     hidden = output[0] if isinstance(output, tuple | list) else output
     if not isinstance(hidden, torch.Tensor):
         raise ModelError(f"a block returned {type(hidden).__name__}, not a tensor", "fix the family row")

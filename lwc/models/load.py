@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -20,14 +18,16 @@ from transformers import (
     set_seed,
 )
 
-from lwc.core.errors import MissingDependency, ModelError
+from lwc.core.errors import ModelError
 from lwc.core.store import file_digest
 from lwc.models.causal import load_causal, locate_causal
-from lwc.models.source import is_language_model, resolve_source
+from lwc.models.head_labels import match_labels
+from lwc.models.loaded import check_loaded, reading
+from lwc.models.source import is_language_model
+from lwc.models.tokenizer_files import check_tokenizer
 from lwc.models.types import Model, Tokenizer
 from lwc.recipe import FromConfig
 
-logger = logging.getLogger(__name__)
 HEAD = frozenset({"classifier", "pooler", "pre_classifier", "score", "head"})
 """Parts of a parameter name that belong to the classification head: these may start at random."""
 
@@ -60,25 +60,19 @@ def check_weights(source: str, folder: Path, sha256: str) -> None:
         )
 
 
-def load_classifier(
-    source: Path | str,
-    label_names: list[str] | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-) -> Model:
+def load_classifier(folder: Path, label_names: list[str] | None = None, trust_remote_code: bool = False) -> Model:
     """A sequence classifier in float32 and eval mode, with eager attention (exact and exportable).
 
-    A head that the checkpoint lacks, or has for another number of classes, is initialised; missing *backbone* weights
-    are an error, since scores computed on random weights look like any others. Where the checkpoint has the same
-    classes in another order, its head is reordered: labels are mapped by name, never by position.
+    With ``label_names``, a head that the checkpoint lacks, or has for another number of classes, is initialised.
+    Anything else that is missing is an error, since scores computed on random weights look like any others. Where the
+    checkpoint has the same classes in another order, its head is reordered: labels are mapped by name, never by
+    position. What can be seen without loading is checked by `lwc.models.checkpoint`.
 
     Raises:
-        ModelError: no usable checkpoint, or weights of the backbone were not found in it.
-        MissingDependency: a hub id that is neither cached nor reachable.
+        ModelError: no usable checkpoint, weights were not found in it, or they are no numbers.
     """
-    resolved = str(source) if isinstance(source, Path) else resolve_source(source)
-    try:
-        config = AutoConfig.from_pretrained(resolved, revision=revision or "main", trust_remote_code=trust_remote_code)
+    with reading(folder):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         own = [str(config.id2label[index]) for index in range(config.num_labels)]
         if label_names is not None:
             # What the checkpoint was a model of before: transformers and the repository would believe it.
@@ -88,35 +82,19 @@ def load_classifier(
             for name, value in _names(label_names).items():
                 setattr(config, name, value)
         model, info = AutoModelForSequenceClassification.from_pretrained(
-            resolved,
+            folder,
             config=config,
             dtype=torch.float32,
-            revision=revision or "main",
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
             attn_implementation="eager",
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        if Path(resolved).is_dir() or not isinstance(error, OSError):
-            raise ModelError(
-                f"{resolved}: cannot be loaded: {error}", "whole safetensors weights and their config.json are needed"
-            ) from error
-        raise MissingDependency(
-            f"{resolved}: not a local folder, and not reachable on the hub",
-            "download it and give the folder's path, or use package:<module>",
-        ) from error
-    unfit = {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}
-    backbone = sorted(key for key in unfit if HEAD.isdisjoint(key.split(".")))
-    if backbone:
-        raise ModelError(
-            f"{resolved}: {len(backbone)} backbone weights are not in the checkpoint or have another shape, "
-            f"e.g. {backbone[0]}",
-            "name the checkpoint of this architecture",
-        )
-    if label_names is not None and own != label_names and sorted(own) == sorted(label_names):
-        _reorder_classes(model, [own.index(name) for name in label_names])
+    check_loaded(folder, model, info, frozenset() if label_names is None else HEAD)
+    order = None if label_names is None else match_labels(own, label_names).order
+    if order is not None and order != sorted(order):
+        _reorder_classes(model, order)
     loaded: Model = model.eval()
     return loaded
 
@@ -152,26 +130,27 @@ def _reorder_classes(model: Model, order: list[int]) -> None:
             parameter.copy_(parameter[order].clone())
 
 
-def load_tokenizer(source: Path | str, revision: str | None = None, trust_remote_code: bool = False) -> Tokenizer:
+def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Tokenizer:
     """The fast tokenizer of a checkpoint.
 
     Raises:
         ModelError: there is none, or only a slow one (serving needs tokenizer.json).
+        MissingDependency: its vocabulary cannot be converted here.
     """
-    resolved = str(source) if isinstance(source, Path) else resolve_source(source)
+    check_tokenizer(folder)
     try:
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
-            resolved, revision=revision or "main", trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{resolved}: no usable tokenizer: {error}", "save the tokenizer beside the model") from error
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:  # what the tokenizers library raises has no type of its own
+        raise ModelError(
+            f"{folder}: no usable tokenizer: {error}", "save it there again: tokenizer.save_pretrained(folder)"
+        ) from error
     if not tokenizer.is_fast:
-        raise ModelError(f"{resolved}: only a slow tokenizer", "convert it to tokenizer.json")
+        raise ModelError(f"{folder}: only a slow tokenizer", "convert it to tokenizer.json")
     # Without vocabulary files, transformers makes an empty tokenizer that turns every word into [UNK].
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise ModelError(f"{resolved}: its tokenizer has no vocabulary", "save the tokenizer beside the model")
+        raise ModelError(f"{folder}: its tokenizer has no vocabulary", "save the tokenizer beside the model")
     if tokenizer.pad_token_id is None:
-        raise ModelError(f"{resolved}: its tokenizer has no padding token", "set pad_token and save it again")
+        raise ModelError(f"{folder}: its tokenizer has no padding token", "set pad_token and save it again")
     tokenizer.padding_side = "right"
     return tokenizer
 

@@ -8,8 +8,11 @@ from pathlib import Path
 
 from lwc.core.errors import MissingDependency, ModelError
 from lwc.core.machine import cache_dir
+from lwc.models.checkpoint import check_checkpoint
 
 PACKAGE = "package:"
+# Of a hub repository: what stands in its folders, and other formats of the same weights.
+_NOT_READ = ("*/*", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.ot", "*.onnx", "*.gguf", "*.tflite")
 
 
 def is_language_model(architectures: Sequence[str] | None) -> bool:
@@ -29,9 +32,31 @@ def resolve_source(source: str) -> str:
     folder = Path(source).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ModelError(f"{source}: no config.json in this folder", "name the folder of a saved checkpoint")
+            check_checkpoint(folder)
         return str(folder)
     return checked_hub_id(source)
+
+
+def checkpoint_folder(source: str, revision: str | None = None) -> Path:
+    """The checkpoint's folder; that of a hub id is downloaded, or found in the hub's cache.
+
+    Raises:
+        ModelError: as `resolve_source`.
+        MissingDependency: the package is not installed, or the hub id neither cached nor reachable.
+    """
+    resolved = resolve_source(source)
+    if Path(resolved).is_dir():
+        return Path(resolved)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(resolved, revision=revision, ignore_patterns=[*_NOT_READ]))
+    except (OSError, HFValidationError) as error:
+        raise MissingDependency(
+            f"{source}: not a local folder, and not reachable on the hub: {str(error).splitlines()[0]}",
+            "download it and give the folder's path, or use package:<module>",
+        ) from error
 
 
 def checked_hub_id(source: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from lwc.core.errors import DataError, LwcError, MissingDependency, ModelError
+from lwc.core.errors import DataError, LwcError
 from lwc.data.splits import load_split
 from lwc.importance.learned import check_count
 from lwc.importance.score import check_calibration
@@ -19,10 +19,12 @@ from lwc.importance.shap import check_players
 from lwc.importance.subsets import random_subsets
 from lwc.models.batches import Batch
 from lwc.models.causal import locate_causal
-from lwc.models.families import block_list, check_padding, family_of
+from lwc.models.checkpoint import check_checkpoint
+from lwc.models.families import CAUSAL_LM, CLASSIFICATION, block_list, check_padding, family_of
 from lwc.models.load import load_tokenizer
+from lwc.models.loaded import reading
 from lwc.models.positions import check_shapes
-from lwc.models.source import resolve_source
+from lwc.models.source import checkpoint_folder
 from lwc.models.types import Model
 from lwc.models.vocabulary import trim_vocabulary, used_tokens
 from lwc.pipeline.preflight import Check, Subject, run_checks
@@ -35,6 +37,7 @@ from lwc.tasks.text import cut_at
 from lwc.training.teacher import attention_maps
 
 _BYTES = 4  # of a parameter on disk
+_CLASSIFIER = (AutoModelForSequenceClassification, CLASSIFICATION)
 
 
 def outline(recipe: Recipe) -> Checkpoint | None:
@@ -46,31 +49,27 @@ def outline(recipe: Recipe) -> Checkpoint | None:
     """
     source = recipe.model
     assert isinstance(source, Pretrained)
-    if recipe.task.any_weights:
-        found = locate_causal(source.source)
-        place, how, kind = found.place, {"gguf_file": found.gguf_file} if found.gguf_file else {}, AutoModelForCausalLM
-    else:
-        place, how, kind = resolve_source(source.source), {}, AutoModelForSequenceClassification
     if source.trust_remote_code:
         return None
-    revision = source.revision or "main"
-    try:
-        config = AutoConfig.from_pretrained(place, revision=revision, **how)
+    how: dict[str, Any] = {}
+    if recipe.task.any_weights:
+        found = locate_causal(source.source)
+        place, kind, task = found.place, AutoModelForCausalLM, CAUSAL_LM
+        how = {"gguf_file": found.gguf_file} if found.gguf_file else {}
+    else:
+        place, kind, task = str(checkpoint_folder(source.source, source.revision)), *_CLASSIFIER
+    if not how and Path(place).is_dir():
+        check_checkpoint(Path(place), task=task)
+    with reading(source.source):
+        config = AutoConfig.from_pretrained(place, **how)
         family_of(cast(Model, SimpleNamespace(config=config)))
         if not recipe.task.any_weights:
             config.num_labels = 1  # the fewest: no target that can be reached is refused
         with torch.device("meta"):
             model: Model = kind.from_config(config, attn_implementation="eager").eval()
-    except (OSError, ValueError) as error:
-        if not Path(place).is_dir() and isinstance(error, OSError):
-            raise MissingDependency(
-                f"{place}: not a local folder, and not reachable on the hub",
-                "download it and give the folder's path, or use package:<module>",
-            ) from error
-        raise ModelError(f"{place}: cannot be loaded: {error}", "its config.json must be whole") from error
     if recipe.task.any_weights:
         return Checkpoint(model, cast(Any, None))  # its tokenizer is mended where it lacks padding
-    tokenizer = load_tokenizer(source.source, source.revision)
+    tokenizer = load_tokenizer(Path(place))
     cut_at(tokenizer, model, source)
     check_padding(model, family_of(model), tokenizer.pad_token_id)
     return Checkpoint(model, tokenizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,15 @@ def blocks_for_latency(
     if ratio <= 1:
         return {"keep": total, "measured": rows}
     check_shapes(model, settings.latency_shapes)
-    base = folder / "base.onnx"
+    # A folder each: a large model is more than one file.
+    base = folder / "base" / "model.onnx"
+    base.parent.mkdir()
     export(model, base)
 
     def reaches(keep: int) -> bool:
         progress(f"latency with {keep} of {total} blocks")
-        path = folder / f"{keep}.onnx"
+        path = folder / str(keep) / "model.onnx"
+        path.parent.mkdir()
         export(remove_blocks(model, family, order[keep:]), path)
 
         def timed() -> dict[str, Any]:
@@ -62,7 +66,7 @@ def blocks_for_latency(
         found = timed()
         if abs(found["ratio"] / ratio - 1) < _CLOSE:
             found = min(found, *(timed() for _ in range(_AGAIN - 1)), key=lambda one: float(one["ratio"]))
-        path.unlink()
+        shutil.rmtree(path.parent)
         rows.append({"blocks": keep, "ratio": found["ratio"], "shapes": found["shapes"]})
         return bool(found["ratio"] >= ratio)
 
@@ -77,5 +81,5 @@ def blocks_for_latency(
     while most - least > 1:
         middle = (least + most) // 2
         least, most = (middle, most) if reaches(middle) else (least, middle)
-    base.unlink()
+    shutil.rmtree(base.parent)
     return {"keep": least, "measured": sorted(rows, key=lambda row: int(row["blocks"]))}

@@ -21,25 +21,29 @@ UNCHECKED = (
 def validate_deeply(
     recipe: Recipe, runs: Path, models: Path, until: str | None, event: Event, say: Callable[[str], None]
 ) -> None:
-    """Run every check that the stages up to ``until`` need; ``say`` gets the title of each that passed.
+    """Run every check that the stages up to ``until`` need; ``say`` gets a line for each that passed, and warnings.
 
     The data stage is run, and kept for `lwc run`.
 
     Raises:
         LwcError: of the first check that fails.
     """
+
+    def checked(title: str) -> None:
+        say(f"checked: {title}")
+
     stages = stages_until(until)
     subject = Subject(recipe, [*stages, *(["sweep"] if recipe.sweep else [])], models=models)
-    run_checks(MACHINE, subject, say)
-    run_checks(RECIPE, subject, say)
+    run_checks(MACHINE, subject, checked)
+    run_checks(RECIPE, subject, checked)
     data = run(recipe, runs, event, until="data")["data"].path
-    say("the data stage, which `lwc run` will reuse")
+    checked("the data stage, which `lwc run` will reuse")
     subject = replace(subject, data=data, place=runs)
-    run_checks(DATA, subject, say)
+    run_checks(DATA, subject, checked)
     if len(stages) > 1:
         from lwc.pipeline.before_training import BASE
         from lwc.tasks.task import task_of
 
-        base = task_of(recipe).start(recipe, data)
-        say("the model and its reader load")
-        run_checks(BASE, replace(subject, base=base), say)
+        base = task_of(recipe).start(recipe, data, lambda warning: say(f"warning: {warning}"))
+        checked("the model and its reader load")
+        run_checks(BASE, replace(subject, base=base), checked)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -161,12 +160,13 @@ def export_plan(
 
 def _write_graph(run: FinishedRun, onnx: Path, say: Callable[[str], None]) -> None:
     """Put the graph to build from at ``onnx``; where the run wrote none in fp16, make it."""
+    from lwc.export.onnx_files import copy_graph
     from lwc.export.run import FP16, WHOLE, half_graph
 
     whole = run.stages["export"] / WHOLE
     ready = run.stages["export"] / FP16 if onnx.name.endswith(".fp16.onnx") else whole
     if ready.is_file():
-        shutil.copyfile(ready, onnx)
+        copy_graph(ready, onnx)
         return
     say("writing the fp16 graph")
     settings = run.recipe

@@ -44,6 +44,7 @@ class Trained(TypedDict, total=False):
     resumed_from: int
     n_train: int
     truncated: Annotated[int, Sometimes(), Field(description="train texts that were cut")]
+    warnings: Annotated[list[str], Sometimes(), Field(description="what to know about the checkpoint it started from")]
     items: Annotated[int, When("histories"), Sometimes()]
     items_trained: Annotated[int, When("histories"), Sometimes()]
 

@@ -119,6 +119,7 @@ def warnings(report: Findings, gates: Sequence[Decision]) -> list[str]:
     """Warnings: lost rows, collapse onto a class, a floor not beaten, serving not run."""
     data = report["data"]["quality"] or {}
     found = [*lost_rows(data.get("rows_bad", {})), *data.get("read_as", [])]
+    found += (report["training"]["train"] or {}).get("warnings", [])
     quality = report["quality"]
     labels = report["data"]["label_names"] or []
     if quality:

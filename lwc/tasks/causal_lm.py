@@ -29,8 +29,8 @@ from lwc.models.token_names import token_names
 from lwc.models.types import Model, Tokenizer
 from lwc.recipe import Pretrained, Recipe
 from lwc.tasks.endpoint import Endpoint
-from lwc.tasks.task import MODELS, Checkpoint, Evaluation, Judge, Measure, Rows, validation_batches
-from lwc.tasks.text import TextTask, compared, cut_at, described
+from lwc.tasks.task import MODELS, Checkpoint, Evaluation, Judge, Measure, Rows, Say, validation_batches
+from lwc.tasks.text import TextTask, check_vocabulary, compared, cut_at, described
 from lwc.tasks.text_endpoint import TextEndpoint
 
 _BATCH = 8
@@ -44,7 +44,7 @@ class CausalLM(TextTask):
     def check(self, recipe: Recipe, data_dir: Path, stages: Collection[str]) -> None:
         """Any text is answered, by tokens."""
 
-    def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint[Tokenizer]:
+    def start(self, recipe: Recipe, data_dir: Path, warn: Say) -> Checkpoint[Tokenizer]:
         source = recipe.model
         assert isinstance(source, Pretrained)  # the recipe says so
         found = locate_causal(source.source)
@@ -54,6 +54,7 @@ class CausalLM(TextTask):
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token  # the mask says what is padding
         model.config.pad_token_id = tokenizer.pad_token_id
+        check_vocabulary(tokenizer, model, source)
         cut_at(tokenizer, model, source)
         check_padding(model, family_of(model), tokenizer.pad_token_id)
         return Checkpoint(model, tokenizer)

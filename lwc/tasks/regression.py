@@ -18,7 +18,7 @@ from lwc.models.types import Model, Tokenizer
 from lwc.recipe import Evaluate, Recipe
 from lwc.tasks.endpoint import Endpoint
 from lwc.tasks.floors import tfidf_features
-from lwc.tasks.task import Checkpoint, Judge, validation_batches
+from lwc.tasks.task import Checkpoint, Judge, Say, validation_batches
 from lwc.tasks.text import TextTask, compared
 from lwc.tasks.text_endpoint import TextEndpoint
 
@@ -39,9 +39,9 @@ class Regression(TextTask):
         """The numbers (N,) that the labels stand for."""
         return numbers_of(label_names)[label_ids]
 
-    def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint[Tokenizer]:
+    def start(self, recipe: Recipe, data_dir: Path, warn: Say) -> Checkpoint[Tokenizer]:
         """The numbers go into config.json: the endpoint must know which there are."""
-        base = super().start(recipe, data_dir)
+        base = super().start(recipe, data_dir, warn)
         base.model.config.numbers = numbers_of(load_labels(data_dir)).tolist()
         base.model.config.problem_type = "regression"
         return base

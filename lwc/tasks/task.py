@@ -133,8 +133,8 @@ class Task(Protocol[R]):
     def check(self, recipe: Recipe, data_dir: Path, stages: Collection[str]) -> None:
         """Raise where one of these later stages cannot use the data."""
 
-    def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint[R]:
-        """The base before it is trained.
+    def start(self, recipe: Recipe, data_dir: Path, warn: Say) -> Checkpoint[R]:
+        """The base before it is trained; what its user should know about the checkpoint goes to ``warn``.
 
         Raises:
             ModelError: the recipe's checkpoint cannot be used.

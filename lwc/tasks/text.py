@@ -21,6 +21,7 @@ from lwc.data.splits import Examples, load_labels, load_split
 from lwc.data.unlabelled import more_texts
 from lwc.models.augment import Windows
 from lwc.models.batches import Batch, Encoded, batches, encode
+from lwc.models.checkpoint import check_checkpoint
 from lwc.models.families import check_padding, family_of
 from lwc.models.forward.answer import Answer
 from lwc.models.forward.kept import asked_once
@@ -29,8 +30,9 @@ from lwc.models.load import save_checkpoint as save
 from lwc.models.losses import label_loss
 from lwc.models.placement import placed
 from lwc.models.positions import positions
-from lwc.models.source import resolve_source
+from lwc.models.source import checkpoint_folder, resolve_source
 from lwc.models.tokenizer import train_wordpiece
+from lwc.models.tokenizer_files import too_few_embeddings
 from lwc.models.types import Model, Output, Tokenizer
 from lwc.recipe import Evaluate, FromConfig, Pretrained, Recipe
 from lwc.tasks.floors import check_features
@@ -78,7 +80,7 @@ class TextTask:
         """``quality`` and both retentions of ``evaluation.json``, and each model's predicted label ids (N,)."""
         raise NotImplementedError
 
-    def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint[Tokenizer]:
+    def start(self, recipe: Recipe, data_dir: Path, warn: Say) -> Checkpoint[Tokenizer]:
         source, names = recipe.model, load_labels(data_dir)
         if isinstance(source, FromConfig):
             tokenizer = train_wordpiece(load_split(data_dir, "train").texts, source.vocab_size, source.max_length)
@@ -86,9 +88,13 @@ class TextTask:
         else:
             if source.sha256 is not None:
                 check_weights(source.source, Path(resolve_source(source.source)), source.sha256)
+            folder, outputs = checkpoint_folder(source.source, source.revision), self.outputs(names)
+            for warning in check_checkpoint(folder, outputs if len(outputs) > 1 else None):
+                warn(warning)
             set_seed(recipe.seed)  # the new head is random: the same recipe gives the same model
-            model = load_classifier(source.source, self.outputs(names), source.revision, source.trust_remote_code)
-            tokenizer = load_tokenizer(source.source, source.revision, source.trust_remote_code)
+            model = load_classifier(folder, outputs, source.trust_remote_code)
+            tokenizer = load_tokenizer(folder, source.trust_remote_code)
+            check_vocabulary(tokenizer, model, source)
             cut_at(tokenizer, model, source)
         check_padding(model, family_of(model), tokenizer.pad_token_id)
         return Checkpoint(model, tokenizer)
@@ -180,6 +186,15 @@ def compared(
 def described(evaluation: Evaluation, n_train: int, names: list[str]) -> dict[str, Any]:
     """What ``evaluation.json`` says of the texts."""
     return {"n_train": n_train, "label_names": names, "text_fields": list(evaluation.recipe.data.text_fields)}
+
+
+def check_vocabulary(tokenizer: Tokenizer, model: Model, source: Pretrained) -> None:
+    """Raise `ModelError` where the tokenizer has tokens that the model has no embedding for."""
+    fault = too_few_embeddings(
+        source.source, max(tokenizer.get_vocab().values()) + 1, model.get_input_embeddings().num_embeddings
+    )
+    if fault is not None:
+        raise ModelError(*fault)
 
 
 def cut_at(tokenizer: Tokenizer, model: Model, source: Pretrained) -> None:

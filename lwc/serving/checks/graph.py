@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 
 from lwc.core.errors import ModelError
+from lwc.export.onnx_files import all_tensors
 from lwc.export.onnx_io import TensorInfo, io_of
 from lwc.serving.checks.model import Finding, Model, Repository, Tensor, escapes, type_name
 from lwc.serving.triton.config import graph_type
@@ -103,7 +104,7 @@ def _compare_dims(file: Model, where: str, entry: Tensor, graph: list[int], kind
 def _external_data(file: Model, folder: Path, graph: onnx.GraphProto) -> Iterator[Finding]:
     """Files beside the ONNX file that hold its weights: there, inside, and long enough."""
     needed: dict[str, int] = {}
-    for tensor in _tensors(graph):
+    for tensor in all_tensors(graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             entry = {item.key: item.value for item in tensor.external_data}
             location = entry.get("location", "")
@@ -123,13 +124,3 @@ def _external_data(file: Model, folder: Path, graph: onnx.GraphProto) -> Iterato
                 f"its external data file {location!r} has {data.stat().st_size} bytes, the graph reads {size}",
                 "fetch it whole (run `git lfs pull` where it is a pointer)",
             )
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield attribute.t
-            yield from attribute.tensors
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _tensors(inner)

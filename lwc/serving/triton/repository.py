@@ -12,6 +12,7 @@ import numpy as np
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from lwc.core.errors import ModelError
+from lwc.export.onnx_files import parts
 from lwc.export.onnx_io import OnnxInfo, read_io
 from lwc.export.stamp import PLAN, STAMP, read_stamp
 from lwc.recipe import Package
@@ -71,7 +72,12 @@ def build_repository(
         if labels is not None:
             (folder / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
     _write_warm_ups(out / front.graph / "warmup", warm_ups, info, front)
-    copied = {"model.onnx": files.onnx} if plan is None else {PLAN: plan, STAMP: plan.with_name(STAMP)}
+    if plan is None:
+        # The graph finds its data files by their names.
+        whole, *data = parts(files.onnx)
+        copied = {"model.onnx": whole, **{part.name: part for part in data}}
+    else:
+        copied = {PLAN: plan, STAMP: plan.with_name(STAMP)}
     for model, found in ((front.graph, copied), (name, {**front.files, "model.py": front.script})):
         for file, source in found.items():
             shutil.copyfile(source, out / model / "1" / file)

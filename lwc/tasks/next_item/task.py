@@ -64,7 +64,7 @@ class NextItemTask:
         if "export" in stages:
             _histories(data_dir)
 
-    def start(self, recipe: Recipe, data_dir: Path) -> Checkpoint[Catalogue]:
+    def start(self, recipe: Recipe, data_dir: Path, warn: Say) -> Checkpoint[Catalogue]:
         """With ``task.text`` item vectors start from their text."""
         assert isinstance(recipe.model, FromConfig)  # the recipe allows no other
         catalogue = Catalogue.read(data_dir / "catalogue.json")
