@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -18,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from lwc.core.arrays import Array
+from lwc.core.children import end_with_parent
 from lwc.core.errors import DataError, LwcError
 from lwc.core.machine import cpu_limit
 from lwc.core.store import MANIFEST, exclusive, file_digest, key_of, read_json, write_json, write_whole
@@ -221,24 +220,18 @@ def _claim(job: Job) -> None:
 
 @contextmanager
 def workers_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes that ignore Ctrl-C and end when the process that started them is killed."""
+    """Worker processes that ignore Ctrl-C and end with this one: killed, it must not write beside the next run."""
     context = multiprocessing.get_context("spawn")  # threads and fork do not go together
-    pool = ProcessPoolExecutor(workers, context, initializer=_begin_worker, initargs=(os.getpid(),))
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin_worker)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _begin_worker(parent: int) -> None:
+def _begin_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)  # a killed pool does not stop its workers, which must not write during the next run
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with_parent()
 
 
 @contextmanager
