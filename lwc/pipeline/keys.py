@@ -55,8 +55,8 @@ def _short_recovery(recipe: Recipe) -> str:
 
 
 def score_needs(recipe: Recipe) -> dict[str, str]:
-    """Recovery and target, if scores are judged on cut models, and the files of a depth profile."""
-    needs: dict[str, str] = {}
+    """Recovery and target, if scores are judged on cut models, the files of a depth profile, versions of methods."""
+    needs = {one.method: f"version {one.version}" for one in recipe.score.methods if one.version > 1}
     trust = recipe.score.trust
     if trust is not None or recipe.score.fusion == "learned":
         # Scores are judged on models cut as deep as the target asks, whatever the strategy.
