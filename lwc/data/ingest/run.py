@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from lwc.core.arrays import Array
 from lwc.core.children import end_with_parent
 from lwc.core.errors import DataError, LwcError
 from lwc.core.machine import cpu_limit
-from lwc.core.store import MANIFEST, exclusive, file_digest, key_of, read_json, write_json, write_whole
+from lwc.core.store import MANIFEST, exclusive, file_digest, read_json, write_json, write_whole
 from lwc.data.ingest import metadata, shards
 from lwc.data.ingest import part as part_file
 from lwc.data.ingest.dedupe import Parts, decide
@@ -198,24 +198,50 @@ def _finish(
 
 
 def _claim(job: Job) -> None:
-    """Record what this folder is made from; refuse one that is made from something else."""
+    """Record what this folder is made from; start over where files changed under an unfinished ingestion.
+
+    Files are the same by name, size and time, or else by content.
+
+    Raises:
+        DataError: the folder is made from something else, or its finished ingestion from other files.
+    """
     data, out = job.data, job.out
     paths = [one.path for one in job.inputs if one.path is not None]
     paths += [locate(name) for name in job.settings.metadata]
-    files = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in paths]
+    files = [[one.name, one.stat().st_size, one.stat().st_mtime_ns] for one in paths]
     # Settings that only limit or check the result may change.
     settings = data.model_dump(mode="json", exclude={"limit", "calibration", "max_bad_rows"})
-    ingredients = {"version": VERSION, "data": settings, "seed": job.seed, "files": files}
-    mine, path = json.loads(json.dumps(ingredients)), out / "ingest.json"
+    mine = {"version": VERSION, "data": settings, "seed": job.seed, "files": files}
+    digests: list[str] | None = None
+    path = out / "ingest.json"
     if path.is_file():
         theirs = read_json(path)
-        changed = sorted(name for name in mine if theirs["of"].get(name) != mine[name])
-        if changed:
-            raise DataError(f"{out}: contains an ingestion with another {', '.join(changed)}",
+        changed = {name for name in mine if theirs["of"].get(name) != mine[name]}
+        digests = theirs.get("sha256")
+        if "files" in changed and not changed & {"data", "seed"}:
+            now = [file_digest(one) for one in paths]
+            names = [one.name for one in paths]
+            if now == digests and names == [name for name, *_ in theirs["of"]["files"]]:
+                changed.remove("files")
+            digests = now
+        if changed and changed <= {"files", "version"} and not (out / MANIFEST).is_file():
+            job.say(f"the {' and '.join(sorted(changed))} changed since this unfinished ingestion began: starting over")
+            _clear(out)
+        elif changed:
+            raise DataError(f"{out}: contains an ingestion with another {', '.join(sorted(changed))}",
                             "name another --out, or delete the folder")  # fmt: skip
     elif any(one.name != "lock" for one in out.iterdir()):
         raise DataError(f"{out}: contains other things than an ingestion", "name another --out")
-    write_json(path, {"key": key_of(mine), "of": mine})
+    write_json(path, {"of": mine, "sha256": digests or [file_digest(one) for one in paths]})
+
+
+def _clear(out: Path) -> None:
+    """Delete an ingestion, what says that it is one last."""
+    for one in sorted(out.iterdir(), key=lambda path: path.name == "ingest.json"):
+        if one.is_dir():
+            shutil.rmtree(one)
+        elif one.name != "lock":
+            one.unlink()
 
 
 @contextmanager
