@@ -16,15 +16,24 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-# Waits for the close of its standard input, ends the group, and deletes what the dead left, given as prefixes of paths.
-_GUARD = 'cat > /dev/null; kill -s KILL -- "-$1"; shift; sleep 1; for path; do rm -rf -- "$path"*; done'
+# Waits for the close of its standard input, ends the group, and deletes what the dead left.
+_GUARD = """\
+cat > /dev/null
+kill -s KILL -- "-$1"
+shift
+sleep 1
+for path; do
+  case $path in *'*') rm -rf -- "${path%?}"* ;; *) rm -rf -- "$path" ;; esac
+done
+"""
 
 
 class ProcessGroup:
     """A group for child processes: start them with ``process_group=group.id``. Leaving the ``with`` block kills it.
 
-    Where this process dies before that, a guard outside the group kills the group, then deletes all paths that begin
-    with one of ``leftovers``. The group exists before its first child, so there is no moment to die in between.
+    Where this process dies before that, a guard outside the group kills the group, then deletes ``leftovers``, of which
+    one that ends in ``*`` stands for all that begin so. The group exists before its first child, so there is no moment
+    to die in between.
     """
 
     def __init__(self, leftovers: Sequence[Path] = ()) -> None:

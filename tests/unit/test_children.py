@@ -32,7 +32,7 @@ subprocess.Popen([sys.executable, "-c", {GRANDCHILD!r}], process_group=group and
 print(os.getpid(), flush=True)
 time.sleep(600)
 '''
-with ProcessGroup([folder / "left", folder / "behind"]) as group:
+with ProcessGroup([folder / "left", folder / "behind*"]) as group:
     def start():
         subprocess.Popen([sys.executable, "-c", CHILD], process_group=group.id)
     thread = threading.Thread(target=start)
@@ -83,6 +83,7 @@ def test_children_and_grandchildren_end_with_their_parent(tmp_path: Path, how: s
     (tmp_path / "left").mkdir()
     (tmp_path / "left" / "inside").touch()
     (tmp_path / "behind-1").touch()
+    (tmp_path / "left over").touch()
     (tmp_path / "other").touch()
     command = [sys.executable, str(script(tmp_path, STARTS)), str(tmp_path), how]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
@@ -97,7 +98,9 @@ def test_children_and_grandchildren_end_with_their_parent(tmp_path: Path, how: s
         assert parent.wait() == {"exit": 3, "leave": 0, "SIGTERM": -15}.get(how, -9)
         wait_until(lambda: all(map(gone, members)), f"alive: {members}")
     if how != "leave":  # a process that ends in order deletes its own
-        wait_until(lambda: sorted(p.name for p in tmp_path.iterdir()) == ["other", "starts.py"], "left behind")
+        wait_until(
+            lambda: sorted(p.name for p in tmp_path.iterdir()) == ["left over", "other", "starts.py"], "left behind"
+        )
 
 
 def test_workers_of_a_pool_end_with_their_parent(tmp_path: Path) -> None:

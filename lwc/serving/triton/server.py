@@ -170,7 +170,7 @@ class TritonServer:
             f"--exit-timeout-secs={int(STOP_SECONDS) - 2}",
             *safe_flags(self._key, self.control),
         ]
-        self._group = ProcessGroup([self._folder, Path("/dev/shm") / self._id])
+        self._group = ProcessGroup([self._folder, Path(f"/dev/shm/{self._id}*")])
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
