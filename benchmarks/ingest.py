@@ -227,10 +227,15 @@ def disk_bytes(folder: Path) -> int:
 
 def measured(name: str, files: list[Path], workers: int, python: str) -> dict[str, Any]:
     """One leg in a process of its own: rows/s, peak memory, peak disk."""
-    with tempfile.TemporaryDirectory(prefix="lwc-ingest-", dir=files[0].parent) as folder:
+    from lwc.core.children import ProcessGroup  # not on top: a leg may run in a Python without lwc
+
+    with (
+        tempfile.TemporaryDirectory(prefix="lwc-ingest-", dir=files[0].parent) as folder,
+        ProcessGroup([Path(folder)]) as group,
+    ):
         command = [python, __file__, "--leg", name, "--workers", str(workers), "--out", folder, *map(str, files)]
         start, spent = time.monotonic(), cpu_seconds()
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=group.id)
         memory = disk = 0.0
         while process.poll() is None:
             memory = max(memory, tree_bytes(process.pid))

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from scipy import stats
 
+from lwc.core.children import end_with_parent
 from lwc.core.machine import cpu_limit, cpu_model
 from lwc.pipeline.run import run
 from lwc.recipe import METHODS, Recipe
@@ -248,7 +249,7 @@ def asked(options: argparse.Namespace) -> list[Case]:
 
 def finished(options: argparse.Namespace, cases: list[Case]) -> Iterator[tuple[Case, Future[dict[str, Any]]]]:
     """Each case as it ends, up to ``--jobs`` of them at once. The store lets two that need one stage take turns."""
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         running = {pool.submit(measure, options, *case): case for case in cases}
         for future in as_completed(running):
             yield running[future], future

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as functional
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from lwc.core.children import end_with_parent
 from lwc.importance.ablation import ablation
 from lwc.importance.fisher import fisher
 from lwc.importance.per_example import ExampleGradients, collect, slow_gradients
@@ -262,7 +263,7 @@ def grown(setting: Setting, examples: int) -> tuple[dict[str, float], float]:
 def growth(setting: Setting) -> None:
     """All methods on a quarter, half and all of the examples."""
     for examples in (setting.examples // 4, setting.examples // 2, setting.examples):
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
+        with multiprocessing.get_context("spawn").Pool(1, initializer=end_with_parent) as pool:
             times, peak = pool.apply(grown, (setting, examples))
         total, dearest = sum(times.values()), max(times, key=lambda name: times[name])
         print(

@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 from serving_table import row
 
+from lwc.core.children import ProcessGroup
 from lwc.core.errors import ServingError
 from lwc.serving.loadtest.endpoint import Protocol, connect
 from lwc.serving.loadtest.run import Load, run_loadtest
@@ -81,18 +82,24 @@ class Serve:
     def __init__(self, repository: Path, *options: str, environment: Mapping[str, str] | None = None) -> None:
         ports = ("--http-port=0", "--grpc-port=0", "--metrics-port=0")
         command = [sys.executable, "-m", "lwc.cli.main", "serve", str(repository), *ports, *options]
+        self.group = ProcessGroup()
         self.process = subprocess.Popen(
             command,
             env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **(environment or {})},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            process_group=self.group.id,
         )
         self.lines: queue.Queue[str] = queue.Queue()
         self.said: list[str] = []
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
-        words = self.hear("ready").split()
+        try:
+            words = self.hear("ready").split()
+        except BaseException:
+            self.group.kill()
+            raise
         self.urls: dict[Protocol, str] = {"http": words[2], "grpc": words[4]}
 
     def __enter__(self) -> Serve:
@@ -142,7 +149,10 @@ class Serve:
         """End it as Ctrl-C does; returns its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
-        return self.process.wait(60)
+        try:
+            return self.process.wait(60)
+        finally:
+            self.group.kill()
 
 
 @dataclass(frozen=True)

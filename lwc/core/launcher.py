@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -12,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from lwc.core.children import ProcessGroup
 from lwc.core.distributed import RENDEZVOUS
 from lwc.core.errors import BUG, INTERRUPTED, OK, LwcError
 from lwc.core.machine import cpu_limit
@@ -31,12 +30,6 @@ def _environment(rank: int, count: int, folder: Path) -> dict[str, str]:
     }  # fmt: skip
     cores = {"OMP_NUM_THREADS": str(max(1, cpu_limit() // count)), "NCCL_SOCKET_IFNAME": "lo"}
     return {**cores, **os.environ, **own}
-
-
-def _end_with_parent() -> None:
-    """Runs in the child: it is told to stop when this process dies, however it dies (Linux)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
@@ -96,7 +89,10 @@ def launch(command: Sequence[str], count: int) -> int:
     Raises:
         LwcError: a process was killed (exit 130), crashed (1), or failed where only it could say why (its own code).
     """
-    with tempfile.TemporaryDirectory(prefix="lwc-workers-") as name:
+    with (
+        tempfile.TemporaryDirectory(prefix="lwc-workers-") as name,
+        ProcessGroup([Path(name)]) as group,  # Ctrl-C comes to this process alone, which stops them once
+    ):
         folder = Path(name)
         processes: list[subprocess.Popen[bytes]] = []
         try:
@@ -107,11 +103,10 @@ def launch(command: Sequence[str], count: int) -> int:
                         subprocess.Popen(
                             command,
                             env=_environment(rank, count, folder),
-                            stdin=None if rank == 0 else subprocess.DEVNULL,
+                            stdin=subprocess.DEVNULL,
                             stdout=quiet,
                             stderr=quiet,
-                            start_new_session=True,  # Ctrl-C comes to this process, which stops them once
-                            preexec_fn=_end_with_parent,
+                            process_group=group.id,
                         )
                     )
             while all(process.poll() in (None, OK) for process in processes):

@@ -28,6 +28,23 @@ class OnnxInfo:
 
 
 _MOST_BYTES = 2**31 - 1
+# Measure the range of a whole activation, all rows of the batch, when they run.
+_MEASURING = ("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM")
+
+
+def depends_on_batch(path: Path) -> bool:
+    """Whether a row's answer changes with the rows that share its batch: dynamic int8, which rounds by their range.
+
+    Any other graph of lwc gives a row the same answer in every batch, but for the order of float sums.
+    """
+    return _measures(onnx.load(str(path), load_external_data=False).graph)
+
+
+def _measures(graph: onnx.GraphProto) -> bool:
+    inner = (attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g"))
+    return any(node.op_type in _MEASURING for node in graph.node) or any(map(_measures, inner))
+
+
 _LFS = b"version https://git-lfs"
 
 

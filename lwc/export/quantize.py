@@ -29,6 +29,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 from lwc.core.arrays import Array
 from lwc.core.errors import ModelError
 from lwc.export.onnx_files import remove_graph, save_graph, size_of, too_large
+from lwc.export.onnx_io import depends_on_batch
 from lwc.export.session import logits
 from lwc.recipe import Int8
 
@@ -82,7 +83,8 @@ def quantize(
     then.
 
     Returns mode, agreement, max_abs_diff, mean_abs_diff, bytes, quantized (operators in int8; 0 where everything had
-    to go back), fallback (modules in fp32 by their Hugging Face names, in the order they went back) and rows.
+    to go back), fallback (modules in fp32 by their Hugging Face names, in the order they went back), rows and
+    depends_on_batch (see `lwc.export.onnx_io.depends_on_batch`).
 
     Raises:
         ModelError: nothing can be quantized, or the fp32 graph itself does not agree with the reference.
@@ -121,6 +123,7 @@ def quantize(
         "quantized": quantized_operators(target),
         "fallback": fallback,
         "rows": len(reference),
+        "depends_on_batch": depends_on_batch(target),
     }
 
 

@@ -13,7 +13,7 @@ from lwc.core import distributed
 from lwc.core.arrays import Array
 from lwc.importance.types import LayerImportance, scorer
 from lwc.models.batches import Batch
-from lwc.models.families import Family
+from lwc.models.families import Family, pooling_of
 from lwc.models.forward.watch import watched
 from lwc.models.types import Model
 from lwc.recipe import MutualInformation
@@ -29,11 +29,8 @@ _FLOOR = 1e-3
 
 
 def pooled(model: Model, family: Family, batches: Sequence[Batch]) -> tuple[Array, Array, Array]:
-    """(what a head may read of every block's input and output (2, L, N, R), labels (N,), rows (N,)).
-
-    An encoder's heads read the first real token or the mean over all of them: both, R = 2D. A decoder's reads the last
-    real token, which alone has seen the whole text: R = D.
-    """
+    """(what the head reads of every block's input and output (2, L, N, D), labels (N,), rows (N,)): `pooling_of`."""
+    pooling = pooling_of(model, family)
 
     def of(batch: Batch) -> Tensor:
         real = batch.mask.bool()
@@ -41,12 +38,12 @@ def pooled(model: Model, family: Family, batches: Sequence[Batch]) -> tuple[Arra
         seen: dict[int, Tensor] = {}
 
         def read(hidden: Tensor) -> Tensor:
-            if family.decoder:
-                return hidden.double()[every, (real * places).argmax(dim=1)]
-            # Masked, not multiplied by 0: what a model leaves in padded places may be anything.
-            mean = hidden.double().masked_fill(~real.unsqueeze(-1), 0.0).sum(dim=1) / real.sum(dim=1, keepdim=True)
-            first = hidden.double()[every, real.int().argmax(dim=1)]
-            return torch.cat([first, mean], dim=1)
+            if pooling == "mean":
+                # Masked, not multiplied by 0: what a model leaves in padded places may be anything.
+                kept = hidden.double().masked_fill(~real.unsqueeze(-1), 0.0)
+                return kept.sum(dim=1) / real.sum(dim=1, keepdim=True)
+            place = real.int() if pooling == "first" else real * places
+            return hidden.double()[every, place.argmax(dim=1)]
 
         def look(index: int, before: Tensor, after: Tensor) -> None:
             seen[index] = torch.stack([read(before), read(after)])
@@ -140,10 +137,9 @@ def _examples(features: Array, labels: Array, rows: Array) -> tuple[Array, Array
 def mutual_information(
     model: Model, family: Family, batches: Sequence[Batch], settings: MutualInformation
 ) -> LayerImportance:
-    """I(h_out; Y) − I(h_in; Y) in nats; h is a block's input or output (N, R), Y the label.
+    """I(h_out; Y) − I(h_in; Y) in nats; h is a block's input or output (N, D), Y the label.
 
-    h is what the head may read: the first real token and the mean over all real tokens side by side, of a decoder the
-    last real token (see ``pooled``).
+    h is what the model's head reads: the first real token, the mean over all real tokens, or the last real token.
 
     I is V-information (Xu et al. 2020, "A theory of usable computation under resource constraints", def. 2) with V the
     regularised linear classifiers on the 64 leading principal components: H(Y) − CE, both cross-fitted over 5 folds. In
@@ -155,7 +151,7 @@ def mutual_information(
     subtracted; it also has what the choice of the prior gained on the rows it was chosen on. After that the figure is
     an estimate, no longer a bound. Deviations: a block that leaves less to a linear reader scores below 0. Examples
     that occur in the calibration set more than once share a fold and weigh more. The seed is fixed; float32 features of
-    all examples (2, L, N, R) are kept in memory.
+    all examples (2, L, N, D) are kept in memory.
 
     ``details``: ``before`` and ``after``, corrected; ``null_before`` and ``null_after``, the means subtracted;
     ``p_value``, the share of label orders, the true one included, whose gain is at least that of the true one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from lwc.core.errors import ModelError
 from lwc.models.types import Model
@@ -24,22 +24,26 @@ CLASSIFICATION = "sequence-classification"
 CAUSAL_LM = "causal-lm"
 DECODER = (CLASSIFICATION, CAUSAL_LM)
 
+Pooling = Literal["first", "mean", "last"]
+"""What a head reads of the last hidden states: the first real token, the mean over the real ones, or the last one."""
+
 
 @dataclass(frozen=True)
 class Family:
     """How to find, count and skip the blocks of a model type.
 
-    ``blocks`` is a dotted path from the task model's base model; ``depth_field`` the config field that counts
-    blocks; ``per_block_fields`` config lists with one entry a block, cut where a checkpoint has them (any may carry
+    ``blocks`` is a dotted path from the task model's base model; ``depth_field`` the config field that counts blocks;
+    ``per_block_fields`` config lists with one entry a block, cut where a checkpoint has them (any may carry
     ``layer_types``: stock transformers refuses a list of another length); ``split_fields`` config numbers that say how
     many of the first blocks are of one kind; ``pattern_fields`` config numbers that repeat a pattern over the blocks,
-    which no longer holds once some are gone (the lists say it all); ``numbered_field`` a config flag that makes a block
-    compute with its own number, so that none can move; ``protected`` blocks that carry a role and cannot go;
-    ``convolution_field`` the config field of a convolution that the encoder runs after block 0, which protects block 0
-    where it is set; ``as_output`` wraps hidden states (B, T, D) the way a block of this type returns them. ``tasks``:
-    what models of this type do here; a decoder does `CAUSAL_LM` too, and its classifier reads the last token that is
-    not padding. ``prefix`` is what stands before ``blocks`` in the names of a task model's weights (transformers'
-    ``base_model_prefix``), None where that is not checked.
+    which no longer holds once some are gone (the lists say it all); ``pooling`` what an encoder's classifier reads and
+    ``pooling_field`` the config field that says it instead, ``cls`` or ``mean``; ``numbered_field`` a config flag that
+    makes a block compute with its own number, so that none can move; ``protected`` blocks that carry a role and cannot
+    go; ``convolution_field`` the config field of a convolution that the encoder runs after block 0, which protects
+    block 0 where it is set; ``as_output`` wraps hidden states (B, T, D) the way a block of this type returns them.
+    ``tasks``: what models of this type do here; a decoder does `CAUSAL_LM` too, and its classifier reads the last token
+    that is not padding. ``prefix`` is what stands before ``blocks`` in the names of a task model's weights
+    (transformers' ``base_model_prefix``), None where that is not checked.
     """
 
     model_type: str
@@ -54,6 +58,8 @@ class Family:
     numbered_field: str | None = None
     tasks: tuple[str, ...] = (CLASSIFICATION,)
     prefix: str | None = None
+    pooling: Pooling = "first"
+    pooling_field: str | None = None
 
     @property
     def decoder(self) -> bool:
@@ -77,7 +83,7 @@ FAMILIES: dict[str, Family] = {
         Family("deberta", "encoder.layer", as_output=_pair, prefix="deberta"),
         Family("deberta-v2", "encoder.layer", as_output=_pair, convolution_field="conv_kernel_size", prefix="deberta"),
         # Block 0 has no attention norm: the embedding norm takes its place.
-        Family("modernbert", "layers", protected=(0,), prefix="model"),
+        Family("modernbert", "layers", protected=(0,), prefix="model", pooling_field="classifier_pooling"),
         # Decoders.
         Family(
             "gpt2",
@@ -203,6 +209,15 @@ def family_of(model: Model) -> Family:
         # The encoder applies its convolution after the first block, whichever that is.
         return replace(family, protected=tuple(sorted({0, *family.protected})))
     return family
+
+
+def pooling_of(model: Model, family: Family) -> Pooling:
+    """What the model's classifier reads."""
+    if family.decoder:
+        return "last"
+    if family.pooling_field is None:
+        return family.pooling
+    return "mean" if getattr(model.config, family.pooling_field) == "mean" else "first"
 
 
 def block_list(model: Model, family: Family) -> nn.ModuleList:

@@ -11,6 +11,9 @@ from lwc.data.source import digests_of
 from lwc.models.source import resolve_folder, resolve_source
 from lwc.recipe import Iterated, LlamaProfile, Pretrained, Racing, Recipe
 
+# Of the export stage, whose graphs a latency target measures too.
+EXPORT_VERSION = 7
+
 
 def data_files(recipe: Recipe) -> dict[str, str]:
     """Content digests of local data files, so that the same name with new bytes is a miss."""
@@ -49,8 +52,8 @@ def _short_recovery(recipe: Recipe) -> str:
 
 
 def score_needs(recipe: Recipe) -> dict[str, str]:
-    """Recovery and target, if scores are judged on cut models, and the files of a depth profile."""
-    needs: dict[str, str] = {}
+    """Recovery and target, if scores are judged on cut models, the files of a depth profile, versions of methods."""
+    needs = {one.method: f"version {one.version}" for one in recipe.score.methods if one.version > 1}
     trust = recipe.score.trust
     if trust is not None or recipe.score.fusion == "learned":
         # Scores are judged on models cut as deep as the target asks, whatever the strategy.
@@ -75,7 +78,9 @@ def select_needs(recipe: Recipe) -> dict[str, str]:
         needs["vocabulary"] = key_of(recipe.vocabulary.model_dump(mode="json"))
     if recipe.target.of == "latency":
         settings = recipe.export.model_dump(mode="json", exclude={"tensorrt"})
-        needs["export"] = key_of({**settings, "task": recipe.task.key("export"), **measuring_machine(recipe)})
+        needs["export"] = key_of(
+            {**settings, "version": EXPORT_VERSION, "task": recipe.task.key("export"), **measuring_machine(recipe)}
+        )
     return needs
 
 

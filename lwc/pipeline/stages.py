@@ -178,7 +178,7 @@ STAGES: tuple[Stage, ...] = (
         shared=True,
     ),
     Stage(
-        "export", 6, ("data", "train", "recover", "evaluate"), ("export",), _export,
+        "export", needs.EXPORT_VERSION, ("data", "train", "recover", "evaluate"), ("export",), _export,
         ("torch", "onnx", "onnxruntime", "openvino"), external=needs.measuring_machine,
     ),
     Stage(

@@ -12,10 +12,12 @@ from lwc.recipe.base import Positive, Ratio, RatioBase, Row, Section, Table
 class Method(Row):
     """Settings of a scoring method; ``implementation`` names its `lwc.importance.types.Scorer`.
 
+    ``version`` is raised when its scores change: cached ones of another version are not read.
     ``reads``: a method of ``scores`` runs after the others, on their results (`lwc.importance.types.ScorerOfScores`).
     """
 
     reads: ClassVar[Literal["model", "scores"]] = "model"
+    version: ClassVar[int] = 1
     method: str
     weight: Annotated[float, Field(ge=0.0)] = 1.0
 
@@ -49,6 +51,7 @@ class MutualInformation(Method):
     """Gain in label information of a block's representation over the block before it."""
 
     implementation: ClassVar[str] = "lwc.importance.mutual_information:mutual_information"
+    version: ClassVar[int] = 2
     method: Literal["mutual_information"]
     permutations: Annotated[int, Field(ge=1)] = 20
 

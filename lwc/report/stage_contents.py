@@ -201,6 +201,7 @@ class Int8(TypedDict, total=False):
     quantized: Annotated[int, Field(description="operators in int8")]
     fallback: Annotated[list[str], Field(description="modules that stay in fp32")]
     rows: int
+    depends_on_batch: Annotated[bool, Field(description="whether a row's answer changes with its batch")]
     test: Annotated[dict[str, float], Keyed("int8 figures")]
     answers: str
     retention: Retention

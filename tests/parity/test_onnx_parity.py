@@ -11,17 +11,18 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from grid import families
+from grid import families, kept
 from onnx import helper
 from tiny_models import tiny
+from transformers import AutoModelForCausalLM
 
 from lwc.core.errors import ModelError
 from lwc.export import latency
 from lwc.export.latency import compare_latency, compare_runtimes
-from lwc.export.onnx import export_onnx
+from lwc.export.onnx import export_graph, export_onnx
 from lwc.export.onnx_io import OnnxInfo, read_io
 from lwc.export.parity import check_parity
-from lwc.export.session import cpu_session, run
+from lwc.export.session import cpu_session, run, run_all
 from lwc.models.families import FAMILIES
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import Shape
@@ -71,6 +72,42 @@ def test_parity_holds_over_batches_lengths_and_paddings(exported: Exported, with
     }
     spread = np.ptp(run(cpu_session(path, 1), ids(8, 17)), axis=0).max()
     assert spread > 100 * TOLERANCE, "the model says the same to everything, so that parity proves nothing"
+
+
+ODD = 61  # no other tensor of a tiny model is that wide
+DECODERS = sorted(name for name, row in FAMILIES.items() if row.decoder)
+
+
+@pytest.mark.parametrize("model_type", kept(DECODERS, ["gemma2", "gpt2", "llama"]))
+def test_a_language_model_computes_the_logits_of_one_position(model_type: str, tokenizer: Any, tmp_path: Path) -> None:
+    """Before soft caps and scales of logits, too; and parity holds."""
+    caps = {"final_logit_softcapping": 0.5} if model_type.startswith("gemma") else {}
+    model = tiny(model_type, blocks=2, task=AutoModelForCausalLM, vocab_size=ODD, **caps)
+    graph = text_graph(model, tokenizer, TEXTS, 17)
+    path = tmp_path / "model.onnx"
+    export_graph(graph, path)
+    result = check_parity(graph, path, TOLERANCE)
+    assert result["passed"], result
+    for described, inputs in graph.cases:
+        with torch.inference_mode():
+            every = model(**{name: torch.from_numpy(value) for name, value in inputs.items()}).logits.numpy()
+        mask = inputs["attention_mask"]
+        last = (mask * np.arange(mask.shape[1])).argmax(axis=1)
+        want = every[np.arange(len(mask)), last]
+        np.testing.assert_allclose(run(cpu_session(path, 1), inputs), want, atol=TOLERANCE, err_msg=str(described))
+    assert ODD in [shape[-1] for shape in shapes_inside(path, tmp_path, inputs)]
+    assert [shape for shape in shapes_inside(path, tmp_path, inputs) if len(shape) > 2 and shape[-1] == ODD] == []
+
+
+def shapes_inside(path: Path, folder: Path, inputs: dict[str, Any]) -> list[tuple[int, ...]]:
+    """Shapes of all tensors that a graph computes from these inputs."""
+    proto = onnx.load(str(path))
+    del proto.graph.output[:]
+    proto.graph.output.extend(
+        onnx.ValueInfoProto(name=name) for node in proto.graph.node for name in node.output if name
+    )
+    onnx.save(proto, str(folder / "all.onnx"))
+    return [one.shape for one in run_all(cpu_session(folder / "all.onnx", 1), inputs) if one.ndim]
 
 
 def ids(batch: int, length: int) -> dict[str, Any]:

@@ -23,18 +23,22 @@ MEASURING = sorted(set(SCORERS) - {"llama_profile"})
 def scale_output(model: Any, block: int, factor: float) -> None:
     """Multiply what a block adds to the residual stream: 0 makes it the identity (post-norm: as its norms are at 1)."""
     for path in OUTPUTS[model.config.model_type]:
-        projection = block_list(model, family_of(model))[block].get_submodule(path)
+        last = block_list(model, family_of(model))[block].get_submodule(path)
+        offset = 1.0 if path.endswith("norm") else 0.0
         with torch.no_grad():
-            for parameter in projection.parameters():
-                parameter.mul_(factor)
+            for parameter in last.parameters():
+                parameter.add_(offset).mul_(factor).sub_(offset)
 
 
 def own_labels(model: Any, encoded: Encoded) -> np.ndarray:
     """The model's own answers, centred so that every class is given: labels its blocks are needed for."""
     logits = predict(model, batches(encoded, np.zeros(len(encoded)), 8, length_bucketed=True, seed=None))
-    if hasattr(model, "classifier"):  # a decoder's head has no bias
+    answers = [
+        one for one in model.modules() if isinstance(one, torch.nn.Linear) and len(one.weight) == logits.shape[1]
+    ]
+    if answers[-1].bias is not None:  # a decoder's head has none
         with torch.no_grad():
-            model.classifier.bias.sub_(torch.from_numpy(logits.mean(axis=0)))
+            answers[-1].bias.sub_(torch.from_numpy(logits.mean(axis=0)))
     labels: np.ndarray = (logits - logits.mean(axis=0)).argmax(axis=1)
     assert len(set(labels.tolist())) > 1
     return labels

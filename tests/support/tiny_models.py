@@ -55,9 +55,9 @@ OUTPUTS: dict[str, tuple[str, str]] = {
     "mpnet": ("attention.attn.o", "output.dense"),
     "modernbert": ("attn.Wo", "mlp.Wo"),
     "gpt2": ("attn.c_proj", "mlp.c_proj"),
-    **dict.fromkeys(
-        ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "smollm3"), _PRE_NORM
-    ),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "smollm3"), _PRE_NORM),
+    # These norm what is added, so that only the gains of these norms, which are 1 + weight, make it small.
+    **dict.fromkeys(("gemma2", "gemma3_text"), ("post_attention_layernorm", "post_feedforward_layernorm")),
     "phi": ("self_attn.dense", "mlp.fc2"),
 }
 

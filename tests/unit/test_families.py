@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from grid import families, methods_by_family
-from planted import MEASURING, SCORERS, config_for, rows_for
+from planted import MEASURING, SCORERS, config_for, rows_for, scale_output
 from tiny_models import OUTPUTS, VOCAB, tiny, tokens
 from torch import Tensor
 from toy_model import ToyConfig, ToyForSequenceClassification
@@ -252,10 +252,7 @@ def test_scorers_run_on_every_row(model_type: str, method: str) -> None:
 @pytest.mark.parametrize(("method", "model_type"), methods_by_family(MEASURING, PRE_NORM, ("llama", "modernbert")))
 def test_a_block_that_adds_nothing_scores_lowest(model_type: str, method: str) -> None:
     model = tiny(model_type, blocks=4, seed=1)
-    for path in OUTPUTS[model_type]:
-        with torch.no_grad():
-            for parameter in block_list(model, family_of(model))[2].get_submodule(path).parameters():
-                parameter.zero_()
+    scale_output(model, 2, 0.0)
     found = scores_of(method, model, max(12, rows_for(method) // 2))
     others = [score for index, score in enumerate(found) if index != 2]
     assert np.isfinite(found).all()
@@ -298,7 +295,10 @@ def test_a_new_family_is_one_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
             parameter.zero_()
     with pytest.raises(ModelError, match="'toy' is not supported"):
         family_of(model)
-    row = Family("toy", "tower.units", depth_field="depth", per_block_fields=("gains",), as_output=lambda h: (h, None))
+    row = Family(
+        "toy", "tower.units", depth_field="depth", per_block_fields=("gains",), as_output=lambda h: (h, None),
+        pooling="mean",
+    )  # fmt: skip
     monkeypatch.setitem(FAMILIES, "toy", row)
     assert "toy" in [each["model_type"] for each in families_table()]
     data = scored_data(model, 12)

@@ -95,7 +95,10 @@ def added(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(METHODS, "_rows", dict(METHODS._rows))  # so that what is added here goes again
     for row in (WeightNorm, GradientNorm, Vote):
         METHODS.add(row)
-    row = Family("toy", "tower.units", depth_field="depth", per_block_fields=("gains",), as_output=lambda h: (h, None))
+    row = Family(
+        "toy", "tower.units", depth_field="depth", per_block_fields=("gains",), as_output=lambda h: (h, None),
+        pooling="mean",
+    )  # fmt: skip
     monkeypatch.setitem(FAMILIES, "toy", row)
 
 

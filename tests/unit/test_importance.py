@@ -121,10 +121,7 @@ def test_an_indispensable_block_scores_highest(method: str, rest: float, needed:
 
 
 @pytest.mark.parametrize("block", [0, BLOCKS - 1])
-@pytest.mark.parametrize(
-    ("method", "model_type"),
-    methods_by_family(MEASURING, ["bert", "modernbert", "llama", "distilbert", "gpt2", "mistral", "qwen3"]),
-)
+@pytest.mark.parametrize(("method", "model_type"), methods_by_family(MEASURING, TYPES))
 def test_an_indispensable_block_scores_highest_in_encoders_and_decoders(
     method: str, model_type: str, block: int
 ) -> None:

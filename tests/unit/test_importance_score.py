@@ -18,7 +18,9 @@ from lwc.importance.score import score_blocks
 from lwc.importance.types import LayerImportance, Refusal
 from lwc.models.batches import batches
 from lwc.models.families import block_list, family_of
-from lwc.recipe import EmpiricalFisher, Score, Taylor
+from lwc.pipeline.keys import score_needs
+from lwc.recipe import EmpiricalFisher, MutualInformation, Score, Taylor
+from lwc.recipe.file import parse_recipe
 
 METHODS = [method.method for method in Score().methods]
 ENCODED = tokens(9)
@@ -190,3 +192,17 @@ def test_an_expert_that_refuses_is_left_out_by_name(monkeypatch: pytest.MonkeyPa
     required = Score.model_validate({"methods": [{"method": "ablation"}, {**EXPERT, "required": True}]})
     with pytest.raises(MissingDependency, match="OPENAI_API_KEY"):
         score_blocks(model, family_of(model), DATA, required)
+
+
+def test_scores_of_an_older_version_of_a_method_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And raising one method's version leaves the scores of recipes without it where they are."""
+
+    def needs(method: str) -> dict[str, str]:
+        text = "schema_version: 1\nname: a\nmodel: {kind: config}\ntarget: {ratio: 2, of: blocks}\n"
+        text += f"score: {{methods: [{{method: {method}}}]}}\n"
+        return score_needs(parse_recipe(text, "a.yaml", ()))
+
+    before = needs("taylor"), needs("mutual_information")
+    monkeypatch.setattr(MutualInformation, "version", MutualInformation.version + 1)
+    assert needs("taylor") == before[0] == {}
+    assert needs("mutual_information") != before[1]

@@ -240,6 +240,52 @@ def test_a_folder_of_another_ingestion_or_of_other_things_is_refused(
         run(reviews(files), tmp_path)
 
 
+def stopped_run(data: Data, out: Path) -> None:
+    """An ingestion that was stopped when everything was read."""
+
+    def stop(text: str) -> None:
+        if text.startswith("exact duplicates"):
+            raise Stopped
+
+    with ThreadPoolExecutor(2) as pool, pytest.raises(Stopped):
+        ingest(data, 17, out, 2, stop, pool)
+
+
+@pytest.mark.parametrize("what", ["touched", "longer", "as long"])
+def test_content_decides_whether_a_stopped_ingestion_resumes_or_starts_over(tmp_path: Path, what: str) -> None:
+    source = random.Random(5)
+    path, out = tmp_path / "a.json", tmp_path / "out"
+    lines = [review(source, number, record_2014) for number in range(200)]
+    path.write_text("\n".join(lines))
+    stopped_run(reviews((str(path),)), out)
+    os.utime(out / "parts.json", (1, 1))
+    lines[7] = lines[7].replace("word", {"touched": "word", "longer": "words", "as long": "wort"}[what], 1)
+    path.write_text("\n".join(lines))
+    os.utime(path, (1e9, 1e9))
+    said: list[str] = []
+    with ThreadPoolExecutor(2) as pool:
+        ingest(reviews((str(path),)), 17, out, 2, said.append, pool)
+    assert any("starting over" in line for line in said) == (what != "touched")
+    assert ((out / "parts.json").stat().st_mtime == 1) == (what == "touched")
+    run(reviews((str(path),)), tmp_path / "again")
+    assert contents(out) == contents(tmp_path / "again")
+
+
+def test_a_finished_ingestion_is_not_thrown_away(tmp_path: Path) -> None:
+    source = random.Random(5)
+    path, out = tmp_path / "a.json", tmp_path / "out"
+    lines = [review(source, number, record_2014) for number in range(200)]
+    path.write_text("\n".join(lines))
+    run(reviews((str(path),)), out)
+    before = contents(out)
+    os.utime(path, (1e9, 1e9))
+    run(reviews((str(path),)), out)
+    path.write_text("\n".join(lines[:-1]))
+    with pytest.raises(DataError, match="another files"):
+        run(reviews((str(path),)), out)
+    assert contents(out) == before
+
+
 def test_two_at_once_in_one_folder_are_refused(files: tuple[str, ...], tmp_path: Path) -> None:
     def second(text: str) -> None:
         run(reviews(files), tmp_path)

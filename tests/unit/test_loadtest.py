@@ -353,6 +353,50 @@ def test_a_child_that_dies_is_a_failure_with_its_log(tmp_path: Path, monkeypatch
         load(tmp_path, urls["http"], "http")
 
 
+DYING = """
+import runpy
+from pathlib import Path
+namespace = runpy.run_path({locustfile!r})
+on_init, Asker, RECORDER = namespace["on_init"], namespace["Asker"], namespace["RECORDER"]
+
+def dies(self):
+    if {when}:
+        raise {error}
+    {before}(self)
+
+{before} = Asker.{name}
+Asker.{name} = dies
+Asker.tasks = [Asker.ask]
+"""
+# Where a user dies, when, of what, and what is said; gevent's Timeout is no Exception.
+MEASURING = "RECORDER.phase == 'measure' and len(RECORDER.rows) > 5"
+DEATHS = {
+    "asking": ("ask", MEASURING, "KeyError('planted')", "KeyError: 'planted'"),
+    "warming up": ("ask", "True", "KeyError('planted')", "KeyError: 'planted'"),
+    "starting": ("on_start", "True", "OSError('planted')", "OSError: planted"),
+    "timeout": ("ask", "True", "__import__('gevent').Timeout(3)", "Timeout: 3 seconds"),
+}
+
+
+@pytest.mark.parametrize("death", kept(list(DEATHS), ["asking", "timeout"]))
+@pytest.mark.parametrize("workers", kept([1, 2], [1]))
+def test_a_user_that_dies_fails_the_test_with_its_exception(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, death: str, workers: int
+) -> None:
+    name, when, error, said = DEATHS[death]
+    script = tmp_path / "locustfile.py"
+    before = f"before_{name}"
+    script.write_text(
+        DYING.format(locustfile=str(process.LOCUSTFILE), name=name, when=when, error=error, before=before)
+    )
+    monkeypatch.setattr(process, "LOCUSTFILE", script)
+    with fake_server(tmp_path) as urls, pytest.raises(ServingError) as ended:
+        # Ended at the death, not after the 300 s that it would take.
+        load(tmp_path, urls["http"], "http", seconds=300.0, workers=workers)
+    assert ended.value.message.startswith("a user of the load test died of " + said), ended.value.message
+    assert ended.value.exit_code != 0
+
+
 def test_a_child_that_exits_0_without_records_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "locustfile.py"
     broken.write_text("import sys\nprint('bye')\nsys.exit(0)\n")
@@ -380,7 +424,7 @@ run_loadtest(connect(sys.argv[1], "http", "m"), Load(4, 120.0, 0.1, workers=2), 
             deadline = time.monotonic() + 240
             while at_once(urls["http"]) == 0 and time.monotonic() < deadline:
                 time.sleep(0.1)
-            senders = psutil.Process(parent.pid).children()
+            senders = [child for child in psutil.Process(parent.pid).children() if "locust" in child.cmdline()]
             assert len(senders) == 3, "a master and two workers"
             parent.kill()
         assert psutil.wait_procs(senders, timeout=120)[1] == []

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from grid import families
+from grid import THREE_FAMILIES, kept
 from planted import data, with_identity
 from sklearn.linear_model import LogisticRegression
 from tiny_models import tiny, tokens
@@ -16,7 +16,7 @@ from tiny_models import tiny, tokens
 from lwc.importance import mutual_information as module
 from lwc.importance.mutual_information import folds_of, mutual_information, pooled, v_information
 from lwc.models.batches import batches
-from lwc.models.families import FAMILIES, block_list, family_of, hidden_states
+from lwc.models.families import FAMILIES, block_list, family_of, hidden_states, pooling_of
 from lwc.recipe import MutualInformation
 
 
@@ -80,16 +80,41 @@ def test_the_probe_is_logistic_regression(monkeypatch: pytest.MonkeyPatch) -> No
     assert found == pytest.approx(want / 400, abs=1e-4)
 
 
-@pytest.mark.parametrize("model_type", families(sorted(FAMILIES)))
-def test_features_are_the_first_token_and_the_mean_of_real_ones_and_a_decoders_last(model_type: str) -> None:
-    model = tiny(model_type, blocks=2)
+READS = kept([*((one, {}) for one in sorted(FAMILIES)), ("modernbert", {"classifier_pooling": "mean"})],
+             [*((one, {}) for one in THREE_FAMILIES), ("modernbert", {"classifier_pooling": "mean"})])  # fmt: skip
+
+
+@pytest.mark.parametrize(("model_type", "changes"), READS)
+def test_the_head_reads_what_its_family_says(model_type: str, changes: dict[str, str]) -> None:
+    """Which of the last block's outputs the logits depend on, by their gradient."""
+    model = tiny(model_type, blocks=2, **changes)
+    seen: list[torch.Tensor] = []
+
+    def keep(_: Any, args: Any, output: Any) -> None:
+        hidden_states(output).retain_grad()
+        seen.append(hidden_states(output))
+
+    block_list(model, family_of(model))[-1].register_forward_hook(keep)
+    (batch,) = batches(tokens(4, seed=5), np.arange(4), 4, length_bucketed=False, seed=None)
+    model(**batch.inputs).logits.square().sum().backward()
+    read = seen[-1].grad.abs().amax(dim=-1) > 0
+    lengths = batch.mask.sum(dim=1, keepdim=True)
+    assert lengths.min() < lengths.max()
+    place = torch.arange(read.shape[1])
+    want = {"first": place == 0 * lengths, "mean": place < lengths, "last": place == lengths - 1}
+    assert torch.equal(read, want[pooling_of(model, family_of(model))])
+
+
+@pytest.mark.parametrize(("model_type", "changes"), READS)
+def test_features_are_what_the_head_reads(model_type: str, changes: dict[str, str]) -> None:
+    model = tiny(model_type, blocks=2, **changes)
+    pooling = pooling_of(model, family_of(model))
     encoded = tokens(5)
     with torch.no_grad():
         found, labels, rows = pooled(
             model, family_of(model), batches(encoded, np.arange(5), 2, length_bucketed=True, seed=1)
         )
-        decoder = FAMILIES[model_type].decoder
-        assert found.shape == (2, 2, 5, 16 if decoder else 32)
+        assert found.shape == (2, 2, 5, 16)
         assert np.array_equal(labels, rows), "rows stay with their labels"
         seen: list[Any] = []
         handle = block_list(model, family_of(model))[1].register_forward_hook(
@@ -99,7 +124,7 @@ def test_features_are_the_first_token_and_the_mean_of_real_ones_and_a_decoders_l
             model(input_ids=torch.tensor([encoded.ids[row]]))
             for side in (0, 1):
                 hidden = seen[-1][side]
-                want = hidden[-1] if decoder else torch.cat([hidden[0], hidden.mean(dim=0)])
+                want = {"first": hidden[0], "mean": hidden.mean(dim=0), "last": hidden[-1]}[pooling]
                 np.testing.assert_allclose(found[side, 1, position], want, rtol=1e-4, atol=1e-5)
         handle.remove()
 

@@ -18,7 +18,7 @@ from tiny_models import VOCAB, tiny
 from lwc.core.arrays import Array
 from lwc.core.errors import ModelError
 from lwc.export.onnx import export_onnx
-from lwc.export.onnx_io import read_io
+from lwc.export.onnx_io import depends_on_batch, read_io
 from lwc.export.quantize import difference, operator_groups, quantize, quantized_operators
 from lwc.export.session import cpu_session, run
 from lwc.models.tokenizer import train_wordpiece
@@ -177,6 +177,24 @@ def test_only_dynamic_answers_depend_on_who_shares_the_batch(int8: dict[str, tup
     found = {mode: alone_and_together(cpu_session(target, 1)) for mode, (target, _) in int8.items()}
     assert found["static"] <= 1e-6
     assert found["dynamic"] > 1e-3
+    assert {mode: result["depends_on_batch"] for mode, (_, result) in int8.items()} == {
+        "static": False,
+        "dynamic": True,
+    }
+
+
+def test_what_depends_on_the_batch_is_read_from_the_graph(case: Case, tmp_path: Path) -> None:
+    assert not depends_on_batch(case.path)
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("y", "scale", "zero")]
+    measuring = helper.make_node("DynamicQuantizeLinear", ["x"], [one.name for one in outputs])
+    # In a branch of an If, too.
+    branch = helper.make_graph([measuring], "branch", [], outputs)
+    chosen = helper.make_node("If", ["x"], ["a", "b", "c"], then_branch=branch, else_branch=branch)
+    for number, node in enumerate((measuring, chosen)):
+        path = tmp_path / f"{number}.onnx"
+        onnx.save(helper.make_model(helper.make_graph([node], "graph", [value], [])), str(path))
+        assert depends_on_batch(path)
 
 
 def spoiled(block: int) -> Any:

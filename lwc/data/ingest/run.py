@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
-import os
+import shutil
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -18,9 +16,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from lwc.core.arrays import Array
+from lwc.core.children import end_with_parent
 from lwc.core.errors import DataError, LwcError
 from lwc.core.machine import cpu_limit
-from lwc.core.store import MANIFEST, exclusive, file_digest, key_of, read_json, write_json, write_whole
+from lwc.core.store import MANIFEST, exclusive, file_digest, read_json, write_json, write_whole
 from lwc.data.bad_rows import check_bad
 from lwc.data.ingest import metadata, shards
 from lwc.data.ingest import part as part_file
@@ -207,46 +206,66 @@ def _finish(
 
 
 def _claim(job: Job) -> None:
-    """Record what this folder is made from; refuse one that is made from something else."""
+    """Record what this folder is made from; start over where files changed under an unfinished ingestion.
+
+    Files are the same by name, size and time, or else by content.
+
+    Raises:
+        DataError: the folder is made from something else, or its finished ingestion from other files.
+    """
     data, out = job.data, job.out
     paths = [one.path for one in job.inputs if one.path is not None]
     paths += locate_all(job.settings.metadata).values()
-    files = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in paths]
+    files = [[one.name, one.stat().st_size, one.stat().st_mtime_ns] for one in paths]
     # Settings that only limit or check the result may change.
     settings = data.model_dump(mode="json", exclude={"limit", "calibration", "max_bad_rows"})
-    ingredients = {"version": VERSION, "data": settings, "seed": job.seed, "files": files}
-    mine, path = json.loads(json.dumps(ingredients)), out / "ingest.json"
+    mine = {"version": VERSION, "data": settings, "seed": job.seed, "files": files}
+    digests: list[str] | None = None
+    path = out / "ingest.json"
     if path.is_file():
         theirs = read_json(path)
-        changed = sorted(name for name in mine if theirs["of"].get(name) != mine[name])
-        if changed:
-            raise DataError(f"{out}: contains an ingestion with another {', '.join(changed)}",
+        changed = {name for name in mine if theirs["of"].get(name) != mine[name]}
+        digests = theirs.get("sha256")
+        if "files" in changed and not changed & {"data", "seed"}:
+            now = [file_digest(one) for one in paths]
+            names = [one.name for one in paths]
+            if now == digests and names == [name for name, *_ in theirs["of"]["files"]]:
+                changed.remove("files")
+            digests = now
+        if changed and changed <= {"files", "version"} and not (out / MANIFEST).is_file():
+            job.say(f"the {' and '.join(sorted(changed))} changed since this unfinished ingestion began: starting over")
+            _clear(out)
+        elif changed:
+            raise DataError(f"{out}: contains an ingestion with another {', '.join(sorted(changed))}",
                             "name another --out, or delete the folder")  # fmt: skip
     elif any(one.name != "lock" for one in out.iterdir()):
         raise DataError(f"{out}: contains other things than an ingestion", "name another --out")
-    write_json(path, {"key": key_of(mine), "of": mine})
+    write_json(path, {"of": mine, "sha256": digests or [file_digest(one) for one in paths]})
+
+
+def _clear(out: Path) -> None:
+    """Delete an ingestion, what says that it is one last."""
+    for one in sorted(out.iterdir(), key=lambda path: path.name == "ingest.json"):
+        if one.is_dir():
+            shutil.rmtree(one)
+        elif one.name != "lock":
+            one.unlink()
 
 
 @contextmanager
 def workers_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes that ignore Ctrl-C and end when the process that started them is killed."""
+    """Worker processes that ignore Ctrl-C and end with this one: killed, it must not write beside the next run."""
     context = multiprocessing.get_context("spawn")  # threads and fork do not go together
-    pool = ProcessPoolExecutor(workers, context, initializer=_begin_worker, initargs=(os.getpid(),))
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin_worker)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _begin_worker(parent: int) -> None:
+def _begin_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)  # a killed pool does not stop its workers, which must not write during the next run
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with_parent()
 
 
 @contextmanager

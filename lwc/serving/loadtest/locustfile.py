@@ -1,7 +1,7 @@
 """What Locust loads, in a process of its own: importing Locust patches sockets and threads.
 
 Its settings come as a JSON file whose path stands in ``LWC_LOADTEST``; what it leaves is the records file the
-parent decides from. The exit status only says whether that file was written.
+parent decides from. The exit status only says whether that file has all records.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import gevent
 import gevent.event
-import gevent.os
+import gevent.pool
 import gevent.queue
 import grpc.experimental.gevent
 import locust.runners
@@ -96,25 +96,34 @@ class Asker(User):  # type: ignore[misc]
 
     tasks: ClassVar = [ask]
 
+    def start(self, group: gevent.pool.Group) -> gevent.Greenlet:
+        """Begin to ask. Whatever ends this user but the end of the test ends the test, as a failure."""
+        asking = super().start(group)
+        asking.link_exception(lambda dead: gevent.spawn(give_up, f"{type(dead.exception).__name__}: {dead.exception}"))
+        return asking
 
-def end_with_parent() -> None:
-    """End at once when the process that started this one is gone: its end of standard input closes with it."""
-    while gevent.os.tp_read(0, 1):
-        pass
-    os._exit(1)
+
+def give_up(cause: str) -> None:
+    """End the test without figures: with a user less, they would be those of another load."""
+    runner = ENVIRONMENT[0].runner
+    if isinstance(runner, WorkerRunner):
+        runner.send_message("died", cause)
+    else:
+        DIED.append(cause)
+        runner.quit()
 
 
 def on_init(environment: Environment, runner: Runner, web_ui: object) -> None:
-    """Assume failure until the records are written, and let a bug in a user end that user, not loop."""
+    """Assume failure until the records are written, and let a bug in a user end the test, not loop."""
     environment.process_exit_code = 1
     environment.catch_exceptions = False
     ENVIRONMENT[:] = [environment]
-    gevent.spawn(end_with_parent)
     if isinstance(runner, WorkerRunner):
         runner.register_message("begin", on_begin, concurrent=True)
     elif isinstance(runner, MasterRunner):
         runner.register_message("records", lambda environment, msg, **_: RECORDS.append(msg.data))
         runner.register_message("settings", on_settings)
+        runner.register_message("died", lambda environment, msg, **_: give_up(msg.data), concurrent=True)
     else:
         BEGUN.set()
 
@@ -219,6 +228,8 @@ EXPECTED: list[str] = ["alone"]
 STARTED: list[Any] = []
 MEASURED: dict[str, Any] = {}
 RECORDS: list[dict[str, Any]] = []
+# Why users ended before the test did.
+DIED: list[str] = []
 
 
 def on_quitting(environment: Environment) -> None:
@@ -226,6 +237,8 @@ def on_quitting(environment: Environment) -> None:
     RECORDER.stop()
     if isinstance(environment.runner, WorkerRunner):
         environment.process_exit_code = 0 if "cpu_s" in MEASURED else 1
+    elif DIED:
+        write_whole(Path(SETTINGS["records"]), json.dumps({"died": DIED[0]}).encode())
     elif len(RECORDS) == len(EXPECTED):
         records = json.dumps({**merge_records(RECORDS), **MEASURED}, allow_nan=False)
         write_whole(Path(SETTINGS["records"]), records.encode())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lwc
+from lwc.core.children import ProcessGroup
 from lwc.core.errors import USAGE, MissingDependency, RecipeError, ServingError
 from lwc.serving.loadtest.recorder import RECORDS_VERSION
 
@@ -124,7 +124,7 @@ def run_processes(
     path = folder / f"settings_{settings['protocol']}.json"
     path.write_text(json.dumps(settings), encoding="utf-8")
     started: list[subprocess.Popen[bytes]] = []
-    with log.open("wb") as stream:
+    with log.open("wb") as stream, ProcessGroup([path]) as group:
         try:
             for command in commands:
                 started.append(
@@ -132,22 +132,19 @@ def run_processes(
                         command,
                         cwd=folder,
                         env=_environment(path),
-                        stdin=subprocess.PIPE,  # it closes with this process, however that ends, and Locust with it
+                        stdin=subprocess.DEVNULL,
                         stdout=stream,
                         stderr=subprocess.STDOUT,
-                        start_new_session=True,
+                        process_group=group.id,
                     )
                 )
             return started[0].wait(timeout=patience_s)
         except subprocess.TimeoutExpired as error:
             raise ServingError(f"the load test did not end in time\n{tail(log)}", f"the whole log: {log}") from error
         finally:
+            group.kill()
             for child in started:
-                if child.poll() is None:
-                    os.killpg(child.pid, signal.SIGKILL)
-                    child.wait()
-                if child.stdin is not None:
-                    child.stdin.close()
+                child.wait()
             path.unlink()
 
 
@@ -160,10 +157,12 @@ def _environment(settings: Path) -> dict[str, str]:
 
 
 def _read_records(path: Path, status: int, log: Path) -> dict[str, Any]:
-    if status != 0 or not path.is_file():
-        what = "left no records" if not path.is_file() else "broke after its records were written"
+    records: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if "died" in records:
+        raise ServingError(f"a user of the load test died of {records['died']}\n{tail(log)}", f"the whole log: {log}")
+    if status != 0 or not records:
+        what = "left no records" if not records else "broke after its records were written"
         raise ServingError(f"the load test {what} (exit status {status})\n{tail(log)}", f"the whole log: {log}")
-    records: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if records.get("version") != RECORDS_VERSION or not records.get("measured") or "cpu_s" not in records:
         raise ServingError(f"the load test ended before it measured anything\n{tail(log)}", f"the whole log: {log}")
     return records

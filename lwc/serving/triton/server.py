@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import socket
@@ -17,15 +16,13 @@ from pathlib import Path
 import psutil
 
 from lwc.core import http
+from lwc.core.children import ProcessGroup
 from lwc.core.errors import USAGE, ServingError
 from lwc.serving.triton.embedded import assemble_backends, environment, installed, safe_flags
 
 HOST = "127.0.0.1"
 STOP_SECONDS = 10.0
 LOG_LINES = 15
-
-# Reads until this process is gone, however it ended, and then ends the server, its stubs and what they left.
-_GUARD = 'cat > /dev/null; kill -s KILL -- "-$1"; sleep 1; rm -rf -- "$2" "$3"*'
 
 
 class TritonServer:
@@ -54,7 +51,7 @@ class TritonServer:
         self._key = key or uuid.uuid4().hex  # not the id, which the server tells everybody
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._group: ProcessGroup | None = None
         self._instances: set[str] = set()
 
     @property
@@ -132,15 +129,20 @@ class TritonServer:
         A polite stop lets requests end, for ten seconds; a broken server is better killed at once.
         """
         process, self._process = self._process, None
-        guard, self._guard = self._guard, None
+        group, self._group = self._group, None
         self._instances = set()
+        members = _family(process)
         try:
-            if process is not None:
-                _stop(process, STOP_SECONDS if polite else 0.0)
+            if process is not None and polite and process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_SECONDS)
         finally:
-            if guard is not None:
-                guard.kill()  # before it sees the pipe close: the process group's number may be another's by then
-                guard.communicate()
+            if group is not None:
+                group.kill()
+            if process is not None:
+                process.wait()
+            psutil.wait_procs(members, timeout=5)
             for left in Path("/dev/shm").glob(f"{self._id}*"):
                 left.unlink(missing_ok=True)
             folder, self._folder = self._folder, None
@@ -168,6 +170,7 @@ class TritonServer:
             f"--exit-timeout-secs={int(STOP_SECONDS) - 2}",
             *safe_flags(self._key, self.control),
         ]
+        self._group = ProcessGroup([self._folder, Path(f"/dev/shm/{self._id}*")])
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
@@ -176,15 +179,8 @@ class TritonServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                process_group=self._group.id,
             )
-        self._guard = subprocess.Popen(
-            ["/bin/sh", "-c", _GUARD, "lwc-guard", str(self._process.pid), str(self._folder), f"/dev/shm/{self._id}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.startup_seconds
@@ -269,21 +265,9 @@ def _instances(pid: int) -> set[str]:
     return found
 
 
-def _stop(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """Ask the server to end, if it has ``seconds`` to, and then kill what is left of it and of its stubs."""
-    children: list[psutil.Process] = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        children = psutil.Process(process.pid).children(recursive=True)
-    try:
-        if seconds and process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(seconds)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        for child in children:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.kill()
-        process.wait()
-        psutil.wait_procs(children, timeout=5)
+def _family(process: subprocess.Popen[bytes] | None) -> list[psutil.Process]:
+    """What the server started and has not reaped."""
+    if process is not None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return list(psutil.Process(process.pid).children(recursive=True))
+    return []
