@@ -9,9 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from lwc.recipe import TASKS, Gate
 from lwc.report.content_types import Decision, Findings
 
-BATCH_DEPENDENT = 0.99
-"""Share of equal answers asked of a dynamic int8 graph, whose ranges are those of the whole batch: with other
-neighbours a text near the decision boundary may get another label (measured: up to 5 of 995)."""
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -71,15 +68,27 @@ def _decide_one(gate: Gate, report: Mapping[str, object]) -> Decision:
     }  # fmt: skip
 
 
+def _of_any_batch(agreement: float, n: int) -> float:
+    """Share of n answers of a dynamic int8 graph that must not change with the neighbours in a batch.
+
+    A text near the decision boundary may get another label in another batch. Such labels are about as many as those
+    that int8 changes at all (1 − ``agreement`` with fp32): that many, plus three standard deviations, and at least 3.
+    """
+    changed = (1 - agreement) * n
+    return 1 - max(3, math.ceil(changed + 3 * math.sqrt(changed))) / n if n else 0.0
+
+
 def standing(gates: Iterable[Gate], report: Findings) -> list[Decision]:
     """Decide the gates that every verified run has besides the recipe's: what is served is what was measured.
 
-    They ask that ``serving.PROTOCOL.served.matches_offline`` reach the task's ``agreement``, or `BATCH_DEPENDENT` where
+    They ask that ``serving.PROTOCOL.served.matches_offline`` reach the task's ``agreement``, or `_of_any_batch` where
     the served graph's activation ranges depend on the batch. A recipe's own, stricter gate replaces one.
     """
     least = TASKS[report["task"]].agreement
-    if ((report["export"] or {}).get("int8") or {}).get("depends_on_batch"):
-        least = min(least, BATCH_DEPENDENT)
+    int8 = (report["export"] or {}).get("int8")
+    if int8 and int8.get("depends_on_batch"):
+        n = report["quality"]["compressed"]["n"] if report["quality"] else 0
+        least = min(least, _of_any_batch(int8["test"]["agreement"], n))
     strict = {gate.metric for gate in gates if gate.op == ">=" and gate.relative_to is None and gate.value >= least}
     metrics = [f"serving.{protocol}.served.matches_offline" for protocol in report["serving"] or {}]
     asked = [Gate(metric=metric, op=">=", value=least) for metric in metrics if metric not in strict]

@@ -86,7 +86,13 @@ def test_order_is_kept_and_no_gates_decide_nothing() -> None:
 
 def _verified(export: dict[str, Any] | None, task: str = "classification") -> Any:
     served = {"matches_offline": 0.995}
-    return {"task": task, "export": export, "serving": {"http": {"served": served}, "grpc": {"served": served}}}
+    quality = {"compressed": {"n": 1000}}
+    return {
+        "task": task,
+        "export": export,
+        "quality": quality,
+        "serving": {"http": {"served": served}, "grpc": {"served": served}},
+    }
 
 
 @pytest.mark.parametrize(
@@ -95,8 +101,9 @@ def _verified(export: dict[str, Any] | None, task: str = "classification") -> An
         ("classification", None, 1.0),
         ("regression", None, 1.0),
         ("next_item", None, 0.999),
-        ("classification", {"depends_on_batch": False}, 1.0),
-        ("classification", {"depends_on_batch": True}, 0.99),
+        ("classification", {"depends_on_batch": False, "test": {"agreement": 0.9}}, 1.0),
+        ("classification", {"depends_on_batch": True, "test": {"agreement": 1.0}}, 0.997),
+        ("classification", {"depends_on_batch": True, "test": {"agreement": 0.996}}, 0.99),
     ],
 )
 def test_every_verified_run_must_serve_what_was_measured(task: str, int8: Any, least: float) -> None:
@@ -114,4 +121,4 @@ def test_only_a_gate_as_strict_replaces_a_standing_one(value: float, op: Any, le
 
 
 def test_without_verification_there_is_nothing_to_compare() -> None:
-    assert standing((), {"task": "classification", "export": None, "serving": None}) == []  # type: ignore[typeddict-item]
+    assert standing((), {"task": "classification", "export": None, "quality": None, "serving": None}) == []  # type: ignore[typeddict-item]
