@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,9 +14,10 @@ import pyarrow.parquet as pq
 
 from lwc.core.arrays import Array
 from lwc.core.errors import DataError
+from lwc.core.spelling import number_name
 from lwc.core.store import write_json
 from lwc.data.cleaning import clean, exact_duplicates, fold, near_duplicates
-from lwc.data.quality import describe, leaks
+from lwc.data.quality import describe, giveaways, leaks
 from lwc.data.rows import Bad, Progress, Reason, Row, excerpt
 from lwc.data.source import provenance, read_rows
 from lwc.data.splits import NAMES, assign, kind_of, owner
@@ -26,32 +28,44 @@ STAR_NAMES = {
     "three_class": ("negative", "neutral", "positive"),
     "five_class": ("1", "2", "3", "4", "5"),
 }
-NO_LABEL = "none"
+NO_LABEL, LEFT_OUT = "none", "left out"
 _MORE_ROWS = "use more data, larger data.split shares, or data.split.by: random"
 
 
-def label_name(row: Row, scheme: str) -> str | None:
-    """A row's class name under a scheme; None if the scheme leaves the row out (3 stars in binary).
+def label_name(row: Row, labels: Labels) -> str | None:
+    """A row's class name; None if the scheme leaves the row out (more than 2 and fewer than 4 stars in binary).
+
+    Thresholds apply to the stars as given. Five classes are the nearest whole stars, and half stars round up.
 
     Raises:
         DataError: the source has no stars, or no label column.
     """
+    scheme = labels.scheme
     if scheme == "none":
         return NO_LABEL
     if scheme == "column":
         if row.label is None:
             raise DataError(f"{row.file}: labels.scheme is column, but the source has no label column",
                             "map data.source.columns.label, or use a star scheme")  # fmt: skip
-        return row.label
+        return labels.name(row.label)
     if row.rating is None:
         hint = "use labels: {scheme: column}" if row.label is not None else "map data.source.columns.rating"
         raise DataError(f"{row.file}: labels.scheme is {scheme}, but the source has no star ratings", hint)
-    stars = row.rating
+    return star_name(row.rating, scheme)
+
+
+def star_name(stars: float, scheme: str) -> str | None:
+    """The class of a number of stars under a star scheme; see `label_name`."""
     if scheme == "five_class":
-        return str(round(stars))
-    if stars == 3 or 2 < stars < 4:
+        return str(math.floor(stars + 0.5))
+    if 2 < stars < 4:
         return "neutral" if scheme == "three_class" else None
     return "positive" if stars >= 4 else "negative"
+
+
+def label_value(row: Row, labels: Labels) -> str:
+    """The value that a labelled row's label is made from, as text."""
+    return row.label or "" if labels.scheme == "column" else number_name(row.rating or 0)
 
 
 def label_names(labels: Labels, found: Counter[str]) -> list[str]:
@@ -68,9 +82,64 @@ def label_names(labels: Labels, found: Counter[str]) -> list[str]:
     unnamed = sorted(set(found) - set(names))
     if unnamed:
         raise DataError(
-            f"labels {unnamed} occur in the data but not in data.labels.names", "add them, or leave names out"
+            f"labels {listed(unnamed)} occur in the data but not in data.labels.names",
+            "add them, map them to a name with data.labels.map, or leave names out",
         )
     return names
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Names in quotes; of many, the first few and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(repr(name) for name in names[:most]) + more
+
+
+_FEW = 10  # a class with fewer rows may be missing from a split
+
+
+def check_values(data: Data, values: Counter[str]) -> dict[str, dict[str, int]]:
+    """The values of rows by the class that they become, ``left out`` for those that the scheme leaves out.
+
+    Raises:
+        DataError: almost every row has a label of its own, or no row has the stars of a class.
+    """
+    scheme, found = data.labels.scheme, dict[str, dict[str, int]]()
+    for value, rows in values.most_common():
+        name = data.labels.name(value) if scheme == "column" else star_name(float(value), scheme)
+        found.setdefault(LEFT_OUT if name is None else name, {})[value] = rows
+    total = values.total()
+    if scheme == "column" and total >= _FEW and 2 * len(found) > total:
+        column = data.columns.label or "label"
+        raise DataError(
+            f"the label column {column!r} has {len(found):,} different values in {total:,} rows:"
+            " it holds ids or measurements, not classes",
+            "map data.source.columns.label to the column of the class; round numbers to a few values first",
+        )
+    empty = [name for name in STAR_NAMES.get(scheme, ()) if name not in found]
+    if empty and values:
+        stars = ", ".join(f"{value} ({values[value]:,} rows)" for value in sorted(values, key=float)[:10])
+        raise DataError(
+            f"labels.scheme is {scheme}, and no row has the stars of {listed(empty)}; the source's stars are {stars}",
+            _fitting(data, values),
+        )
+    return found
+
+
+def _fitting(data: Data, values: Counter[str]) -> str:
+    """What to do where the stars of a source leave a class of its scheme empty."""
+    for scheme, names in STAR_NAMES.items():
+        rows = Counter[str]()
+        for value, count in values.items():
+            rows[star_name(float(value), scheme) or LEFT_OUT] += count
+        if all(rows[name] >= _FEW for name in names):
+            return f"use data.labels.scheme: {scheme}, whose classes all have rows"
+    if data.columns.rating is not None and len(values) > 1:
+        column = data.columns.rating
+        return (
+            "no star scheme fits these stars; for a class for each of them, use data.labels.scheme: column and"
+            f" data.source.columns.label: {column}"
+        )
+    return "no star scheme fits these stars: use a source with more different ones"
 
 
 def joined_text(row: Row, fields: Sequence[str]) -> str:
@@ -119,6 +188,7 @@ class _Rows:
         self.data = data
         self.kept: list[tuple[Row, str, str]] = []
         self.left_out = 0
+        self.values: Counter[str] = Counter()  # rows by the value that their label is made from
         self._taken = 0
         self._filled: Counter[str] = Counter()  # rows in which a text field is not empty
 
@@ -128,7 +198,9 @@ class _Rows:
         text = joined_text(row, self.data.text_fields)
         if not fold(text):
             return Bad(row.file, row.line, Reason.NO_WORDS if text else Reason.EMPTY_TEXT, excerpt(text))
-        name = label_name(row, self.data.labels.scheme)
+        name = label_name(row, self.data.labels)
+        if self.data.labels.scheme != "none":
+            self.values[label_value(row, self.data.labels)] += 1
         if name is None:
             self.left_out += 1
         else:
@@ -176,9 +248,10 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
     """
     say = progress or (lambda _: None)
     kept_rows = _Rows(data)
-    read, bad = read_good(data.source, kept_rows.take, out / "quarantine.jsonl", say)
+    read, bad = read_good(data.reading(), kept_rows.take, out / "quarantine.jsonl", say)
     kept_rows.check_fields()
     check_bad(bad, read, data.max_bad_rows)
+    values = check_values(data, kept_rows.values)
     say("removing duplicates")
     rows, duplicates = _without_duplicates(kept_rows.kept, data.near_duplicate_threshold)
     found = len(rows)
@@ -194,6 +267,7 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
     parts = assign(kind, data.split, labels.tolist(), owners, times, seed)
     members = {name: np.flatnonzero(parts == index) for index, name in enumerate(NAMES)}
     check_splits(members, labels, names)
+    check_calibration(data.calibration, labels[members["train"]])
     members["calibration"] = stratified(members["train"], labels, data.calibration, seed)
     for name, chosen in members.items():
         _write(out / f"{name}.parquet", rows, chosen, labels)
@@ -205,6 +279,7 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
         "rows_read": read,
         "rows_bad": dict(bad),
         "rows_left_out_by_label_scheme": kept_rows.left_out,
+        "label_values": values,
         "duplicates": duplicates,
         "rows_beyond_limit": found - len(rows),
         "rows_used": len(rows),
@@ -215,6 +290,7 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
             name: describe([texts[i] for i in chosen], labels[chosen], names) for name, chosen in members.items()
         },
         "leaks": leaks(texts, users, members),
+        "label_tokens": giveaways([texts[i] for i in members["train"]], labels[members["train"]], names),
     }
     write_json(out / "quality.json", quality)
     return quality
@@ -232,7 +308,13 @@ def check_splits(members: dict[str, Array], labels: Array, names: list[str]) -> 
     present = np.bincount(labels[members["train"]], minlength=len(names))
     lacking = [name for name, count in zip(names, present, strict=True) if count == 0]
     if lacking:
-        raise DataError(f"classes without train rows: {lacking}", "use more data, or another label scheme")
+        ids = (
+            "map data.source.columns.label to another column if it holds ids; " if len(names) > len(labels) / 10 else ""
+        )
+        raise DataError(
+            f"{len(lacking):,} of {len(names):,} classes have no train rows: {listed(lacking)}",
+            f"{ids}use more data; or, with a label column, merge rare classes with data.labels.map",
+        )
     for split in ("validation", "test"):
         held = np.unique(labels[members[split]])
         if len(held) < 2:
@@ -240,6 +322,16 @@ def check_splits(members: dict[str, Array], labels: Array, names: list[str]) -> 
                 f"every row of the {split} split is {names[int(held[0])]!r}: quality cannot be measured on it",
                 _MORE_ROWS,
             )
+
+
+def check_calibration(count: int, labels: Array) -> None:
+    """Raise `DataError` if there are fewer calibration rows than classes in the labels (N,) of train."""
+    classes = len(np.unique(labels))
+    if count < classes:
+        raise DataError(
+            f"data.calibration is {count}, but there are {classes} classes, and each needs a calibration row",
+            f"set data.calibration to {classes} or more",
+        )
 
 
 def stratified(train: Array, labels: Array, count: int, seed: int) -> Array:

@@ -36,7 +36,7 @@ def more_texts(config: Unlabelled, data: Data, data_dir: Path, seed: int, progre
             held_out += folded
             strangers.update(user for user in table["user"].to_pylist() if user is not None)
     found: dict[str, str] = {}
-    for item in read_rows(config.source, progress):
+    for item in read_rows(config.source.reading({*data.text_fields, "user"}), progress):
         if isinstance(item, Bad) or item.user in strangers:
             continue
         text = joined_text(item, data.text_fields)

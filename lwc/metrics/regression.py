@@ -49,7 +49,8 @@ def number_quality(labels: Array, predicted: Array, n_boot: int, seed: int) -> d
 def number_retention(labels: Array, base: Array, compressed: Array, n_boot: int, seed: int) -> dict[str, Any]:
     """How much of the base's quality is left, 1 = all: base ÷ compressed error, compressed ÷ base ρ, in pairs.
 
-    A metric is all None where it is 0 below the line, so that no ratio exists.
+    A ratio needs a number above 0 below the line. All of a metric is None where there is none: a base whose ρ is 0 or
+    negative has no quality to retain, and two negative ρ must not look like a gain. Resamples without one are left out.
     """
     rows = _draws(len(labels), n_boot, seed)
     result: dict[str, Any] = {}
@@ -57,6 +58,6 @@ def number_retention(labels: Array, base: Array, compressed: Array, n_boot: int,
         above, below = (base, compressed) if name == "mean_absolute_error" else (compressed, base)
         drawn = [np.arange(len(labels)), *rows]  # all rows first
         one, other = ([metric(labels[chosen], side[chosen]) for chosen in drawn] for side in (above, below))
-        ratios = quotient(one, other)
+        ratios = np.where(np.asarray(other) > 0, quotient(one, other), np.nan)
         result[name] = ratio_interval(float(ratios[0]), ratios[1:])
     return result

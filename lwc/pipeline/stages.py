@@ -145,7 +145,7 @@ _TRAINING = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 
 STAGES: tuple[Stage, ...] = (
     Stage(
-        "data", 2, (), ("data",), _data, ("rdata", "pandas", "pyarrow", "datasets", "numpy"),
+        "data", 3, (), ("data",), _data, ("rdata", "pandas", "pyarrow", "datasets", "numpy"),
         external=needs.data_files, account=("source.json", "quality.json", "quarantine.jsonl"),
     ),
     Stage(

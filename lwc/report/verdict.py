@@ -8,7 +8,8 @@ from lwc.data.rows import CUT_SHORT
 from lwc.metrics.headline import Metric
 from lwc.recipe import TASKS
 from lwc.report.content_types import Decision, Findings, Quality, Verdict, measured
-from lwc.report.formats import NOT_MEASURED, percent, ratio, retention, significant, with_interval
+from lwc.report.data_warnings import data_warnings
+from lwc.report.formats import NOT_MEASURED, number, percent, ratio, retention, significant, with_interval
 from lwc.report.gates import OPERATORS, lookup
 
 _NEARLY_ALWAYS = 0.99
@@ -97,6 +98,28 @@ def _beats(metric: Metric, model: Quality, floor: Quality) -> bool:
     return value < other if metric.lower_is_better else value > other
 
 
+def _of_data(report: Findings) -> list[str]:
+    labels = report["recipe"]["resolved"].get("data", {}).get("labels", {})
+    return data_warnings(report["data"]["quality"] or {}, report["task"], list(labels.get("map", ())))
+
+
+def _no_retention(report: Findings) -> list[str]:
+    """Metrics whose retention is no ratio, so that gates on it fail."""
+    quality, kept = report["quality"], report["retention"]
+    if not quality or not kept:
+        return []
+    return [
+        f"Retention of {metric.name} is not measured: a ratio needs a base above 0, and the base model's is"
+        f" {number(base)}."
+        for metric in TASKS[report["task"]].headline.metrics
+        if metric.retained
+        and not metric.lower_is_better
+        and metric.key in kept
+        and kept[metric.key]["value"] is None
+        and (base := measured(quality["base"], metric.key)["value"]) is not None
+    ]
+
+
 def warnings(report: Findings, gates: Sequence[Decision]) -> list[str]:
     """Warnings: lost rows, collapse onto a class, a floor not beaten, serving not run."""
     found = [
@@ -104,6 +127,7 @@ def warnings(report: Findings, gates: Sequence[Decision]) -> list[str]:
         for reason in (report["data"]["quality"] or {}).get("rows_bad", {})
         if reason in CUT_SHORT
     ]
+    found += _of_data(report)
     quality = report["quality"]
     labels = report["data"]["label_names"] or []
     if quality:
@@ -125,6 +149,7 @@ def warnings(report: Findings, gates: Sequence[Decision]) -> list[str]:
                 short = [metric.name for metric in reading.metrics if not _beats(metric, model, floors[floor])]
                 if short:
                     found.append(f"The {NAMES[key]} does not beat {title} in {' and '.join(short)}.")
+    found += _no_retention(report)
     if not report["serving"]:
         found.append("Serving was not run: latency under load and served accuracy are not measured.")
     found += _gates_of_fp32(report, gates)

@@ -29,12 +29,13 @@ from lwc.data.ingest.quality import describe, totals
 from lwc.data.ingest.reading import Job, read_all
 from lwc.data.ingest.seal import seal, unbroken
 from lwc.data.paths import locate
-from lwc.data.prepare import check_bad, label_names
+from lwc.data.prepare import check_bad, check_values, label_names
+from lwc.data.quality import SAMPLE, giveaways
 from lwc.data.source import inputs_of, provenance, quiet
 from lwc.data.splits import NAMES, kind_of
 from lwc.recipe import Data
 
-VERSION = 2
+VERSION = 3
 
 
 def ingest(
@@ -61,7 +62,7 @@ def ingest(
         DataError: unusable data, or ``out`` contains something else.
         LwcError: a worker process died.
     """
-    inputs, workers = inputs_of(data.source), workers or cpu_limit()
+    inputs, workers = inputs_of(data.reading()), workers or cpu_limit()
     out.mkdir(parents=True, exist_ok=True)
     busy = DataError(f"{out}: another process is writing there", "wait until it ends, or name another --out")
     with exclusive(out / "lock", busy), workers_pool(workers) if pool is None else nullcontext(pool) as executor:
@@ -85,6 +86,7 @@ def _line(job: Job) -> dict[str, Any]:
     check_bad(total["bad"], total["read"], data.max_bad_rows)
     if parts.rows == 0:
         raise DataError("no row is left after cleaning and labelling", "use another label scheme or source")
+    values = check_values(data, total["values"])
     with _timed(took, "compare"):
         decisions = _decisions(job, parts)
     with _timed(took, "write"):
@@ -93,6 +95,8 @@ def _line(job: Job) -> dict[str, Any]:
         joined = _metadata(job)
         written = _shards(job, parts, rule, names, joined)
     quality = describe(data, total, decisions, written, rule.kind, names)
+    quality["label_values"] = values
+    quality["label_tokens"] = giveaways(*shards.sample(out, "train", SAMPLE), names)
     if joined is not None:
         quality["metadata"] = read_json(joined / "done.json")
     _finish(job, parts, names, quality, written)

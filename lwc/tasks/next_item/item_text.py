@@ -35,7 +35,7 @@ def item_texts(
     """The text of each item that has any: its metadata, then its train reviews (never those of held-out events)."""
     texts: dict[str, list[str]] = {}
     if metadata is not None:
-        for row in read_rows(metadata, progress):
+        for row in read_rows(metadata.reading({"item", "title", "body"}), progress):
             if isinstance(row, Row) and row.item is not None:
                 texts.setdefault(row.item, []).extend(text for text in (row.title, row.body) if text)
     for events in train.values():
