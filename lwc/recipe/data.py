@@ -181,7 +181,10 @@ class Data(Section):
     split: Split = Split()
     near_duplicate_threshold: Annotated[float, Field(ge=0.5, le=1.0)] = 0.9
     max_bad_rows: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
-    limit: Positive | None = Field(default=None, description="random subsample of rows, after cleaning")
+    limit: Positive | None = Field(
+        default=None,
+        description="random subsample of rows, after cleaning; of whole histories if items are recommended",
+    )
     calibration: Positive = Field(
         default=256,
         description="rows of train that scores are computed on: classes keep their shares, with a row each at least",

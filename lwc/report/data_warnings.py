@@ -81,11 +81,11 @@ def _small_classes(quality: DataQuality) -> Iterator[str]:
         labels = quality.get("splits", {}).get(split, {}).get("labels", {})
         small = sorted((name for name, rows in labels.items() if rows < FEW_ROWS), key=lambda name: labels[name])
         if small:
-            shown = ", ".join(f'{labels[name]:,} of "{name}"' for name in small[:_MOST])
-            more = f", and as few of {len(small) - _MOST:,} more" if len(small) > _MOST else ""
+            shown = ", ".join(f'{labels[name]:,} rows of "{name}"' for name in small[:_MOST])
+            more = f" and as few of {len(small) - _MOST:,} more classes" if len(small) > _MOST else ""
             yield (
-                f"The {split} split has fewer than {FEW_ROWS} rows of {len(small):,} of {len(labels):,} classes"
-                f" ({shown}{more}): the F1 of such a class, and so macro-F1, is mostly chance."
+                f"The {split} split has {shown}{more}, fewer than {FEW_ROWS}: the F1 of so small a class, and macro-F1"
+                " with it, is mostly chance."
             )
 
 

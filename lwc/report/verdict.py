@@ -9,7 +9,7 @@ from lwc.metrics.headline import Metric
 from lwc.recipe import TASKS
 from lwc.report.content_types import Decision, Findings, Quality, Verdict, measured
 from lwc.report.data_warnings import data_warnings
-from lwc.report.formats import NOT_MEASURED, number, percent, ratio, retention, significant, with_interval
+from lwc.report.formats import NOT_MEASURED, percent, ratio, retention, significant, with_interval
 from lwc.report.gates import OPERATORS, lookup
 
 _NEARLY_ALWAYS = 0.99
@@ -109,14 +109,14 @@ def _no_retention(report: Findings) -> list[str]:
     if not quality or not kept:
         return []
     return [
-        f"Retention of {metric.name} is not measured: a ratio needs a base above 0, and the base model's is"
-        f" {number(base)}."
+        f"Retention of {metric.name} is not measured: a ratio needs a base that is surely above 0, and the base"
+        f" model's is {with_interval(base)}. Gates on it fail."
         for metric in TASKS[report["task"]].headline.metrics
         if metric.retained
         and not metric.lower_is_better
         and metric.key in kept
         and kept[metric.key]["value"] is None
-        and (base := measured(quality["base"], metric.key)["value"]) is not None
+        and (base := measured(quality["base"], metric.key))["value"] is not None
     ]
 
 
