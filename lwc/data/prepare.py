@@ -28,7 +28,7 @@ STAR_NAMES = {
     "three_class": ("negative", "neutral", "positive"),
     "five_class": ("1", "2", "3", "4", "5"),
 }
-NO_LABEL, LEFT_OUT = "none", "left out"
+NO_LABEL = "none"
 _MORE_ROWS = "use more data, larger data.split shares, or data.split.by: random"
 
 
@@ -97,17 +97,15 @@ def listed(names: Sequence[str], most: int = 5) -> str:
 _FEW = 10  # a class with fewer rows may be missing from a split
 
 
-def check_values(data: Data, values: Counter[str]) -> dict[str, dict[str, int]]:
-    """The values of rows by the class that they become, ``left out`` for those that the scheme leaves out.
+def check_values(data: Data, values: Counter[str]) -> list[dict[str, Any]]:
+    """The values of rows, and the class that each becomes: ``label``, None for those that the scheme leaves out.
 
     Raises:
         DataError: almost every row has a label of its own, or no row has the stars of a class.
     """
-    scheme, found = data.labels.scheme, dict[str, dict[str, int]]()
-    for value, rows in values.most_common():
-        name = data.labels.name(value) if scheme == "column" else star_name(float(value), scheme)
-        found.setdefault(LEFT_OUT if name is None else name, {})[value] = rows
-    total = values.total()
+    scheme = data.labels.scheme
+    made = {one: data.labels.name(one) if scheme == "column" else star_name(float(one), scheme) for one in values}
+    found, total = set(made.values()), values.total()
     if scheme == "column" and total >= _FEW and 2 * len(found) > total:
         column = data.columns.label or "label"
         raise DataError(
@@ -122,7 +120,7 @@ def check_values(data: Data, values: Counter[str]) -> dict[str, dict[str, int]]:
             f"labels.scheme is {scheme}, and no row has the stars of {listed(empty)}; the source's stars are {stars}",
             _fitting(data, values),
         )
-    return found
+    return [{"value": value, "label": made[value], "rows": rows} for value, rows in values.most_common()]
 
 
 def _fitting(data: Data, values: Counter[str]) -> str:
@@ -130,7 +128,7 @@ def _fitting(data: Data, values: Counter[str]) -> str:
     for scheme, names in STAR_NAMES.items():
         rows = Counter[str]()
         for value, count in values.items():
-            rows[star_name(float(value), scheme) or LEFT_OUT] += count
+            rows[star_name(float(value), scheme) or ""] += count
         if all(rows[name] >= _FEW for name in names):
             return f"use data.labels.scheme: {scheme}, whose classes all have rows"
     if data.columns.rating is not None and len(values) > 1:

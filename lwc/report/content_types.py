@@ -112,6 +112,14 @@ class LabelToken(TypedDict):
     elsewhere: float
 
 
+class LabelValue(TypedDict):
+    """A value of the label column, or a number of stars, and the class of its rows; None where they are left out."""
+
+    value: str
+    label: str | None
+    rows: int
+
+
 class DataQuality(TypedDict, total=False):
     """``quality.json`` of the data stage, by what it prepares: texts, or histories of items."""
 
@@ -120,12 +128,7 @@ class DataQuality(TypedDict, total=False):
     rows_read: int
     rows_bad: Annotated[dict[str, int], Field(description="quarantined rows by reason")]
     rows_left_out_by_label_scheme: Annotated[int, When("texts")]
-    label_values: Annotated[
-        dict[str, dict[str, int]],
-        When("texts"),
-        Sometimes(),
-        Field(description="rows by class, and by the value of the source that they have"),
-    ]
+    label_values: Annotated[list[LabelValue], When("texts"), Sometimes()]
     label_tokens: Annotated[list[LabelToken], When("texts"), Sometimes()]
     duplicates: Annotated[Duplicates, When("texts")]
     rows_beyond_limit: Annotated[int, When("no ingest")]

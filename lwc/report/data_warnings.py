@@ -44,6 +44,14 @@ def _rows_of(quality: DataQuality) -> dict[str, int]:
     return found
 
 
+def _values(quality: DataQuality) -> dict[str, dict[str, int]]:
+    """Rows by class and by value."""
+    found: dict[str, dict[str, int]] = {}
+    for one in quality.get("label_values", []):
+        found.setdefault("left out" if one["label"] is None else one["label"], {})[one["value"]] = one["rows"]
+    return found
+
+
 def _alike(quality: DataQuality) -> Iterator[str]:
     groups: dict[str, list[str]] = {}
     rows = _rows_of(quality)
@@ -62,7 +70,7 @@ def _alike(quality: DataQuality) -> Iterator[str]:
 
 def _spellings(quality: DataQuality) -> Iterator[str]:
     """Several forms of one whole number, which are one class."""
-    for name, values in quality.get("label_values", {}).items():
+    for name, values in _values(quality).items():
         forms = [value for value in values if value != name and likeness(value) == likeness(name)]
         if forms and len(values) > 1:
             counted = ", ".join(f'"{value}" ({values[value]:,} rows)' for value in values)
@@ -70,7 +78,7 @@ def _spellings(quality: DataQuality) -> Iterator[str]:
 
 
 def _unused(quality: DataQuality, label_map: Sequence[str]) -> Iterator[str]:
-    values = {likeness(value) for found in quality.get("label_values", {}).values() for value in found}
+    values = {likeness(one["value"]) for one in quality.get("label_values", [])}
     unused = [value for value in label_map if likeness(value) not in values] if values else []
     if unused:
         yield f"data.labels.map names {_quoted(unused)}, which no row has."
@@ -140,7 +148,7 @@ RULES: Mapping[str, str] = {
 
 def label_values(quality: DataQuality) -> str:
     """The values of the source by the class that they became."""
-    found = quality.get("label_values", {})
+    found = _values(quality)
     several = len(found) > 12 or sum(map(len, found.values())) > 40
     parts = [f"{name}: {', '.join(values)}" for name, values in found.items()]
     return f"{len(found):,} classes" if several else "; ".join(parts)

@@ -261,7 +261,9 @@ def test_stars_are_predicted_and_served_as_numbers(tmp_path: Path) -> None:
     for number in range(160):
         stars = number % 5 + 1
         text = " ".join([*[words[stars - 1]] * int(random.integers(2, 6)), f"item{number}", f"order{number * 7}"])
-        rows.append(json.dumps({"text": text, "stars": stars}))
+        # The numbers of the labels have one name, however they are written.
+        spelled = (stars, float(stars), f"{stars}.0", f"{stars}")[number % 4]
+        rows.append(json.dumps({"text": text, "stars": spelled}))
     (tmp_path / "reviews.jsonl").write_text("\n".join(rows))
     vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
@@ -272,11 +274,11 @@ def test_stars_are_predicted_and_served_as_numbers(tmp_path: Path) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
     ).save_pretrained(tmp_path / "bert")
-    source = {"kind": "table", "paths": [str(tmp_path / "reviews.jsonl")], "columns": {"rating": "stars"}}
+    source = {"kind": "table", "paths": [str(tmp_path / "reviews.jsonl")], "columns": {"label": "stars"}}
     recipe = Recipe.model_validate({
         **COMMON,
         "task": {"kind": "regression"},
-        "data": {"source": source, "labels": {"scheme": "five_class"}, "calibration": 20},
+        "data": {"source": source, "labels": {"scheme": "column"}, "calibration": 20},
         "model": {"kind": "pretrained", "source": str(tmp_path / "bert"), "max_length": 16},
         "train": {**COMMON["train"], "epochs": 20, "learning_rate": 5e-3, "patience": 20},
         "gates": [{"metric": "retention.spearman", "op": ">=", "value": 0.5}],

@@ -84,9 +84,9 @@ def _line(job: Job) -> dict[str, Any]:
     if total["rows"] != parts.rows:
         raise DataError(f"{out}: the source now gives other rows", "delete the folder and rerun the command")
     check_bad(total["bad"], total["read"], data.max_bad_rows)
+    values = check_values(data, total["values"])
     if parts.rows == 0:
         raise DataError("no row is left after cleaning and labelling", "use another label scheme or source")
-    values = check_values(data, total["values"])
     with _timed(took, "compare"):
         decisions = _decisions(job, parts)
     with _timed(took, "write"):
