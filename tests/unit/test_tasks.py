@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as functional
@@ -21,8 +23,9 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from lwc.core.errors import ModelError, RecipeError
+from lwc.core.errors import DataError, ModelError, RecipeError
 from lwc.core.machine import describe
+from lwc.core.store import write_json
 from lwc.metrics.causal_lm import TokenSums, token_quality, token_retention
 from lwc.metrics.regression import number_quality, number_retention, spearman
 from lwc.models.batches import Batch, Encoded, batches, slices
@@ -35,7 +38,10 @@ from lwc.recipe import Recipe
 from lwc.recipe.file import load_recipe
 from lwc.report.build import build_report
 from lwc.tasks.causal_lm import unigram
+from lwc.tasks.regression import numbers_of
 from lwc.tasks.task import Checkpoint
+from lwc.tasks.text_endpoint import TextEndpoint, _answers
+from lwc.tasks.text_wire import TextWire
 from lwc.training.distillation import Recoverer
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -151,6 +157,40 @@ def test_spearman_is_scipys_and_retention_is_one_for_the_same_answers() -> None:
     worse = number_retention(labels, guess, 2 * guess, 100, 0)
     assert worse["mean_absolute_error"]["value"] < 1
     assert worse["spearman"]["value"] == pytest.approx(1)  # the order is the same
+
+
+@pytest.mark.parametrize(("sign", "noise"), [(-1.0, 0.5), (1.0, 1e9)])  # ρ below 0, and ρ that may be 0
+def test_a_base_without_a_positive_rank_correlation_has_none_to_retain(sign: float, noise: float) -> None:
+    random = np.random.default_rng(3)
+    labels = random.integers(1, 6, 60).astype(float)
+    base = sign * labels + noise * random.normal(size=60)
+    kept = number_retention(labels, base, -labels, 200, 0)  # a ρ of -1, which a ratio of two negative ones praised
+    assert kept["spearman"] == {"value": None, "low": None, "high": None}
+    assert kept["mean_absolute_error"]["value"] is not None
+    reversed_ = number_retention(labels, labels, -labels, 200, 0)
+    assert reversed_["spearman"]["value"] == pytest.approx(-1)
+
+
+def test_the_endpoint_spells_numbers_as_the_labels_are_spelled(tmp_path: Path) -> None:
+    write_json(tmp_path / "labels.json", ["1", "1.50", "0.1", "123456789"])
+    ids = np.arange(4)
+    pq.write_table(pa.table({"id": ids, "text": list("abcd"), "label": ids}), tmp_path / "test.parquet")
+    pq.write_table(pa.table({"id": ids, "label": ids, "compressed": ids}), tmp_path / "predictions.parquet")
+    proof = TextEndpoint(classes=False).proof(tmp_path, tmp_path)
+    reader: Any = None
+    for numbers in ([1.0, 1.5, 0.1, 123456789.0], [1.0, 1.5, float(np.float32(0.1)), 123456789.0]):
+        names, _, _ = _answers({"problem_type": "regression", "numbers": numbers}, reader)
+        assert names == [sample.label for sample in proof.samples] == ["1", "1.5", "0.1", "123456789"]
+    with pytest.raises(DataError, match="'good', 'nan' are no numbers"):
+        numbers_of(["1", "good", "nan"])
+
+
+def test_labels_of_a_load_test_are_spelled_as_the_answers() -> None:
+    wire = TextWire()
+    row = {"id": 1, "text": "a", "label": "2.0", "offline": "2"}
+    answer = wire.decode({"label": np.array([b"2.0"], dtype=object), "scores": np.ones(1)})
+    sample = wire.sample(row, 1)
+    assert (sample.label, sample.offline, answer) == ("2", "2", "2")
 
 
 def test_perplexity_is_over_tokens_and_retention_falls_with_the_loss() -> None:
