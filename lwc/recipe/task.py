@@ -204,6 +204,7 @@ class NextItem(TaskSettings):
         unfit = {
             "model.kind: pretrained (items are not words)": recipe.model.kind == "pretrained",
             "model.vocab_size (it is the catalogue's)": "vocab_size" in recipe.model.model_fields_set,
+            "data.ingest": recipe.data.ingest is not None,
             "data.calibration: 1 (blocks are scored on the histories of at least 2 users)": recipe.data.calibration < 2,
             "model.norm: post": getattr(recipe.model, "norm", None) == "post",
             "select.weights: random": recipe.select.weights == "random",

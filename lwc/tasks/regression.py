@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge
 from lwc.core.arrays import Array
 from lwc.core.errors import DataError
 from lwc.core.spelling import is_number
-from lwc.data.prepare import listed
+from lwc.data.labels import listed
 from lwc.data.splits import Examples, load_labels
 from lwc.metrics.regression import number_quality, number_retention
 from lwc.models.forward.predict import predict

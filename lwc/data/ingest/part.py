@@ -21,7 +21,7 @@ from lwc.data.ingest.parse import Piece, pieces
 from lwc.data.ingest.seal import seal
 from lwc.data.ingest.sketches import HyperLogLog, diversity, languages, lengths, months
 from lwc.data.ingest.strings import clean_many
-from lwc.data.prepare import label_name, label_value
+from lwc.data.labels import label_name, label_value
 from lwc.data.rows import Bad, Reason, Row, excerpt
 from lwc.recipe import Columns, Data, Labels
 

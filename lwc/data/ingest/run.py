@@ -28,8 +28,9 @@ from lwc.data.ingest.progress import Meter
 from lwc.data.ingest.quality import describe, totals
 from lwc.data.ingest.reading import Job, read_all
 from lwc.data.ingest.seal import seal, unbroken
+from lwc.data.labels import check_values, label_names
 from lwc.data.paths import locate
-from lwc.data.prepare import check_bad, check_values, label_names
+from lwc.data.prepare import check_bad
 from lwc.data.quality import SAMPLE, giveaways
 from lwc.data.source import inputs_of, provenance, quiet
 from lwc.data.splits import NAMES, kind_of
