@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from lwc.core.spelling import likeness
+from lwc.core.spelling import likeness, plain
 from lwc.recipe import TASKS
 from lwc.report.content_types import DataQuality
 from lwc.report.formats import percent
@@ -71,7 +71,7 @@ def _alike(quality: DataQuality) -> Iterator[str]:
 def _spellings(quality: DataQuality) -> Iterator[str]:
     """Several forms of one whole number, which are one class."""
     for name, values in _values(quality).items():
-        forms = [value for value in values if value != name and likeness(value) == likeness(name)]
+        forms = [value for value in values if value != name and plain(value) == name]  # what a map merges is wanted
         if forms and len(values) > 1:
             counted = ", ".join(f'"{value}" ({values[value]:,} rows)' for value in values)
             yield f'The label "{name}" is written {counted}: it is one class.'

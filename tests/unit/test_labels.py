@@ -115,10 +115,10 @@ def test_label_names_that_differ_in_case_are_told_and_the_map_merges_them(tmp_pa
     assert '"POSITIVE" (120 rows), "Positive" (120 rows) differ only in case' in one
     assert '"True" (120 rows), "true" (120 rows)' in other
     assert "data.labels.map" in one
-    merged = {"map": {"POSITIVE": "good", "Positive": "good", "True": "yes", "true": "yes", "Negatve": "bad"}}
+    merged = {"map": {"POSITIVE": "Positive", "True": "yes", "true": "yes", "Negatve": "bad"}}
     data = table(tmp_path / "t.jsonl", values, labels=merged)
     quality = prepare(data, 1, tmp_path / "out")
-    assert quality["label_names"] == ["good", "negative", "yes"]
+    assert quality["label_names"] == ["Positive", "negative", "yes"]
     assert data_warnings(quality, "classification", list(data.labels.map)) == [
         'data.labels.map names "Negatve", which no row has.'
     ]
