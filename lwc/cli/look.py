@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from lwc.cli import terminal as render
 from lwc.cli.options import AsJson, Overrides, RecipePath, load, print_json, show
 
+if TYPE_CHECKING:
+    from lwc.report.content_types import DataQuality
+
 
 def data_inspect(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Read, clean and split a recipe's data and show its quality report. Nothing is kept."""
     from lwc.pipeline.stages import inspect
+    from lwc.report.data_warnings import data_warnings
 
-    show(inspect(load(recipe, overrides)), as_json, render.tree)
+    loaded = load(recipe, overrides)
+    quality = inspect(loaded)
+    show(quality, as_json, render.tree)
+    for text in data_warnings(cast("DataQuality", quality), loaded.task.name, list(loaded.data.labels.map)):
+        render.warning(text)
 
 
 def data_ingest(
@@ -29,6 +37,7 @@ def data_ingest(
     """Read a source of any size into cleaned, deduplicated, split shards, with a quality report. Can be resumed."""
     from lwc.data.ingest.run import ingest
     from lwc.report.data_page import Ingested, data_page
+    from lwc.report.data_warnings import data_warnings
 
     loaded = load(recipe, overrides)
     folder = out or Path("ingested") / loaded.name
@@ -36,7 +45,10 @@ def data_ingest(
         say = partial(view.event, "progress", "ingest")
         quality = ingest(loaded.data, loaded.seed, folder, workers, say)
     page = folder / "quality.html"
-    page.write_text(data_page(cast(Ingested, quality), loaded.name), encoding="utf-8")
+    labels, task, found = loaded.data.labels, loaded.task.name, cast(Ingested, quality)
+    page.write_text(data_page(found, loaded.name, labels, task), encoding="utf-8")
+    for text in data_warnings(found, task, list(labels.map)):
+        render.warning(text)
     if as_json:
         print_json(quality)
     used, read = quality["rows_used"], quality["rows_read"]

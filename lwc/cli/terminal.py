@@ -38,6 +38,11 @@ def note(text: str) -> None:
     line(escape(text))
 
 
+def warning(text: str) -> None:
+    """Something to know that does not stop the command."""
+    line(f"[yellow]warning:[/yellow] {escape(text)}")
+
+
 def line(markup: str) -> None:
     """One line, however long: a terminal wraps it, a log must not."""
     console.print(markup, soft_wrap=True)
@@ -64,6 +69,9 @@ class RunView:
 
     def event(self, kind: str, stage: str, text: str) -> None:
         """A pipeline event (`lwc.pipeline.run.Event`)."""
+        if kind == "warning":
+            warning(text)
+            return
         if kind == "progress":
             self._last = text
             if self._interactive:

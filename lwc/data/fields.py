@@ -6,6 +6,7 @@ import math
 from datetime import UTC, date, datetime
 from typing import Any
 
+from lwc.core.spelling import number_name
 from lwc.data.rows import BadValue, Reason
 
 
@@ -89,6 +90,10 @@ def text_of(value: object) -> str:
 
 
 def name_of(value: object) -> str | None:
-    """An identifier or label as storable text (lone surrogates become ``?``); None if it is empty."""
-    text = text_of(value).strip().encode("utf-8", "replace").decode("utf-8")
+    """An identifier or label as storable text (lone surrogates become ``?``); None if it is empty.
+
+    A number that the source stores as one has no spelling of its own: 47.0 is the id ``47``.
+    """
+    text = number_name(value) if isinstance(value, float) and math.isfinite(value) else text_of(value)
+    text = text.strip().encode("utf-8", "replace").decode("utf-8")
     return text or None

@@ -17,11 +17,12 @@ from lwc.core.store import write_json
 from lwc.data.bad_rows import check_bad, read_good
 from lwc.data.cleaning import LONE, MAX_CHARACTERS, clean
 from lwc.data.duplicates import exact_duplicates, fold, near_duplicates
-from lwc.data.quality import describe, leaks
+from lwc.data.labels import check_values, label_name, label_names, label_value, listed
+from lwc.data.quality import describe, giveaways, leaks
 from lwc.data.rows import Bad, Reason, Row, excerpt
 from lwc.data.source import notes_of, provenance
 from lwc.data.splits import NAMES, assign, kind_of, owner
-from lwc.recipe import Data, Labels
+from lwc.recipe import Data
 from lwc.recipe.data import NO_LABEL
 
 TEST_RAW = "test_raw.parquet"
@@ -29,50 +30,9 @@ TEST_RAW = "test_raw.parquet"
 _MORE_ROWS = "use more data, larger data.split shares, or data.split.by: random"
 
 
-def label_name(row: Row, scheme: str) -> str | None:
-    """A row's class name under a scheme; None if the scheme leaves the row out (3 stars in binary).
-
-    Raises:
-        DataError: the source has no stars, or no label column.
-    """
-    if scheme == "none":
-        return NO_LABEL
-    if scheme == "column":
-        if row.label is None:
-            raise DataError(f"{row.file}: labels.scheme is column, but the source has no label column",
-                            "map data.source.columns.label, or use a star scheme")  # fmt: skip
-        return row.label
-    if row.rating is None:
-        hint = "use labels: {scheme: column}" if row.label is not None else "map data.source.columns.rating"
-        raise DataError(f"{row.file}: labels.scheme is {scheme}, but the source has no star ratings", hint)
-    stars = row.rating
-    if scheme == "five_class":
-        return str(round(stars))
-    if stars == 3 or 2 < stars < 4:
-        return "neutral" if scheme == "three_class" else None
-    return "positive" if stars >= 4 else "negative"
-
-
-def label_names(labels: Labels, found: Counter[str]) -> list[str]:
-    """Class names in the order of their ids.
-
-    Raises:
-        DataError: the data contain a class that the recipe does not name.
-    """
-    known = labels.known()
-    if labels.scheme != "column" and known is not None:
-        return list(known)
-    names = list(known) if known is not None else sorted(found)
-    unnamed = sorted(set(found) - set(names))
-    if unnamed:
-        raise DataError(
-            f"labels {unnamed} occur in the data but not in data.labels.names", "add them, or leave names out"
-        )
-    return names
-
-
 def raw_text(row: Row, fields: Sequence[str]) -> str:
     """A row's fields as the source has them, one below the other; empty ones are skipped.
+
 
     Lone surrogates, which UTF-8 cannot encode and cleaning replaces too, become spaces.
     """
@@ -91,6 +51,7 @@ class _Rows:
         self.data = data
         self.kept: list[tuple[Row, str, str]] = []
         self.left_out = 0
+        self.values: Counter[str] = Counter()  # rows by the value that their label is made from
         self._taken = 0
         self._filled: Counter[str] = Counter()  # rows in which a text field is not empty
 
@@ -103,7 +64,9 @@ class _Rows:
         text = clean(raw)
         if not fold(text):
             return Bad(row.file, row.line, Reason.NO_WORDS if text else Reason.EMPTY_TEXT, excerpt(text))
-        name = label_name(row, self.data.labels.scheme)
+        name = label_name(row, self.data.labels)
+        if self.data.labels.scheme != "none":
+            self.values[label_value(row, self.data.labels)] += 1
         if name is None:
             self.left_out += 1
         else:
@@ -158,9 +121,10 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
     """
     say = progress or (lambda _: None)
     kept_rows = _Rows(data)
-    read, bad = read_good(data.source, kept_rows.take, out / "quarantine.jsonl", say)
+    read, bad = read_good(data.reading(), kept_rows.take, out / "quarantine.jsonl", say)
     kept_rows.check_fields()
     check_bad(bad, read, data.max_bad_rows, out / "quarantine.jsonl")
+    values = check_values(data, kept_rows.values)
     say("removing duplicates")
     rows, duplicates = _without_duplicates(kept_rows.kept, data.near_duplicate_threshold)
     found = len(rows)
@@ -176,6 +140,7 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
     parts = assign(kind, data.split, labels.tolist(), owners, times, seed)
     members = {name: np.flatnonzero(parts == index) for index, name in enumerate(NAMES)}
     check_splits(members, labels, names)
+    check_calibration(data.calibration, labels[members["train"]])
     members["calibration"] = stratified(members["train"], labels, data.calibration, seed)
     for name, chosen in members.items():
         _write(out / f"{name}.parquet", rows, chosen, labels)
@@ -186,10 +151,11 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
     quality = {
         "source": data.source.kind,
         "text_fields": list(data.text_fields),
-        "read_as": notes_of(data.source),
+        "read_as": notes_of(data.reading()),
         "rows_read": read,
         "rows_bad": dict(bad),
         "rows_left_out_by_label_scheme": kept_rows.left_out,
+        "label_values": values,
         "duplicates": duplicates,
         "rows_beyond_limit": found - len(rows),
         "rows_used": len(rows),
@@ -200,6 +166,7 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
             name: describe([texts[i] for i in chosen], labels[chosen], names) for name, chosen in members.items()
         },
         "leaks": leaks(texts, users, members),
+        "label_tokens": giveaways([texts[i] for i in members["train"]], labels[members["train"]], names),
     }
     write_json(out / "quality.json", quality)
     return quality
@@ -217,7 +184,13 @@ def check_splits(members: dict[str, Array], labels: Array, names: list[str]) -> 
     present = np.bincount(labels[members["train"]], minlength=len(names))
     lacking = [name for name, count in zip(names, present, strict=True) if count == 0]
     if lacking:
-        raise DataError(f"classes without train rows: {lacking}", "use more data, or another label scheme")
+        ids = (
+            "map data.source.columns.label to another column if it holds ids; " if len(names) > len(labels) / 10 else ""
+        )
+        raise DataError(
+            f"{len(lacking):,} of {len(names):,} classes have no train rows: {listed(lacking)}",
+            f"{ids}use more data; or, with a label column, merge rare classes with data.labels.map",
+        )
     for split in ("validation", "test"):
         held = np.unique(labels[members[split]])
         if len(held) < 2:
@@ -225,6 +198,16 @@ def check_splits(members: dict[str, Array], labels: Array, names: list[str]) -> 
                 f"every row of the {split} split is {names[int(held[0])]!r}: quality cannot be measured on it",
                 _MORE_ROWS,
             )
+
+
+def check_calibration(count: int, labels: Array) -> None:
+    """Raise `DataError` if there are fewer calibration rows than classes in the labels (N,) of train."""
+    classes = len(np.unique(labels))
+    if count < classes:
+        raise DataError(
+            f"data.calibration is {count}, but there are {classes} classes, and each needs a calibration row",
+            f"set data.calibration to {classes} or more",
+        )
 
 
 def stratified(train: Array, labels: Array, count: int, seed: int) -> Array:

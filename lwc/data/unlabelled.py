@@ -35,7 +35,7 @@ def more_texts(config: Unlabelled, data: Data, data_dir: Path, seed: int, progre
             held_out += folded
             strangers.update(user for user in table["user"].to_pylist() if user is not None)
     found: dict[str, str] = {}
-    for item in good_rows(config.source, data.max_bad_rows, progress):
+    for item in good_rows(config.source.reading({*data.text_fields, "user"}), data.max_bad_rows, progress):
         if item.user in strangers:
             continue
         text = joined_text(item, data.text_fields)

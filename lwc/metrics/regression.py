@@ -49,14 +49,16 @@ def number_quality(labels: Array, predicted: Array, n_boot: int, seed: int) -> d
 def number_retention(labels: Array, base: Array, compressed: Array, n_boot: int, seed: int) -> dict[str, Any]:
     """How much of the base's quality is left, 1 = all: base ÷ compressed error, compressed ÷ base ρ, in pairs.
 
-    A metric is all None where it is 0 below the line, so that no ratio exists.
+    All of a metric is None unless the number below the line is above 0, and so is the lower end of its 95% interval: a
+    base whose ρ is negative, or may be 0, has no quality to retain, and two negative ρ must not look like a gain.
     """
     rows = _draws(len(labels), n_boot, seed)
     result: dict[str, Any] = {}
     for name, metric in METRICS.items():
         above, below = (base, compressed) if name == "mean_absolute_error" else (compressed, base)
         drawn = [np.arange(len(labels)), *rows]  # all rows first
-        one, other = ([metric(labels[chosen], side[chosen]) for chosen in drawn] for side in (above, below))
-        ratios = quotient(one, other)
+        one, other = (np.array([metric(labels[chosen], side[chosen]) for chosen in drawn]) for side in (above, below))
+        measured = interval(float(other[0]), other[1:])["low"] > 0
+        ratios = np.where(measured & (other > 0), quotient(one, other), np.nan)
         result[name] = ratio_interval(float(ratios[0]), ratios[1:])
     return result

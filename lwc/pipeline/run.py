@@ -132,7 +132,7 @@ class StageResult:
 
 
 Event = Callable[[str, str, str], None]
-"""Called as ``event(kind, stage, text)`` with kind ``hit``, ``start``, ``wait``, ``progress`` or ``done``."""
+"""Called as ``event(kind, stage, text)``; kinds: ``hit``, ``start``, ``wait``, ``progress``, ``done``, ``warning``."""
 
 
 def run(
@@ -177,12 +177,25 @@ def run(
             make = partial(StageContext, recipe, inputs, answers=answers, ahead=ahead)
             artifact, hit = _build(stage, store, planned, make, event), False
             event("done", stage.name, f"{artifact.seconds:.1f} s")
+        if stage.name == "data":
+            for text in _data_warnings(recipe, artifact.path):
+                event("warning", stage.name, text)
         done[stage.name] = artifact
         results[stage.name] = StageResult(artifact.path, artifact.seconds, hit)
         record[stage.name] = dict(planned.ingredients)
         write_json(folder / RECORD, record)
     distributed.leave()
     return results
+
+
+def _data_warnings(recipe: Recipe, folder: Path) -> list[str]:
+    """Said before the training, of which they may be a reason to stop."""
+    from lwc.report.data_warnings import data_warnings
+
+    quality = folder / "quality.json"  # tasks from outside lwc may write none
+    return (
+        data_warnings(read_json(quality), recipe.task.name, list(recipe.data.labels.map)) if quality.is_file() else []
+    )
 
 
 def _names(stages: Sequence[Stage]) -> list[str]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, Union, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
-from pydantic_core import CoreSchema
-
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 
 class Section(BaseModel):
@@ -104,6 +103,25 @@ def _sections(parent: type[Section]) -> list[type[Section]]:
     return list(dict.fromkeys(found))
 
 
+@dataclass(frozen=True)
+class InWords:
+    """What a text must match, told in words instead of a regular expression when it does not."""
+
+    pattern: str
+    words: str
+
+    def check(self, value: str) -> str:
+        if re.fullmatch(self.pattern, value) is None:
+            raise ValueError(f"must be {self.words}")
+        return value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "pattern": f"^(?:{self.pattern})$", "description": self.words}
+
+
 def _ratio(value: object) -> object:
     """Accept ``2.5`` and ``"2.5x"``; anything else is left for pydantic to refuse."""
     if isinstance(value, str):
@@ -117,3 +135,19 @@ Ratio = Annotated[float, BeforeValidator(_ratio), Field(ge=1.0, le=1000.0)]
 RatioBase = Literal["blocks", "params", "size", "latency"]
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+Name = Annotated[
+    str,
+    InWords(
+        r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
+        "1 to 64 letters (A to Z), digits, dots, hyphens and underscores, with a letter or a digit first",
+    ),
+]
+MetricPath = Annotated[
+    str,
+    InWords(
+        r"[a-z0-9_]+(?:\.[a-z0-9_]+)*",
+        "the path of a figure in report.json: names of small letters, digits and underscores, joined by dots,"
+        " such as retention.macro_f1",
+    ),
+]
+Address = Annotated[str, InWords(r"https?://.*", "an address that begins with http:// or https://")]

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lwc.recipe.base import Positive, Ratio, RatioBase, Row, Section, Table
+from lwc.recipe.base import Address, Positive, Ratio, RatioBase, Row, Section, Table
 
 
 class Method(Row):
@@ -90,7 +90,7 @@ class LlmExpert(Method):
     implementation: ClassVar[str] = "lwc.importance.llm_expert:rank_with_expert"
     reads: ClassVar[Literal["model", "scores"]] = "scores"
     method: Literal["llm_expert"]
-    base_url: Annotated[str, Field(pattern=r"^https?://")]
+    base_url: Address
     model: str
     api_key_env: str = "OPENAI_API_KEY"
     timeout_seconds: Annotated[float, Field(gt=0.0)] = 60.0

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from collections import Counter
+from collections.abc import Collection
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from lwc.core.spelling import number_name, plain
 from lwc.recipe.base import Fraction, Positive, Row, Section, Table
 
 
 class Columns(Section):
     """Column names of a table; unset columns do not exist in the source."""
 
-    body: str = "text"
+    body: str | None = "text"
     title: str | None = None
     rating: str | None = None
     label: str | None = None
@@ -60,6 +70,14 @@ class DataSource(Row):
         """What to do about rows that have no title; None if they have one."""
         columns: Columns | None = getattr(self, "columns", None)
         return None if columns is None or columns.title else "map data.source.columns.title, or leave it out"
+
+    def reading(self, fields: Collection[str]) -> Self:
+        """The same source, with the columns of these fields of a row alone: no other column can spoil a row."""
+        columns: Columns | None = getattr(self, "columns", None)
+        if columns is None:
+            return self
+        kept = {name: column if name in fields else None for name, column in columns}
+        return self.model_copy(update={"columns": Columns(**kept)})
 
 
 class AmazonSample(DataSource):
@@ -134,21 +152,57 @@ STAR_NAMES = {
 NO_LABEL = "none"
 
 
+def _label(value: object) -> object:
+    """Accept a number as a label, by its one name; true and false have several spellings."""
+    if isinstance(value, bool):
+        raise ValueError(f'a label is text: write it in quotes, as the data spell it ("{str(value).lower()}")')
+    if isinstance(value, int | float):
+        return number_name(value)
+    return plain(value) if isinstance(value, str) else value
+
+
+LabelName = Annotated[str, BeforeValidator(_label), Field(min_length=1)]
+
+
 class Labels(Section):
-    """How labels are made: star schemes (binary: >=4 vs <=2, 3 dropped), the label column as it is, or none."""
+    """How labels are made: star schemes (binary: >=4 vs <=2, the others dropped), a label column, or none."""
 
     scheme: Literal["binary", "three_class", "five_class", "column", "none"] = "binary"
     # Order of the class names; needed only to fix ids of a label column.
-    names: tuple[str, ...] | None = None
+    names: tuple[LabelName, ...] | None = None
+    map: dict[LabelName, LabelName] = Field(
+        default={}, description="class names by value of the label column; other values are their own names"
+    )
+
+    @field_validator("map", mode="before")
+    @classmethod
+    def _one_name_a_value(cls, value: Any) -> Any:
+        keys = [str(_label(key)) for key in value] if isinstance(value, dict) else []
+        twice = [key for key, count in Counter(keys).items() if count > 1]
+        if twice:
+            raise ValueError(f"{twice[0]} is given twice: a whole number with and without decimals is one value")
+        return value
 
     @model_validator(mode="after")
-    def _names_fit(self) -> Labels:
-        for name in self.names or ():
+    def _of_a_column(self) -> Labels:
+        names = self.names or ()
+        if self.scheme != "column" and (self.names is not None or self.map):
+            given = "names" if self.names is not None else "map"
+            raise ValueError(f"{given} is for a label column, and scheme is {self.scheme}: leave it out")
+        if len(set(names)) < len(names):
+            raise ValueError(f"names lists {next(one for one in names if names.count(one) > 1)!r} twice")
+        for name in (*names, *self.map.values()):
             if "\n" in name or "\r" in name:
-                raise ValueError(f"names: {name!r} contains a line break: the served labels are lines of a file")
-        if len(set(self.names or ())) < len(self.names or ()):
-            raise ValueError("names: a label is listed twice")
+                raise ValueError(f"{name!r} contains a line break: the served labels are lines of a file")
+        strange = sorted(set(self.map.values()) - set(names)) if names else []
+        if strange:
+            raise ValueError(f"map leads to {strange[0]!r}, which names does not list")
         return self
+
+    def name(self, value: str) -> str:
+        """The class name of a value of the label column."""
+        value = plain(value)
+        return self.map.get(value, value)
 
     def known(self) -> tuple[str, ...] | None:
         """The class names; None if only the data know them."""
@@ -189,8 +243,14 @@ class Data(Section):
     split: Split = Split()
     near_duplicate_threshold: Annotated[float, Field(ge=0.5, le=1.0)] = 0.9
     max_bad_rows: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
-    limit: Positive | None = Field(default=None, description="random subsample of rows, after cleaning")
-    calibration: Positive = Field(default=256, description="rows of train that scores are computed on")
+    limit: Positive | None = Field(
+        default=None,
+        description="random subsample of rows, after cleaning; of whole histories if items are recommended",
+    )
+    calibration: Positive = Field(
+        default=256,
+        description="rows of train that scores are computed on: classes keep their shares, with a row each at least",
+    )
     ingest: Ingest | None = Field(default=None, description="read the source as a stream, through shards on disk")
 
     @model_validator(mode="after")
@@ -198,3 +258,40 @@ class Data(Section):
         if "title" in self.text_fields and (fix := self.source.title_missing) is not None:
             raise ValueError(f"text_fields names title, which the source does not have: {fix}")
         return self
+
+    @property
+    def columns(self) -> Columns:
+        """The column map of the source; empty where it has none."""
+        found: Columns | None = getattr(self.source, "columns", None)
+        return Columns(body=None) if found is None else found
+
+    @property
+    def label_field(self) -> Literal["rating", "label"] | None:
+        """The field of a row that labels are made from."""
+        return {"column": "label", "none": None}.get(self.labels.scheme, "rating")
+
+    def reading(self) -> DataSource:
+        """The source with only the columns that texts and their labels need."""
+        label = self.label_field
+        # Without ratings, a label column is what an error advises.
+        labels = {"rating", "label"} if label == "rating" and self.columns.rating is None else {label}
+        return self.source.reading({*self.text_fields, *(one for one in labels if one), "user", "item", "time"})
+
+    def check_texts(self) -> None:
+        """Raise `ValueError` where a text field has no column, or the column of the label."""
+        if not hasattr(self.source, "columns"):
+            return
+        label = self.label_field
+        answer = getattr(self.columns, label) if label is not None else None
+        for field in self.text_fields:
+            column = getattr(self.columns, field)
+            if column is None:
+                raise ValueError(
+                    f"data.text_fields names {field}, but data.source.columns.{field} is null:"
+                    f" map it, or leave {field} out"
+                )
+            if column == answer:
+                raise ValueError(
+                    f"data.source.columns: {field} and {label} are both {column!r}, so the model would read the answer:"
+                    f" map {field} to another column, or leave {field} out of data.text_fields"
+                )

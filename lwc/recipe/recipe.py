@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from lwc.recipe.base import NAME_PATTERN, Ratio, Section
+from lwc.recipe.base import MetricPath, Name, Ratio, Section
 from lwc.recipe.blocks import Fused, Score, Select, Single, Target, Vocabulary
 from lwc.recipe.data import Data
 from lwc.recipe.model import FromConfig, ModelSource, Optimization, Recovery
@@ -17,7 +17,7 @@ from lwc.recipe.task import AnyTask, Classification
 class Gate(Section):
     """Pass when ``metric op value``. A metric is a dotted path into report.json."""
 
-    metric: Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)*$")]
+    metric: MetricPath
     op: Literal[">=", "<=", ">", "<", "=="]
     value: float
     # Multiply `value` by another report metric, so that a limit can be relative to the base model.
@@ -35,7 +35,7 @@ class Recipe(Section):
     """One YAML file: a labelled corpus in, a smaller served transformer and a report out."""
 
     schema_version: Literal[1]
-    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    name: Name
     description: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 17
     task: AnyTask = Classification()

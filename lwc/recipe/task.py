@@ -66,6 +66,7 @@ class TaskSettings(Row):
         """Raise `ValueError` where another section of the recipe does not go with this task."""
         if recipe.data.labels.scheme == "none":
             raise ValueError(f"task {self.kind} with data.labels.scheme none: only a language model needs no labels")
+        recipe.data.check_texts()
 
 
 class Classification(TaskSettings):
@@ -126,6 +127,7 @@ class CausalLM(TaskSettings):
 
     def check(self, recipe: Recipe) -> None:
         """Tokens are their own labels."""
+        recipe.data.check_texts()
         scheme = recipe.data.labels.scheme
         if scheme != "none":
             raise ValueError(f"task causal_lm with data.labels.scheme {scheme}: use scheme none for a language model")
@@ -207,10 +209,13 @@ class NextItem(TaskSettings):
 
     def check(self, recipe: Recipe) -> None:
         """Items are neither words nor classes."""
-        super().check(recipe)
+        if self.text is not None and self.text.reviews:
+            recipe.data.check_texts()
         unfit = {
             "model.kind: pretrained (items are not words)": recipe.model.kind == "pretrained",
             "model.vocab_size (it is the catalogue's)": "vocab_size" in recipe.model.model_fields_set,
+            "data.ingest": recipe.data.ingest is not None,
+            "data.calibration: 1 (blocks are scored on the histories of at least 2 users)": recipe.data.calibration < 2,
             "model.norm: post": getattr(recipe.model, "norm", None) == "post",
             "select.weights: random": recipe.select.weights == "random",
             "vocabulary.trim": recipe.vocabulary.trim,

@@ -108,6 +108,23 @@ Duplicates: TypeAlias = dict[Literal["exact", "conflicting_labels", "near"], int
 """Rows removed, by reason."""
 
 
+class LabelToken(TypedDict):
+    """A word that gives a class away: the share of the class's train texts with it, and of all others."""
+
+    token: str
+    label: str
+    share: float
+    elsewhere: float
+
+
+class LabelValue(TypedDict):
+    """A value of the label column, or a number of stars, and the class of its rows; None where they are left out."""
+
+    value: str
+    label: str | None
+    rows: int
+
+
 class DataQuality(TypedDict, total=False):
     """``quality.json`` of the data stage, by what it prepares: texts, or histories of items."""
 
@@ -117,6 +134,8 @@ class DataQuality(TypedDict, total=False):
     rows_read: int
     rows_bad: Annotated[dict[str, int], Field(description="quarantined rows by reason")]
     rows_left_out_by_label_scheme: Annotated[int, When("texts")]
+    label_values: Annotated[list[LabelValue], When("texts"), Sometimes()]
+    label_tokens: Annotated[list[LabelToken], When("texts"), Sometimes()]
     duplicates: Annotated[Duplicates, When("texts")]
     rows_beyond_limit: Annotated[int, When("no ingest")]
     rows_used: Annotated[int, When("texts")]
@@ -135,9 +154,13 @@ class DataQuality(TypedDict, total=False):
     repeated_events: Annotated[int, When("histories")]
     users_left_out: Annotated[int, When("histories")]
     events_of_users_left_out: Annotated[int, When("histories")]
+    events_beyond_limit: Annotated[int, When("histories")]
     events_used: Annotated[int, When("histories")]
+    events_at_a_shared_time: Annotated[int, When("histories")]
     users: Annotated[int, When("histories")]
     items: Annotated[int, When("histories")]
+    items_alike: Annotated[int, When("histories")]
+    items_alike_example: list[str]
     items_not_in_train: Annotated[int, When("histories")]
     catalogue_sha256: str
 

@@ -9,7 +9,9 @@ from typing import NotRequired
 
 import numpy as np
 
+from lwc.recipe import Labels
 from lwc.report.content_types import DataQuality
+from lwc.report.data_warnings import RULES, data_warnings, label_values
 from lwc.report.document import Document, Figure, Paragraph, Section, Table
 from lwc.report.formats import duration, number, percent
 from lwc.report.html import render_html
@@ -117,7 +119,7 @@ def _near(q: Ingested) -> str:
     )
 
 
-def _document(q: Ingested, name: str, folder: Path) -> Document:
+def _document(q: Ingested, name: str, folder: Path, labels: Labels, task: str) -> Document:
     bad = sum(q["rows_bad"].values())
     words, diversity = q["words"], q["diversity"]
     drift: list[Paragraph | Figure] = [Paragraph("The source has no times.")]
@@ -138,7 +140,7 @@ def _document(q: Ingested, name: str, folder: Path) -> Document:
         + (f"; read in {duration(took)}" if took is not None else ""),
         passed=True,
         state="ingested",
-        verdict=[Paragraph(_near(q))],
+        verdict=[*(Paragraph(one, "bad") for one in data_warnings(q, task, list(labels.map))), Paragraph(_near(q))],
         tiles=[
             ("rows read", number(q["rows_read"]), ""),
             ("used", number(q["rows_used"]), percent(q["rows_used"] / max(1, q["rows_read"]))),
@@ -148,6 +150,7 @@ def _document(q: Ingested, name: str, folder: Path) -> Document:
         ],
         sections=[
             Section("Rows", [_rows_table(q)]),
+            Section("Labels", _labels(q, labels)),
             Section("Splits", [_splits_table(q)]),
             Section("Labels over time", drift),
             Section("Texts", [
@@ -167,7 +170,12 @@ def _document(q: Ingested, name: str, folder: Path) -> Document:
     )  # fmt: skip
 
 
-def data_page(quality: Ingested, name: str) -> str:
+def _labels(q: Ingested, labels: Labels) -> list[Paragraph]:
+    texts = [RULES[labels.scheme], label_values(q)]
+    return [Paragraph(text) for text in texts if text]
+
+
+def data_page(quality: Ingested, name: str, labels: Labels, task: str) -> str:
     """The quality report of an ingestion (`lwc.data.ingest.run.ingest`) as one self-contained HTML text."""
     with tempfile.TemporaryDirectory(prefix="lwc-page-") as folder:
-        return render_html(_document(quality, name, Path(folder)), Path(folder))
+        return render_html(_document(quality, name, Path(folder), labels, task), Path(folder))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lwc.report.content_types import DataQuality, Report, Source, Truncated
+from lwc.report.data_warnings import RULES, label_values
 from lwc.report.document import Paragraph, Section, Table
 from lwc.report.formats import NOT_MEASURED, number, percent, significant
 
@@ -53,7 +54,19 @@ def _cleaning(quality: DataQuality) -> list[tuple[str, str]]:
         ("duplicates removed", _counts(quality.get("duplicates"))),
         ("left out by data.limit", number(quality.get("rows_beyond_limit"))),
         ("split by", split_by(quality)),
+        *_histories(quality),
     ]
+
+
+def _histories(quality: DataQuality) -> list[tuple[str, str]]:
+    if "events_used" not in quality:
+        return []
+    return [
+        ("events used, left out by data.limit",
+         f"{number(quality['events_used'])}, {number(quality.get('events_beyond_limit'))}"),
+        ("repeated events (user and item), the first kept", number(quality.get("repeated_events"))),
+        ("events at the time of another of their user, in drawn order", number(quality.get("events_at_a_shared_time"))),
+    ]  # fmt: skip
 
 
 def _truncated(cut: Truncated | None) -> str:
@@ -66,6 +79,18 @@ def _truncated(cut: Truncated | None) -> str:
     )
 
 
+def _label_rows(report: Report) -> list[tuple[str, str]]:
+    """How labels were made; nothing for histories, which have none."""
+    data = report["data"]
+    if data["label_names"] is None:
+        return []
+    found = [
+        ("rule of labels", RULES.get(data["label_scheme"], "")),
+        ("values of labels", label_values(data["quality"] or {})),
+    ]
+    return [(name, text) for name, text in found if text]
+
+
 def data_section(report: Report) -> Section:
     """Source, text fields, labels, truncation and split sizes."""
     data = report["data"]
@@ -74,6 +99,7 @@ def data_section(report: Report) -> Section:
         ("source", _source(data["source"])),
         ("text fields", fields),
         ("labels", f"{data['label_scheme']}: {', '.join(data['label_names'] or [NOT_MEASURED])}"),
+        *_label_rows(report),
         ("truncated", _truncated(data["truncated"])),
         *_cleaning(data["quality"] or {}),
     ]

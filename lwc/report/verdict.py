@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from lwc.data.rows import CUT_SHORT, Reason
 from lwc.metrics.headline import Metric
 from lwc.recipe import TASKS
 from lwc.report.content_types import Decision, Findings, Quality, Verdict, measured
+from lwc.report.data_warnings import data_warnings
 from lwc.report.formats import NOT_MEASURED, percent, ratio, retention, significant, with_interval
 from lwc.report.gates import OPERATORS, lookup
 from lwc.report.serving_contents import Served
@@ -98,28 +98,31 @@ def _beats(metric: Metric, model: Quality, floor: Quality) -> bool:
     return value < other if metric.lower_is_better else value > other
 
 
-def lost_rows(rows_bad: Mapping[str, int]) -> list[str]:
-    """Warnings about rows that are lost to the file's damage or encoding, not to their own content."""
-    found = [
-        f"A source file is cut off ({reason}): an unknown number of its rows is lost. See quarantine.jsonl."
-        for reason in rows_bad
-        if reason in CUT_SHORT
+def _of_data(report: Findings) -> list[str]:
+    labels = report["recipe"]["resolved"].get("data", {}).get("labels", {})
+    return data_warnings(report["data"]["quality"] or {}, report["task"], list(labels.get("map", ())))
+
+
+def _no_retention(report: Findings) -> list[str]:
+    """Metrics whose retention is no ratio, so that gates on it fail."""
+    quality, kept = report["quality"], report["retention"]
+    if not quality or not kept:
+        return []
+    return [
+        f"Retention of {metric.name} is not measured: a ratio needs a base that is surely above 0, and the base"
+        f" model's is {with_interval(base)}. Gates on it fail."
+        for metric in TASKS[report["task"]].headline.metrics
+        if metric.retained
+        and not metric.lower_is_better
+        and metric.key in kept
+        and kept[metric.key]["value"] is None
+        and (base := measured(quality["base"], metric.key))["value"] is not None
     ]
-    if lost := rows_bad.get(Reason.DAMAGED_TABLE, 0):
-        found.append(f"A source file is damaged: {lost:,} of its rows are lost. See quarantine.jsonl.")
-    if lost := rows_bad.get(Reason.NOT_UTF8, 0):
-        found.append(
-            f"{lost:,} rows are not UTF-8 and were left out: those with accents or curly quotes, not a random sample."
-            " Convert the file, or set data.source.format.encoding. See quarantine.jsonl."
-        )
-    return found
 
 
 def warnings(report: Findings, gates: Sequence[Decision]) -> list[str]:
     """Warnings: lost rows, collapse onto a class, a floor not beaten, serving not run."""
-    data = report["data"]["quality"] or {}
-    found = [*lost_rows(data.get("rows_bad", {})), *data.get("read_as", [])]
-    found += (report["training"]["train"] or {}).get("warnings", [])
+    found = [*_of_data(report), *(report["training"]["train"] or {}).get("warnings", [])]
     quality = report["quality"]
     labels = report["data"]["label_names"] or []
     if quality:
@@ -141,6 +144,7 @@ def warnings(report: Findings, gates: Sequence[Decision]) -> list[str]:
                 short = [metric.name for metric in reading.metrics if not _beats(metric, model, floors[floor])]
                 if short:
                     found.append(f"The {NAMES[key]} does not beat {title} in {' and '.join(short)}.")
+    found += _no_retention(report)
     if not report["serving"]:
         found.append("Serving was not run: latency under load and served accuracy are not measured.")
     found += _gates_of_fp32(report, gates)

@@ -11,6 +11,8 @@ from sklearn.linear_model import Ridge
 
 from lwc.core.arrays import Array
 from lwc.core.errors import DataError
+from lwc.core.spelling import is_number
+from lwc.data.labels import listed
 from lwc.data.splits import Examples, load_labels
 from lwc.metrics.regression import number_quality, number_retention
 from lwc.models.forward.predict import predict
@@ -42,7 +44,7 @@ class Regression(TextTask):
     def start(self, recipe: Recipe, data_dir: Path, warn: Say) -> Checkpoint[Tokenizer]:
         """The numbers go into config.json: the endpoint must know which there are."""
         base = super().start(recipe, data_dir, warn)
-        base.model.config.numbers = numbers_of(load_labels(data_dir)).tolist()
+        base.model.config.numbers = _parsed(load_labels(data_dir))
         base.model.config.problem_type = "regression"
         return base
 
@@ -78,18 +80,23 @@ class Regression(TextTask):
         return measured, {name: np.abs(values - numbers).argmin(axis=1) for name, values in logits.items()}
 
 
+def _parsed(names: Sequence[str]) -> list[float]:
+    strange = [name for name in names if not is_number(name)]
+    if strange:
+        raise DataError(
+            f"task regression: labels {listed(strange)} are no numbers",
+            "use labels: {scheme: five_class}, or give them numbers with data.labels.map",
+        )
+    return [float(name) for name in names]
+
+
 def numbers_of(names: Sequence[str]) -> Array:
     """The numbers (C,) that label names stand for.
 
     Raises:
         DataError: a name is no number.
     """
-    try:
-        return np.array([float(name) for name in names], dtype=np.float32)
-    except ValueError as error:
-        raise DataError(
-            f"task regression: labels {list(names)} are no numbers", "use labels: {scheme: five_class}"
-        ) from error
+    return np.array(_parsed(names), dtype=np.float32)
 
 
 def tfidf_numbers(train: Examples, numbers: Array, texts: list[str]) -> Array:

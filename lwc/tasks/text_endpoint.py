@@ -12,6 +12,7 @@ import pandas as pd
 from tokenizers import Tokenizer
 
 from lwc.core.errors import DataError, ModelError
+from lwc.core.spelling import number_name
 from lwc.core.store import read_json
 from lwc.data import cleaning
 from lwc.data.prepare import TEST_RAW
@@ -111,6 +112,8 @@ class TextEndpoint:
         elif not pd.concat([true, given]).between(0, len(names) - 1).all():
             raise DataError(f"a label id is outside the {len(names)} names in {data_dir / 'labels.json'}")
         else:
+            if not self.classes:  # as the endpoint spells numbers
+                names = [number_name(float(one)) for one in names]
             wire, name = TextWire(names=tuple(names) if self.classes else None), names.__getitem__
         rows = zip(joined["id"], joined["text"], true, given, strict=True)
         return Proof([Sample(int(i), str(text), name(y), name(p)) for i, text, y, p in rows], wire)
@@ -127,7 +130,7 @@ def _answers(config: dict[str, Any], reader: Tokenizer) -> tuple[list[str], int,
         size = int(config["vocab_size"])
         return token_names(reader, size), size, "class"
     if config.get("problem_type") == "regression":
-        return [f"{number:g}" for number in config["numbers"]], 1, "number"
+        return [number_name(number) for number in config["numbers"]], 1, "number"
     names = _labels(config)
     return names, len(names), "class"
 

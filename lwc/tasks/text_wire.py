@@ -11,6 +11,7 @@ import numpy as np
 
 from lwc.core.arrays import Array
 from lwc.core.errors import RecipeError
+from lwc.core.spelling import plain
 from lwc.metrics.classification import accuracy, confusion_matrix, macro_f1
 from lwc.tasks.endpoint import Answer, Question, Sample, Tensor, WireError, agreement, first_answers
 
@@ -80,7 +81,8 @@ class TextWire:
             raise ValueError("the text has a lone surrogate and cannot be sent as UTF-8") from error
         except (TypeError, ValueError) as error:
             raise ValueError(f"id {row['id']!r} is not a whole number") from error
-        return Sample(identity, text, None if self.label is None else label, offline)
+        names = [None if name is None else plain(name) for name in (label, offline)]
+        return Sample(identity, text, None if self.label is None else names[0], names[1])
 
     def encode(self, question: Question) -> dict[str, Array]:
         """One BYTES element."""
@@ -105,7 +107,7 @@ class TextWire:
                 raise WireError(f"the scores are not finite: {scores[:8].tolist()}")
         if self.names is not None and label not in self.names:
             raise WireError(f"the label {label!r} is none of {sorted(self.names)}")
-        return label
+        return plain(label)
 
     def judge(self, answers: Sequence[tuple[int, Answer]], samples: Sequence[Sample]) -> dict[str, Any] | None:
         """Accuracy, macro-F1 and the confusion matrix (rows: true, columns: served), beside the offline accuracy."""

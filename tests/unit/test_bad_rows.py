@@ -20,7 +20,7 @@ from lwc.data.prepare import prepare
 from lwc.data.rows import Reason
 from lwc.pipeline.stages import inspect
 from lwc.recipe import Data, Recipe, TableFile
-from lwc.report.verdict import lost_rows
+from lwc.report.data_warnings import lost_rows
 
 
 def said(_: str) -> None:
@@ -98,7 +98,7 @@ def test_lost_rows_of_a_damaged_parquet_file_count_as_rows(tmp_path: Path, read:
 
 
 def test_rows_that_a_file_loses_are_warnings_of_the_verdict() -> None:
-    assert lost_rows({Reason.NO_RATING: 3, Reason.EMPTY_TEXT: 1}) == []
+    assert list(lost_rows({Reason.NO_RATING: 3, Reason.EMPTY_TEXT: 1})) == []
     cut, damaged, encoded = lost_rows({Reason.TRUNCATED: 1, Reason.DAMAGED_TABLE: 450, Reason.NOT_UTF8: 1200})
     assert "an unknown number" in cut
     assert "450 of its rows are lost" in damaged

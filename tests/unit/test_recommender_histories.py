@@ -10,7 +10,8 @@ from histories import ITEMS, recipe, write_chain
 
 from lwc.core.errors import DataError
 from lwc.pipeline.stages import inspect
-from lwc.recipe import NextItem, Split
+from lwc.recipe import NextItem, Recipe, Split
+from lwc.report.data_warnings import data_warnings
 from lwc.tasks.next_item.histories import Catalogue, Event, catalogue_of, histories
 from lwc.tasks.next_item.prepare import prepare
 from lwc.tasks.next_item.splits import by_time, divide, leave_last_out, load_questions, load_train
@@ -153,3 +154,64 @@ def test_too_little_data_is_one_clear_error() -> None:
 def test_what_items_do_not_have_is_refused_by_the_recipe(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         recipe(Path("shop.csv"), **changes)
+
+
+def shop(path: Path, **data: object) -> Recipe:
+    columns = {"user": "user", "item": "item", "time": "time", "rating": "stars"}
+    source = {"kind": "table", "paths": [str(path)], "columns": columns}
+    return recipe(path, data={"source": source, "calibration": 40, **data})
+
+
+def write_ratings(path: Path, users: int = 40, seconds: int = 86_400) -> None:
+    rows = [f"u{u},{(u + n) % 9},0.5,{u + n * seconds}" for u in range(users) for n in range(6)]
+    path.write_text("user,item,stars,time\n" + "\n".join(rows))
+
+
+def test_interactions_need_neither_a_text_nor_a_rating_of_1_to_5(tmp_path: Path) -> None:
+    write_ratings(tmp_path / "r.csv")
+    made = shop(tmp_path / "r.csv", labels={"scheme": "none"})
+    assert isinstance(made.task, NextItem)
+    quality = prepare(made, made.task, tmp_path, lambda _: None)
+    assert (quality["rows_bad"], quality["events_used"], quality["events_at_a_shared_time"]) == ({}, 240, 0)
+    assert data_warnings(quality, "next_item") == []
+    with pytest.raises(ValueError, match=r"columns\.body is null"):
+        recipe(tmp_path / "r.csv", task={"kind": "next_item", "text": {}}, data={
+            "source": {"kind": "table", "paths": ["r.csv"], "columns": {"body": None}}})  # fmt: skip
+    with pytest.raises(ValueError, match="at least 2 users"):
+        shop(tmp_path / "r.csv", calibration=1)
+
+
+@pytest.mark.parametrize(("limit", "users"), [(60, 10), (65, 10), (1000, 40)])
+def test_a_limit_draws_whole_histories(tmp_path: Path, limit: int, users: int) -> None:
+    write_ratings(tmp_path / "r.csv")
+    made = shop(tmp_path / "r.csv", limit=limit)
+    assert isinstance(made.task, NextItem)
+    quality = prepare(made, made.task, tmp_path, lambda _: None)
+    assert (quality["users"], quality["events_used"]) == (users, 6 * users)
+    assert quality["events_beyond_limit"] == 240 - 6 * users
+    test = load_questions(tmp_path, "test")
+    assert {len(history) for history in test.histories} == {5}
+    if users < 40:
+        assert test.users != [f"u{n}" for n in range(users)], "drawn, not the head"
+
+
+def test_a_limit_below_every_history_says_so(tmp_path: Path) -> None:
+    write_ratings(tmp_path / "r.csv")
+    made = shop(tmp_path / "r.csv", limit=5)
+    assert isinstance(made.task, NextItem)
+    with pytest.raises(DataError, match="limit is 5 events") as caught:
+        prepare(made, made.task, tmp_path, lambda _: None)
+    assert "6 or more" in caught.value.hint
+
+
+def test_shared_times_and_ids_in_two_number_forms_are_counted_and_told(tmp_path: Path) -> None:
+    write_ratings(tmp_path / "r.csv", seconds=0)
+    with (tmp_path / "r.csv").open("a") as file:
+        file.write("".join(f"\nv{n % 5},{n % 9}.0,1,{n}" for n in range(45)))
+    made = shop(tmp_path / "r.csv")
+    assert isinstance(made.task, NextItem)
+    quality = prepare(made, made.task, tmp_path, lambda _: None)
+    assert (quality["events_at_a_shared_time"], quality["events_used"], quality["items_alike"]) == (240, 285, 18)
+    times, ids = data_warnings(quality, "next_item")
+    assert times.startswith("84.2 % of the events (240 of 285) have the time of another event")
+    assert ids.startswith("18 item ids differ from another only in number form")

@@ -364,3 +364,34 @@ def test_a_plot_of_an_earlier_report_does_not_stay(tmp_path: Path) -> None:
     build(tmp_path)
     build_report(make_recipe(), {}, {}, {}, tmp_path / "out")
     assert not list((tmp_path / "out").glob("*.png"))
+
+
+def test_what_the_data_stage_noticed_is_in_verdict_and_data_section(tmp_path: Path) -> None:
+    stages = make_stages(tmp_path / "stages")
+    values = [{"value": "4.5", "label": "great", "rows": 500}, {"value": "2.5", "label": None, "rows": 9}]
+    add(tmp_path / "stages", "data", "quality.json", {
+        "duplicates": {"exact": 700, "near": 0},
+        "label_values": values,
+        "splits": {"test": {"rows": 300, "labels": {"Great": 2, "great": 298}}},
+    })  # fmt: skip
+    report = build_report(make_recipe(), stages, ENVIRONMENT, {}, tmp_path / "out")
+    said = report["verdict"]["warnings"]
+    assert any('"Great" (2 rows), "great" (298 rows) differ only in case' in one for one in said)
+    assert any('The test split has 2 rows of "Great", fewer than 10' in one for one in said)
+    assert any(one.startswith("70.2 % of the 997 labelled rows are duplicates") for one in said)
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "those between left out; stars are not rounded" in page
+    assert "great: 4.5; left out: 2.5" in page
+
+
+def test_a_retention_without_a_ratio_is_explained_and_fails_its_gate(tmp_path: Path) -> None:
+    stages = make_stages(tmp_path / "stages")
+    path = tmp_path / "stages" / "evaluate" / "evaluation.json"
+    content = json.loads(path.read_text())
+    content["retention"]["macro_f1"] = {"value": None, "low": None, "high": None}
+    path.write_text(json.dumps(content))
+    made = make_recipe([{"metric": "retention.macro_f1", "op": ">=", "value": 0.9}])
+    report = build_report(made, stages, ENVIRONMENT, {}, tmp_path / "out")
+    assert not report["verdict"]["passed"]
+    assert any(one.startswith("Retention of macro-F1 is not measured: a ratio needs") for one in
+               report["verdict"]["warnings"])  # fmt: skip

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as functional
@@ -21,8 +23,9 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from lwc.core.errors import ModelError, RecipeError
+from lwc.core.errors import DataError, ModelError, RecipeError
 from lwc.core.machine import describe
+from lwc.core.store import write_json
 from lwc.metrics.causal_lm import TokenSums, token_quality, token_retention
 from lwc.metrics.regression import number_quality, number_retention, spearman
 from lwc.models.batches import Batch, Encoded, batches, slices
@@ -35,7 +38,10 @@ from lwc.recipe import Recipe
 from lwc.recipe.file import load_recipe
 from lwc.report.build import build_report
 from lwc.tasks.causal_lm import unigram
+from lwc.tasks.regression import numbers_of
 from lwc.tasks.task import Checkpoint
+from lwc.tasks.text_endpoint import TextEndpoint, _answers
+from lwc.tasks.text_wire import TextWire
 from lwc.training.distillation import Recoverer
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -153,6 +159,40 @@ def test_spearman_is_scipys_and_retention_is_one_for_the_same_answers() -> None:
     assert worse["spearman"]["value"] == pytest.approx(1)  # the order is the same
 
 
+@pytest.mark.parametrize(("sign", "noise"), [(-1.0, 0.5), (1.0, 1e9)])  # ρ below 0, and ρ that may be 0
+def test_a_base_without_a_positive_rank_correlation_has_none_to_retain(sign: float, noise: float) -> None:
+    random = np.random.default_rng(3)
+    labels = random.integers(1, 6, 60).astype(float)
+    base = sign * labels + noise * random.normal(size=60)
+    kept = number_retention(labels, base, -labels, 200, 0)  # a ρ of -1, which a ratio of two negative ones praised
+    assert kept["spearman"] == {"value": None, "low": None, "high": None}
+    assert kept["mean_absolute_error"]["value"] is not None
+    reversed_ = number_retention(labels, labels, -labels, 200, 0)
+    assert reversed_["spearman"]["value"] == pytest.approx(-1)
+
+
+def test_the_endpoint_spells_numbers_as_the_labels_are_spelled(tmp_path: Path) -> None:
+    write_json(tmp_path / "labels.json", ["1", "1.50", "0.1", "123456789"])
+    ids = np.arange(4)
+    pq.write_table(pa.table({"id": ids, "text": list("abcd"), "label": ids}), tmp_path / "test.parquet")
+    pq.write_table(pa.table({"id": ids, "label": ids, "compressed": ids}), tmp_path / "predictions.parquet")
+    proof = TextEndpoint(classes=False).proof(tmp_path, tmp_path)
+    reader: Any = None
+    for numbers in ([1.0, 1.5, 0.1, 123456789.0], [1.0, 1.5, float(np.float32(0.1)), 123456789.0]):
+        names, _, _ = _answers({"problem_type": "regression", "numbers": numbers}, reader)
+        assert names == [sample.label for sample in proof.samples] == ["1", "1.5", "0.1", "123456789"]
+    with pytest.raises(DataError, match="'good', 'nan' are no numbers"):
+        numbers_of(["1", "good", "nan"])
+
+
+def test_labels_of_a_load_test_are_spelled_as_the_answers() -> None:
+    wire = TextWire()
+    row = {"id": 1, "text": "a", "label": "2.0", "offline": "2"}
+    answer = wire.decode({"label": np.array([b"2.0"], dtype=object), "scores": np.ones(1)})
+    sample = wire.sample(row, 1)
+    assert (sample.label, sample.offline, answer) == ("2", "2", "2")
+
+
 def test_perplexity_is_over_tokens_and_retention_falls_with_the_loss() -> None:
     sums = TokenSums(np.array([4.0, 9.0]), np.array([1.0, 2.0]), np.array([4.0, 6.0]))
     quality = token_quality(sums, 200, 0)
@@ -261,7 +301,9 @@ def test_stars_are_predicted_and_served_as_numbers(tmp_path: Path) -> None:
     for number in range(160):
         stars = number % 5 + 1
         text = " ".join([*[words[stars - 1]] * int(random.integers(2, 6)), f"item{number}", f"order{number * 7}"])
-        rows.append(json.dumps({"text": text, "stars": stars}))
+        # The numbers of the labels have one name, however they are written.
+        spelled = (stars, float(stars), f"{stars}.0", f"{stars}")[number % 4]
+        rows.append(json.dumps({"text": text, "stars": spelled}))
     (tmp_path / "reviews.jsonl").write_text("\n".join(rows))
     vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
@@ -272,11 +314,11 @@ def test_stars_are_predicted_and_served_as_numbers(tmp_path: Path) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
     ).save_pretrained(tmp_path / "bert")
-    source = {"kind": "table", "paths": [str(tmp_path / "reviews.jsonl")], "columns": {"rating": "stars"}}
+    source = {"kind": "table", "paths": [str(tmp_path / "reviews.jsonl")], "columns": {"label": "stars"}}
     recipe = Recipe.model_validate({
         **COMMON,
         "task": {"kind": "regression"},
-        "data": {"source": source, "labels": {"scheme": "five_class"}, "calibration": 20},
+        "data": {"source": source, "labels": {"scheme": "column"}, "calibration": 20},
         "model": {"kind": "pretrained", "source": str(tmp_path / "bert"), "max_length": 16},
         "train": {**COMMON["train"], "epochs": 20, "learning_rate": 5e-3, "patience": 20},
         "gates": [{"metric": "retention.spearman", "op": ">=", "value": 0.5}],

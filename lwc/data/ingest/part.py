@@ -22,9 +22,9 @@ from lwc.data.ingest.parse import Piece, pieces
 from lwc.data.ingest.seal import seal
 from lwc.data.ingest.sketches import HyperLogLog, diversity, languages, lengths, months
 from lwc.data.ingest.strings import clean_many
-from lwc.data.prepare import label_name
+from lwc.data.labels import label_name, label_value
 from lwc.data.rows import Bad, Reason, Row, excerpt
-from lwc.recipe import Columns, Data
+from lwc.recipe import Columns, Data, Labels
 
 _WORD = re.compile(r"\w")
 SUFFIXES = ("rows.arrow", "keys.npy", "order.npy", "labels.npy", "bad.jsonl")
@@ -92,26 +92,32 @@ def make_part(block: Block, data: Data, columns: Columns | None, folder: Path) -
     near: list[Array] = [np.zeros((bands, 0), dtype=np.uint64)]
     bad: list[Bad] = []
     read = left_out = 0
+    values: Counter[str] = Counter()
     for piece in pieces(block, columns, seen):
         read += len(piece) + sum(one.rows for one in piece.bad)
         bad += piece.bad
         raw = _text(piece, data.text_fields)
-        text, label = clean_many(raw), _labels(piece, data.labels.scheme)
+        text, (label, value) = clean_many(raw), _labels(piece, data.labels)
         good = label.is_valid().to_numpy(zero_copy_only=False)
         long = pc.greater(pc.utf8_length(raw), MAX_CHARACTERS).to_numpy(zero_copy_only=False)
         good &= ~long
         folded = fold_many(text.filter(pa.array(good)))
         worded = np.diff(folded.starts) > 0
         good[good] = worded
+        counted = good.copy()
         for row in np.flatnonzero(~good).tolist():
             found = text[row].as_py()
             if long[row]:
                 bad.append(Bad(piece.file[row].as_py(), piece.line[row].as_py(), Reason.TOO_LONG, excerpt(found)))
             elif _WORD.search(found):
                 left_out += 1
+                counted[row] = True
             else:
                 reason = Reason.NO_WORDS if found else Reason.EMPTY_TEXT
                 bad.append(Bad(piece.file[row].as_py(), piece.line[row].as_py(), reason, excerpt(found)))
+        for one in pc.value_counts(value.filter(pa.array(counted))).to_pylist():
+            if one["values"] is not None:
+                values[one["values"]] += one["counts"]
         key, starts = folded.keys[worded], np.append(folded.starts[:-1][worded], folded.starts[-1])
         # Only what cleaning changed: most texts would be kept twice.
         changed = pc.if_else(pc.equal(raw, text), pa.scalar(None, pa.string()), raw)
@@ -129,7 +135,7 @@ def make_part(block: Block, data: Data, columns: Columns | None, folder: Path) -
     account = {
         "part": block.part, "file": block.file, "number": block.number, "name": block.name, "read": read,
         "rows": len(table), "left_out": left_out, "seen": sorted(seen),
-        "bad": _counted(bad),
+        "values": dict(values), "bad": _counted(bad),
         **summary.as_json(table),
     }  # fmt: skip
     _write(folder / block.part, table, near, bad)
@@ -150,14 +156,15 @@ def _text(piece: Piece, fields: Sequence[str]) -> pa.Array:
     return found[0] if len(found) == 1 else pc.binary_join_element_wise(*found, "\n")
 
 
-def _labels(piece: Piece, scheme: str) -> pa.Array:
-    """Class names (N,); null for rows that the scheme leaves out."""
-    field = "label" if scheme == "column" else "rating"
-    values = getattr(piece, field).dictionary_encode(null_encoding="encode")
-    distinct = values.dictionary.to_pylist()
+def _labels(piece: Piece, labels: Labels) -> tuple[pa.Array, pa.Array]:
+    """Class names (N,), null for rows that the scheme leaves out, and the values (N,) that they are made from."""
+    field = "label" if labels.scheme == "column" else "rating"
+    found = getattr(piece, field).dictionary_encode(null_encoding="encode")
     file = piece.file[0].as_py() if len(piece) else ""
-    names = [label_name(Row(file, 0, **{field: value}), scheme) for value in distinct]
-    return pa.array(names, pa.string()).take(values.indices)
+    rows = [Row(file, 0, **{field: value}) for value in found.dictionary.to_pylist()]
+    names = [label_name(row, labels) for row in rows]
+    values = [None if labels.scheme == "none" else label_value(row, labels) for row in rows]
+    return pa.array(names, pa.string()).take(found.indices), pa.array(values, pa.string()).take(found.indices)
 
 
 def _write(stem: Path, table: pa.Table, near: list[Array], bad: list[Bad]) -> None:

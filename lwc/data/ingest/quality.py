@@ -19,7 +19,7 @@ from lwc.recipe import Data
 
 _PERCENTILES = (5, 25, 50, 75, 95, 99)
 _SUMMED = ("read", "rows", "left_out", "without_user", "without_item", "without_time")
-_COUNTED = ("bad", "labels", "languages")
+_COUNTED = ("bad", "labels", "values", "languages")
 
 
 def totals(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

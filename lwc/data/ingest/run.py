@@ -28,8 +28,9 @@ from lwc.data.ingest.progress import Meter
 from lwc.data.ingest.quality import describe, totals
 from lwc.data.ingest.reading import Job, read_all
 from lwc.data.ingest.seal import seal, unbroken
+from lwc.data.labels import check_values, label_names
 from lwc.data.paths import locate_all
-from lwc.data.prepare import label_names
+from lwc.data.quality import SAMPLE, giveaways
 from lwc.data.source import inputs_of, notes_of, provenance, quiet
 from lwc.data.splits import NAMES, kind_of
 from lwc.recipe import Data
@@ -61,7 +62,7 @@ def ingest(
         DataError: unusable data, or ``out`` contains something else.
         LwcError: a worker process died.
     """
-    inputs, workers = inputs_of(data.source), workers or cpu_limit()
+    inputs, workers = inputs_of(data.reading()), workers or cpu_limit()
     out.mkdir(parents=True, exist_ok=True)
     busy = DataError(f"{out}: another process is writing there", "wait until it ends, or name another --out")
     with exclusive(out / "lock", busy), workers_pool(workers) if pool is None else nullcontext(pool) as executor:
@@ -83,6 +84,7 @@ def _line(job: Job) -> dict[str, Any]:
     if total["rows"] != parts.rows:
         raise DataError(f"{out}: the source now gives other rows", "delete the folder and rerun the command")
     check_bad(total["bad"], total["read"], data.max_bad_rows, _quarantine(job, parts))
+    values = check_values(data, total["values"])
     if parts.rows == 0:
         raise DataError("no row is left after cleaning and labelling", "use another label scheme or source")
     with _timed(took, "compare"):
@@ -93,7 +95,9 @@ def _line(job: Job) -> dict[str, Any]:
         joined = _metadata(job)
         written = _shards(job, parts, rule, names, joined)
     quality = describe(data, total, decisions, written, rule.kind, names)
-    quality["read_as"] = notes_of(data.source)
+    quality["read_as"] = notes_of(data.reading())
+    quality["label_values"] = values
+    quality["label_tokens"] = giveaways(*shards.sample(out, "train", SAMPLE), names)
     if joined is not None:
         quality["metadata"] = read_json(joined / "done.json")
     _finish(job, parts, names, quality, written)

@@ -144,3 +144,13 @@ def _columns(
     if metadata is not None:
         columns.update(zip(FIELDS, look_up(metadata, table["item"]), strict=True))
     return pa.table(columns)
+
+
+def sample(out: Path, split: str, most: int) -> tuple[list[str], Array]:
+    """At most ``most`` texts of a split, evenly spaced over up to twenty of its shards, and their label ids (N,)."""
+    files = sorted((out / split).glob("*.parquet"))
+    tables = [pq.read_table(path, columns=["text", "label"]) for path in files[:: -(-len(files) // 20) or 1]]
+    table = pa.concat_tables(tables)
+    rows = np.arange(min(most, len(table))) * len(table) // max(1, min(most, len(table)))
+    chosen = table.take(pa.array(rows))
+    return chosen["text"].to_pylist(), chosen["label"].to_numpy()

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from lwc.core.arrays import Array
 from lwc.core.store import read_json, write_json
 from lwc.data.ingest.run import ingest
-from lwc.data.prepare import TEST_RAW, check_splits, stratified
+from lwc.data.prepare import TEST_RAW, check_calibration, check_splits, stratified
 from lwc.data.quality import balance
 from lwc.data.splits import NAMES
 from lwc.recipe import Data
@@ -47,6 +47,7 @@ def prepare_large(
     bounds = np.cumsum([0, *(len(labels[name]) for name in NAMES)])
     members = {name: np.arange(bounds[i], bounds[i + 1]) for i, name in enumerate(NAMES)}
     check_splits(members, every, names)
+    check_calibration(data.calibration, every[members["train"]])
     picked = stratified(members["train"], every, data.calibration, seed)
     _write(_rows(out / "train.parquet", picked), out / "calibration.parquet")
     labels["calibration"] = every[picked]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lwc.core.errors import DataError
+from lwc.core.spelling import likeness
 from lwc.core.store import read_json, write_json
 from lwc.data.bad_rows import check_bad, read_good
 from lwc.data.rows import Bad, Reason, Row
@@ -124,6 +127,25 @@ def histories(events: Iterable[Event], min_history: int) -> tuple[dict[str, list
     }
 
 
+def limited(found: Mapping[str, list[Event]], limit: int | None, seed: int) -> dict[str, list[Event]]:
+    """Histories of users drawn at random, as many as have at most ``limit`` events together: a history stays whole.
+
+    Raises:
+        DataError: not even one history is so short.
+    """
+    if limit is None:
+        return dict(found)
+    users = [list(found)[index] for index in np.random.default_rng(seed).permutation(len(found))]
+    ends = np.cumsum([len(found[user]) for user in users])
+    chosen = set(users[: int(np.searchsorted(ends, limit, side="right"))])
+    if found and not chosen:
+        raise DataError(
+            f"data.limit is {limit} events, and the first history drawn has {ends[0]}",
+            f"set data.limit to {ends[0]} or more: histories are taken whole",
+        )
+    return {user: mine for user, mine in found.items() if user in chosen}
+
+
 def _event(row: Row, fields: Sequence[str]) -> Event | Bad:
     given = ((row.user, Reason.NO_USER), (row.item, Reason.NO_ITEM), (row.time, Reason.NO_TIME))
     for value, reason in given:
@@ -143,6 +165,7 @@ def read_events(
         DataError: the source has no rows, or more than ``data.max_bad_rows`` of them are bad.
     """
     fields = data.text_fields if texts else ()
+    source = data.source.reading({"user", "item", "time", *fields})
     events: list[Event] = []
 
     def take(row: Row) -> Bad | None:
@@ -152,10 +175,25 @@ def read_events(
         events.append(found)
         return None
 
-    read, bad = read_good(data.source, take, quarantine, progress)
+    read, bad = read_good(source, take, quarantine, progress)
     hint = "task next_item needs user, item and time: map data.source.columns"
     check_bad(bad, read, data.max_bad_rows, quarantine, hint)
     return events, {"rows_read": read, "rows_bad": dict(bad)}
+
+
+def shared_times(found: Mapping[str, Sequence[Event]]) -> int:
+    """How many events are in the same second as another event of their user, so that their order is drawn."""
+    moments = Counter((user, event.time) for user, mine in found.items() for event in mine)
+    return sum(count for count in moments.values() if count > 1)
+
+
+def alike(items: Sequence[str]) -> tuple[int, list[str]]:
+    """How many ids differ from another only in number form, spacing or invisible characters; the most frequent ones."""
+    groups: dict[str, list[str]] = {}
+    for item in items:
+        groups.setdefault(likeness(item, cased=True), []).append(item)
+    several = [group for group in groups.values() if len(group) > 1]
+    return sum(map(len, several)), several[0] if several else []
 
 
 def describe(sequences: Sequence[Sequence[Any]]) -> dict[str, float]:

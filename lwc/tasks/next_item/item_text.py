@@ -34,7 +34,7 @@ def item_texts(
     """The text of each item that has any: its metadata, then its train reviews (never those of held-out events)."""
     texts: dict[str, list[str]] = {}
     if metadata is not None:
-        for row in good_rows(metadata, 1, progress):
+        for row in good_rows(metadata.reading({"item", "title", "body"}), 1, progress):
             if row.item is not None:
                 texts.setdefault(row.item, []).extend(text for text in (row.title, row.body) if text)
     for events in train.values():

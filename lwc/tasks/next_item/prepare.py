@@ -9,7 +9,7 @@ from typing import Any
 from lwc.core.store import write_json
 from lwc.data.source import provenance
 from lwc.recipe import NextItem, Recipe
-from lwc.tasks.next_item.histories import describe, histories, read_events
+from lwc.tasks.next_item.histories import alike, describe, histories, limited, read_events, shared_times
 from lwc.tasks.next_item.item_text import item_texts, write_texts
 from lwc.tasks.next_item.splits import divide, write_questions, write_train
 
@@ -23,7 +23,9 @@ def prepare(recipe: Recipe, task: NextItem, out: Path, progress: Callable[[str],
     data = recipe.data
     with_reviews = task.text is not None and task.text.reviews
     events, account = read_events(data, out / "quarantine.jsonl", progress, texts=with_reviews)
-    found, left_out = histories(events, task.min_history)
+    every, left_out = histories(events, task.min_history)
+    found = limited(every, data.limit, recipe.seed)
+    used = sum(len(mine) for mine in found.values())
     divided, catalogue = divide(found, task, data.split)
     if task.text is not None:
         texts = item_texts(divided.train, task.text.metadata, progress)
@@ -41,13 +43,18 @@ def prepare(recipe: Recipe, task: NextItem, out: Path, progress: Callable[[str],
             "targets_not_in_catalogue": sum(question.target not in known for question in questions),
         }
     write_json(out / "source.json", provenance(data.source, data.text_fields if with_reviews else ()))
+    same, example = alike(catalogue.items)
     quality = {
         "source": data.source.kind,
         **account,
         **left_out,
-        "events_used": sum(len(mine) for mine in found.values()),
+        "events_beyond_limit": sum(len(mine) for mine in every.values()) - used,
+        "events_used": used,
+        "events_at_a_shared_time": shared_times(found),
         "users": len(found),
         "items": len(catalogue),
+        "items_alike": same,
+        "items_alike_example": example,
         "items_not_in_train": len(catalogue) - catalogue.trained,
         "catalogue_sha256": catalogue.digest(),
         "split_by": task.split,
