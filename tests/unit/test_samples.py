@@ -38,6 +38,7 @@ JSON = [{"id": number, "text": text, "label": label} for number, text, label in 
         ("s.json", json.dumps(JSON, indent=2).encode()),
         ("s.jsonl", json.dumps([{**row, "id": 9 - row["id"]} for row in JSON][::-1]).encode()),
     ],
+    ids=["utf-16", "BOM", "semicolons", "no ids", "tabs", "csv.gz", "jsonl.gz", "BOM jsonl", "array", "array in jsonl"],
 )
 def test_samples_are_read_as_data_sources_are(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
