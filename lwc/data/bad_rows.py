@@ -114,9 +114,8 @@ def first_of(quarantine: Path, reasons: Sequence[str]) -> dict[str, Entry]:
     with quarantine.open(encoding="utf-8") as file:
         for line in file:
             entry = json.loads(line)
-            for reason in reasons:
-                if reason not in found and str(entry["reason"]).split(": ")[0] == reason:
-                    found[reason] = entry
+            if entry["reason"] in reasons:
+                found.setdefault(entry["reason"], entry)
             if len(found) == len(reasons):
                 break
     return found
@@ -131,7 +130,8 @@ def refused(bad: Bad, path: Path) -> DataError:
 def _place(entry: Entry) -> str:
     rows = f" and {entry['rows'] - 1} more rows" if "rows" in entry else ""
     value = f": {excerpt(entry['excerpt'])}" if entry["excerpt"] else ""
-    return f"{entry['file']}, line {entry['line']}{rows}: {printable(entry['reason'])}{value}"
+    detail = f": {printable(entry['detail'])}" if "detail" in entry else ""
+    return f"{entry['file']}, line {entry['line']}{rows}: {entry['reason']}{detail}{value}"
 
 
 def _advice(reason: str, entry: Entry | None, recipe: bool = True) -> str:

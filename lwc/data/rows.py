@@ -97,7 +97,9 @@ class Bad:
 
     def entry(self) -> str:
         """The line of ``quarantine.jsonl``."""
-        found = {"file": self.file, "line": self.line, "reason": self.message, "excerpt": self.excerpt}
+        found = {"file": self.file, "line": self.line, "reason": str(self.reason), "excerpt": self.excerpt}
+        if self.detail:
+            found["detail"] = self.detail
         if self.rows > 1:
             found["rows"] = self.rows
         return json.dumps(found, ensure_ascii=True) + "\n"

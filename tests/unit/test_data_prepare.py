@@ -267,10 +267,10 @@ def test_reasons_are_grouped_and_storable(corpus: Path, tmp_path: Path) -> None:
     quality = prepare(settings(corpus), 1, tmp_path)
     assert quality["rows_bad"] == {"rating is outside 1 to 5": 4, "time is out of range": 1}
     entries = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [entry["reason"] for entry in entries][1:] == [
-        *(f"rating is outside 1 to 5: {stars}" for stars in (7, 8, 9)), "time is out of range: 1e+300",
+    assert [(entry["reason"], entry["detail"]) for entry in entries][1:] == [
+        *(("rating is outside 1 to 5", stars) for stars in "789"), ("time is out of range", "1e+300"),
     ]  # fmt: skip
-    assert all(set(entry) == {"file", "line", "reason", "excerpt"} for entry in entries)
+    assert all(set(entry) == {"file", "line", "reason", "detail", "excerpt"} for entry in entries)
     assert "?" in {user for name in ("train", "validation", "test") for user in column(tmp_path, name, "user")}
 
 

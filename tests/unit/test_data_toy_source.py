@@ -104,7 +104,8 @@ def test_it_is_read_and_prepared(written: Path, tmp_path: Path) -> None:
     quality = prepare(recipe.data, recipe.seed, tmp_path / "out")
     assert (quality["rows_read"], quality["rows_used"], quality["rows_bad"]) == (121, 120, {"mumbled": 1})
     (entry,) = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
-    assert json.loads(entry)["reason"] == "mumbled: inaudible"
+    found = json.loads(entry)
+    assert (found["reason"], found["detail"]) == ("mumbled", "inaudible")
     (file,) = json.loads((tmp_path / "out" / "source.json").read_text())["files"]
     assert file["name"] == "reviews.txt"
 
