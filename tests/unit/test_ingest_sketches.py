@@ -39,6 +39,7 @@ from lwc.data.ingest.sketches import (
     quantile,
 )
 from lwc.data.ingest.strings import clean_many
+from lwc.recipe import Labels
 from lwc.report.data_page import data_page
 
 words = st.sampled_from(
@@ -171,7 +172,7 @@ def test_the_page_says_what_was_measured_and_how_well() -> None:
         "state_bytes_per_million_rows": {"disk": 113_000_000, "memory": 1_000_000, "split": 0},
         "seconds": {"read": 61.0},
     }  # fmt: skip
-    page = data_page(quality, "mine")
+    page = data_page(quality, "mine", Labels(), "classification")
     for part in ("Data of mine", "bad &lt;JSON&gt;", "± 0.8 %", "1.1 %", "21.0 %", "113 MB", "1 min 01 s", "150"):
         assert part in page, part
     assert page.count("data:image/png;base64,") == 3

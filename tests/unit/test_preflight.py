@@ -72,7 +72,7 @@ def data(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def checked(checks: tuple[Check, ...], made: Recipe, data: Path, stages: Collection[str] = ALL) -> list[str]:
     said: list[str] = []
-    base = task_of(made).start(made, data)
+    base = task_of(made).start(made, data, lambda warning: None)
     run_checks(checks, Subject(made, stages, place=data, data=data, base=base), said.append)
     return said
 
@@ -109,7 +109,7 @@ def test_a_sound_recipe_passes_and_says_what_was_checked(rows: Path, data: Path)
 
 def test_a_model_without_attention_maps_is_told(rows: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = recipe(rows, "recover.attention_weight=1")
-    base = task_of(made).start(made, data)
+    base = task_of(made).start(made, data, lambda warning: None)
     monkeypatch.setattr(base.model, "forward", lambda **_: SimpleNamespace(attentions=None))
     with pytest.raises(ModelError, match="does not return attention maps"):
         run_checks(BASE, Subject(made, ALL, place=data, data=data, base=base))
@@ -159,12 +159,12 @@ def test_labels_matter_only_to_a_run_that_packages(tmp_path: Path) -> None:
 
 
 def checkpoint(folder: Path, model_type: str = "bert", pad: bool = True, **changes: Any) -> Path:
-    """A checkpoint's config and tokenizer; no weights, which nobody has read yet."""
+    """A whole checkpoint, whose weights nobody reads yet."""
     texts = [" ".join(WORDS.values())] * 5
     tokenizer = train_wordpiece(texts, 200, 40)
-    config = tiny(model_type, vocab_size=len(tokenizer), **changes).config
-    config.pad_token_id = tokenizer.pad_token_id
-    config.save_pretrained(folder)
+    model = tiny(model_type, vocab_size=len(tokenizer), **changes)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
     if not pad:
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
     tokenizer.save_pretrained(folder)
@@ -196,7 +196,7 @@ def test_what_a_checkpoints_config_tells_is_told_before_the_data_are_read(
     ("break_it", "told"),
     [
         (lambda folder: (folder / "config.json").write_text('{"model_type": "t5"}'), "model type 't5'"),
-        (lambda folder: (folder / "config.json").write_text('{"model_type": "bert"'), "cannot be loaded"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "bert"'), "not JSON"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer"),
         (lambda folder: checkpoint(folder, pad=False), "no padding token"),
         (lambda folder: shutil.rmtree(folder), "no such folder"),

@@ -176,7 +176,7 @@ def test_a_section_without_its_tag_is_the_default_one() -> None:
         ("target: {ratio: 1.2, of: params}\nselect: {keep_first: 2, keep_last: 2}", "keep 4 of 4 blocks"),
         ("target: {ratio: 5, of: blocks}", "4 blocks allow at most 4"),
         ('data: {labels: {scheme: column, names: ["a\\nb", c]}}', "contains a line break"),
-        ("data: {labels: {scheme: column, names: [a, b, a]}}", "listed twice"),
+        ("data: {labels: {scheme: column, names: [a, b, a]}}", "lists 'a' twice"),
         ("verify: {rate: 2, seconds: 10}", "gives 20 requests in 10 s, verify.min_requests is 50"),
         (
             "model: {kind: config, norm: post, max_length: 32}\nexport: {latency_shapes: [{batch: 1, length: 64}]}",

@@ -176,6 +176,7 @@ def test_the_endpoint_spells_numbers_as_the_labels_are_spelled(tmp_path: Path) -
     ids = np.arange(4)
     pq.write_table(pa.table({"id": ids, "text": list("abcd"), "label": ids}), tmp_path / "test.parquet")
     pq.write_table(pa.table({"id": ids, "label": ids, "compressed": ids}), tmp_path / "predictions.parquet")
+    pq.write_table(pa.table({"id": ids[:0], "text": []}), tmp_path / "test_raw.parquet")
     proof = TextEndpoint(classes=False).proof(tmp_path, tmp_path)
     reader: Any = None
     for numbers in ([1.0, 1.5, 0.1, 123456789.0], [1.0, 1.5, float(np.float32(0.1)), 123456789.0]):
