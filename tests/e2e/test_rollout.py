@@ -184,7 +184,8 @@ def test_a_failed_check_or_load_leaves_everything_as_it_was(
     before, models = files(), loaded(server)
     broken = tmp_path / "broken"
     shutil.copytree(builds[3], broken)
-    (broken / "reviews" / "1" / "model.py").write_text("raise ValueError('broken on purpose')\n")
+    script = broken / "reviews" / "1" / "model.py"
+    script.write_text(script.read_text() + "\nraise ValueError('broken on purpose')\n")  # only loading shows it
     failing = tmp_path / "failing"
     shutil.copytree(builds[3], failing)
     code = failing / "reviews" / "1" / "model.py"
