@@ -7,7 +7,6 @@ without its auto-complete; what it says of TensorRT plans was not.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,8 +54,6 @@ RULES = (
     Rule("stamps of TensorRT plans", check_plans, "tensorrt"),
     Rule("steps of ensembles", check_ensemble, "ensemble"),
 )
-# What a shell does not take as it is.
-_UNSAFE = re.compile(r"[^\w@%+=:,./-]", re.ASCII)
 # What no rule looks at, by backend: only a server shows it.
 _UNCHECKED = {
     "onnxruntime": "whether ONNX Runtime loads the graph",
@@ -133,7 +130,7 @@ def examine(
         for rule in RULES:
             if rule.fits(model):
                 findings += _apply(rule, model, repository)
-    findings += [*check_cycles(models), *_own_path(repository)]
+    findings += check_cycles(models)
     # A file that cannot be read is in the way of several rules.
     findings = sorted(dict.fromkeys(findings), key=lambda one: (SEVERITIES.index(one.severity), one.model, one.path))
     checked = [rule.about for rule in RULES if any(rule.fits(model) for model in models.values())]
@@ -204,14 +201,6 @@ def _unreadable(folder: Path, model: str, error: OSError) -> Finding:
     path = Path(str(error.filename or folder / model))
     where = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
     return Finding("error", model, where, f"cannot be read: {error.strerror or error}", "let the server's user read it")
-
-
-def _own_path(repository: Repository) -> Iterator[Finding]:
-    """The Python backend passes the path of a model to a shell as it is, and its Python reads it as ASCII."""
-    odd = "".join(sorted(set(_UNSAFE.findall(str(repository.folder.resolve())))))
-    if odd and any(model.backend in ("python", "onnxruntime") for model in repository.models.values()):
-        what = f"the path of the repository has {odd!r}: the embedded server does not start Python models there"
-        yield Finding("warning", "", "./", what, "move it, or serve it with the official image")
 
 
 def _unchecked(models: Mapping[str, Model]) -> dict[str, list[str]]:
