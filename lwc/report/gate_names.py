@@ -166,7 +166,12 @@ def _walk(annotation: Any, path: str, known: _Known, above: Figure = Figure()) -
         yield from _walk(inside[-1], f"{path}.{name}", replace(known, facts=known.facts | facts), below)
 
 
-def metrics(recipe: Recipe) -> dict[str, Figure]:
+def metrics(recipe: Recipe) -> dict[str, bool]:
+    """The names of `figures`; True for those that every run measures."""
+    return {name: figure.certain for name, figure in figures(recipe).items()}
+
+
+def figures(recipe: Recipe) -> dict[str, Figure]:
     """The figures of a run of the recipe by their dotted paths into ``report.json``.
 
     ``*`` stands for a name, ``#`` for a position, that only the run knows.
@@ -194,7 +199,7 @@ def unmeasured(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str]]:
 
 def unreachable(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str]]:
     """Where in a recipe a gate compares a share with a number that is none: it passes always or never."""
-    found, known = [], metrics(recipe) if recipe.gates else {}
+    found, known = [], figures(recipe) if recipe.gates else {}
     for number, gate in enumerate(recipe.gates):
         most = max((figure.most or inf for name, figure in known.items() if _matches(name, gate.metric)), default=inf)
         if gate.relative_to is None and gate.value > most:
