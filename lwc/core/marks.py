@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
@@ -42,8 +42,16 @@ class Sometimes:
     """Whether it is there depends on the data, or on what the run finds: a gate may name it at its own risk."""
 
 
+@dataclass(frozen=True)
+class Most:
+    """No figure is above this: a gate that says more was meant as a percentage, or misread."""
+
+    value: float
+
+
 CLOSED = ConfigDict(extra="forbid")
 Number: TypeAlias = float | None
+Share: TypeAlias = Annotated[Number, Most(1.0)]
 
 
 @with_config(CLOSED)

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 class Metric:
     """A quality of ``evaluation.json``. Retention is always the better the higher, 1 = all of the base's quality.
 
-    ``retained`` is False for a metric without one.
+    ``retained`` is False for a metric without one. ``most`` is its highest value, where there is one.
     """
 
     key: str
     name: str
     lower_is_better: bool = False
     retained: bool = True
+    most: float | None = None
 
 
 @dataclass(frozen=True)

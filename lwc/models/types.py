@@ -109,6 +109,8 @@ class Tokenizer(Protocol):
     truncation_side: str
     pad_token: str
     pad_token_id: int
+    unk_token: str | None
+    unk_token_id: int | None
     eos_token: str | None
     eos_token_id: int | None
     cls_token_id: int | None

@@ -60,6 +60,13 @@ class Format(Section):
         return value
 
 
+def _in_list(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+Paths = Annotated[tuple[str, ...], BeforeValidator(_in_list), Field(min_length=1)]
+
+
 class DataSource(Row):
     """Settings of a data source; ``implementation`` names its `lwc.data.source.Source`."""
 
@@ -96,7 +103,7 @@ class McAuleyFile(DataSource):
 
     implementation: ClassVar[str] = "lwc.data.sources.mcauley:SOURCE"
     kind: Literal["mcauley"]
-    paths: tuple[str, ...] = Field(min_length=1)
+    paths: Paths
 
 
 class TableFile(DataSource):
@@ -107,7 +114,7 @@ class TableFile(DataSource):
 
     implementation: ClassVar[str] = "lwc.data.sources.table:SOURCE"
     kind: Literal["table"]
-    paths: tuple[str, ...] = Field(min_length=1)
+    paths: Paths
     columns: Columns = Columns()
     format: Format = Format()
 

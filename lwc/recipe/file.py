@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -40,6 +41,13 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list(_first))
 
 
+# What pydantic says in words of Python, by its type of error.
+_EXPECTED = {
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "a section of keys and values"),
+    **dict.fromkeys(("tuple_type", "list_type"), "a list, such as [first, second]"),
+}
+
+
 @dataclass
 class _Document:
     value: Any
@@ -51,7 +59,7 @@ def _construct(node: yaml.Node, loader: _Loader, where: Location, document: _Doc
     document.lines[where] = node.start_mark.line + 1
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}
-        for key_node, value_node in node.value:
+        for key_node, value_node in _merged(node):
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             if key is None:
                 document.problems.append(
@@ -71,6 +79,28 @@ def _construct(node: yaml.Node, loader: _Loader, where: Location, document: _Doc
     if isinstance(node, yaml.SequenceNode):
         return [_construct(item, loader, (*where, i), document) for i, item in enumerate(node.value)]
     return loader.construct_object(node)
+
+
+def _merged(node: yaml.MappingNode) -> list[tuple[yaml.Node, yaml.Node]]:
+    """A mapping's own pairs, then those that ``<<`` merges into it and that it does not have; the first one wins."""
+    own: list[tuple[yaml.Node, yaml.Node]] = []
+    merged: list[tuple[yaml.Node, yaml.Node]] = []
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.value == "<<" and key.style is None:
+            for one in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if not isinstance(one, yaml.MappingNode):
+                    raise yaml.constructor.ConstructorError(
+                        problem="<< merges sections only", problem_mark=key.start_mark
+                    )
+                merged += _merged(one)
+        else:
+            own.append((key, value))
+    names = {str(key.value) for key, _ in own}
+    for key, value in merged:
+        if key.value not in names:
+            names.add(key.value)
+            own.append((key, value))
+    return own
 
 
 def _parse(text: str, name: str) -> _Document:
@@ -220,6 +250,10 @@ def _problems(error: ValidationError, document: _Document) -> list[str]:
                 close = difflib.get_close_matches(str(tag), options, n=1, cutoff=0.5)
                 if close:
                     message += f"; did you mean {close[0]!r}?"
+            if item["type"] in _EXPECTED:
+                message = (
+                    "empty: give it keys, or leave it out" if given is None else f"must be {_EXPECTED[item['type']]}"
+                )
             shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
             other.append(f"{where}: {message}{shown}")
     # A misspelled required key is one mistake, not two; neither is a list that is "too short" only because
@@ -235,7 +269,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), checks: Sequence[Chec
             file, line, field path and the nearest valid key.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
+        # YAML may be UTF-16 too, as a byte order mark says; editors and shells of Windows write it.
+        text = data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8")
     except FileNotFoundError as error:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
         hint = (

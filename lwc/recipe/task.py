@@ -74,10 +74,10 @@ class Classification(TaskSettings):
 
     implementation: ClassVar[str] = "lwc.tasks.classification:TASK"
     headline: ClassVar[Headline] = Headline(
-        (Metric("accuracy", "accuracy"), Metric("macro_f1", "macro-F1")),
+        (Metric("accuracy", "accuracy", most=1.0), Metric("macro_f1", "macro-F1", most=1.0)),
         (
-            Metric("balanced_accuracy", "balanced accuracy"),
-            Metric("ece", "calibration error", lower_is_better=True, retained=False),
+            Metric("balanced_accuracy", "balanced accuracy", most=1.0),
+            Metric("ece", "calibration error", lower_is_better=True, retained=False, most=1.0),
         ),
         (("majority", "the majority class"), ("tfidf", "TF-IDF + logistic regression")),
         counts=("confusion",),
@@ -91,7 +91,10 @@ class Regression(TaskSettings):
 
     implementation: ClassVar[str] = "lwc.tasks.regression:TASK"
     headline: ClassVar[Headline] = Headline(
-        (Metric("mean_absolute_error", "mean absolute error", lower_is_better=True), Metric("spearman", "Spearman ρ")),
+        (
+            Metric("mean_absolute_error", "mean absolute error", lower_is_better=True),
+            Metric("spearman", "Spearman ρ", most=1.0),
+        ),
         (),
         (("median", "the median of train"), ("tfidf", "TF-IDF + ridge regression")),
         served={"accuracy": "served accuracy of the nearest number", "offline_accuracy": "offline accuracy"},
@@ -113,7 +116,7 @@ class CausalLM(TaskSettings):
     headline: ClassVar[Headline] = Headline(
         (
             Metric("perplexity", "perplexity", lower_is_better=True),
-            Metric("next_token_accuracy", "next-token accuracy"),
+            Metric("next_token_accuracy", "next-token accuracy", most=1.0),
         ),
         (),
         (("unigram", "token frequencies of train"),),
@@ -173,8 +176,8 @@ class NextItem(TaskSettings):
     implementation: ClassVar[str] = "lwc.tasks.next_item.task:TASK"
     wire: ClassVar[str] = "lwc.tasks.next_item.wire:ItemWire"
     headline: ClassVar[Headline] = Headline(
-        (Metric("ndcg_at_10", "NDCG@10"), Metric("hr_at_10", "HR@10")),
-        (Metric("mrr", "MRR"), Metric("coverage", "coverage", retained=False)),
+        (Metric("ndcg_at_10", "NDCG@10", most=1.0), Metric("hr_at_10", "HR@10", most=1.0)),
+        (Metric("mrr", "MRR", most=1.0), Metric("coverage", "coverage", retained=False, most=1.0)),
         (("popularity", "popularity"), ("recent_popularity", "recent popularity"), ("item_knn", "item-kNN")),
         counted="users",
         asked="histories",

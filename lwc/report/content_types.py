@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, with_config
 from pydantic.config import JsonDict
 from typing_extensions import TypedDict
 
-from lwc.core.marks import CLOSED, Interval, Keyed, Number, Sometimes, When
+from lwc.core.marks import CLOSED, Interval, Keyed, Number, Share, Sometimes, When
 from lwc.importance.contents import Importance
 from lwc.recipe import RatioBase
 from lwc.report.serving_contents import Served
@@ -86,7 +86,7 @@ class SplitQuality(TypedDict, total=False):
 
     rows: Annotated[int, When("texts")]
     labels: Annotated[dict[str, int], When("texts"), Keyed("labels")]
-    majority_share: Annotated[float, When("texts")]
+    majority_share: Annotated[Share, When("texts")]
     words: Annotated[
         dict[str, float],
         When("no ingest"),
@@ -229,7 +229,7 @@ class Training(TypedDict):
     recover: Recovered | None
 
 
-Agreement: TypeAlias = dict[Literal["unrecovered", "compressed"], float]
+Agreement: TypeAlias = dict[Literal["unrecovered", "compressed"], Share]
 """Share of next tokens on which the first choice is the base's."""
 
 

@@ -6,17 +6,20 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints
 
 from typing_extensions import is_typeddict
 
-from lwc.core.marks import Fact, Interval, Keyed, Names, Sometimes, When
+from lwc.core.marks import Fact, Interval, Keyed, Most, Names, Sometimes, When
 from lwc.recipe import FromConfig, Recipe
 from lwc.report.content_types import Findings
 
 # What was asked, not measured.
 _ASKED = ("schema_version", "recipe", "task")
+# Keys that are the task's metrics, or begin with one.
+_OF_METRICS: tuple[Names, ...] = ("metrics", "figures in training", "int8 figures")
 _ANY_NAME, _ANY_POSITION = "*", "#"
 _PATTERNS = {_ANY_NAME: "[^.]+", _ANY_POSITION: "[0-9]+"}
 
@@ -30,6 +33,7 @@ class _Known:
 
     facts: frozenset[str]
     keys: Mapping[Names, Mapping[str, frozenset[str]] | None]
+    most: Mapping[str, float | None]
 
 
 def _known(recipe: Recipe) -> _Known:
@@ -55,7 +59,9 @@ def _known(recipe: Recipe) -> _Known:
     metrics = [metric.key for metric in shown]
     names = recipe.data.labels.known()
     classes = _numbers(len(names) if names and "confusion" in facts else None)
+    most = {metric.key: metric.most for metric in shown}
     figures = [f"{key}_{precision}" for key in metrics[:2] for precision in ("fp32", "int8")]
+    most |= {figure: most[figure.rpartition("_")[0]] for figure in figures}
     first, *others = verify.protocols
     served = [recipe.name, *([f"{recipe.name}_base"] if "against_base" in facts else [])]
     keys: dict[Names, Mapping[str, frozenset[str]] | None] = {
@@ -77,7 +83,7 @@ def _known(recipe: Recipe) -> _Known:
         "models": _plain(f"{name}{end}" for name in served for end in ("", "_tokens")),
         "splits": _plain(["train", "validation", "test", *(["calibration"] if texts else [])]),
     }
-    return _Known(frozenset(facts), keys)
+    return _Known(frozenset(facts), keys, most)
 
 
 def _plain(names: Iterable[str]) -> dict[str, frozenset[str]]:
@@ -96,11 +102,12 @@ class _Marked:
     there: bool
     certain: bool
     keyed: Keyed | None
+    most: float | None
 
 
 def _marked(annotation: Any, facts: frozenset[str]) -> _Marked:
     """Unwrap ``Annotated``, ``NotRequired`` and ``… | None``."""
-    there, certain, keyed = True, True, None
+    there, certain, keyed, most = True, True, None, None
     while True:
         origin, inside = get_origin(annotation), get_args(annotation)
         if origin is NotRequired:
@@ -114,26 +121,36 @@ def _marked(annotation: Any, facts: frozenset[str]) -> _Marked:
                     certain = False
                 elif isinstance(mark, Keyed):
                     keyed = mark
+                elif isinstance(mark, Most):
+                    most = mark.value
         elif origin in (Union, UnionType) and NoneType in inside and len(inside) == 2:
             (annotation,) = (one for one in inside if one is not NoneType)
         else:
-            return _Marked(annotation, there, certain, keyed)
+            return _Marked(annotation, there, certain, keyed, most)
 
 
-def _walk(annotation: Any, path: str, known: _Known, certain: bool = True) -> Iterator[tuple[str, bool]]:
-    """Dotted paths of the numbers below ``path``, and whether every run of the recipe measures them."""
+@dataclass(frozen=True)
+class Figure:
+    """Whether every run of the recipe measures it, and its highest value where there is one."""
+
+    certain: bool = True
+    most: float | None = None
+
+
+def _walk(annotation: Any, path: str, known: _Known, above: Figure = Figure()) -> Iterator[tuple[str, Figure]]:
+    """Dotted paths of the numbers below ``path``."""
     found = _marked(annotation, known.facts)
     if not found.there:
         return
-    certain = certain and found.certain
+    figure = Figure(above.certain and found.certain, above.most if found.most is None else found.most)
     origin, inside = get_origin(found.type), get_args(found.type)
     keys = known.keys[found.keyed.names] if found.keyed is not None else None
     if found.type in (int, float, bool) or found.type is Interval:
-        yield path, certain
+        yield path, figure
     if is_typeddict(found.type):
         for name, hint in get_type_hints(found.type, include_extras=True).items():
             if path or name not in _ASKED:
-                yield from _walk(hint, f"{path}.{name}" if path else name, known, certain)
+                yield from _walk(hint, f"{path}.{name}" if path else name, known, figure)
         if found.keyed is None:
             return
         inside = (found.keyed.values,)
@@ -144,11 +161,18 @@ def _walk(annotation: Any, path: str, known: _Known, certain: bool = True) -> It
             keys = _plain(get_args(inside[0]))
         keys = {_ANY_NAME: frozenset()} if keys is None else keys
     for name, facts in (keys or {}).items():
-        yield from _walk(inside[-1], f"{path}.{name}", replace(known, facts=known.facts | facts), certain)
+        named = known.most.get(name) if found.keyed is not None and found.keyed.names in _OF_METRICS else None
+        below = figure if named is None else replace(figure, most=named)
+        yield from _walk(inside[-1], f"{path}.{name}", replace(known, facts=known.facts | facts), below)
 
 
 def metrics(recipe: Recipe) -> dict[str, bool]:
-    """Dotted paths into ``report.json`` of the figures of a run of the recipe; True for those that every run measures.
+    """The names of `figures`; True for those that every run measures."""
+    return {name: figure.certain for name, figure in figures(recipe).items()}
+
+
+def figures(recipe: Recipe) -> dict[str, Figure]:
+    """The figures of a run of the recipe by their dotted paths into ``report.json``.
 
     ``*`` stands for a name, ``#`` for a position, that only the run knows.
     """
@@ -171,6 +195,19 @@ def unmeasured(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str]]:
         for key, name in (("metric", gate.metric), ("relative_to", gate.relative_to))
         if name is not None and not any(_matches(pattern, name) for pattern in known)
     ]
+
+
+def unreachable(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str]]:
+    """Where in a recipe a gate compares a share with a number that is none: it passes always or never."""
+    found, known = [], figures(recipe) if recipe.gates else {}
+    for number, gate in enumerate(recipe.gates):
+        most = max((figure.most or inf for name, figure in known.items() if _matches(name, gate.metric)), default=inf)
+        if gate.relative_to is None and gate.value > most:
+            meant = f"; did you mean {gate.value / 100:g}?" if gate.value <= 100 else ""
+            found.append(
+                (("gates", number, "value"), f"{gate.value:g} is no value of {gate.metric}, where 1 means all{meant}")
+            )
+    return found
 
 
 def _advice(name: str, known: list[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NotRequired, TypeAlias
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from lwc.core.marks import Keyed, Number, Sometimes, When
+from lwc.core.marks import Keyed, Number, Share, Sometimes, When
 
 Milliseconds: TypeAlias = dict[Literal["p50", "p95", "p99", "mean", "max"], Number]
 """Latencies of every answered request."""
@@ -24,14 +24,14 @@ class Difference(TypedDict):
 class Answers(TypedDict, total=False):
     """Answers of the endpoint on test rows, beside the offline ones on the same rows."""
 
-    accuracy: Annotated[Number, When("accuracy")]
-    offline_accuracy: Annotated[Number, When("accuracy")]
+    accuracy: Annotated[Share, When("accuracy")]
+    offline_accuracy: Annotated[Share, When("accuracy")]
     accuracy_difference: Annotated[Number, When("accuracy")]
-    macro_f1: Annotated[Number, When("accuracy")]
+    macro_f1: Annotated[Share, When("accuracy")]
     confusion: Annotated[list[Annotated[list[int], Keyed("served classes")]], Keyed("served classes"), When("accuracy")]
     label_names: Annotated[list[str], When("accuracy")]
-    ndcg_at_10: Annotated[float, When("ndcg_at_10")]
-    offline_ndcg_at_10: Annotated[float, When("ndcg_at_10")]
+    ndcg_at_10: Annotated[Share, When("ndcg_at_10")]
+    offline_ndcg_at_10: Annotated[Share, When("ndcg_at_10")]
     ndcg_difference: Annotated[float, When("ndcg_at_10")]
     skipped_items: Annotated[int, When("ndcg_at_10"), Field(description="items sent that train does not know")]
     n: int
@@ -39,7 +39,7 @@ class Answers(TypedDict, total=False):
     covered_all: Annotated[bool, Field(description="every test row was answered")]
     answers: int
     inconsistent_texts: Annotated[int, Field(description="rows that got different answers")]
-    matches_offline: Annotated[Number, Field(description="share equal to the offline prediction")]
+    matches_offline: Annotated[Share, Field(description="share equal to the offline prediction")]
     different: Annotated[list[Difference], Field(description="the first answers that are not the offline ones")]
     note: str
 
@@ -72,7 +72,7 @@ class Counted(TypedDict):
 class Load(Counted, total=False):
     """What every load test measures."""
 
-    error_rate: Number
+    error_rate: Share
     throughput_rps: Number
     latency_ms: Milliseconds
     wait_ms: Annotated[Milliseconds, When("texts"), Field(description="part of the latency until a connection is free")]
@@ -89,7 +89,7 @@ class Window(Load):
     met: bool
     missed_by: list[str]
     causes: str
-    matches_offline: Annotated[Number, Sometimes()]
+    matches_offline: Annotated[Share, Sometimes()]
     offered_rps: NotRequired[float]
     achieved_ratio: NotRequired[float]
 

@@ -7,11 +7,12 @@ from typing import Annotated, Literal, NotRequired, TypeAlias
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from lwc.core.marks import Intervals, Keyed, Number, Sometimes, When
+from lwc.core.marks import Intervals, Keyed, Most, Number, Share, Sometimes, When
 
 Retention: TypeAlias = Annotated[
     Intervals,
     Keyed("retained"),
+    Most(10.0),
     Field(
         description="how much of the base is left on the same test rows, 1 = all, paired resamples: compressed / base,"
         " or base / compressed where lower is better"
@@ -28,7 +29,7 @@ class Trimmed(TypedDict):
 
     before: int
     after: int
-    coverage_of_validation: Annotated[float, Field(description="share of validation texts that are read as before")]
+    coverage_of_validation: Annotated[Share, Field(description="share of validation texts that are read as before")]
 
 
 class Trained(TypedDict, total=False):
@@ -156,7 +157,7 @@ class OneParity(TypedDict):
     """PyTorch and ONNX Runtime on the same inputs, of one model."""
 
     max_abs_diff: float
-    label_agreement: float
+    label_agreement: Share
     texts: int
     repeatable: bool
     tolerance: float
@@ -168,7 +169,7 @@ class Parity(TypedDict, total=False):
     """PyTorch and ONNX Runtime on the same inputs: the worse of base and compressed."""
 
     max_abs_diff: Number
-    label_agreement: Number
+    label_agreement: Share
     tolerance: Number
     passed: bool
     base: OneParity
@@ -194,7 +195,7 @@ class Int8(TypedDict, total=False):
 
     path: str
     mode: str
-    agreement: float
+    agreement: Share
     max_abs_diff: float
     mean_abs_diff: float
     bytes: int
@@ -215,7 +216,7 @@ class Fp16(TypedDict, total=False):
     path: str
     max_abs_diff: float
     mean_abs_diff: float
-    agreement: float
+    agreement: Share
     bytes: int
     kept_fp32: list[str]
     positions_fp32: int

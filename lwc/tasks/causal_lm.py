@@ -27,6 +27,7 @@ from lwc.models.losses import IGNORED
 from lwc.models.placement import device_of, placed
 from lwc.models.token_names import token_names
 from lwc.models.types import Model, Tokenizer
+from lwc.models.unknown import check_known
 from lwc.recipe import Pretrained, Recipe
 from lwc.tasks.endpoint import Endpoint
 from lwc.tasks.task import MODELS, Checkpoint, Evaluation, Judge, Measure, Rows, Say, validation_batches
@@ -56,6 +57,7 @@ class CausalLM(TextTask):
         model.config.pad_token_id = tokenizer.pad_token_id
         check_vocabulary(tokenizer, model, source)
         cut_at(tokenizer, model, source)
+        check_known(tokenizer, load_split(data_dir, "train").texts, source, warn)
         check_padding(model, family_of(model), tokenizer.pad_token_id)
         return Checkpoint(model, tokenizer)
 

@@ -34,6 +34,7 @@ from lwc.models.source import checkpoint_folder, resolve_source
 from lwc.models.tokenizer import train_wordpiece
 from lwc.models.tokenizer_files import too_few_embeddings
 from lwc.models.types import Model, Output, Tokenizer
+from lwc.models.unknown import check_known
 from lwc.recipe import Evaluate, FromConfig, Pretrained, Recipe
 from lwc.tasks.floors import check_features
 from lwc.tasks.task import MODELS, Checkpoint, Evaluation, Graph, Measure, Rows, Say
@@ -96,6 +97,7 @@ class TextTask:
             tokenizer = load_tokenizer(folder, source.trust_remote_code)
             check_vocabulary(tokenizer, model, source)
             cut_at(tokenizer, model, source)
+            check_known(tokenizer, load_split(data_dir, "train").texts, source, warn)
         check_padding(model, family_of(model), tokenizer.pad_token_id)
         return Checkpoint(model, tokenizer)
 

@@ -370,3 +370,17 @@ def test_docker_command_binds_this_machine_only_and_mounts_read_only(tmp_path: P
     assert f"--volume={tmp_path.resolve()}:/models:ro" in command
     image = command.index("lwc-triton:26.07")
     assert command[image + 1 : image + 3] == ["tritonserver", "--model-repository=/models"]
+
+
+def test_a_path_that_a_shell_would_not_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python backend quotes neither the repository's path nor that of its own files; logs name the repository."""
+    repository, temporary = tmp_path / "it's ünï $HOME", tmp_path / "t m p"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    path = add_linear(repository)
+    with TritonServer(repository) as server:
+        ask_http(server, np.zeros((1, 4), dtype=np.float32))
+    path.write_bytes(b"no graph")
+    with pytest.raises(ServingError) as caught, TritonServer(repository):
+        pass
+    assert str(repository / "linear") in str(caught.value)

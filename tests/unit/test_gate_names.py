@@ -10,7 +10,7 @@ from lwc.core.errors import RecipeError
 from lwc.pipeline.stages import STAGES
 from lwc.recipe.file import parse_recipe
 from lwc.report.content_types import StageName
-from lwc.report.gate_names import unmeasured
+from lwc.report.gate_names import unmeasured, unreachable
 
 RECIPE = """schema_version: 1
 name: small
@@ -119,3 +119,30 @@ def test_each_task_has_metrics_of_its_own() -> None:
 
 def test_every_stage_of_the_line_has_a_time() -> None:
     assert list(get_args(StageName)) == [stage.name for stage in STAGES]
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "meant"),
+    [
+        ("retention.accuracy", "99", "did you mean 0.99?"),
+        ("retention.accuracy", "1.02", None),  # recovery may end above the base
+        ("quality.compressed.macro_f1.low", "85.5", "did you mean 0.855?"),
+        ("serving.http.served.matches_offline", "100", "did you mean 1?"),
+        ("serving.http.error_rate", "0.5", None),
+        ("parity.label_agreement", "1", None),
+        ("training.train.validation.accuracy", "2", "did you mean 0.02?"),
+        ("training.train.validation.train_loss", "2", None),
+        ("ratios.params", "99", None),
+        ("quality.base.accuracy", "500", "is no value of"),
+        ("quality.base.accuracy", "2, relative_to: quality.unrecovered.accuracy", None),
+    ],
+)
+def test_a_share_is_no_percentage(metric: str, value: str, meant: str | None) -> None:
+    gate = f'  - {{metric: {metric}, op: ">=", value: {value}}}\n'
+    if meant is None:
+        parse_recipe(RECIPE + gate, "small.yaml", (), [unmeasured, unreachable])
+        return
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(RECIPE + gate, "small.yaml", (), [unmeasured, unreachable])
+    assert "line 7: gates.1.value" in caught.value.message
+    assert meant in caught.value.message

@@ -26,6 +26,8 @@ from lwc.models.positions import check_shapes
 from lwc.models.source import checkpoint_folder, resolve_source
 from lwc.models.tokenizer import train_wordpiece
 from lwc.recipe import FromConfig, Shape
+from lwc.tasks.endpoint import Exported
+from lwc.tasks.text_endpoint import TextEndpoint
 
 TEXTS = ["good thing that works", "bad broken thing", "great product, would buy again", "awful: it never worked"]
 NAMES = ["other", "great"]
@@ -252,3 +254,23 @@ def test_hub_without_network_is_a_clear_error() -> None:
     with pytest.raises(LwcError) as caught:
         checkpoint_folder("no-such-owner/no-such-model")
     assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
+def test_special_tokens_that_only_other_files_name_are_saved_and_served(tmp_path: Path, file: str) -> None:
+    """transformers adds them when it reads the checkpoint; the server reads tokenizer.json alone."""
+    base, saved = tmp_path / "base", tmp_path / "saved"
+    train_wordpiece(["good bad it works"], 100, 32).save_pretrained(base)
+    whole, config = (json.loads((base / name).read_text()) for name in ("tokenizer.json", "tokenizer_config.json"))
+    special = {name: config.pop(name) for name in list(config) if name.endswith("_token")}
+    special["additional_special_tokens"] = ["<URL>"]
+    (base / "tokenizer.json").write_text(json.dumps({**whole, "added_tokens": []}))
+    (base / "tokenizer_config.json").write_text(json.dumps(config))
+    (base / file).write_text(json.dumps({**(config if file == "tokenizer_config.json" else {}), **special}))
+    graph = Exported(tmp_path / "graph.onnx", ("input_ids", "attention_mask"), {"logits": (-1, 3)})
+    tiny("bert").config.save_pretrained(base)
+    with pytest.raises(ModelError, match="the server would read 'a |no padding token"):
+        TextEndpoint().front(base, graph, "reviews")
+    save_checkpoint(tiny("bert"), load_tokenizer(base), saved)
+    TextEndpoint().front(saved, graph, "reviews")
+    assert '"<URL>"' in (saved / "tokenizer.json").read_text()

@@ -206,3 +206,51 @@ def test_the_sweep_is_checked_with_the_recipe() -> None:
     assert "sweep.ratios.3" not in told, "the strategies are listed, and each has its place"
     assert "sweep.select.0: 9x with fused: target.ratio is 9, but 4 blocks allow at most 4" in told
     assert "sweep.select.1: 2x with single: select.method 'shap' is not one of" in told
+
+
+MERGED = (
+    MINIMAL
+    + """\
+train: &opt {epochs: 3, learning_rate: 2e-3}
+recover:
+  epochs: 5
+  <<: *opt
+"""
+)
+
+
+def test_merge_keys_bring_what_a_section_does_not_have() -> None:
+    recipe = parse_recipe(MERGED, "r.yaml", ["train.epochs=4"])
+    assert (recipe.recover.epochs, recipe.recover.learning_rate) == (5, 2e-3)
+    assert recipe.train.epochs == 4
+    two = MERGED.replace("*opt", "[{warm: 0.5, epochs: 9}, *opt]")
+    assert refuse(two) == ["line 8: recover.warm: unknown key; did you mean 'warmup'?"]
+
+
+def test_a_merge_of_what_is_no_section_names_its_line() -> None:
+    with pytest.raises(RecipeError, match="line 8: not valid YAML: << merges sections only"):
+        parse_recipe(MERGED.replace("*opt", "4"), "r.yaml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_says_the_encoding(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(MINIMAL + "description: größer\n", encoding=encoding)
+    assert load_recipe(path).description == "größer"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("train:", "train: empty: give it keys, or leave it out"),
+        ("train: 3", "train: must be a section of keys and values (given: 3)"),
+        ("verify: {protocols: http}", "verify.protocols: must be a list, such as [first, second] (given: 'http')"),
+    ],
+)
+def test_a_section_or_list_of_another_kind_is_told_in_words(line: str, told: str) -> None:
+    assert refuse(f"{MINIMAL}{line}\n") == [f"line 5: {told}"]
+
+
+def test_one_path_needs_no_list() -> None:
+    recipe = parse_recipe(f"{MINIMAL}data: {{source: {{kind: table, paths: a.csv}}}}\n", "r.yaml")
+    assert recipe.data.source.model_dump()["paths"] == ("a.csv",)

@@ -227,13 +227,6 @@ def test_names_that_are_not_utf8_can_be_shown(repository: Path) -> None:
     finding.path.encode()
 
 
-def test_a_path_that_the_python_backend_cannot_use(repository: Path) -> None:
-    moved = repository.rename(repository.with_name("my models"))
-    (finding,) = inspect_repository(moved)
-    assert (finding.severity, finding.path) == ("warning", "./")
-    assert "' '" in finding.what
-
-
 def test_the_installed_runtime_is_asked_what_it_reads(repository: Path) -> None:
     """The highest versions load, one more does not."""
     path = repository / "t" / "1" / "model.onnx"

@@ -30,7 +30,7 @@ from onnx import TensorProto
 from tiny_models import tiny
 
 from lwc.cli.serve import repo_check
-from lwc.core.errors import MISSING, OK, USAGE, MissingDependency, RecipeError
+from lwc.core.errors import MISSING, OK, USAGE, MissingDependency, ModelError, RecipeError
 from lwc.export.onnx import export_onnx
 from lwc.models.load import save_checkpoint
 from lwc.models.tokenizer import train_wordpiece
@@ -88,6 +88,7 @@ def external(content: bytes | None, location: str = "weights.bin", offset: str =
     def change(repository: Path) -> None:
         path = repository / "t" / "1" / "model.onnx"
         write_graph(path, external=True)
+        (path.parent / "weights.bin").chmod(0o644)  # onnx writes it for its owner alone
         if content is None:
             (path.parent / "weights.bin").unlink()
         else:
@@ -140,6 +141,22 @@ CASES: dict[str, Case] = {
         both(edit("p", 'backend: "python"', ""), lambda r: (r / "p/1/model.py").unlink()),
         "error", "p/config.pbtxt", ["no backend"]),
     "an unknown backend": (edit("p", '"python"', '"mine"'), "note", "p/config.pbtxt", ["'mine'", "not checked"]),
+    "a platform as backend": (
+        edit("t", '"onnxruntime"', '"onnxruntime_onnx"'), "error", "t/config.pbtxt", ["onnxruntime_onnx", "platform"]),
+    "a misspelled backend": (edit("p", '"python"', '"Pyton"'), "error", "p/config.pbtxt", ["'Pyton'", "misspelled"]),
+    "a backend as platform": (
+        edit("p", 'backend: "python"', 'platform: "python"'), "error", "p/config.pbtxt", ["no platform 'python'"]),
+    "platform and backend of two kinds": (
+        append("t", 'platform: "tensorrt_plan"'), "error", "t/config.pbtxt", ["'tensorrt_plan'", "'onnxruntime'"]),
+    "no inputs": (
+        edit("t", 'input { name: "ids" data_type: TYPE_INT64 dims: -1 }', ""),
+        "warning", "t/config.pbtxt", ["no input:", "auto-complete"]),
+    "no configuration, but a model": (
+        lambda r: (r / "t/config.pbtxt").unlink(), "warning", "t/", ["no config.pbtxt", "auto-complete"]),
+    "a private file": (lambda r: (r / "t/1/model.onnx").chmod(0o600), "warning", "t/1/model.onnx", ["user 1000"]),
+    "private folders": (
+        both(lambda r: (r / "p/1").chmod(0o700), lambda r: (r / "p").chmod(0o711)),
+        "warning", "p/", ["user 1000", "1 more"]),
     "model file beside the versions": (touch("p/model.py"), "warning", "p/model.py", ["ignored"]),
     "a backup of the configuration": (touch("p/config.pbtxt.bak"), "warning", "p/config.pbtxt.bak", ["ignored"]),
     "notebook folder": (touch("p/.ipynb_checkpoints/"), "warning", "p/.ipynb_checkpoints/", ["ignored"]),
@@ -326,6 +343,21 @@ def test_a_sound_repository_has_nothing_to_tell(repository: Path) -> None:
     assert inspect_repository(repository) == []
     add_plan(repository)
     assert inspect_repository(repository, GPU_MACHINE) == []
+
+
+@pytest.mark.parametrize(
+    "config", ['platform: "onnxruntime_onnx"', 'platform: "onnxruntime_onnx" backend: "onnxruntime"', ""]
+)
+def test_platforms_that_fit_their_backend_are_no_fault(repository: Path, config: str) -> None:
+    edit("t", 'backend: "onnxruntime"', config)(repository)
+    assert inspect_repository(repository) == []
+
+
+@pytest.mark.parametrize("name", ["no inputs", "no configuration, but a model"])
+def test_servers_that_lwc_starts_derive_nothing(repository: Path, name: str) -> None:
+    CASES[name][0](repository)
+    with pytest.raises(ModelError, match="auto-complete"):
+        check_repository(repository)
 
 
 def test_profiles_are_judged_together(repository: Path) -> None:

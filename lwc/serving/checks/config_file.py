@@ -11,7 +11,7 @@ from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import model_config_pb2 as pb
 
-from lwc.serving.checks.model import Finding, Model
+from lwc.serving.checks.model import BACKEND_FILES, DERIVED, Finding, Machine, Model
 from lwc.serving.triton.config import parse
 
 CONFIG = "config.pbtxt"
@@ -21,12 +21,12 @@ _MOST_BYTES = 4 * 1024**2
 _PLACEHOLDER = re.compile(r"\$\{\w*\}?|\$\w+|\{\{.*?\}\}|@\w+@|<%.*?%>")
 
 
-def read_model(folder: Path) -> Model | Finding:
+def read_model(folder: Path, machine: Machine) -> Model | Finding:
     """The model, or what keeps its configuration from being read."""
     path = folder / CONFIG
     where = f"{folder.name}/{CONFIG}"
     if not path.is_file():
-        return _no_config(folder)
+        return _no_config(folder, machine)
     size = path.stat().st_size
     if size > _MOST_BYTES:
         return Finding("error", folder.name, where, f"has {size} bytes, so it is no configuration", "replace it")
@@ -75,7 +75,7 @@ def _line(data: bytes, at: int) -> int:
     return data.count(b"\n", 0, at) + 1
 
 
-def _no_config(folder: Path) -> Finding:
+def _no_config(folder: Path, machine: Machine) -> Finding:
     # Triton passes over stray folders inside a model but not beside one: it does not start.
     if (folder / CONFIG).is_dir():
         what, hint = f"{CONFIG} is a folder", "replace it with the file"
@@ -83,6 +83,9 @@ def _no_config(folder: Path) -> Finding:
         what, hint = f"{CONFIG} is a link to nothing", "replace it with the file"
     elif near := difflib.get_close_matches(CONFIG, [path.name for path in folder.iterdir()], n=1, cutoff=0.7):
         what, hint = f"no {CONFIG}, so it is no model; there is {near[0]!r}", f"rename {near[0]} to {CONFIG}"
+    elif any(path for name in BACKEND_FILES.values() for path in folder.glob(f"[0-9]*/{name}")):
+        hint = f"write its {CONFIG}: such a server shows it at /v2/models/{folder.name}/config"
+        return Finding(machine.incomplete, folder.name, f"{folder.name}/", f"no {CONFIG}: {DERIVED}", hint)
     else:
         what, hint = f"no {CONFIG}, so it is no model", f"remove it, or write its {CONFIG}"
     return Finding("error", folder.name, f"{folder.name}/", what, hint)

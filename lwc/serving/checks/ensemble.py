@@ -43,6 +43,9 @@ def check_ensemble(model: Model, repository: Repository) -> Iterator[Finding]:
     for number, step in enumerate(config.ensemble_scheduling.step):
         where = f"step {number} ({step.model_name}):"
         called = models.get(step.model_name)
+        if called is not None and not (called.config.input and called.config.output) and called.graph is not None:
+            broken = True  # they are left to the server, which is told of that model
+            continue
         if called is None:
             broken = True
             if any(step.model_name == path.name for path in model.folder.parent.iterdir()):

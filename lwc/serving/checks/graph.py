@@ -10,13 +10,12 @@ import onnx
 from lwc.core.errors import ModelError
 from lwc.export.onnx_files import all_tensors
 from lwc.export.onnx_io import TensorInfo, io_of
-from lwc.serving.checks.model import Finding, Model, Repository, Tensor, escapes, type_name
+from lwc.serving.checks.model import DERIVED, Finding, Model, Repository, Tensor, escapes, type_name
 from lwc.serving.triton.config import graph_type
 
 
 def check_graphs(model: Model, repository: Repository) -> Iterator[Finding]:
     """Every served version of a model of the onnxruntime backend."""
-    del repository
     for path, read in model.graphs.items():
         file = model.at(path)
         if isinstance(read, ModelError):
@@ -24,6 +23,11 @@ def check_graphs(model: Model, repository: Repository) -> Iterator[Finding]:
         else:
             yield from _external_data(file, path.parent, read.graph)
             yield from _interface(model, file, read.graph)
+    absent = [kind for kind in ("input", "output") if not getattr(model.config, kind)]
+    if absent and model.graph is not None:
+        where, hint = model.path(), f"write them: such a server shows them at /v2/models/{model.name}/config"
+        severity = repository.machine.incomplete
+        yield Finding(severity, model.name, where, f"no {' and no '.join(absent)}: {DERIVED}", hint)
 
 
 def _interface(model: Model, file: Model, proto: onnx.GraphProto) -> Iterator[Finding]:
@@ -36,6 +40,8 @@ def _interface(model: Model, file: Model, proto: onnx.GraphProto) -> Iterator[Fi
     fed |= {state.input_name for state in config.sequence_batching.state}
     fed |= {name for entry in config.batch_input for name in entry.target_name}
     for kind, entries, tensors in (("input", config.input, info.inputs), ("output", config.output, info.outputs)):
+        if not entries:
+            continue  # told once of all versions
         graph, names = {tensor.name: tensor for tensor in tensors}, {entry.name for entry in entries}
         # Outputs of a graph may go unused, its inputs not.
         if not names <= set(graph) or (kind == "input" and not set(graph) <= names | fed):

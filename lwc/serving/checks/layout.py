@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from lwc.serving.checks.model import (
 # shell, and does not quote.
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 _HIGHEST_VERSION = 2**63 - 1
+# User and group of the container, see `lwc.serving.triton.server.docker_command`.
+USER = 1000
 # What editors, notebooks and people leave behind; Python's own __pycache__ is not meant.
 _LEFTOVER = re.compile(r"\..+|te?mp|.*~|.*[._-](bak|backup|old|orig|copy|swp|tmp)|.*\.ipynb", re.IGNORECASE)
 
@@ -132,8 +135,6 @@ def _model_files(model: Model) -> Iterator[Finding]:
         return
     file = model.file_name
     if file is None:
-        known = ", ".join(BACKEND_FILES)
-        yield model.note(f"the model files of backend {backend!r} are not checked", f"checked are those of {known}")
         return
     if escapes(file):
         yield model.error(f"default_model_filename {file!r} leads out of the version folder", "name a file in it")
@@ -155,6 +156,32 @@ def _model_files(model: Model) -> Iterator[Finding]:
             others = sorted(one.name for one in version.iterdir() if one.suffix == Path(file).suffix)
             hint = f"rename {others[0]}, or set default_model_filename" if others else "put the model there"
             yield model.error("no such file", hint, path)
+
+
+def check_private(repository: Repository) -> Iterator[Finding]:
+    """What only its owner may read, told once: a copy made under umask 077, say."""
+    models = [model.folder for model in repository.models.values()]
+    private = sorted(path for model in models for path in (model, *model.rglob("*")) if not _readable(path))
+    if private:
+        first = private[0].relative_to(repository.folder).as_posix() + ("/" if private[0].is_dir() else "")
+        more = f", nor are {len(private) - 1} more files and folders" if len(private) > 1 else ""
+        yield Finding(
+            "warning",
+            first.partition("/")[0],
+            first,
+            f"not readable for user {USER}, which the container of `lwc serve --docker` and deploy/ runs as{more}",
+            f"chmod -R a+rX {shlex.quote(str(repository.folder))}",
+        )
+
+
+def _readable(path: Path) -> bool:
+    """Whether the user of the container may read a file, or a folder and what it lists; links are judged by theirs."""
+    if path.is_symlink():
+        return True
+    found = path.stat()
+    shift = 6 if found.st_uid == USER else 3 if found.st_gid == USER else 0
+    wanted = 0o5 if path.is_dir() else 0o4
+    return (found.st_mode >> shift) & wanted == wanted
 
 
 def check_links(folder: Path, model: str) -> Iterator[Finding]:

@@ -54,11 +54,27 @@ class Machine:
     gpu: str | None = None
     compute_capability: str | None = None
     tensorrt: str | None = None
+    auto_complete: bool | None = None
+    """Whether the server derives what configurations leave out. Servers that lwc starts do not."""
+
+    @property
+    def incomplete(self) -> Severity:
+        """Severity of a configuration that needs auto-complete."""
+        return "error" if self.auto_complete is False else "warning"
 
 
+DERIVED = "only a server with auto-complete serves it, which `lwc serve` and deploy/ switch off"
 BACKEND_FILES = {"onnxruntime": "model.onnx", "python": "model.py", "tensorrt": "model.plan"}
 # Older configurations name a platform, which fixes the backend.
-_PLATFORMS = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt", "pytorch_libtorch": "pytorch"}
+PLATFORMS = {
+    "onnxruntime_onnx": "onnxruntime",
+    "tensorrt_plan": "tensorrt",
+    "pytorch_libtorch": "pytorch",
+    "libtorch": "pytorch",
+    "torch_aoti": "pytorch",
+    "tensorflow_graphdef": "tensorflow",
+    "tensorflow_savedmodel": "tensorflow",
+}
 # Bytes of an initializer that is kept: axes, shapes and thresholds are far below.
 _SMALL = 4096
 # Parameter of a Python model that names its packed environment.
@@ -92,9 +108,9 @@ class Model:
         """As the configuration says, else as Triton guesses from the files; empty where neither tells."""
         if self.is_ensemble:
             return "ensemble"
-        stated = self.config.backend or _PLATFORMS.get(self.config.platform, self.config.platform)
+        stated = str(self.config.backend or self.config.platform)
         if stated:
-            return str(stated)
+            return PLATFORMS.get(stated, stated)
         for backend, file in BACKEND_FILES.items():
             if self.config.default_model_filename == file or any(self.folder.glob(f"*/{file}")):
                 return backend

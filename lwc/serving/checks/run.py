@@ -7,21 +7,21 @@ without its auto-complete; what it says of TensorRT plans was not.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lwc.core.errors import MissingDependency, ModelError, RecipeError
 from lwc.export.stamp import these_gpus
 from lwc.export.tensorrt import load_library, version_of
+from lwc.serving.checks.backend import check_backend
 from lwc.serving.checks.config_file import CONFIG, read_model
 from lwc.serving.checks.ensemble import check_cycles, check_ensemble
 from lwc.serving.checks.fronts import check_fronts
 from lwc.serving.checks.graph import check_graphs
 from lwc.serving.checks.labels import check_labels
-from lwc.serving.checks.layout import check_layout, check_links
+from lwc.serving.checks.layout import check_layout, check_links, check_private
 from lwc.serving.checks.model import ENVIRONMENT, SEVERITIES, Finding, Machine, Model, Repository
 from lwc.serving.checks.plan import check_plans
 from lwc.serving.checks.python import check_python
@@ -45,6 +45,7 @@ class Rule:
 
 RULES = (
     Rule("names, folders and files", check_layout),
+    Rule("platform and backend", check_backend),
     Rule("the configuration", check_settings),
     Rule("label files", check_labels),
     Rule("warm-up", check_warm_up),
@@ -55,8 +56,6 @@ RULES = (
     Rule("stamps of TensorRT plans", check_plans, "tensorrt"),
     Rule("steps of ensembles", check_ensemble, "ensemble"),
 )
-# What a shell does not take as it is.
-_UNSAFE = re.compile(r"[^\w@%+=:,./-]", re.ASCII)
 # What no rule looks at, by backend: only a server shows it.
 _UNCHECKED = {
     "onnxruntime": "whether ONNX Runtime loads the graph",
@@ -133,7 +132,7 @@ def examine(
         for rule in RULES:
             if rule.fits(model):
                 findings += _apply(rule, model, repository)
-    findings += [*check_cycles(models), *_own_path(repository)]
+    findings += [*check_cycles(models), *check_private(repository)]
     # A file that cannot be read is in the way of several rules.
     findings = sorted(dict.fromkeys(findings), key=lambda one: (SEVERITIES.index(one.severity), one.model, one.path))
     checked = [rule.about for rule in RULES if any(rule.fits(model) for model in models.values())]
@@ -154,12 +153,12 @@ def inspect_repository(folder: Path, machine: Machine | None = None) -> Sequence
 
 
 def check_repository(folder: Path, machine: Machine | None = None) -> list[str]:
-    """Lines about what Triton accepts in ``folder`` and likely is not meant; empty where nothing is out of place.
+    """Lines about what a server that lwc starts accepts in ``folder`` and likely is not meant; empty where all is well.
 
     Raises:
         ModelError: something that would keep the server from starting or fail requests, all faults together.
     """
-    findings = inspect_repository(folder, machine)
+    findings = inspect_repository(folder, replace(machine or Machine(), auto_complete=False))
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
         raise ModelError(
@@ -179,7 +178,7 @@ def _read(folder: Path, machine: Machine) -> tuple[Repository, list[Finding]]:
         findings += links
         if place.is_dir():
             try:
-                read = read_model(place)
+                read = read_model(place, machine)
             except OSError as error:
                 read = _unreadable(folder, place.name, error)
             if isinstance(read, Finding):
@@ -204,14 +203,6 @@ def _unreadable(folder: Path, model: str, error: OSError) -> Finding:
     path = Path(str(error.filename or folder / model))
     where = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
     return Finding("error", model, where, f"cannot be read: {error.strerror or error}", "let the server's user read it")
-
-
-def _own_path(repository: Repository) -> Iterator[Finding]:
-    """The Python backend passes the path of a model to a shell as it is, and its Python reads it as ASCII."""
-    odd = "".join(sorted(set(_UNSAFE.findall(str(repository.folder.resolve())))))
-    if odd and any(model.backend in ("python", "onnxruntime") for model in repository.models.values()):
-        what = f"the path of the repository has {odd!r}: the embedded server does not start Python models there"
-        yield Finding("warning", "", "./", what, "move it, or serve it with the official image")
 
 
 def _unchecked(models: Mapping[str, Model]) -> dict[str, list[str]]:

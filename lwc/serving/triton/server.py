@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import signal
 import socket
@@ -23,6 +24,8 @@ from lwc.serving.triton.embedded import assemble_backends, environment, installe
 HOST = "127.0.0.1"
 STOP_SECONDS = 10.0
 LOG_LINES = 15
+# The Python backend starts its processes through a shell, with paths that it does not quote and Python reads as ASCII.
+_ODD = re.compile(r"[^\w@%+=:,./-]", re.ASCII)
 
 
 class TritonServer:
@@ -50,6 +53,7 @@ class TritonServer:
         self.control = control
         self._key = key or uuid.uuid4().hex  # not the id, which the server tells everybody
         self._folder: Path | None = None
+        self._link: Path | None = None  # to a repository whose path the Python backend does not take
         self._process: subprocess.Popen[bytes] | None = None
         self._group: ProcessGroup | None = None
         self._instances: set[str] = set()
@@ -145,7 +149,7 @@ class TritonServer:
             psutil.wait_procs(members, timeout=5)
             for left in Path("/dev/shm").glob(f"{self._id}*"):
                 left.unlink(missing_ok=True)
-            folder, self._folder = self._folder, None
+            folder, self._folder, self._link = self._folder, None, None
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -155,13 +159,17 @@ class TritonServer:
         return f"{HOST}:{self._ports[name]}"
 
     def _start(self, wheel: Path, libpython: Path) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="lwc-triton-"))
+        plain = None if _ODD.search(tempfile.gettempdir()) is None else "/tmp"
+        self._folder = Path(tempfile.mkdtemp(prefix="lwc-triton-", dir=plain))
+        if _ODD.search(str(self.repository)):
+            self._link = self._folder / "models"
+            self._link.symlink_to(self.repository, target_is_directory=True)
         triton = wheel / "tritonserver"
         backends = assemble_backends(self._folder / "backends", triton)
         command = [
             str(triton / "bin" / "tritonserver"),
             f"--id={self._id}",
-            f"--model-repository={self.repository}",
+            f"--model-repository={self._link or self.repository}",
             f"--backend-directory={backends}",
             f"--backend-config=python,shm-region-prefix-name={self._id}",
             *(f"--{name}-address={HOST}" for name in ("http", "grpc", "metrics")),
@@ -205,7 +213,10 @@ class TritonServer:
             raise ServingError(f"{self.http_url} is answered by another server ({name!r}), not by the one just started")
 
     def _log_tail(self) -> str:
-        text = self.log_path.read_text(encoding="utf-8", errors="replace")  # less its tables, and CUDA's absence
+        text = self.log_path.read_text(encoding="utf-8", errors="replace")
+        if self._link is not None:
+            text = text.replace(str(self._link), str(self.repository))
+        # Less its tables, and CUDA's absence.
         lines = [line for line in text.splitlines() if line[:1] not in ("", "|", "+") and "CudaDriver" not in line]
         errors = [line for line in lines if line.startswith(("E", "error:"))][-LOG_LINES:]
         tail = [line for line in lines[-LOG_LINES:] if line not in errors]
