@@ -91,7 +91,7 @@ def _cannot_write(problem: Exception, debug: bool) -> NoReturn:
         error = no_space(getattr(problem, "filename2", None) or getattr(problem, "filename", None) or str(problem))
         render.error(error)
         sys.exit(error.exit_code)
-    typer.echo(f"error: {problem}\n  do: check that the path exists, can be written, and has room", err=True)
+    render.error(LwcError(str(problem), "check that the path exists, can be written, and has room"))
     sys.exit(USAGE)
 
 
@@ -114,7 +114,7 @@ def main() -> None:
     except ModuleNotFoundError as problem:
         if debug:
             traceback.print_exc()
-        typer.echo(f"error: {problem}\n  do: pip install 'lwc[serve]'; `lwc doctor` lists what is missing", err=True)
+        render.error(LwcError(str(problem), "pip install 'lwc[serve]'; `lwc doctor` lists what is missing"))
         sys.exit(MISSING)
     except OSError as problem:
         _cannot_write(problem, debug)
@@ -127,7 +127,8 @@ def main() -> None:
             _cannot_write(problem, debug)
         if debug:
             raise
-        typer.echo(f"bug: {type(problem).__name__}: {problem}\n  do: rerun with --debug and report it", err=True)
+        said = render.harmless(f"{type(problem).__name__}: {problem}")
+        typer.echo(f"bug: {said}\n  do: rerun with --debug and report it", err=True)
         sys.exit(BUG)
     if code == INTERRUPTED and not launched():  # the parser turns Ctrl-C into this code, or lets the exception through
         typer.echo("interrupted; rerun the same command to resume", err=True)

@@ -76,15 +76,26 @@ def arrow(path: Path, wanted: Wanted, every: bool = False) -> Iterator[Record | 
         while True:
             try:
                 batch = next(batches, None)
+                if batch is None:
+                    return
+                kept = batch if every else batch.select(sorted(wanted.names))
+                _check_offsets(kept)
             except (OSError, pa.ArrowException) as error:
                 detail = f"{_first_line(error)}; an unknown number of rows is lost"
                 yield Bad(path.name, start + 1, Reason.TRUNCATED, detail=detail)
                 return
-            if batch is None:
-                return
-            kept = batch if every else batch.select(sorted(wanted.names))
             yield from _records(kept, path.name, start)
             start += batch.num_rows
+
+
+def _check_offsets(batch: pa.RecordBatch) -> None:
+    """Raise where a damaged file points outside its own buffers: Arrow trusts it, and reading the value would crash.
+
+    Text that is not UTF-8 passes: it spoils only its row.
+    """
+    for column in batch.columns:
+        as_bytes = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}.get(column.type)
+        (column if as_bytes is None else column.view(as_bytes)).validate(full=True)
 
 
 def _first_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NotRequired, TypeAlias, cast
 
+from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from lwc.core.errors import RecipeError
@@ -124,7 +125,14 @@ def _report(folder: Path) -> Report:
             f"{path}: has schema version {version}, this lwc reads {SCHEMA_VERSION}",
             "write it again with `lwc report RECIPE`",
         )
-    report: Report = content
+    try:
+        report: Report = TypeAdapter(Report).validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RecipeError(
+            f"{path}: not a report: {where}: {first['msg']}", "write it again with `lwc report RECIPE`"
+        ) from error
     return report
 
 

@@ -31,6 +31,7 @@ def tiny_repository(
     vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(["[PAD]"])
     tokenizer.save(str(checkpoint / "tokenizer.json"))
     onnx.save(_graph(len(labels), bias), checkpoint / "model.onnx")
     build_repository(TextEndpoint(), ModelFiles(checkpoint / "model.onnx", checkpoint), out, PACKAGE, name)
