@@ -19,7 +19,7 @@ from lwc.cli import serve as serving
 from lwc.cli import terminal as render
 from lwc.cli.options import grouped
 from lwc.core.distributed import PeerLost, launched
-from lwc.core.errors import BUG, INTERRUPTED, MISSING, OK, USAGE, LwcError, disk_full, no_space
+from lwc.core.errors import BUG, INTERRUPTED, MISSING, OK, USAGE, LwcError, RecipeError, disk_full, no_space
 
 # Libraries written in Rust (safetensors, tokenizers) report a full disk in an exception that is no OSError.
 _OS_ERROR = re.compile(r"\(os error \d+\)")
@@ -95,6 +95,15 @@ def _cannot_write(problem: Exception, debug: bool) -> NoReturn:
     sys.exit(USAGE)
 
 
+def _check_arguments() -> None:
+    """Raise `RecipeError` for an argument with bytes that are no text: no recipe, report or manifest can contain it."""
+    for argument in sys.argv[1:]:
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise RecipeError(f"{argument}: this argument is not UTF-8", "rename the file, or type it again") from error
+
+
 def main() -> None:
     """Entry point: turns exceptions into one message and the documented exit code."""
     debug = "--debug" in sys.argv
@@ -102,6 +111,7 @@ def main() -> None:
         _quiet()
     _stop_on_signals()
     try:
+        _check_arguments()
         code = app(standalone_mode=False)
     except LwcError as problem:
         if debug:

@@ -46,7 +46,7 @@ def digest_paths(paths: list[Path]) -> str:
         files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
         for file in files:
             name = file.name if path.is_file() else file.relative_to(path).as_posix()
-            total.update(f"{name}\0{file_digest(file)}\n".encode())
+            total.update(f"{name}\0{file_digest(file)}\n".encode("utf-8", "surrogateescape"))
     return total.hexdigest()
 
 

@@ -18,7 +18,8 @@ import pytest
 import typer
 import yaml
 from damaged_repository import sound_repository
-from fuzzed import KINDS, SMALL, Sound
+from fuzzed import KINDS
+from fuzzed_sound import SMALL, Sound
 from fuzzed_tables import ROWS
 from grid import kept
 from planted_runs import finished_runs

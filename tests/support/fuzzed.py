@@ -11,132 +11,45 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mutate
-import yaml
+from fuzzed_recipes import recipes
+from fuzzed_sound import SMALL, Commands, Sound
 from fuzzed_tables import ROWS, write_table
 from safetensors.numpy import load_file, save_file
 
-Commands = list[list[str]]
-SMALL: dict[str, Any] = {
-    "schema_version": 1, "name": "small", "seed": 3,
-    "data": {
-        "source": {"kind": "table", "paths": ["rows.csv"], "columns": {"body": "text", "label": "label"}},
-        "labels": {"scheme": "column"}, "calibration": 16,
-    },
-    "model": {"kind": "config", "blocks": 4, "hidden": 16, "heads": 2, "vocab_size": 200, "max_length": 16},
-    "train": {"epochs": 0.2}, "recover": {"epochs": 0.2},
-    "target": {"ratio": 2, "of": "blocks"},
-    "export": {"latency_shapes": [{"batch": 1, "length": 16}]},
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Sound:
-    """What is made once and then damaged: never changed in place.
-
-    Args:
-        recipes: the recipes of this project.
-        checkpoints: folders of saved models, by the task of a recipe.
-        repositories: Triton repositories.
-        runs: a folder with finished runs.
-        data: a folder with ``rows.csv`` and the data stages of `SMALL` in ``runs``.
-    """
-
-    recipes: list[Path]
-    checkpoints: Mapping[str, Path]
-    repositories: list[Path]
-    runs: Path
-    data: Path
-
-
-def recipes(source: random.Random, place: Path, sound: Sound) -> Commands:
-    """Recipes damaged as text and as trees, options of the command line, and folders of finished runs."""
-    text = source.choice(sound.recipes).read_text(encoding="utf-8")
-    if source.random() < 0.3:
-        text = yaml.safe_dump(SMALL, sort_keys=False)
-    kind, path = source.random(), place / source.choice(("r.yaml", "r.yaml", "r.yaml", "\x1b[31mr.yaml", "[bold]r.yaml"))
-    if kind < 0.12:
-        return _runs(source, place, sound)
-    if kind < 0.4:
-        path.write_bytes(mutate.raw(source, text.encode()))
-    elif kind < 0.5:
-        path.write_bytes(mutate.raw(source, _odd_yaml(source, text).encode(), 1))
-    else:
-        path.write_text(_dumped(source, mutate.tree(source, yaml.safe_load(text))), encoding="utf-8")
-    options = [f"--set={_override(source, text)}" for _ in range(source.choice((0, 0, 0, 1, 2)))]
-    name = path.name
-    return [
-        ["validate", name, *options],
-        source.choice((["plan", name, *options], ["report", name, *options], ["sweep", name + "x"], ["score", name + "x"])),
-        source.choice((["run", name, "--until", source.choice(("dta", "", "[/]", "\x1b[31m"))], ["compare", name], ["plan"],
-                       ["validate", name, "--deep", "--until", "data", *options])) if _offline(path) else ["schema"],
-    ]  # fmt: skip
-
-
-def _offline(path: Path) -> bool:
-    """Whether a recipe's data are not fetched: no case waits for a network."""
-    return b"amazon" not in (text := path.read_bytes()) and b"hub" not in text
-
-
-def _dumped(source: random.Random, tree: Any) -> str:
-    if source.random() < 0.3:
-        return json.dumps(tree, default=str)
-    return yaml.safe_dump(
-        tree, sort_keys=False, allow_unicode=source.random() < 0.5, default_flow_style=source.choice((None, True))
-    )
-
-
-def _odd_yaml(source: random.Random, text: str) -> str:
-    """YAML that is more than a tree of plain values."""
-    return source.choice((
-        "a: &a [*a]\n", "&a {b: *a}\n", "- 1\n- 2\n", "12", '"x"', LAUGHS, "", "---\na: 1\n---\nb: 2\n", "? [a, b]\n: c\n" + text,
-        "!!python/object/apply:os.system [echo]\n", text.replace("seed:", "seed: !!set"), text.replace("name:", "<<: *x\nname:"),
-        "x: " + "[" * 3000, "{" * 500, text + text, text.replace("seed: 17", "seed: 2001-13-45"), "a: !!int x\n" + text,
-        text.replace("seed: 17", "seed: " + "9" * 5000), text.replace("name:", "? !!binary |\n  aGk=\n: x\nname:"),
-        "x: &l [1,1]\ny: &m [*l,*l]\nz: [*m,*m]\n" + text, text.replace("data:", "data: &d\n  <<: *d"), "%YAML 9.9\n---\n" + text,
-    ))  # fmt: skip
-
-
-LAUGHS = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
-    f"{this}: &{this} [{', '.join([f'*{last}'] * 10)}]\n" for last, this in zip("abcdefgh", "bcdefghi", strict=True)
-)
-
-
-def _override(source: random.Random, text: str) -> str:
-    tree = yaml.safe_load(text)
-    path = ".".join(map(str, source.choice(list(mutate.places(tree)))))
-    value = mutate.odd(source)
-    shown = value if isinstance(value, str) else json.dumps(value)
-    path = source.choice(
-        (path, path, path + ".x", path[:-1], "", ".", "a..b", "gates.0", "gates.99.metric", "gates.-1", "[/]", "x=y")
-    )
-    return source.choice((f"{path}={shown}", f"{path}={shown}", f"{path}={shown}", path)).replace("\0", "")
-
-
-def _runs(source: random.Random, place: Path, sound: Sound) -> Commands:
-    """Finished runs as they are after a crash, a bad copy or an editor."""
-    runs = shutil.copytree(sound.runs, place / "runs")
-    names = sorted(path.parent.name for path in runs.glob("*/report.json"))
-    if source.random() < 0.6:
-        path = runs / source.choice(names) / source.choice(("report.json", "report.json", "stages.json"))
-        path.write_text(json.dumps(mutate.tree(source, json.loads(path.read_text()))), encoding="utf-8")
-    else:
-        mutate.folder(source, runs)
-    out = [["--out", "compared"], ["--json"], []]
-    return [["compare", *(f"runs/{name}" for name in names), *source.choice(out)], ["compare", f"runs/{names[-1]}"]]
+_TASKS: tuple[dict[str, Any], ...] = (
+    {"task": {"kind": "next_item"}, "model": {**SMALL["model"], "max_length": 8},
+    "score": {"methods": [{"method": "fisher"}]}},
+    {"task": {"kind": "regression"}, "model": {"kind": "pretrained", "source": "x"}},
+    {"task": {"kind": "causal_lm"}, "model": {"kind": "pretrained", "source": "x"}},
+)  # fmt: skip
+del _TASKS[0]["model"]["vocab_size"]
 
 
 def tables(source: random.Random, place: Path, sound: Sound) -> Commands:
     """Files of rows, read by the small reader and by the streaming ingestion."""
     path, columns = write_table(source, place)
-    labels: dict[str, Any] = {"scheme": source.choice(("column", "column", "binary", "five_class", "none"))}
+    labels: dict[str, Any] = {"scheme": source.choice(("column", "column", "binary", "five_class"))}
+    columns = {
+        field: name
+        for field, name in columns.items()
+        if field != "title"
+        and (field, labels["scheme"])
+        not in (
+            ("rating", "column"),
+            ("rating", "none"),
+            ("label", "none"),
+            ("label", "binary"),
+            ("label", "five_class"),
+        )
+    }
     recipe: dict[str, Any] = {**SMALL, "data": {
         "source": {"kind": "table", "paths": [path.name], "columns": columns}, "labels": labels, "calibration": 16,
-        "max_bad_rows": source.choice((0.05, 0.5, 1.0)), "split": {"by": source.choice(("auto", "user", "time", "random"))},
+        "max_bad_rows": source.choice((0.05, 1.0, 1.0)), "split": {"by": source.choice(("auto", "user", "time",
+        "random"))},
     }}  # fmt: skip
     if source.random() < 0.2:
         recipe["data"]["ingest"] = {"shard_mib": 1}
@@ -148,8 +61,9 @@ def tables(source: random.Random, place: Path, sound: Sound) -> Commands:
             source, {"encoding": encoding, "delimiter": ",", "header": True}, 1
         )
     if source.random() < 0.15:
-        recipe["task"] = {"kind": source.choice(("next_item", "regression", "causal_lm"))}
-        labels["scheme"] = "none" if recipe["task"]["kind"] != "regression" else "column"
+        recipe |= source.choice(_TASKS)
+        recipe["data"]["labels"] = {"scheme": "column" if recipe["task"]["kind"] == "regression" else "none"}
+        recipe["data"]["source"]["columns"] |= {"user": "user", "item": "item", "time": "time"}
     (place / "r.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     ingest = ["data", "ingest", "r.yaml", "--out", "ingested", "--workers", "1"]
     return [["data", "inspect", "r.yaml"], ingest, *([ingest] if source.random() < 0.2 else [])]
@@ -185,7 +99,7 @@ def _json(source: random.Random, path: Path) -> None:
         content = json.loads(path.read_bytes())
     except ValueError:
         return
-    changed = mutate.tree(source, content)
+    changed = source.choice((mutate.tree, mutate.similar))(source, content)
     path.write_text(json.dumps(changed, ensure_ascii=source.random() < 0.5), encoding="utf-8", errors="surrogatepass")
 
 
@@ -248,13 +162,20 @@ def repositories(source: random.Random, place: Path, sound: Sound) -> Commands:
 
 
 _PIECES = (
-    "dims: -1", "dims: 0", "dims: [ 1, 2 ]", "max_batch_size: -1", "max_batch_size: 0", "TYPE_STRING", "TYPE_INVALID", "TYPE_FP32",
-    "KIND_GPU", "KIND_MODEL", "count: 0", "count: -5", "gpus: [ 7 ]", "{", "}", '"', "#", ":", "platform: \"\"", 'backend: "x"',
-    'key: ""', 'string_value: "-1"', 'string_value: "\\033[31m"', 'string_value: "\\xff"', "99999999999999999999", "0x7f", "1e9",
-    "model_version: 9", "sequence_batching { }", "preferred_batch_size: 0", "version_policy: { specific { versions: 7 } }",
-    'default_model_filename: "../../x"', 'label_filename: "/etc/passwd"', "reshape: { shape: [ ] }", "optional: true", "is_shape_tensor: true",
-    "parameters: { key: \"EXECUTION_ENV_PATH\" value: { string_value: \"$$TRITON_MODEL_DIRECTORY/e\" } }", "response_cache { enable: true }",
-    "input_data_file: \"w\"", "random_data: true", "dims: 99999999999", 'cc_model_filenames { key: "8.6" value: "../x" }',
+    "dims: -1", "dims: 0", "dims: [ 1, 2 ]", "max_batch_size: -1", "max_batch_size: 0", "TYPE_STRING", "TYPE_INVALID",
+    "TYPE_FP32",
+    "KIND_GPU", "KIND_MODEL", "count: 0", "count: -5", "gpus: [ 7 ]", "{", "}", '"', "#", ":", "platform: \"\"",
+    'backend: "x"',
+    'key: ""', 'string_value: "-1"', 'string_value: "\\033[31m"', 'string_value: "\\xff"', "99999999999999999999",
+    "0x7f", "1e9",
+    "model_version: 9", "sequence_batching { }", "preferred_batch_size: 0",
+    "version_policy: { specific { versions: 7 } }",
+    'default_model_filename: "../../x"', 'label_filename: "/etc/passwd"', "reshape: { shape: [ ] }", "optional: true",
+    "is_shape_tensor: true",
+    "parameters: { key: \"EXECUTION_ENV_PATH\" value: { string_value: \"$$TRITON_MODEL_DIRECTORY/e\" } }",
+    "response_cache { enable: true }",
+    "input_data_file: \"w\"", "random_data: true", "dims: 99999999999",
+    'cc_model_filenames { key: "8.6" value: "../x" }',
     'optimization { execution_accelerators { gpu_execution_accelerator { name: "tensorrt" } } }', 'name: "\\u202e"',
     "model_transaction_policy { decoupled: true }",
 )  # fmt: skip
@@ -294,7 +215,7 @@ def samples(source: random.Random, place: Path, sound: Sound) -> Commands:
         rows: list[Any] = [
             {"id": n, "history": [f"i{n}", "i2"], "label": "i3", "offline": ["i3", "i4"]} for n in range(8)
         ]  # fmt: skip
-        rows = mutate.tree(source, rows) if source.random() < 0.8 else rows
+        rows = source.choice((mutate.tree, mutate.similar, lambda _, same: same))(source, rows)
         rows = rows if isinstance(rows, list) else [rows]
         content = "\n".join(json.dumps(row) for row in rows) if source.random() < 0.6 else json.dumps(rows)
         path = place / source.choice(("s.jsonl", "s.json", "s.ndjson", "s.jsonl.gz"))
@@ -305,8 +226,10 @@ def samples(source: random.Random, place: Path, sound: Sound) -> Commands:
         path, _ = write_table(
             source, place, [{"id": str(n), "offline": row["label"], **row} for n, row in enumerate(ROWS)]
         )
-    options = source.choice(([], [], ["--min-agreement", "0.9"], ["--min-accuracy", "1"], ["--find-rate"], ["--rate", "nan"],
-                             ["--seconds", "nan"], ["--users", "0"], ["--workers", "9"], ["--warmup", "inf"], ["--rate", "-1"]))  # fmt: skip
+    options = source.choice((*([[]] * 24), ["--min-agreement", "0.9"], ["--min-accuracy", "1"], ["--find-rate"],
+    ["--rate", "nan"],
+                             ["--seconds", "nan"], ["--users", "0"], ["--workers", "9"], ["--warmup", "inf"],
+                             ["--rate", "-1"]))  # fmt: skip
     return [["loadtest", path.name, "--model", "history" if history else "text", *options]]
 
 

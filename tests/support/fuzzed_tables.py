@@ -1,4 +1,4 @@
-"""Tables of every format, damaged at the level of bytes, cells, headers, encodings, containers and types. Not a test."""
+"""Tables of every format, damaged in bytes, cells, headers, encodings, containers and types. Not a test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 WORDS = {"bad": "broken awful refund never again", "good": "love great works fine daily"}
 ROWS = [
     {
-        "text": f"{list(WORDS.values())[n % 2]} item{n} and part{n}", "label": list(WORDS)[n % 2], "title": f"title {n}",
+        "text": f"{list(WORDS.values())[n % 2]} item{n} and part{n}", "label": list(WORDS)[n % 2],
+        "title": f"title {n}",
         "stars": str(1 + n % 5), "user": f"u{n % 20}", "item": f"i{n % 7}", "time": str(1_500_000_000 + n * 86_400),
     }
     for n in range(60)
@@ -34,8 +35,10 @@ FIELDS = {
     "time": "time",
 }
 _CELLS = (
-    "5", "4.0", "five", "NaN", "1e400", "-1", "6", "0", "true", "01 13, 2014", "2020-01-01", "2020-13-45", "9" * 400, "1700000000000",
-    "-99999999999999", "1e30", "<br />" * 50, "&amp;#0;", "&#x110000;", "\u0000", "1,5", "1e-400", "٣", "½", "²", "0001-01-01",
+    "5", "4.0", "five", "NaN", "1e400", "-1", "6", "0", "true", "01 13, 2014", "2020-01-01", "2020-13-45", "9" * 400,
+    "1700000000000",
+    "-99999999999999", "1e30", "<br />" * 50, "&amp;#0;", "&#x110000;", "\u0000", "1,5", "1e-400", "٣", "½", "²",
+    "0001-01-01",
     "9999-12-31T23:59:59+14:00", "12:30", "P1D", "1e18", "[1, 2]", "{}", "\ufffd", "\u2028", "'", '""', '\\"',
 )  # fmt: skip
 
@@ -51,15 +54,17 @@ def write_table(
     if source.random() < 0.1:
         table = table[: source.choice((0, 1, 2, 5))]
     names = list((rows or ROWS)[0])
-    columns = {field: name for field, name in FIELDS.items() if source.random() < 0.7 or field in ("body", "label")}
+    columns = {
+        field: name for field, name in FIELDS.items() if source.random() < 0.4 or field in ("body", "label", "rating")
+    }
     if source.random() < 0.15:
         columns[source.choice(list(columns))] = source.choice((*names, *mutate.ODD_TEXTS[:30], "Text", "nope"))
     write = source.choice((_delimited, _delimited, _json, _json, _columnar, _columnar, _reviews))
     name, content = write(source, names, table)
     path = place / name
-    if source.random() < 0.5:
-        content = mutate.raw(source, content)
-    if source.random() < 0.2:
+    if source.random() < 0.35:
+        content = mutate.raw(source, content, 4)
+    if source.random() < 0.15:
         return mutate.packed(source, path, content), columns
     if source.random() < 0.1:
         path = path.with_suffix(
@@ -99,7 +104,9 @@ def _delimited(source: random.Random, names: list[str], table: list[dict[str, An
             cells = source.choice((cells[:-1], [*cells, "more"], []))
         writer.writerow(cells)
     encoding = source.choice(("utf-8",) * 6 + ("utf-8-sig", "utf-16", "utf-16-le", "utf-32", "cp1252", "utf-7"))
-    name = source.choice(("t.csv", "t.csv", "T.CSV", "t.tsv", "t.txt", "t.\x1b[31m.csv", "[bold].csv", "-t.csv", "t*.csv"))
+    name = source.choice(
+        ("t.csv", "t.csv", "T.CSV", "t.tsv", "t.txt", "t.\x1b[31m.csv", "[bold].csv", "-t.csv", "t*.csv")
+    )
     return name, text.getvalue().encode(encoding, "surrogatepass" if encoding.startswith("utf-8") else "replace")
 
 
@@ -136,13 +143,20 @@ def _json(source: random.Random, names: list[str], table: list[dict[str, Any]]) 
 
 _MOMENT = datetime(2020, 1, 2, 3, 4, 5)
 _TYPED: tuple[tuple[pa.DataType, Any], ...] = (
-    (pa.binary(), b"\xff\xfe text"), (pa.large_string(), "large"), (pa.list_(pa.string()), ["a"]), (pa.struct([("a", pa.int8())]), {"a": 1}),
-    (pa.map_(pa.string(), pa.int8()), [("a", 1)]), (pa.decimal128(38, 10), Decimal("4.5")), (pa.timestamp("ns"), _MOMENT),
-    (pa.timestamp("s", "America/New_York"), _MOMENT), (pa.timestamp("us", "+14:00"), _MOMENT), (pa.timestamp("s"), 10**15), (pa.date32(), date(2020, 1, 1)),
-    (pa.date64(), date(2020, 1, 1)), (pa.time64("us"), _MOMENT.time()), (pa.duration("ns"), timedelta(days=1)), (pa.uint64(), 2**64 - 1),
-    (pa.int64(), -(2**63)), (pa.float32(), float("nan")), (pa.float64(), float("inf")), (pa.bool_(), True), (pa.null(), None), (pa.int8(), 4),
-    (pa.dictionary(pa.int8(), pa.string()), "good"), (pa.month_day_nano_interval(), (1, 2, 3)), (pa.string_view(), "a view"),
-    (pa.timestamp("us", "UTC"), datetime(9999, 12, 31, tzinfo=UTC)), (pa.binary(3), b"abc"), (pa.timestamp("ms", "No/Where"), 10**12),
+    (pa.binary(), b"\xff\xfe text"), (pa.large_string(), "large"), (pa.list_(pa.string()), ["a"]), (pa.struct([("a",
+    pa.int8())]), {"a": 1}),
+    (pa.map_(pa.string(), pa.int8()), [("a", 1)]), (pa.decimal128(38, 10), Decimal("4.5")), (pa.timestamp("ns"),
+    _MOMENT),
+    (pa.timestamp("s", "America/New_York"), _MOMENT), (pa.timestamp("us", "+14:00"), _MOMENT), (pa.timestamp("s"),
+    10**15), (pa.date32(), date(2020, 1, 1)),
+    (pa.date64(), date(2020, 1, 1)), (pa.time64("us"), _MOMENT.time()), (pa.duration("ns"), timedelta(days=1)),
+    (pa.uint64(), 2**64 - 1),
+    (pa.int64(), -(2**63)), (pa.float32(), float("nan")), (pa.float64(), float("inf")), (pa.bool_(), True), (pa.null(),
+    None), (pa.int8(), 4),
+    (pa.dictionary(pa.int8(), pa.string()), "good"), (pa.month_day_nano_interval(), (1, 2, 3)), (pa.string_view(),
+    "a view"),
+    (pa.timestamp("us", "UTC"), datetime(9999, 12, 31, tzinfo=UTC)), (pa.binary(3), b"abc"), (pa.timestamp("ms",
+    "No/Where"), 10**12),
     (pa.time32("s"), _MOMENT.time()), (pa.list_(pa.float32(), 2), [1.0, 2.0]), (pa.decimal256(70, 2), Decimal("4")),
 )  # fmt: skip
 

@@ -18,7 +18,8 @@ ODD_TEXTS = (
     "", " ", "\n", "\t", "\0", "a\x1b[31mred", "\u202eevil", "\x9b2J", "\r", "a\rb", "\ud800", "\ufeff", "\u2028", "%s",
     "{0}", "${HOME}", "~", "[bold]x[/bold]", "[/]", "../../etc/passwd", "/dev/null", "/", ".", "..", "*", "?[", "**/*",
     "nan", "inf", "-0", "1e999", "0x10", "2.5x", "1_000", "yes", "null", "true", "é", "\u0301", "\U0001f600", "名前",
-    "x" * 300, "x" * 70_000, "package:", "package:..", "package:a.b.c", "package:json", "hub/none", "a:b", "a,b", "#", "'",
+    "x" * 300, "x" * 70_000, "package:", "package:..", "package:a.b.c", "package:json", "hub/none", "a:b", "a,b", "#",
+    "'",
     '"', "\\", "<script>", "__class__", "cp1252", "hex", "utf-16", "rot13", "idna", "base64",
 )  # fmt: skip
 ODD_VALUES: tuple[Any, ...] = (
@@ -96,6 +97,36 @@ def tree(source: random.Random, value: Any, most: int = 3, odd_value: Callable[[
     return value
 
 
+def similar(source: random.Random, value: Any, most: int = 2) -> Any:
+    """A copy with values replaced by others of their kind: what passes the first checks and meets the later ones."""
+    value = copy.deepcopy(value)
+    for _ in range(source.randint(1, most)):
+        *above, key = source.choice(list(places(value)) or [(None,)])
+        parent = value
+        for step in above:
+            parent = parent[step]
+        if key is not None:
+            parent[key] = _other(source, parent[key])
+    return value
+
+
+def _other(source: random.Random, old: Any) -> Any:
+    if isinstance(old, bool):
+        return not old
+    if isinstance(old, int):
+        return source.choice((0, 1, 2, 3, 7, -1, old + 1, old - 1, old * 2, old * 1000, 2**31 - 1, 10**12))
+    if isinstance(old, float):
+        return source.choice((0.0, 1.0, 0.5, -old, old * 10, old * 1e6, old / 1e6, 1e-30, 1e30, 0.9999999))
+    if isinstance(old, str):
+        return source.choice((old, old.upper(), old + "x", old[:-1], source.choice(ODD_TEXTS)))
+    if isinstance(old, list):
+        return source.choice((old[:1], old[1:], old + old, old[::-1], []))
+    if isinstance(old, dict):
+        kept = source.sample(list(old), source.randint(0, len(old)))
+        return {key: old[key] for key in old if key in kept}
+    return odd(source)
+
+
 def _misspelt(source: random.Random, name: str) -> str:
     at = source.randrange(len(name) + 1)
     return source.choice(
@@ -106,7 +137,8 @@ def _misspelt(source: random.Random, name: str) -> str:
 def packed(source: random.Random, path: Path, content: bytes) -> Path:
     """Write ``content`` into a container, at times under the suffix of another; the path it got."""
     made: dict[str, Callable[[bytes], bytes]] = {
-        ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zip": lambda data: _zip(source, path.name, data),
+        ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zip": lambda data: _zip(source, path.name,
+        data),
         ".zst": lambda data: source.randbytes(10) + data,
     }  # fmt: skip
     suffix = source.choice(list(made))
@@ -154,7 +186,17 @@ def folder(source: random.Random, place: Path, most: int = 2) -> None:
             path.symlink_to(source.choice((path.name, "nowhere", "/dev/null", "..", "/")))
         else:
             name = source.choice(
-                ("a\x1b[31mb", "\u202eb", "x" * 200, "a b", "-rf", "[bold]", path.name.upper(), f".{path.name}")
+                (
+                    "a\x1b[31mb",
+                    "\u202eb",
+                    "x" * 200,
+                    "a b",
+                    "-rf",
+                    "[bold]",
+                    path.name.upper(),
+                    f".{path.name}",
+                    "b\udcff",
+                )
             )
             path.rename(path.with_name(name))
         if source.random() < 0.1 and path.parent != place:
