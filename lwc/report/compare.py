@@ -127,6 +127,10 @@ def _report(folder: Path) -> Report:
         )
     try:
         report: Report = TypeAdapter(Report).validate_python(content)
+        if report["task"] not in TASKS.names():
+            raise RecipeError(
+                f"{path}: not a report: no task {report['task']!r}", f"this lwc has {', '.join(TASKS.names())}"
+            )
         for figures in _figures(report):
             TypeAdapter(Intervals).validate_python(figures)
     except ValidationError as error:
