@@ -19,7 +19,7 @@ from lwc.cli import serve as serving
 from lwc.cli import terminal as render
 from lwc.cli.options import grouped
 from lwc.core.distributed import PeerLost, launched
-from lwc.core.errors import BUG, INTERRUPTED, MISSING, OK, USAGE, LwcError, disk_full, no_space
+from lwc.core.errors import BUG, INTERRUPTED, MISSING, OK, USAGE, LwcError, RecipeError, disk_full, no_space
 
 # Libraries written in Rust (safetensors, tokenizers) report a full disk in an exception that is no OSError.
 _OS_ERROR = re.compile(r"\(os error \d+\)")
@@ -91,8 +91,17 @@ def _cannot_write(problem: Exception, debug: bool) -> NoReturn:
         error = no_space(getattr(problem, "filename2", None) or getattr(problem, "filename", None) or str(problem))
         render.error(error)
         sys.exit(error.exit_code)
-    typer.echo(f"error: {problem}\n  do: check that the path exists, can be written, and has room", err=True)
+    render.error(LwcError(str(problem), "check that the path exists, can be written, and has room"))
     sys.exit(USAGE)
+
+
+def _check_arguments() -> None:
+    """Raise `RecipeError` for an argument with bytes that are no text: no recipe, report or manifest can contain it."""
+    for argument in sys.argv[1:]:
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise RecipeError(f"{argument}: this argument is not UTF-8", "rename the file, or type it again") from error
 
 
 def main() -> None:
@@ -102,6 +111,7 @@ def main() -> None:
         _quiet()
     _stop_on_signals()
     try:
+        _check_arguments()
         code = app(standalone_mode=False)
     except LwcError as problem:
         if debug:
@@ -114,7 +124,7 @@ def main() -> None:
     except ModuleNotFoundError as problem:
         if debug:
             traceback.print_exc()
-        typer.echo(f"error: {problem}\n  do: pip install 'lwc[serve]'; `lwc doctor` lists what is missing", err=True)
+        render.error(LwcError(str(problem), "pip install 'lwc[serve]'; `lwc doctor` lists what is missing"))
         sys.exit(MISSING)
     except OSError as problem:
         _cannot_write(problem, debug)
@@ -127,7 +137,8 @@ def main() -> None:
             _cannot_write(problem, debug)
         if debug:
             raise
-        typer.echo(f"bug: {type(problem).__name__}: {problem}\n  do: rerun with --debug and report it", err=True)
+        said = render.harmless(f"{type(problem).__name__}: {problem}")
+        typer.echo(f"bug: {said}\n  do: rerun with --debug and report it", err=True)
         sys.exit(BUG)
     if code == INTERRUPTED and not launched():  # the parser turns Ctrl-C into this code, or lets the exception through
         typer.echo("interrupted; rerun the same command to resume", err=True)

@@ -74,8 +74,10 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def print_json(value: object) -> None:
-    """``value`` on stdout."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=vars))
+    """``value`` on stdout. What a terminal would obey instead of showing is escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=vars)
+    escaped = (one if one == "\n" or one.isprintable() else json.dumps(one)[1:-1] for one in text)
+    typer.echo(text if text.isascii() else "".join(escaped))
 
 
 def show(value: T, as_json: bool, for_people: Callable[[T], None]) -> None:

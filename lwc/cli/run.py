@@ -176,7 +176,7 @@ def sweep(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("ru
     if as_json:
         print_json(rows)
     else:
-        typer.echo(markdown)
+        typer.echo(render.harmless(markdown))
     if not succeeded:
         raise typer.Exit(failed[0])
     render.note(f"frontier: {folder / 'frontier.html'}")
@@ -201,4 +201,4 @@ def compare(
     if as_json:
         print_json(found)
     elif out is None:
-        typer.echo(to_markdown(found))
+        typer.echo(render.harmless(to_markdown(found)))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.live import Live
 from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from lwc.core.errors import LwcError
+from lwc.data.rows import printable
 
 if TYPE_CHECKING:  # `lwc --help` reads no recipe
     from lwc.cli.doctor import Check
@@ -21,7 +23,21 @@ if TYPE_CHECKING:  # `lwc --help` reads no recipe
     from lwc.report.content_types import Decision, Report, Verdict
     from lwc.serving.checks.run import Inspection
 
-console = Console(stderr=True, highlight=False)
+
+class _Terminal(Console):
+    """A console on which nothing but its own styles acts: names and values from files may contain escape sequences."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(harmless(segment.text), segment.style)
+
+
+def harmless(text: str) -> str:
+    """``text`` without the characters that a terminal obeys instead of showing them."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+console = _Terminal(stderr=True, highlight=False)
 # This many methods fit on a terminal of 80 columns.
 _METHODS_ABREAST = 4
 

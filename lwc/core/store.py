@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lwc.core.errors import LwcError, disk_full, no_space
+from lwc.core.errors import USAGE, LwcError, disk_full, no_space
 
 MANIFEST = "manifest.json"
 # Beside the run folders: the store. In each run folder: what its stages were made from.
@@ -45,7 +46,7 @@ def digest_paths(paths: list[Path]) -> str:
         files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
         for file in files:
             name = file.name if path.is_file() else file.relative_to(path).as_posix()
-            total.update(f"{name}\0{file_digest(file)}\n".encode())
+            total.update(f"{name}\0{file_digest(file)}\n".encode("utf-8", "surrogateescape"))
     return total.hexdigest()
 
 
@@ -83,17 +84,25 @@ def write_json(path: Path, value: object, *, sync: bool = True) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The parsed JSON of ``path``.
+    """The parsed JSON of ``path``, with no more numbers than `write_json` writes: no NaN, no infinity.
 
     Raises:
-        LwcError: the file is missing or damaged.
+        LwcError: the file is missing or damaged (exit 2: people move and edit files).
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
     except FileNotFoundError as error:
-        raise LwcError(f"{path}: missing", "rerun the stage that writes it") from error
-    except json.JSONDecodeError as error:
-        raise LwcError(f"{path}, line {error.lineno}: not valid JSON", "delete it and rerun the command") from error
+        raise LwcError(f"{path}: missing", "rerun the stage that writes it", USAGE) from error
+    except (ValueError, RecursionError) as error:
+        where = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise LwcError(f"{path}{where}: not valid JSON", "delete it and rerun the command", USAGE) from error
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    return value
 
 
 def publish_folder(source: Path, destination: Path) -> None:

@@ -35,8 +35,8 @@ def parquet(path: Path, wanted: Wanted, every: bool = False) -> Iterator[Record 
         hint = _NO_FOOTER if is_one else "name another file, or give it the suffix of its format"
         what = "a truncated or damaged Parquet file" if is_one else "not a Parquet file"
         raise DataError(f"{path}: {what}: {_first_line(error)}", hint) from error
-    _check(file.schema_arrow, wanted, path)
     names = None if every else sorted(wanted.names)
+    _check(file.schema_arrow, wanted, path, every)
     start = 0
     for group in range(file.num_row_groups):
         rows, given = file.metadata.row_group(group).num_rows, 0
@@ -72,32 +72,61 @@ def arrow(path: Path, wanted: Wanted, every: bool = False) -> Iterator[Record | 
                 batches = iter(reader)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{path}: not an Arrow file: {_first_line(error)}", _NO_FOOTER) from error
-        _check(reader.schema, wanted, path)
+        _check(reader.schema, wanted, path, every)
         while True:
             try:
                 batch = next(batches, None)
+                if batch is None:
+                    return
+                kept = batch if every else batch.select(sorted(wanted.names))
+                _check_offsets(kept)
             except (OSError, pa.ArrowException) as error:
                 detail = f"{_first_line(error)}; an unknown number of rows is lost"
                 yield Bad(path.name, start + 1, Reason.TRUNCATED, detail=detail)
                 return
-            if batch is None:
-                return
-            kept = batch if every else batch.select(sorted(wanted.names))
             yield from _records(kept, path.name, start)
             start += batch.num_rows
+
+
+def _check_offsets(batch: pa.RecordBatch) -> None:
+    """Raise where a damaged file points outside its own buffers: Arrow trusts it, and reading the value would crash.
+
+    Text that is not UTF-8 passes: it spoils only its row.
+    """
+    for column in batch.columns:
+        as_bytes = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}.get(column.type)
+        (column if as_bytes is None else column.view(as_bytes)).validate(full=True)
 
 
 def _first_line(error: Exception) -> str:
     return printable(str(error).splitlines()[0]) if str(error) else type(error).__name__
 
 
-def _check(schema: pa.Schema, wanted: Wanted, path: Path) -> None:
+def _check(schema: pa.Schema, wanted: Wanted, path: Path, every: bool) -> None:
     wanted.check(schema.names, str(path))
+    for one in schema:
+        for zone in _zones(one.type) if every or one.name in wanted.names else ():
+            _check_zone(zone, f"{path}: column {one.name!r}")
     for name in wanted.names if not wanted.nested else ():
         kind = schema.field(name).type
         if pa.types.is_nested(kind):
             raise DataError(f"{path}: column {name!r} is a {kind}, not one value a row",
                             "write a column with the value itself, and map that")  # fmt: skip
+
+
+def _zones(kind: pa.DataType) -> list[str]:
+    """The time zones in a type, however deep."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    own = [kind.tz] if pa.types.is_timestamp(kind) and kind.tz is not None else []
+    return own + [zone for index in range(kind.num_fields) for zone in _zones(kind.field(index).type)]
+
+
+def _check_zone(zone: str, where: str) -> None:
+    try:
+        pa.lib.string_to_tzinfo(zone)
+    except (LookupError, ValueError) as error:
+        raise DataError(f"{where} is in an unknown time zone, {zone!r}", "write it in UTC") from error
 
 
 def _records(batch: pa.RecordBatch, file: str, start: int) -> Iterator[Record | Bad]:

@@ -121,11 +121,11 @@ def _with_header(
         tried = {mark: _header(replace(base, delimiter=mark), sample) for mark in DELIMITERS}
         others = {mark: one for mark, one in tried.items() if not isinstance(one, Bad)}
         fitting = {mark: one for mark, one in others.items() if not wanted.missing(one[1].names)}
-        widest = max(others, key=lambda mark: len(others[mark][1].names), default=base.delimiter)
+        widest = max(others, key=lambda mark: len(others[mark][1].names), default=None)
         if len(fitting) == 1:
             ((mark, header),) = fitting.items()
             say(f"fields are separated by {DELIMITERS[mark]}, as the header shows")
-        elif (isinstance(header, Bad) or len(header[1].names) == 1) and len(others[widest][1].names) > 1:
+        elif widest and (isinstance(header, Bad) or len(header[1].names) == 1) and len(others[widest][1].names) > 1:
             header = others[widest]
             advice = f"; if fields are separated by {DELIMITERS[widest]}, {_set(wanted, f'delimiter: {widest!r}')}"
     if isinstance(header, Bad):

@@ -45,6 +45,10 @@ def locate(name: str) -> Path:
         if candidate.is_file():
             if not os.access(candidate, os.R_OK):
                 raise DataError(f"{candidate}: no permission to read it", f"chmod +r {candidate}")
+            try:
+                str(candidate).encode("utf-8")
+            except UnicodeEncodeError as error:  # reports and manifests name their files
+                raise DataError(f"{candidate}: its name is not UTF-8", "rename the file") from error
             return candidate
     raise _missing(name, "no such data file")
 

@@ -107,7 +107,7 @@ class Saved:
             tensors.pop("__metadata__", None)
             found = {key: Weight(name, one["dtype"], tuple(one["shape"])) for key, one in tensors.items()}
             end = 8 + length + max((one["data_offsets"][1] for one in tensors.values()), default=0)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{path}: {size:,} bytes without a safetensors header", "copy the file again") from error
         if end != size:
             raise ModelError(f"{path}: {size:,} bytes, its header describes {end:,}", "copy the file again")

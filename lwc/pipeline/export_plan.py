@@ -177,7 +177,10 @@ def _build(run: FinishedRun, to: Library, onnx: Path, say: Callable[[str], None]
     gpu = this_gpu() if to == "tensorrt" else None
     try:
         if to == "tensorrt" and gpu is None:
-            raise MissingDependency("a TensorRT plan must be built on the GPU that runs it, and this machine has none")
+            raise MissingDependency(
+                "a TensorRT plan must be built on the GPU that runs it, and this machine has none",
+                "run this command on the machine with that GPU",
+            )
         trt = load_library(to)
     except MissingDependency as error:
         if to != "tensorrt":

@@ -198,8 +198,8 @@ def check_stage(name: str | None) -> None:
     names = [stage.name for stage in STAGES]
     if name is not None and name not in names:
         near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]}?" if near else ""
-        raise RecipeError(f"no stage {name!r}; stages: {', '.join(names)}", hint)
+        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(names)}"
+        raise RecipeError(f"no stage {name!r}", hint)
 
 
 def stages_until(name: str | None) -> list[str]:

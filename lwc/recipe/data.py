@@ -54,8 +54,8 @@ class Format(Section):
     def _known(cls, value: str | None) -> str | None:
         if value is not None:
             try:
-                "a".encode(value)
-            except LookupError as error:
+                b"a".decode(value, "replace")
+            except (LookupError, UnicodeError) as error:
                 raise ValueError(f"no such encoding: {value}; Python's names are used, such as cp1252") from error
         return value
 

@@ -18,6 +18,9 @@ from lwc.core.errors import RecipeError
 from lwc.recipe import Recipe
 from lwc.recipe.base import Table
 
+# No recipe comes near it; nested aliases of a few lines are more values than memory has room for.
+_MOST_VALUES = 100_000
+_LONE = re.compile("[\ud800-\udfff]")
 Location = tuple[str | int, ...]
 Check = Callable[[Recipe], Iterable[tuple[Location, str]]]
 """What another wing refuses in a valid recipe: where, and why."""
@@ -57,11 +60,13 @@ class _Document:
 
 def _construct(node: yaml.Node, loader: _Loader, where: Location, document: _Document) -> Any:
     document.lines[where] = node.start_mark.line + 1
+    if len(document.lines) > _MOST_VALUES:
+        raise ValueError(f"more than {_MOST_VALUES:,} values; aliases (*name) repeat all that they stand for")
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}
         for key_node, value_node in _merged(node):
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
-            if key is None:
+            if key is None or _LONE.search(key):
                 document.problems.append(
                     f"line {key_node.start_mark.line + 1}: {_dotted(where)}: a key must be plain text"
                 )
@@ -78,6 +83,7 @@ def _construct(node: yaml.Node, loader: _Loader, where: Location, document: _Doc
         return result
     if isinstance(node, yaml.SequenceNode):
         return [_construct(item, loader, (*where, i), document) for i, item in enumerate(node.value)]
+    _check_text(node, where, document)
     return loader.construct_object(node)
 
 
@@ -101,6 +107,14 @@ def _merged(node: yaml.MappingNode) -> list[tuple[yaml.Node, yaml.Node]]:
             names.add(key.value)
             own.append((key, value))
     return own
+
+
+def _check_text(node: yaml.Node, where: Location, document: _Document) -> None:
+    """An escape such as ``\\ud800`` is half a character: no file, terminal or request can contain it."""
+    half = _LONE.search(str(node.value))
+    if half:
+        line = node.start_mark.line + 1
+        document.problems.append(f"line {line}: {_dotted(where)}: \\u{ord(half[0]):04x} is half a character")
 
 
 def _parse(text: str, name: str) -> _Document:
@@ -134,28 +148,42 @@ def _apply_overrides(document: _Document, overrides: Sequence[str]) -> None:
         path, separator, text = override.partition("=")
         if not separator or not path.strip():
             raise RecipeError(f"--set {override}: not of the form path.to.key=value", "e.g. --set train.epochs=1")
-        value = _parse(text, f"--set {path}").value if text.strip() else None
+        given = _parse(text, f"--set {path}") if text.strip() else _Document(None)
+        value = given.value
+        document.problems += [f"--set {path}: {problem}" for problem in given.problems]
         parts: list[str | int] = [int(p) if p.isdigit() else p for p in path.strip().split(".")]
         target = document.value
         for depth, part in enumerate(parts[:-1]):
             if isinstance(target, list):
                 if not isinstance(part, int) or part >= len(target):
-                    raise RecipeError(f"--set {path}: {_dotted(parts[: depth + 1])} is not in the list")
+                    raise _not_in_list(path, parts[: depth + 1], target)
                 target = target[part]
             else:
                 target = target.setdefault(str(part), {})
             if not isinstance(target, dict | list):
-                raise RecipeError(f"--set {path}: {_dotted(parts[: depth + 1])} is a single value, not a section")
+                raise RecipeError(
+                    f"--set {path}: {_dotted(parts[: depth + 1])} is a single value, not a section",
+                    f"set it whole: --set {_dotted(parts[: depth + 1])}=VALUE; `lwc schema` prints every key",
+                )
         last = parts[-1]
         if isinstance(target, list):
             if not isinstance(last, int) or last >= len(target):
-                raise RecipeError(f"--set {path}: {_dotted(parts)} is not in the list")
+                raise _not_in_list(path, parts, target)
             target[last] = value
         else:
             target[str(last)] = value
         for depth in range(len(parts)):
             document.lines.setdefault(tuple(parts[: depth + 1]), 0)
         document.lines[tuple(parts)] = 0
+
+
+def _not_in_list(path: str, parts: Sequence[str | int], items: Sequence[object]) -> RecipeError:
+    where = _dotted(parts[:-1])
+    hint = f"its items are {where}.0 to {where}.{len(items) - 1}" if items else "it is empty"
+    return RecipeError(
+        f"--set {path}: {_dotted(parts)} is not in the list",
+        f"{hint}; to add one, set the list whole: --set {where}=[…]",
+    )
 
 
 def _models_of(annotation: object) -> list[type[BaseModel]]:

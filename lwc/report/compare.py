@@ -5,11 +5,12 @@ Tasks whose answers are not right or wrong are compared without a test.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NotRequired, TypeAlias, cast
 
+from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from lwc.core.errors import RecipeError
@@ -124,8 +125,29 @@ def _report(folder: Path) -> Report:
             f"{path}: has schema version {version}, this lwc reads {SCHEMA_VERSION}",
             "write it again with `lwc report RECIPE`",
         )
-    report: Report = content
+    try:
+        report: Report = TypeAdapter(Report).validate_python(content)
+        if report["task"] not in TASKS.names():
+            raise RecipeError(
+                f"{path}: not a report: no task {report['task']!r}", f"this lwc has {', '.join(TASKS.names())}"
+            )
+        for figures in _figures(report):
+            TypeAdapter(Intervals).validate_python(figures)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RecipeError(
+            f"{path}: not a report: {where}: {first['msg']}", "write it again with `lwc report RECIPE`"
+        ) from error
     return report
+
+
+def _figures(report: Report) -> Iterator[Mapping[str, object]]:
+    """What the schema leaves open, since each task has metrics of its own: None where one is missing."""
+    quality, metrics = report["quality"], TASKS[report["task"]].headline.metrics
+    if quality is not None:
+        for found in (quality["base"], quality["unrecovered"], quality["compressed"], *quality["floors"].values()):
+            yield {metric.key: cast(Mapping[str, object], found).get(metric.key) for metric in metrics}
 
 
 def load_predictions(folder: Path, report: Report) -> tuple[Predictions | None, str]:

@@ -110,7 +110,10 @@ class TextEndpoint:
         elif not (joined["label"] == true).all():
             raise DataError(f"{evaluation_dir}: labels differ from those in {data_dir}", "run the evaluate stage again")
         elif not pd.concat([true, given]).between(0, len(names) - 1).all():
-            raise DataError(f"a label id is outside the {len(names)} names in {data_dir / 'labels.json'}")
+            raise DataError(
+                f"a label id is outside the {len(names)} names in {data_dir / 'labels.json'}",
+                "run the evaluate stage again",
+            )
         else:
             if not self.classes:  # as the endpoint spells numbers
                 names = [number_name(float(one)) for one in names]

@@ -48,7 +48,7 @@ def connect(
         ServingError: nothing listens there, it does not know the model, or the metrics cannot be read.
     """
     if protocol not in get_args(Protocol):
-        raise RecipeError(f"{protocol!r} is not a protocol: it is http or grpc")
+        raise RecipeError(f"{protocol!r} is not a protocol", "use http or grpc")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", model):
         raise RecipeError(f"{model!r} is not a model name", "use letters, digits, '.', '_' and '-'")
     address = parse_address(url, "http://127.0.0.1:8000" if protocol == "http" else "127.0.0.1:8001")
@@ -118,7 +118,7 @@ def parse_address(url: str, example: str) -> str:
     try:
         port = parts.port
     except ValueError as error:
-        raise RecipeError(f"{url}: {error}") from error
+        raise RecipeError(f"{url}: {error}", f"give host and port, like {example}") from error
     if not parts.hostname or port is None or parts.path not in ("", "/") or parts.query or parts.username:
         raise RecipeError(f"{url!r} is not the address of a server", f"give host and port, like {example}")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname

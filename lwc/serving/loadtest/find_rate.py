@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,8 +34,8 @@ class Objective:
     rate_tolerance: float = RATE_TOLERANCE
 
     def __post_init__(self) -> None:
-        if not self.max_p95_ms > 0:
-            raise RecipeError("the objective needs a p95 above 0 ms")
+        if not 0 < self.max_p95_ms < math.inf:
+            raise RecipeError("the objective is not a p95 above 0 ms", "set max_p95_ms to a number above 0")
 
     def missed_by(self, result: Mapping[str, Any]) -> list[str]:
         """Why a window missed it; empty where it was met."""

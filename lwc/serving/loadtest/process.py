@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import socket
 import subprocess
@@ -51,8 +52,11 @@ class Elsewhere:
     series: bool = False
 
     def __post_init__(self) -> None:
-        if self.workers < 1 or not 0 < self.port < 65536 or not self.wait_s > 0:
-            raise RecipeError("workers from elsewhere: a number ≥ 1, a port in 1–65535 and a wait > 0 s are needed")
+        if self.workers < 1 or not 0 < self.port < 65536 or not 0 < self.wait_s < math.inf:
+            raise RecipeError(
+                f"cannot wait {self.wait_s:g} s at port {self.port} for {self.workers} workers",
+                "give a number of workers ≥ 1, a port from 1 to 65535, and a wait above 0 s",
+            )
 
 
 def run_locust(settings: Mapping[str, Any], out: Path, elsewhere: Elsewhere | None) -> dict[str, Any]:

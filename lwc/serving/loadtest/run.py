@@ -6,6 +6,7 @@ one. The records it wrote decide; no records, or a status that says they are not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,9 +48,12 @@ class Load:
     elsewhere: Elsewhere | None = None
 
     def __post_init__(self) -> None:
-        rate_ok = self.rate is None or self.rate > 0
-        if self.users < 1 or not self.seconds > 0 or self.warmup_seconds < 0 or not rate_ok:
-            raise RecipeError("a load test needs users ≥ 1, seconds > 0, warm-up ≥ 0 and, if given, rate > 0")
+        rate_ok = self.rate is None or 0 < self.rate < math.inf
+        times_ok = 0 < self.seconds < math.inf and 0 <= self.warmup_seconds < math.inf
+        if self.users < 1 or not times_ok or not rate_ok:
+            raise RecipeError(
+                f"no load test: {self.describe()}", "give users ≥ 1, seconds > 0, warm-up ≥ 0 and, if any, a rate > 0"
+            )
         if self.elsewhere is not None and self.workers != 1:
             raise RecipeError("workers are started here or elsewhere, not both", "start all of them with --worker")
         if not 1 <= self.senders <= self.users:
@@ -163,6 +167,11 @@ class Thresholds:
     rate_tolerance: float | None = None
     min_accuracy: float | None = None
     min_agreement: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value is not None and not 0 <= value < math.inf:  # nothing is above or below NaN
+                raise RecipeError(f"{name} is {value:g}, not a limit", f"set {name} to a number, 0 or more")
 
 
 def check_thresholds(result: Mapping[str, Any], limits: Thresholds) -> list[str]:

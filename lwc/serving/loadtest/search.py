@@ -30,7 +30,11 @@ class Search:
 
     def __post_init__(self) -> None:
         if not LOWEST <= self.start <= HIGHEST or not self.precision > 0 or self.repeats < 1:
-            raise RecipeError(f"a search needs a start in {LOWEST:g}–{HIGHEST:g}, precision > 0 and repeats ≥ 1")
+            raise RecipeError(
+                f"no search starts at {self.start:g} requests/s with precision {self.precision:g} and"
+                f" {self.repeats} repeats",
+                f"start between {LOWEST:g} and {HIGHEST:g} requests/s, with a precision above 0 and 1 repeat or more",
+            )
 
 
 @dataclass(frozen=True)
