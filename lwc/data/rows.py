@@ -56,7 +56,7 @@ class Reason(StrEnum):
     NO_TIME = "no time"
     NO_ITEM_ID = "no parent_asin or asin"
     EMPTY_TEXT = "empty text"
-    NO_WORDS = "no letters or digits"
+    NO_WORDS = "no letters, digits or emoji"
     TOO_LONG = "text longer than 200,000 characters, which the endpoint refuses"
 
 
