@@ -34,6 +34,7 @@ _HINTS: Mapping[str, tuple[str, str]] = {
     Reason.NO_RATING: _STARS,
     Reason.RATING_NO_NUMBER: _STARS,
     Reason.NO_LABEL: ("", "map data.source.columns.label to the column with the class"),
+    Reason.ROUNDED_ID: ("write ids as integers or text, from the place where they are whole", ""),
     Reason.DAMAGED_TABLE: _COPY,
     **dict.fromkeys(CUT_SHORT, _COPY),
 }

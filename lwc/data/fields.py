@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, date, datetime
 from typing import Any
 
-from lwc.core.spelling import number_name
+from lwc.core.spelling import MISSING, number_name, plain
 from lwc.data.rows import BadValue, Reason
 
 
@@ -33,6 +34,8 @@ def rating_of(value: Any) -> float | None:
     return stars
 
 
+EXACT = 1 << 53
+"""From here on, a float does not represent every whole number."""
 # Milliseconds since 1970 pass this value before any review was written; seconds only in the year 5138.
 MILLISECONDS = 100_000_000_000
 YEAR_9999 = 253_402_300_799
@@ -83,8 +86,8 @@ def _utc_seconds(value: date) -> int:
 
 
 def text_of(value: object) -> str:
-    """A text field; a missing value (None, NaN), a list and an object count as empty."""
-    if value is None or isinstance(value, list | dict) or (isinstance(value, float) and math.isnan(value)):
+    """A text field; a missing value (None, NaN, infinity), a list and an object count as empty."""
+    if value is None or isinstance(value, list | dict) or (isinstance(value, float) and not math.isfinite(value)):
         return ""
     return str(value)
 
@@ -97,3 +100,26 @@ def name_of(value: object) -> str | None:
     text = number_name(value) if isinstance(value, float) and math.isfinite(value) else text_of(value)
     text = text.strip().encode("utf-8", "replace").decode("utf-8")
     return text or None
+
+
+_ROUNDED = re.compile(r"[0-9](\.[0-9]+)?[eE]\+[0-9]+")
+
+
+def id_of(value: object) -> str | None:
+    """The identifier of an item; None if it is empty or a word for a missing value.
+
+    Raises:
+        BadValue: a float in which several ids may have become one.
+    """
+    name = name_of(value)
+    if (isinstance(value, float) and abs(value) >= EXACT and math.isfinite(value)) or (
+        name is not None and _ROUNDED.fullmatch(name)
+    ):
+        raise BadValue(Reason.ROUNDED_ID, f"{name:.40}")
+    return None if name in MISSING else name
+
+
+def user_of(value: object) -> str | None:
+    """The identifier of a user, as `id_of`; 7 and 7.0 are one user, on one side of a split."""
+    name = id_of(value)
+    return None if name is None else plain(name)

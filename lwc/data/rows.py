@@ -52,6 +52,7 @@ class Reason(StrEnum):
     BAD_TIME = "time is neither seconds, milliseconds nor a date"
     TIME_OUTSIDE = "time is out of range"
     NO_USER = "no user"
+    ROUNDED_ID = "id of over 15 digits stored as a float, so that different ids may have become one"
     NO_ITEM = "no item"
     NO_TIME = "no time"
     NO_ITEM_ID = "no parent_asin or asin"

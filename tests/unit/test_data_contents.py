@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+import math
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from both import both
+
+from lwc.core.errors import DataError
 from lwc.data.duplicates import fold
+from lwc.data.ingest.run import ingest
+from lwc.data.prepare import check_splits, prepare
+from lwc.data.rows import Reason
+from lwc.recipe import Columns, Data, Ingest
+from lwc.report.data_warnings import data_warnings
 
 
 @pytest.mark.parametrize(
@@ -22,3 +39,89 @@ from lwc.data.duplicates import fold
 )
 def test_texts_that_differ_in_a_vowel_sign_or_an_emoji_are_no_duplicates(one: str, other: str, same: bool) -> None:
     assert (fold(one) == fold(other)) == same
+
+
+WORDS = [f"w{number}" for number in range(97)]
+
+
+def text(number: int) -> str:
+    return " ".join(WORDS[(number * step + step) % 97] for step in range(1, 12)) + f" n{number}"
+
+
+def lines(path: Path, rows: list[dict[str, Any]], columns: Mapping[str, str], **data: Any) -> Data:
+    """Rows with a text of their own as JSON lines."""
+    path.write_text("\n".join(json.dumps({"text": text(number), **row}) for number, row in enumerate(rows)))
+    source = {"kind": "table", "paths": [str(path)], "columns": {"body": "text", "rating": "stars", **columns}}
+    return Data.model_validate({"source": source, "calibration": 20, **data})
+
+
+def stars(number: int) -> int:
+    return 1 if number % 2 else 5
+
+
+# --- users and items
+
+
+@pytest.mark.parametrize(
+    ("value", "user", "item"),
+    [
+        ("nan", None, None), ("None", None, None), ("<NA>", None, None), ("NULL", None, None), (math.inf, None, None),
+        ("nancy", "nancy", "nancy"), (7.0, "7", "7"), ("7.0", "7", "7.0"), ("7.5", "7.5", "7.5"), ("a+b", "a+b", "a+b"),
+        (2**53, "9007199254740992", "9007199254740992"), ("12E4", "12E4", "12E4"),
+    ],
+)  # fmt: skip
+def test_ids_are_none_where_a_word_says_missing_and_users_have_one_number_form(
+    tmp_path: Path, value: Any, user: str | None, item: str | None
+) -> None:
+    columns = {"user": "user", "item": "item"}
+    data = lines(tmp_path / "r.jsonl", [{"stars": 5, "user": value, "item": value}] * 20, columns)
+    rows, bad = both(data.source)
+    assert bad == []
+    assert {(row.user, row.item) for row in rows} == {(user, item)}
+
+
+@pytest.mark.parametrize("value", [float(2**53), 1e300, "9.00719925474099e+15", "1.23457E+11"])
+def test_ids_that_lost_digits_are_bad_rows(tmp_path: Path, value: Any) -> None:
+    columns = {"user": "user"}
+    _, bad = both(lines(tmp_path / "r.jsonl", [{"stars": 5, "user": value}] * 20, columns).source)
+    pq.write_table(pa.table({"text": ["a"], "stars": [5], "user": [value]}), tmp_path / "r.parquet")
+    _, more = both(
+        lines(tmp_path / "r.parquet.jsonl", [], columns).source.model_copy(
+            update={"paths": (str(tmp_path / "r.parquet"),)}
+        )
+    )
+    assert {one.reason for one in [*bad, *more]} == {Reason.ROUNDED_ID}
+    assert len(bad) == 20
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_one_user_with_most_rows_is_named(tmp_path: Path, large: bool) -> None:
+    users = ["anonymous" if number % 10 < 4 else f"u{number}" for number in range(300)]
+    rows = [{"stars": stars(number // 3), "user": user} for number, user in enumerate(users)]
+    data = lines(tmp_path / "r.jsonl", rows, {"user": "user"})
+    (tmp_path / "out").mkdir()
+    if large:
+        with ThreadPoolExecutor(1) as pool:
+            quality = ingest(data.model_copy(update={"ingest": Ingest()}), 1, tmp_path / "out", 1, pool=pool)
+    else:
+        quality = prepare(data, 1, tmp_path / "out")
+    assert quality["largest_user"] == {"user": "anonymous", "rows": 120}
+    assert [one for one in data_warnings(quality, "classification") if "anonymous" in one] != []
+    with pytest.raises(DataError, match="'anonymous' has 120 of 300 rows"):
+        check_splits({"test": np.zeros(0)}, np.zeros(300), ["a", "b"], quality["largest_user"])
+
+
+# --- labels
+
+
+def test_labels_that_stand_for_nothing_or_look_the_same_are_told(tmp_path: Path) -> None:
+    names = ["Arts & Crafts", "Arts &amp; Crafts", "nan", "caf\u00e9", "cafe\u0301", "caf\u00e9\u200b"]
+    rows = [{"label": names[number % 6]} for number in range(600)]
+    data = lines(tmp_path / "r.jsonl", rows, {"label": "label"}, labels={"scheme": "column"})
+    source = data.source.model_copy(update={"columns": Columns(body="text", label="label")})
+    said = " ".join(data_warnings(prepare(data.model_copy(update={"source": source}), 1, tmp_path), "classification"))
+    assert '"Arts & Crafts" (100 rows), "Arts &amp; Crafts" (100 rows) differ only in' in said or (
+        '"Arts &amp; Crafts" (100 rows), "Arts & Crafts" (100 rows) differ only in' in said
+    )
+    assert 'The label "nan" (100 rows)' in said
+    assert '"caf\\xe9" (100 rows), "caf\\xe9\\u200b" (100 rows)' in said

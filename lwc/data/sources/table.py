@@ -12,7 +12,7 @@ from lwc.core.errors import DataError
 from lwc.data import delimited
 from lwc.data.columns import Wanted
 from lwc.data.containers import head_of, member_name
-from lwc.data.fields import name_of, rating_of, seconds_of, text_of
+from lwc.data.fields import id_of, name_of, rating_of, seconds_of, text_of, user_of
 from lwc.data.json_text import object_of, objects, one_a_line
 from lwc.data.paths import PACKED_SUFFIXES, TABLE_SUFFIXES, format_of, locate_all
 from lwc.data.rows import Bad, BadValue, Progress, Reason, Row, Rows, excerpt
@@ -44,7 +44,7 @@ def mapped(record: Mapping[str, Any], columns: Columns, file: str, line: int) ->
         label = name_of(value(columns.label))
         if columns.label is not None and label is None:
             raise BadValue(Reason.NO_LABEL)
-        title, user, item = text_of(value(columns.title)), name_of(value(columns.user)), name_of(value(columns.item))
+        title, user, item = text_of(value(columns.title)), user_of(value(columns.user)), id_of(value(columns.item))
     except BadValue as error:
         return Bad(file, line, error.reason, excerpt(body), error.detail)
     return Row(file, line, body, title, rating, label, user, item, time)
