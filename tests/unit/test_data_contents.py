@@ -20,7 +20,8 @@ from lwc.data.duplicates import fold
 from lwc.data.ingest.run import ingest
 from lwc.data.prepare import check_splits, prepare
 from lwc.data.rows import Reason
-from lwc.recipe import Columns, Data, Ingest
+from lwc.data.source import notes_of
+from lwc.recipe import Columns, Data, Format, Ingest, TableFile
 from lwc.report.data_warnings import data_warnings
 
 
@@ -125,3 +126,83 @@ def test_labels_that_stand_for_nothing_or_look_the_same_are_told(tmp_path: Path)
     )
     assert 'The label "nan" (100 rows)' in said
     assert '"caf\\xe9" (100 rows), "caf\\xe9\\u200b" (100 rows)' in said
+
+
+# --- times
+
+DAY = 86_400
+FIRST_OF_APRIL = 1_680_307_200  # 2023-04-01
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("dates", "days"),
+    [
+        (["04/01/2023", "04/13/2023"], [0, 12]),
+        (["01/04/2023", "13/04/2023"], [0, 12]),
+        (["1.4.2023", "02.04.2023"], [0, 1]),
+        (["01-04-2023 00:00", "13-04-2023 9:05"], [0, 12]),
+    ],
+)
+def test_the_order_of_dates_is_that_of_the_column(
+    tmp_path: Path, dates: list[str], days: list[int], suffix: str
+) -> None:
+    source = dated(tmp_path / f"r.{suffix}", [dates[0]] * 150 + dates)
+    rows, bad = both(source)
+    assert bad == []
+    assert [(row.time - FIRST_OF_APRIL) // DAY for row in rows if row.time is not None] == [days[0]] * 150 + days
+    assert "first, as a number above 12 shows" in "".join(notes_of(source))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_column_that_does_not_show_its_order_is_refused_unless_the_recipe_gives_it(
+    tmp_path: Path, suffix: str
+) -> None:
+    source = dated(tmp_path / f"r.{suffix}", ["04/01/2023", "05/01/2023"])
+    with pytest.raises(DataError, match="'when' has dates such as '04/01/2023'") as caught:
+        both(source)
+    assert "data.source.format.dates" in caught.value.hint
+    given = source.model_copy(update={"format": Format(dates="day_first")})
+    assert [row.time for row in both(given)[0]] == [FIRST_OF_APRIL - 87 * DAY, FIRST_OF_APRIL - 86 * DAY]
+    other = dated(tmp_path / f"other.{suffix}", ["13/01/2023"])
+    several = source.model_copy(update={"paths": (*source.paths, *other.paths)})
+    assert len(both(several)[0]) == 3
+
+
+def test_dates_in_another_order_than_the_column_are_bad_rows(tmp_path: Path) -> None:
+    rows, bad = both(dated(tmp_path / "r.csv", ["13/01/2023", "01/13/2023"]))
+    assert len(rows) == 1
+    assert bad[0].message.endswith("'01/13/2023', which is not day first")
+
+
+def dated(path: Path, dates: list[str]) -> TableFile:
+    columns = {"text": [text(number) for number in range(len(dates))], "when": dates}
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table(columns), path)
+    else:
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        table = "\n".join(map(json.dumps, rows)) if path.suffix == ".jsonl" else csv_of(columns)
+        path.write_text(table)
+    settings = {"kind": "table", "paths": [str(path)], "columns": {"body": "text", "time": "when"}}
+    return TableFile.model_validate(settings)
+
+
+def csv_of(columns: Mapping[str, list[str]]) -> str:
+    return "\n".join(",".join(row) for row in [tuple(columns), *zip(*columns.values(), strict=True)])
+
+
+@pytest.mark.parametrize(
+    ("unit", "zone"), [("s", "US/Pacific-New"), ("ms", "+03:00"), ("us", None), ("ns", "Europe/Bern")]
+)
+def test_a_parquet_time_is_utc_whatever_its_zone_is_called(tmp_path: Path, unit: str, zone: str | None) -> None:
+    moments = pa.array([FIRST_OF_APRIL * {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]], pa.int64())
+    when = moments.view(pa.timestamp(unit)).view(pa.timestamp(unit, zone))
+    pq.write_table(pa.table({"text": ["a"], "when": when}), tmp_path / "r.parquet")
+    source = TableFile(kind="table", paths=(str(tmp_path / "r.parquet"),), columns=Columns(body="text", time="when"))
+    assert [row.time for row in both(source)[0]] == [FIRST_OF_APRIL]
+
+
+@pytest.mark.parametrize("value", [1_680_307_200_000_000, 1_680_307_200_000, 1_680_307_200, 1_680_307_200_000_000_000])
+def test_json_times_of_every_unit_are_seconds(tmp_path: Path, value: int) -> None:
+    source = lines(tmp_path / "r.jsonl", [{"stars": 5, "t": value}] * 20, {"time": "t"}).source
+    assert {row.time for row in both(source)[0]} == {FIRST_OF_APRIL}

@@ -18,7 +18,7 @@ import pyarrow.json
 
 from lwc.core.spelling import MISSING
 from lwc.data.cleaning import LONE
-from lwc.data.fields import EXACT, MILLISECONDS, YEAR_9999, id_of, user_of
+from lwc.data.fields import EXACT, UNITS, YEAR_9999, id_of, user_of
 from lwc.data.ingest.blocks import Block
 from lwc.data.ingest.strings import contents
 from lwc.data.json_text import parse
@@ -232,7 +232,8 @@ def _seconds(times: pa.Array) -> pa.Array | None:
     values = pc.fill_null(times, 0).to_numpy()
     if len(values) and not -EXACT < values.min() <= values.max() < EXACT:
         return None
-    seconds = np.where(np.abs(values) >= MILLISECONDS, values // 1000, values)
+    size = np.abs(values)
+    seconds = np.select([size >= least for least, _ in UNITS], [values // unit for _, unit in UNITS], values)
     if (np.abs(seconds) > YEAR_9999).any():
         return None
     nothing = times.is_null().to_numpy(zero_copy_only=False) if times.null_count else None
