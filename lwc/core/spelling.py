@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import re
 import struct
@@ -29,6 +30,14 @@ def _single(value: float) -> float:
     return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
+MISSING = frozenset(
+    form
+    for word in ("nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>", "nat", "undefined")
+    for form in (word, word.upper(), word.capitalize(), {"nan": "NaN", "nat": "NaT"}.get(word, word))
+)
+"""Words that programs write for a missing value."""
+
+
 def is_number(name: str) -> bool:
     """Whether a name is a finite decimal number."""
     return _NUMBER.fullmatch(name) is not None and math.isfinite(float(name))
@@ -41,11 +50,14 @@ def plain(name: str) -> str:
 
 
 def likeness(name: str, cased: bool = False) -> str:
-    """A key, equal for names that differ only in number form, spacing, invisible characters or (unless ``cased``) case.
+    """A key, equal for names that differ only in number form, spacing, HTML entities, what does not show, or case.
+
+    With ``cased``, names that differ in case have different keys.
 
     >>> likeness("POSITIVE") == likeness("Positive"), likeness("01.50") == likeness("1.5")
     (True, True)
     """
+    name = html.unescape(name) if "&" in name else name
     if not name.isascii():
         shown = (one for one in unicodedata.normalize("NFKC", name) if unicodedata.category(one) != "Cf")
         name = "".join(shown)

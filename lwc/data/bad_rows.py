@@ -34,6 +34,13 @@ _HINTS: Mapping[str, tuple[str, str]] = {
     Reason.NO_RATING: _STARS,
     Reason.RATING_NO_NUMBER: _STARS,
     Reason.NO_LABEL: ("", "map data.source.columns.label to the column with the class"),
+    Reason.BAD_TIME: (
+        "write times as ISO 8601",
+        "leave data.source.columns.time out if nothing needs times; for dates such as 03/04/2023, set"
+        " data.source.format.dates: day_first or month_first",
+    ),
+    Reason.TIME_OUTSIDE: ("", "leave data.source.columns.time out if nothing needs times"),
+    Reason.ROUNDED_ID: ("write ids as integers or text, from the place where they are whole", ""),
     Reason.DAMAGED_TABLE: _COPY,
     **dict.fromkeys(CUT_SHORT, _COPY),
 }

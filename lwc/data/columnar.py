@@ -142,9 +142,9 @@ def _records(batch: pa.RecordBatch, file: str, start: int) -> Iterator[Record | 
 
 
 def _plain(column: pa.Array) -> pa.Array:
-    """Without nanoseconds, which Python's times do not have."""
-    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
-        return pc.cast(column, pa.timestamp("us", column.type.tz), safe=False)
+    """Times without nanoseconds, which Python's do not have, and as UTC, which is stored whatever the zone's name."""
+    if pa.types.is_timestamp(column.type):
+        return pc.cast(column.view(pa.timestamp(column.type.unit)), pa.timestamp("us"), safe=False)
     return column
 
 

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
+_PICTURES = ((0x2600, 0x27BF), (0x2B00, 0x2BFF), (0x1F000, 0x1FAFF))
+"""Emoji and symbols such as stars: most of a short review may be in them."""
+_NO_CONTENT = ((0xFE00, 0xFE0F), (0x1F3FB, 0x1F3FF), (0xE0100, 0xE01EF))
+"""How a character is drawn (variation selectors), and skin tones."""
+
+
+class _Content(dict[int, str]):
+    """What `fold` makes of each character, found out on its first use."""
+
+    def __missing__(self, code: int) -> str:
+        character, kept = chr(code), " "
+        if any(low <= code <= high for low, high in _NO_CONTENT):
+            kept = ""
+        elif any(low <= code <= high for low, high in _PICTURES):
+            kept = f" {character} "
+        # Marks are vowels in many scripts of Asia.
+        elif character.isalnum() or character == "_" or unicodedata.category(character)[0] == "M":
+            kept = character
+        self[code] = kept
+        return kept
+
+
+_CONTENT = _Content()
+
 
 def fold(text: str) -> str:
-    """The letters and digits of a text in one case; equal for texts that count as duplicates."""
-    return " ".join(re.findall(r"\w+", text.casefold()))
+    """The letters, marks, digits and emoji of a text in one case; equal for texts that count as duplicates."""
+    return " ".join(text.casefold().translate(_CONTENT).split())
 
 
 def exact_duplicates(folded: Sequence[str], labels: Sequence[int]) -> tuple[set[int], set[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from lwc.data.labels import check_values, label_name, label_names, label_value, 
 from lwc.data.quality import describe, giveaways, leaks
 from lwc.data.rows import Bad, Reason, Row, excerpt
 from lwc.data.source import notes_of, provenance
-from lwc.data.splits import NAMES, assign, kind_of, owner
+from lwc.data.splits import NAMES, assign, kind_of, largest_user, owner
 from lwc.recipe import Data
 from lwc.recipe.data import NO_LABEL
 
@@ -139,7 +139,8 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
     owners = [owner(row.user, text) for row, text, _ in rows]
     parts = assign(kind, data.split, labels.tolist(), owners, times, seed)
     members = {name: np.flatnonzero(parts == index) for index, name in enumerate(NAMES)}
-    check_splits(members, labels, names)
+    largest = largest_user(Counter(user for user in users if user is not None), len(rows)) if kind == "user" else None
+    check_splits(members, labels, names, largest)
     check_calibration(data.calibration, labels[members["train"]])
     members["calibration"] = stratified(members["train"], labels, data.calibration, seed)
     for name, chosen in members.items():
@@ -161,6 +162,8 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
         "rows_used": len(rows),
         "split_by": kind,
         "rows_without_user": users.count(None),
+        "rows_without_time": times.count(None),
+        "largest_user": largest,
         "label_names": names,
         "splits": {
             name: describe([texts[i] for i in chosen], labels[chosen], names) for name, chosen in members.items()
@@ -172,11 +175,15 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
     return quality
 
 
-def check_splits(members: dict[str, Array], labels: Array, names: list[str]) -> None:
-    """Raise `DataError` if a split has no rows, a class no train rows, or a split only one class."""
+def check_splits(members: dict[str, Array], labels: Array, names: list[str], largest: Mapping[str, Any] | None) -> None:
+    """Raise `DataError` if a split has no rows, a class no train rows, or a split only one class.
+
+    ``largest`` is the user whose rows may be missing in the empty split.
+    """
     for split, chosen in members.items():
         if len(chosen) == 0:
-            raise DataError(f"the {split} split has no rows", _MORE_ROWS)
+            why = f": the user {largest['user']!r} has {largest['rows']:,} of {len(labels):,} rows" if largest else ""
+            raise DataError(f"the {split} split has no rows{why}", _MORE_ROWS)
     if names == [NO_LABEL]:
         return
     if len(names) < 2:

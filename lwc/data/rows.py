@@ -49,14 +49,15 @@ class Reason(StrEnum):
     RATING_NAN = "rating is NaN"
     RATING_OUTSIDE = "rating is outside 1 to 5"
     NO_LABEL = "no label"
-    BAD_TIME = "time is neither seconds, milliseconds nor a date"
+    BAD_TIME = "time is neither a number of seconds nor a date"
     TIME_OUTSIDE = "time is out of range"
     NO_USER = "no user"
+    ROUNDED_ID = "id of over 15 digits stored as a float, so that different ids may have become one"
     NO_ITEM = "no item"
     NO_TIME = "no time"
     NO_ITEM_ID = "no parent_asin or asin"
     EMPTY_TEXT = "empty text"
-    NO_WORDS = "no letters or digits"
+    NO_WORDS = "no letters, digits or emoji"
     TOO_LONG = "text longer than 200,000 characters, which the endpoint refuses"
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -67,6 +69,16 @@ def kind_of(settings: Split, rows: int, without: Mapping[str, int]) -> str:
 def owner(user: str | None, text: str) -> str:
     """What decides the split of a row: its user, or its text if it has none. No two rows have the same text."""
     return user if user is not None else f"\0{text}"
+
+
+MOST_OF_ONE_USER = 0.1
+"""A user with a larger share of the rows makes splits by user uneven."""
+
+
+def largest_user(rows_of: Counter[str], rows: int) -> dict[str, Any] | None:
+    """The user with most of the rows, if it has more than `MOST_OF_ONE_USER` of them."""
+    user, most = max(rows_of.items(), key=lambda one: (one[1], one[0]), default=("", 0))
+    return {"user": user, "rows": most} if most > MOST_OF_ONE_USER * rows else None
 
 
 def positions_of(seed: int, owners: Sequence[str]) -> Array:

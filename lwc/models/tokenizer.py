@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -17,11 +18,33 @@ from transformers import PreTrainedTokenizerFast
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PREFIX = "##"
 ALPHABET_LIMIT = 1000
+_LATIN = "\u024f"
+"""The last letter of the Latin alphabets, without their accents."""
+_FEW = 0.01
 
 
-def _alphabet(texts: Sequence[str]) -> tuple[list[str], list[str]]:
+def _normalizer(texts: Sequence[str]) -> BertNormalizer:
+    """Lower case without accents, as in BERT; with all marks if over 1% of the texts have one on another script's
+    letter: there, stripping them would change words (\u3070 and \u306f, Hindi vowels)."""
+    marked = sum(_has_marks(text) for text in texts if not text.isascii())
+    return BertNormalizer(lowercase=True, strip_accents=False if marked > _FEW * len(texts) else None)
+
+
+def _has_marks(text: str) -> bool:
+    letter = ""
+    for character in unicodedata.normalize("NFD", text):
+        if character.isalpha():
+            letter = character
+        elif letter > _LATIN and unicodedata.category(character) == "Mn":
+            return True
+        elif not unicodedata.category(character).startswith("M"):
+            letter = ""
+    return False
+
+
+def _alphabet(texts: Sequence[str], normalizer: BertNormalizer) -> tuple[list[str], list[str]]:
     """(characters, those that also stand inside words), most frequent ``ALPHABET_LIMIT``, in a fixed order."""
-    normalizer, splitter = BertNormalizer(lowercase=True), BertPreTokenizer()
+    splitter = BertPreTokenizer()
     words: Counter[str] = Counter()
     for text in texts:
         words.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
@@ -35,15 +58,15 @@ def _alphabet(texts: Sequence[str]) -> tuple[list[str], list[str]]:
     return sorted(kept), sorted(inside.intersection(kept))
 
 
-def _vocabulary(texts: Sequence[str], size: int) -> dict[str, int]:
+def _vocabulary(texts: Sequence[str], size: int, normalizer: BertNormalizer) -> dict[str, int]:
     """Train; equal texts give equal ids.
 
     The trainer numbers continuation pieces in the order of a randomly seeded hash map and breaks ties between merges
     by those numbers, so that two runs differ. Naming these pieces beforehand, as special tokens, fixes both.
     """
-    alphabet, inside = _alphabet(texts)
+    alphabet, inside = _alphabet(texts, normalizer)
     trained = Tokenizer(WordPiece(unk_token="[UNK]"))  # type: ignore[call-arg,unused-ignore]
-    trained.normalizer = BertNormalizer(lowercase=True)
+    trained.normalizer = normalizer
     trained.pre_tokenizer = BertPreTokenizer()
     trainer = WordPieceTrainer(
         vocab_size=size, special_tokens=[*SPECIAL, *(PREFIX + character for character in inside)],
@@ -56,10 +79,11 @@ def _vocabulary(texts: Sequence[str], size: int) -> dict[str, int]:
 
 def train_wordpiece(texts: Sequence[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
     """Train on these texts only; the result wraps a text as ``[CLS] … [SEP]``. Deterministic."""
-    vocabulary = _vocabulary(texts, vocab_size)
+    normalizer = _normalizer(texts)
+    vocabulary = _vocabulary(texts, vocab_size, normalizer)
     # Built anew from the vocabulary: only the five real special tokens are special here.
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]", continuing_subword_prefix=PREFIX))
-    tokenizer.normalizer = BertNormalizer(lowercase=True)
+    tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = BertPreTokenizer()
     tokenizer.add_special_tokens(list(SPECIAL))
     tokenizer.decoder = WordPieceDecoder(prefix=PREFIX)

@@ -40,6 +40,9 @@ class Format(Section):
     )
     header: bool | None = Field(default=None, description="false: there is none, and columns are '1', '2', ...")
     encoding: str | None = Field(default=None, description="such as cp1252; also of JSON lines")
+    dates: Literal["day_first", "month_first"] | None = Field(
+        default=None, description="order of dates such as 03/04/2023; of any file format"
+    )
 
     @field_validator("delimiter")
     @classmethod

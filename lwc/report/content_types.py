@@ -125,6 +125,14 @@ class LabelValue(TypedDict):
     rows: int
 
 
+@with_config(CLOSED)
+class LargestUser(TypedDict):
+    """The user with most rows."""
+
+    user: str
+    rows: int
+
+
 class DataQuality(TypedDict, total=False):
     """``quality.json`` of the data stage, by what it prepares: texts, or histories of items."""
 
@@ -141,6 +149,12 @@ class DataQuality(TypedDict, total=False):
     rows_used: Annotated[int, When("texts")]
     split_by: str
     rows_without_user: Annotated[int, When("texts")]
+    rows_without_time: Annotated[int, When("texts")]
+    largest_user: Annotated[
+        LargestUser | None,
+        When("texts"),
+        Field(description="of a split by user: the user with more than a tenth of all rows"),
+    ]
     label_names: list[str]
     splits: Annotated[dict[str, SplitQuality], Keyed("splits")]
     leaks: dict[str, dict[str, int]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from lwc.core.spelling import likeness, plain
+from lwc.core.spelling import MISSING, likeness, plain
 from lwc.data.rows import CUT_SHORT, Reason
 from lwc.recipe import TASKS
 from lwc.report.content_types import DataQuality
@@ -13,6 +13,7 @@ from lwc.report.formats import percent
 MANY_DUPLICATES = 0.3
 FEW_ROWS = 10
 MANY_SHARED_TIMES = 0.1
+_FORM = "case, number form, spacing, HTML entities or characters that do not show"
 _MOST = 3  # as many examples as fit into a sentence
 
 
@@ -27,8 +28,8 @@ def data_warnings(quality: DataQuality, task: str, label_map: Sequence[str] = ()
     found = [*lost_rows(quality.get("rows_bad", {})), *quality.get("read_as", [])]
     found += [*_spellings(quality), *_unused(quality, label_map)]
     if "confusion" in TASKS[task].headline.counts:
-        found += [*_alike(quality), *_small_classes(quality)]
-    return [*found, *_given_away(quality), *_duplicates(quality), *_histories(quality)]
+        found += [*_alike(quality), *_missing(quality), *_small_classes(quality)]
+    return [*found, *_one_user(quality), *_given_away(quality), *_duplicates(quality), *_histories(quality)]
 
 
 def lost_rows(rows_bad: Mapping[str, int]) -> Iterator[str]:
@@ -75,13 +76,34 @@ def _alike(quality: DataQuality) -> Iterator[str]:
         groups.setdefault(likeness(name), []).append(name)
     several = [group for group in groups.values() if len(group) > 1]
     for group in several[:_MOST]:
-        counted = ", ".join(f'"{name}" ({rows[name]:,} rows)' for name in group)
+        looks = {likeness(name, cased=True) for name in group}
+        hidden = len(looks) < len(group) and not "".join(group).isascii()
+        counted = ", ".join(f'"{ascii(name)[1:-1] if hidden else name}" ({rows[name]:,} rows)' for name in group)
         yield (
-            f"The labels {counted} differ only in case, number form or spacing, and each is a class of its own:"
+            f"The labels {counted} differ only in {_FORM}, and each is a class of its own:"
             " merge them with data.labels.map if they mean the same."
         )
     if len(several) > _MOST:
-        yield f"{len(several) - _MOST:,} more groups of labels differ only in case, number form or spacing."
+        yield f"{len(several) - _MOST:,} more groups of labels differ only in {_FORM}."
+
+
+def _missing(quality: DataQuality) -> Iterator[str]:
+    for name, rows in _rows_of(quality).items():
+        if name in MISSING:
+            yield (
+                f'The label "{name}" ({rows:,} rows) is a class, though it may stand for a missing value: if it does,'
+                " leave these rows out of the data, or name their class with data.labels.map."
+            )
+
+
+def _one_user(quality: DataQuality) -> Iterator[str]:
+    largest = quality.get("largest_user")
+    if largest is not None:
+        yield (
+            f'The user "{largest["user"]}" has {largest["rows"]:,} of the {quality["rows_used"]:,} rows, which are all'
+            " in one split: the splits have other sizes than data.split says. If this is no user, leave the name"
+            " empty in these rows."
+        )
 
 
 def _spellings(quality: DataQuality) -> Iterator[str]:

@@ -305,8 +305,15 @@ def test_bad_rows_up_to_the_limit_are_accepted(corpus: Path, tmp_path: Path) -> 
 
 def test_a_text_without_words_is_not_called_empty(corpus: Path, tmp_path: Path) -> None:
     with corpus.open("a", encoding="utf-8") as file:
-        file.write("\n" + review(500, reviewText=" <br/>&nbsp;") + "\n" + review(501, reviewText="\U0001f44d"))
-    assert prepare(settings(corpus), 1, tmp_path)["rows_bad"] == {"empty text": 1, "no letters or digits": 1}
+        file.write(
+            "\n"
+            + review(500, reviewText=" <br/>&nbsp;")
+            + "\n"
+            + review(501, reviewText="?!")
+            + "\n"
+            + review(502, reviewText="\U0001f44d")
+        )
+    assert prepare(settings(corpus), 1, tmp_path)["rows_bad"] == {"empty text": 1, "no letters, digits or emoji": 1}
 
 
 def test_one_moment_for_all_rows_cannot_be_split_by_time(tmp_path: Path) -> None:

@@ -102,7 +102,23 @@ def test_array_with_brackets_on_their_own_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [(None, None), ("", None), ("2020-01-02", 1_577_923_200), ("01 2, 2020", 1_577_923_200), (-5, -5)],
+    [
+        (None, None),
+        ("", None),
+        ("2020-01-02", 1_577_923_200),
+        ("01 2, 2020", 1_577_923_200),
+        (-5, -5),
+        ("2020-01-02 00:00:00 UTC", 1_577_923_200),
+        ("2020-01-02T00:00:00Z", 1_577_923_200),
+        (1_577_923_200_000, 1_577_923_200),
+        ("1577923200000000", 1_577_923_200),
+        (1_577_923_200_000_000_000, 1_577_923_200),
+        ("1577923200999999999", 1_577_923_200),
+        ("0000-00-00 00:00:00", None),
+        ("0000-00-00", None),
+        ("NaT", None),
+        ("NULL", None),
+    ],
 )
 def test_times(value: Any, seconds: int | None) -> None:
     assert seconds_of(value) == seconds
@@ -262,7 +278,7 @@ def test_a_hub_source_without_its_library(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("name", "source", "read_rows", "bad"),
     [
-        ("2023-software-jsonl/reviews.jsonl.gz", {"kind": "mcauley"}, 1000, {"no letters or digits": 21}),
+        ("2023-software-jsonl/reviews.jsonl.gz", {"kind": "mcauley"}, 1000, {"no letters, digits or emoji": 21}),
         ("2014-5core-cellphones-truncated-json/Cell_Phones_and_Accessories_5.json.gz", {"kind": "mcauley"}, 4777, None),
         (
             "2018-electronics-software-sample-csv/electronics.csv.gz",
@@ -274,7 +290,7 @@ def test_a_hub_source_without_its_library(monkeypatch: pytest.MonkeyPatch) -> No
             "amazon-alexa-tsv/amazon_alexa.tsv.gz",
             {"kind": "table", "columns": {"body": "verified_reviews", "rating": "rating"}},
             3150,
-            {"empty text": 79, "no letters or digits": 5},
+            {"empty text": 79, "no letters, digits or emoji": 5},
         ),
     ],
 )

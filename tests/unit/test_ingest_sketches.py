@@ -43,7 +43,22 @@ from lwc.recipe import Labels
 from lwc.report.data_page import data_page
 
 words = st.sampled_from(
-    ["good", "Good", "GOOD", "caf\u00e9", "it's", "x" * 300, "_", "\u00df", "\u4f60\u597d", "5", "-", "..."]
+    [
+        "good",
+        "Good",
+        "GOOD",
+        "caf\u00e9",
+        "it's",
+        "x" * 300,
+        "_",
+        "\u00df",
+        "\u4f60\u597d",
+        "\u0915\u0941",
+        "\U0001f44d",
+        "5",
+        "-",
+        "...",
+    ]
 )
 texts = st.one_of(st.text(max_size=40), st.lists(words, max_size=12).map(" ".join)).map(clean)
 

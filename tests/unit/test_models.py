@@ -83,6 +83,28 @@ def test_wordpiece_knows_the_train_split_only() -> None:
     assert one.decode(ids, skip_special_tokens=True) == "aaa bbb"
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("\u3070\u3093", "\u306f\u3093", False),
+        ("\u0915\u0941", "\u0915\u0947", False),
+        ("\u043c\u043e\u0439", "\u043c\u043e\u0438", False),
+        ("caf\u00e9", "cafe", True),
+        ("\u2764\ufe0f", "\u2764", True),
+    ],
+    ids=["Japanese", "Hindi", "Russian", "French", "emoji"],
+)
+def test_marks_are_stripped_from_latin_letters_only(one: str, other: str, same: bool) -> None:
+    tokenizer = train_wordpiece([f"good {one}", f"bad {other}"] * 5, 200, 16)
+    assert (tokenizer(one)["input_ids"] == tokenizer(other)["input_ids"]) == same
+
+
+def test_one_foreign_word_in_hundreds_of_latin_texts_does_not_change_the_tokenizer() -> None:
+    texts = [f"caf\u00e9 n{n}" for n in range(300)]
+    mixed = train_wordpiece([*texts, "\u3070\u3093"], 400, 16)
+    assert mixed("caf\u00e9")["input_ids"] == mixed("cafe")["input_ids"]
+
+
 VOCABULARY = """
 import json
 from lwc.models.tokenizer import train_wordpiece

@@ -116,7 +116,7 @@ def test_rows_without_user_item_or_time_are_quarantined_with_the_reason(tmp_path
         "no user": 1,
         "no item": 1,
         "no time": 1,
-        "time is neither seconds, milliseconds nor a date": 1,
+        "time is neither a number of seconds nor a date": 1,
     }
     assert len((tmp_path / "quarantine.jsonl").read_text().splitlines()) == 4
     strict = recipe(path, data={**made.data.model_dump(), "max_bad_rows": 0.001})

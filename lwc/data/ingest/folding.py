@@ -5,7 +5,6 @@ Array operations instead of a loop over words: the same result, which a property
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +16,6 @@ from lwc.data.duplicates import fold
 from lwc.data.ingest.strings import contents, rows_with, with_texts
 
 _SPACE = 32
-_NO_WORD = re.compile(r"\W+")
 # Upper case to lower, all but letters, digits and underscores to a space; other scripts are folded before.
 _TABLE = bytes(
     byte if byte >= 128 else ord(chr(byte).lower()) if chr(byte).isalnum() or byte == ord("_") else _SPACE
@@ -70,8 +68,7 @@ def fold_many(texts: pa.Array) -> Folded:
     data, offsets = contents(texts)
     odd = rows_with(np.flatnonzero(data >= 128), offsets) | (np.diff(offsets) > LONGEST)
     given = texts.filter(pa.array(odd)).to_pylist() if odd.any() else []
-    # Characters that `fold` drops become a space, here or by the table.
-    folded = with_texts(texts, odd, [_NO_WORD.sub(" ", text[:LONGEST].casefold()) for text in given])
+    folded = with_texts(texts, odd, [fold(text[:LONGEST]) for text in given])
     words, starts, giant = _words(*contents(folded))
     keys = _keys(words, starts)
     whole = giant | np.isin(np.arange(len(texts)), np.flatnonzero(odd)[[len(text) > LONGEST for text in given]])

@@ -7,7 +7,7 @@ give the same result, which a test checks.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
 
+from lwc.core.spelling import MISSING
 from lwc.data.cleaning import LONE
-from lwc.data.fields import MILLISECONDS, YEAR_9999, name_of
+from lwc.data.fields import EXACT, UNITS, YEAR_9999, id_of, user_of
 from lwc.data.ingest.blocks import Block
 from lwc.data.ingest.strings import contents
 from lwc.data.json_text import parse
-from lwc.data.rows import Bad, Reason, Row, excerpt
+from lwc.data.rows import Bad, BadValue, Reason, Row, excerpt
 from lwc.data.sources.mcauley import review_of
 from lwc.data.sources.table import json_mapper
 from lwc.data.stream import MAX_LINE
@@ -34,7 +35,7 @@ _ROWS = 2048
 _FEW = 16
 # RapidJSON, unlike the json module, accepts Inf as a number; text seldom contains it in such a place.
 _INF = re.compile(rb"Inf(?=[\s,\]}])(?:(?<=[:,\[\-\t\r]Inf)|(?<=[:,\[\-\s]\sInf))")
-_EXACT = 1 << 53
+_MISSING = pa.array(sorted(MISSING))
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,10 @@ def _plain(raw: bytes, name: str, first: int, columns: Columns | None, seen: set
     if keys.other_item is not None:
         given = pc.fill_null(pc.not_equal(item, ""), False)
         item = pc.if_else(given, item, strings_of(keys.other_item))
+    try:
+        user, item = _ids(strings_of(keys.user), user_of), _ids(item, id_of)
+    except BadValue:
+        return None
     if columns is not None:
         # A column of nulls may come from the schema, without any such key.
         if any(records[key].null_count == count for key in columns.model_dump().values() if key is not None):
@@ -169,8 +174,8 @@ def _plain(raw: bytes, name: str, first: int, columns: Columns | None, seen: set
         title=pc.fill_null(strings_of(keys.title), ""),
         rating=rating,
         label=pa.nulls(count, pa.string()),
-        user=_names(strings_of(keys.user)),
-        item=_names(item),
+        user=user,
+        item=item,
         time=time,
         line=pa.array(np.arange(first, first + count)),
         file=pa.repeat(name, count),
@@ -225,22 +230,25 @@ def _keys_of(raw: bytes, columns: Columns | None) -> _Keys:
 def _seconds(times: pa.Array) -> pa.Array | None:
     """Times in seconds, as `seconds_of` gives them; None if one is out of range."""
     values = pc.fill_null(times, 0).to_numpy()
-    if len(values) and not -_EXACT < values.min() <= values.max() < _EXACT:
+    if len(values) and not -EXACT < values.min() <= values.max() < EXACT:
         return None
-    seconds = np.where(np.abs(values) >= MILLISECONDS, values // 1000, values)
+    size = np.abs(values)
+    seconds = np.select([size >= least for least, _ in UNITS], [values // unit for _, unit in UNITS], values)
     if (np.abs(seconds) > YEAR_9999).any():
         return None
     nothing = times.is_null().to_numpy(zero_copy_only=False) if times.null_count else None
     return pa.array(seconds, mask=nothing)
 
 
-def _names(found: pa.Array) -> pa.Array:
-    """Identifiers without surrounding white space, null if empty, as `name_of` gives them."""
+def _ids(found: pa.Array, id_of: Callable[[object], str | None]) -> pa.Array:
+    """Identifiers as ``id_of`` gives them."""
     data, offsets = contents(found)
     lengths = np.diff(offsets)
     filled = np.flatnonzero(lengths)
     ends = np.concatenate((data[offsets[filled]], data[offsets[filled + 1] - 1]))
-    # A name that begins and ends in printable ASCII has no surrounding white space.
+    # A name that begins and ends in printable ASCII has no surrounding white space, and numbers are written with a dot.
     if len(filled) + found.null_count == len(found) and ((ends > 32) & (ends < 127)).all():
-        return found
-    return pa.array([name_of(name) for name in found.to_pylist()], pa.string())
+        dots = (data == ord(".")) | (data == ord("+"))
+        if not dots.any() and not pc.any(pc.is_in(found, value_set=_MISSING)).as_py():
+            return found
+    return pa.array([id_of(name) for name in found.to_pylist()], pa.string())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import xxhash
 
 from lwc.core.arrays import Array
 from lwc.data.cleaning import MAX_CHARACTERS
+from lwc.data.duplicates import fold
 from lwc.data.ingest.blocks import Block
 from lwc.data.ingest.fingerprints import band_keys, bands_of, signatures
 from lwc.data.ingest.folding import fold_many, hash_names
@@ -26,7 +26,6 @@ from lwc.data.labels import label_name, label_value
 from lwc.data.rows import Bad, Reason, Row, excerpt
 from lwc.recipe import Columns, Data, Labels
 
-_WORD = re.compile(r"\w")
 SUFFIXES = ("rows.arrow", "keys.npy", "order.npy", "labels.npy", "bad.jsonl")
 SCHEMA = pa.schema(
     {
@@ -109,7 +108,7 @@ def make_part(block: Block, data: Data, columns: Columns | None, folder: Path) -
             found = text[row].as_py()
             if long[row]:
                 bad.append(Bad(piece.file[row].as_py(), piece.line[row].as_py(), Reason.TOO_LONG, excerpt(found)))
-            elif _WORD.search(found):
+            elif fold(found):
                 left_out += 1
                 counted[row] = True
             else:

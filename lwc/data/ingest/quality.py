@@ -14,7 +14,7 @@ from lwc.data.ingest.fingerprints import bands_of, missed
 from lwc.data.ingest.part import state_bytes
 from lwc.data.ingest.sketches import HLL_ERROR, LONGEST_COUNTED, HyperLogLog, quantile
 from lwc.data.quality import balance
-from lwc.data.splits import NAMES
+from lwc.data.splits import NAMES, largest_user
 from lwc.recipe import Data
 
 _PERCENTILES = (5, 25, 50, 75, 95, 99)
@@ -68,6 +68,11 @@ def describe(
         "rows_used": why[KEPT],
         "split_by": kind,
         "rows_without_user": sum(shard["without_user"] for shard in shards),
+        "rows_without_time": sum(shard["without_time"] for shard in shards),
+        # Each shard counts the users with at least 1% of its rows, so that the sum may be too low by that much.
+        "largest_user": largest_user(sum((Counter(shard["users"]) for shard in shards), Counter()), why[KEPT])
+        if kind == "user"
+        else None,
         "label_names": list(names),
         "splits": {name: _split(shards, name, names) for name in NAMES},
         "distinct": {

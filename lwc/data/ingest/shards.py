@@ -116,7 +116,10 @@ def write_shard(
     of_kept = table.select(wanted).take(kept)
     split = assign(rule, of_kept)
     found: dict[str, Any] = {"part": part, "start": start, "rows": {}, "labels": {}}
-    found["without_user"] = of_kept["user"].null_count
+    found["without_user"], found["without_time"] = of_kept["user"].null_count, of_kept["time"].null_count
+    users = pc.value_counts(of_kept["user"].drop_null())
+    many = users.filter(pc.greater_equal(pc.struct_field(users, "counts"), max(1, len(of_kept) // 100)))
+    found["users"] = {one["values"]: one["counts"] for one in many.to_pylist()}
     files = {name: f"{name}/{part}.parquet" for name in NAMES}
     for number, name in enumerate(NAMES):
         rows = _columns(table, kept[split == number], start, int(part[:4]), names, metadata)

@@ -46,7 +46,7 @@ def prepare_large(
     every = np.concatenate([labels[name] for name in NAMES])
     bounds = np.cumsum([0, *(len(labels[name]) for name in NAMES)])
     members = {name: np.arange(bounds[i], bounds[i + 1]) for i, name in enumerate(NAMES)}
-    check_splits(members, every, names)
+    check_splits(members, every, names, quality["largest_user"])
     check_calibration(data.calibration, every[members["train"]])
     picked = stratified(members["train"], every, data.calibration, seed)
     _write(_rows(out / "train.parquet", picked), out / "calibration.parquet")

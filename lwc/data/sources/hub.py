@@ -8,6 +8,7 @@ from typing import Any
 
 from lwc.core.errors import DataError, MissingDependency
 from lwc.core.store import digest_paths
+from lwc.data.dates import order_of
 from lwc.data.paths import local_dataset
 from lwc.data.rows import Progress, Rows
 from lwc.data.source import Source
@@ -61,12 +62,20 @@ def read(source: HubDataset, progress: Progress) -> Rows:
     wanted_of(source.columns).check(list(found.column_names), source.id)
     column = source.columns.label
     feature: Any = found.features.get(column) if column is not None else None
+    time = source.columns.time
+    order, doubtful = order_of(found[time]) if time is not None else (None, "")
+    if doubtful and order is None:
+        raise DataError(
+            f"{source.id}: {time!r} has dates such as {doubtful!r}, and no number above 12 shows whether the day or the"
+            " month is first",
+            "save it as a table, and set data.source.format.dates: day_first or month_first",
+        )
     for line, record in enumerate(found, start=1):
         value = record[column] if column is not None else None
         if hasattr(feature, "int2str") and isinstance(value, int):
             # -1 stands for a missing class label
             record = {**record, column: feature.int2str(value) if value >= 0 else None}
-        yield mapped(record, source.columns, source.id, line)
+        yield mapped(record, source.columns, source.id, line, order)
 
 
 def _digests(settings: HubDataset) -> dict[str, str]:

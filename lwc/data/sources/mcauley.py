@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from lwc.data.fields import name_of, rating_of, seconds_of, text_of
+from lwc.data.fields import id_of, rating_of, seconds_of, text_of, user_of
 from lwc.data.json_text import object_of, objects, one_a_line
 from lwc.data.paths import locate_all
 from lwc.data.rows import BadValue, Progress, Reason, Row, Rows
@@ -30,8 +30,8 @@ def review_of(value: object, file: str, line: int) -> Row:
         body=text_of(record.get("text" if new else "reviewText")),
         title=text_of(record.get("title" if new else "summary")),
         rating=rating,
-        user=name_of(record.get("user_id" if new else "reviewerID")),
-        item=name_of((record.get("parent_asin") or record.get("asin")) if new else record.get("asin")),
+        user=user_of(record.get("user_id" if new else "reviewerID")),
+        item=id_of((record.get("parent_asin") or record.get("asin")) if new else record.get("asin")),
         time=seconds_of(record.get("timestamp" if new else "unixReviewTime")),
     )
 

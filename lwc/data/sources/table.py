@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from lwc.core.errors import DataError
 from lwc.data import delimited
 from lwc.data.columns import Wanted
 from lwc.data.containers import head_of, member_name
-from lwc.data.fields import name_of, rating_of, seconds_of, text_of
+from lwc.data.dates import Order, order_of
+from lwc.data.fields import id_of, name_of, rating_of, seconds_of, text_of, user_of
 from lwc.data.json_text import object_of, objects, one_a_line
 from lwc.data.paths import PACKED_SUFFIXES, TABLE_SUFFIXES, format_of, locate_all
 from lwc.data.rows import Bad, BadValue, Progress, Reason, Row, Rows, excerpt
@@ -24,8 +25,8 @@ _COLUMNAR = (".parquet", ".arrow", ".feather")
 WRITTEN_AS_USUAL = Format()
 
 
-def mapped(record: Mapping[str, Any], columns: Columns, file: str, line: int) -> Row | Bad:
-    """One record through the column map."""
+def mapped(record: Mapping[str, Any], columns: Columns, file: str, line: int, order: Order | None = None) -> Row | Bad:
+    """One record through the column map; ``order`` is that of its dates."""
 
     def value(column: str | None) -> Any:
         found = record.get(column) if column is not None else None
@@ -38,13 +39,13 @@ def mapped(record: Mapping[str, Any], columns: Columns, file: str, line: int) ->
         body, raw = text_of(value(columns.body)), value(columns.rating)
         if isinstance(raw, float) and math.isnan(raw):
             raise BadValue(Reason.RATING_NAN)
-        rating, time = rating_of(raw), seconds_of(value(columns.time))
+        rating, time = rating_of(raw), seconds_of(value(columns.time), order)
         if columns.rating is not None and rating is None:
             raise BadValue(Reason.NO_RATING)
         label = name_of(value(columns.label))
         if columns.label is not None and label is None:
             raise BadValue(Reason.NO_LABEL)
-        title, user, item = text_of(value(columns.title)), name_of(value(columns.user)), name_of(value(columns.item))
+        title, user, item = text_of(value(columns.title)), user_of(value(columns.user)), id_of(value(columns.item))
     except BadValue as error:
         return Bad(file, line, error.reason, excerpt(body), error.detail)
     return Row(file, line, body, title, rating, label, user, item, time)
@@ -132,27 +133,64 @@ def read_file(path: Path, columns: Columns, form: Format = WRITTEN_AS_USUAL) -> 
             yield found
         else:
             line, record = found
-            yield mapped(record, columns, path.name, line)
+            yield mapped(record, columns, path.name, line, form.dates)
 
 
 def read(source: TableFile, progress: Progress) -> Rows:
     """Rows of every named table, in order."""
-    for name, path in locate_all(source.paths).items():
+    files = locate_all(source.paths)
+    form = _with_dates(files.values(), source)
+    for name, path in files.items():
         progress(f"reading {name}")
-        yield from read_file(path, source.columns, source.format)
+        yield from read_file(path, source.columns, form)
 
 
-def _input(name: str, path: Path, source: TableFile) -> Input:
-    plain = _format(path, source.format) in _JSON and source.format.encoding is None
-    if plain and one_a_line(path, wanted_of(source.columns).names):
-        return Input(name, path, source.columns)
-    return Input(name, path, rows=partial(read_file, path, source.columns, source.format))
+def _with_dates(paths: Iterable[Path], source: TableFile) -> Format:
+    """The format, with the order of dates that the whole column of all files shows.
+
+    Raises:
+        DataError: it shows none.
+    """
+    form, column = source.format, source.columns.time
+    if column is None or form.dates is not None:
+        return form
+    doubtful = ""
+    for path in paths:
+        rows = (one for one in records(path, form, wanted_of(source.columns)) if not isinstance(one, Bad))
+        order, example = order_of(record.get(column) for _, record in rows)
+        if order is not None:
+            return form.model_copy(update={"dates": order})
+        doubtful = doubtful or (example and f"{path}: {column!r} has dates such as {example!r}")
+    if doubtful:
+        raise DataError(
+            f"{doubtful}, and no number above 12 shows whether the day or the month is first",
+            "set data.source.format.dates: day_first or month_first",
+        )
+    return form
+
+
+def _inputs(source: TableFile) -> list[Input]:
+    files = locate_all(source.paths)
+    form = _with_dates(files.values(), source)
+    return [_input(name, path, source.columns, form) for name, path in files.items()]
+
+
+def _input(name: str, path: Path, columns: Columns, form: Format) -> Input:
+    plain = _format(path, form) in _JSON and form.encoding is None and form.dates is None
+    if plain and one_a_line(path, wanted_of(columns).names):
+        return Input(name, path, columns)
+    return Input(name, path, rows=partial(read_file, path, columns, form))
 
 
 def _notes(source: TableFile) -> list[str]:
     """One sentence for all files that are read alike."""
     files: dict[str, list[str]] = {}
-    for name, path in locate_all(source.paths).items():
+    named = locate_all(source.paths)
+    dates = _with_dates(named.values(), source).dates
+    if dates is not None and source.format.dates is None:
+        text = f"dates are read with the {dates.removesuffix('_first')} first, as a number above 12 shows"
+        files[text] = list(named)
+    for name, path in named.items():
         suffix = _format(path, source.format)
         if suffix not in (*_JSON, *_COLUMNAR):
             for text in delimited.notes(path, suffix, source.format, wanted_of(source.columns)):
@@ -164,6 +202,6 @@ def _notes(source: TableFile) -> list[str]:
 SOURCE = Source[TableFile](
     read,
     files=lambda settings: locate_all(settings.paths),
-    inputs=lambda settings: [_input(name, path, settings) for name, path in locate_all(settings.paths).items()],
+    inputs=_inputs,
     notes=_notes,
 )
