@@ -19,7 +19,18 @@ from lwc.cli import serve as serving
 from lwc.cli import terminal as render
 from lwc.cli.options import grouped
 from lwc.core.distributed import PeerLost, launched
-from lwc.core.errors import BUG, INTERRUPTED, MISSING, OK, USAGE, LwcError, RecipeError, disk_full, no_space
+from lwc.core.errors import (
+    BUG,
+    INTERRUPTED,
+    MISSING,
+    OK,
+    USAGE,
+    LwcError,
+    RecipeError,
+    disk_full,
+    memory_full,
+    no_space,
+)
 
 # Libraries written in Rust (safetensors, tokenizers) report a full disk in an exception that is no OSError.
 _OS_ERROR = re.compile(r"\(os error \d+\)")
@@ -137,6 +148,10 @@ def main() -> None:
             _cannot_write(problem, debug)
         if debug:
             raise
+        if memory_full(problem):
+            hint = "lower the batch size, model.max_length or the size of the model, or use a machine with more memory"
+            render.error(LwcError(f"out of memory: {problem}", hint))
+            sys.exit(MISSING)
         said = render.harmless(f"{type(problem).__name__}: {problem}")
         typer.echo(f"bug: {said}\n  do: rerun with --debug and report it", err=True)
         sys.exit(BUG)

@@ -78,6 +78,11 @@ def disk_full(error: BaseException) -> bool:
     return getattr(error, "errno", None) in _FULL or _FULL_IN_TEXT.search(str(error)) is not None
 
 
+def memory_full(error: BaseException) -> bool:
+    """Whether memory ran out; torch says so of the CPU's only in the text of a `RuntimeError`."""
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
 def no_space(place: Path | str) -> LwcError:
     """The error of a full disk, by where it was written to."""
     return LwcError(

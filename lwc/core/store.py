@@ -105,6 +105,19 @@ def _finite(text: str) -> float:
     return value
 
 
+def read_record(run: Path) -> dict[str, Any]:
+    """What the stages of a run folder were made from; empty if it does not say.
+
+    Raises:
+        LwcError: the file is damaged.
+    """
+    path = run / RECORD
+    found = read_json(path) if path.is_file() else {}
+    if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
+        raise LwcError(f"{path}: not a record of stages", "delete it and rerun the command", USAGE)
+    return found
+
+
 def publish_folder(source: Path, destination: Path) -> None:
     """Copy a folder to ``destination``; an older one is replaced by two renames, or stays if the copy fails.
 
@@ -167,16 +180,16 @@ class Store:
             return None
         try:
             content = json.loads(manifest.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            return None
-        if content.get("key") != key:
-            return None
-        for name, recorded in content["files"].items():
-            path = folder / name
-            same = path.is_file() and path.stat().st_size == recorded["bytes"]
-            if not same or file_digest(path) != recorded["sha256"]:
+            found = Artifact(folder, content["digest"], content["seconds"])
+            files = [(folder / name, one["bytes"], one["sha256"]) for name, one in content["files"].items()]
+            if content["key"] != key:
                 return None
-        return Artifact(folder, content["digest"], content["seconds"])
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # damaged
+            return None
+        for path, size, digest in files:
+            if not path.is_file() or path.stat().st_size != size or file_digest(path) != digest:
+                return None
+        return found
 
     @contextmanager
     def build(

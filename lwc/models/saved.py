@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,8 +106,10 @@ class Saved:
                 length = int.from_bytes(file.read(8), "little")
                 tensors = dict(json.loads(file.read(length) if length < size else b""))
             tensors.pop("__metadata__", None)
-            found = {key: Weight(name, one["dtype"], tuple(one["shape"])) for key, one in tensors.items()}
-            end = 8 + length + max((one["data_offsets"][1] for one in tensors.values()), default=0)
+            found = {
+                key: Weight(name, str(one["dtype"]), tuple(map(index, one["shape"]))) for key, one in tensors.items()
+            }
+            end = 8 + length + max((index(one["data_offsets"][1]) for one in tensors.values()), default=0)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{path}: {size:,} bytes without a safetensors header", "copy the file again") from error
         if end != size:

@@ -11,10 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from lwc.core.arrays import Array
 from lwc.core.errors import MissingDependency, ModelError, RecipeError
-from lwc.core.store import RECORD, STORE_FOLDER, Artifact, Store, file_digest, key_of, read_json, write_json
+from lwc.core.store import (
+    RECORD,
+    STORE_FOLDER,
+    Artifact,
+    Store,
+    file_digest,
+    key_of,
+    read_json,
+    read_record,
+    write_json,
+)
 from lwc.export.stamp import PLAN, STAMP, Gpu, make_stamp, read_trtexec_log, this_gpu
 from lwc.export.tensorrt import Library, Plan, build_plan, load_library, shapes_of, version_of
 from lwc.pipeline.destination import check_destination
@@ -64,10 +75,13 @@ def find_run(source: Path, runs: Path, overrides: Sequence[str] = ()) -> Finishe
         report, record = source / "report.json", source / RECORD
         if not report.is_file() or not record.is_file():
             raise RecipeError(f"{source}: not the folder of a finished run", "give its recipe instead")
-        recipe = Recipe.model_validate(read_json(report)["recipe"]["resolved"])
-        folder, store, made = source, Store(source.parent / STORE_FOLDER), read_json(record)
+        try:
+            recipe = Recipe.model_validate(_reported(report, "recipe", "resolved"))
+        except ValidationError as error:
+            raise RecipeError(f"{report}: its recipe is not one of this lwc", "give the recipe file instead") from error
+        folder, store, made = source, Store(source.parent / STORE_FOLDER), read_record(source)
         # By the record and not by a new plan: another machine than the run's would measure latency anew.
-        artifacts = {name: store.find(name, key_of(made[name])) for name in _NEEDED}
+        artifacts = {name: store.find(name, key_of(made[name])) if name in made else None for name in _NEEDED}
     else:
         recipe = load_recipe(source, overrides, [unmeasured, unreachable])
         arguments += ["--runs", str(runs), *(f"--set={override}" for override in overrides)]
@@ -82,12 +96,20 @@ def find_run(source: Path, runs: Path, overrides: Sequence[str] = ()) -> Finishe
     return FinishedRun(recipe, folder, made_at, shlex.join(arguments), _passed(folder, made_at))
 
 
+def _reported(report: Path, section: str, key: str) -> Any:
+    try:
+        return read_json(report)[section][key]
+    except (LookupError, TypeError) as error:
+        what = f"{report}: not a report: no {section}.{key}"
+        raise RecipeError(what, "write it again with `lwc report RECIPE`") from error
+
+
 def _passed(folder: Path, made_at: Mapping[str, Path]) -> bool:
     report = folder / "report.json"
-    if not report.is_file() or not read_json(report)["verdict"]["passed"]:
+    if not report.is_file() or not _reported(report, "verdict", "passed"):
         return False
-    store, recorded = Store(folder.parent / STORE_FOLDER), read_json(folder / RECORD)
-    return all(store.place(name, key_of(recorded[name])) == path for name, path in made_at.items())
+    store, made = Store(folder.parent / STORE_FOLDER), read_record(folder)
+    return all(name in made and store.place(name, key_of(made[name])) == path for name, path in made_at.items())
 
 
 def profiles_of(recipe: Recipe) -> tuple[Profile, ...]:

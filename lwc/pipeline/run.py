@@ -13,7 +13,7 @@ from typing import Any
 
 from lwc.core import distributed
 from lwc.core.errors import LwcError, disk_full, no_space
-from lwc.core.store import RECORD, STORE_FOLDER, Artifact, Store, key_of, read_json, write_json
+from lwc.core.store import RECORD, STORE_FOLDER, Artifact, Store, key_of, read_json, read_record, write_json
 from lwc.pipeline.preflight import DATA, RECIPE, Subject, run_checks
 from lwc.pipeline.stage import Stage, StageContext
 from lwc.pipeline.stages import STAGES
@@ -104,8 +104,7 @@ def _plan_one(
 
 
 def _record(runs: Path, recipe: Recipe) -> dict[str, Any]:
-    path = run_folder(runs, recipe) / RECORD
-    return dict(read_json(path)) if path.is_file() else {}
+    return read_record(run_folder(runs, recipe))
 
 
 def plan(recipe: Recipe, runs: Path) -> list[StagePlan]:

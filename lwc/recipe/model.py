@@ -26,9 +26,9 @@ class FromConfig(Section):
 
     kind: Literal["config"]
     blocks: Annotated[int, Field(ge=1, le=200)] = 12
-    hidden: Positive = 128
-    heads: Positive = 4
-    intermediate: Positive | None = None
+    hidden: Annotated[int, Field(ge=1, le=65_536)] = 128
+    heads: Annotated[int, Field(ge=1, le=65_536)] = 4
+    intermediate: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     vocab_size: Annotated[int, Field(ge=200, le=500_000)] = 8000
     norm: Literal["pre", "post"] = "pre"
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1

@@ -5,7 +5,7 @@ Tasks whose answers are not right or wrong are compared without a test.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NotRequired, TypeAlias, cast
@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from lwc.core.errors import RecipeError
 from lwc.core.marks import Interval, Intervals
-from lwc.core.store import RECORD, STORE_FOLDER, Store, key_of, read_json
+from lwc.core.store import RECORD, STORE_FOLDER, Store, key_of, read_json, read_record
 from lwc.recipe import TASKS
 from lwc.report.collect import SCHEMA_VERSION
 from lwc.report.content_types import Decision, Quality, Ratios, Report, Target, measured
@@ -127,33 +127,37 @@ def _report(folder: Path) -> Report:
         )
     try:
         report: Report = TypeAdapter(Report).validate_python(content)
-        if report["task"] not in TASKS.names():
-            raise RecipeError(
-                f"{path}: not a report: no task {report['task']!r}", f"this lwc has {', '.join(TASKS.names())}"
-            )
-        for figures in _figures(report):
-            TypeAdapter(Intervals).validate_python(figures)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
+        raise _not_a_report(path, error) from error
+    if report["task"] not in TASKS.names():
         raise RecipeError(
-            f"{path}: not a report: {where}: {first['msg']}", "write it again with `lwc report RECIPE`"
-        ) from error
+            f"{path}: not a report: no task {report['task']!r}", f"this lwc has {', '.join(TASKS.names())}"
+        )
     return report
 
 
-def _figures(report: Report) -> Iterator[Mapping[str, object]]:
-    """What the schema leaves open, since each task has metrics of its own: None where one is missing."""
-    quality, metrics = report["quality"], TASKS[report["task"]].headline.metrics
-    if quality is not None:
-        for found in (quality["base"], quality["unrecovered"], quality["compressed"], *quality["floors"].values()):
-            yield {metric.key: cast(Mapping[str, object], found).get(metric.key) for metric in metrics}
+def _not_a_report(path: Path, error: ValidationError) -> RecipeError:
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return RecipeError(f"{path}: not a report: {where}: {first['msg']}", "write it again with `lwc report RECIPE`")
+
+
+def _check_metrics(run: _Run) -> None:
+    """Raise `RecipeError` where a metric is missing: the report's schema leaves open which ones a task has."""
+    quality, metrics = run.report["quality"], TASKS[run.report["task"]].headline.metrics
+    if quality is None:
+        return
+    for found in (quality["base"], quality["unrecovered"], quality["compressed"], *quality["floors"].values()):
+        figures = {metric.key: cast(Mapping[str, object], found).get(metric.key) for metric in metrics}
+        try:
+            TypeAdapter(Intervals).validate_python(figures)
+        except ValidationError as error:
+            raise _not_a_report(run.folder / "report.json", error) from error
 
 
 def load_predictions(folder: Path, report: Report) -> tuple[Predictions | None, str]:
     """The predictions a report is of, or None and the reason in words."""
-    record = folder / RECORD
-    made_from = read_json(record).get("evaluate") if record.is_file() else None
+    made_from = read_record(folder).get("evaluate")
     if made_from is None:
         return None, f"{RECORD} does not say what the evaluate stage was made from"
     artifact = Store(folder.resolve().parent / STORE_FOLDER).find("evaluate", key_of(made_from))
@@ -272,6 +276,8 @@ def compare(runs: Sequence[Path]) -> Comparison:
     tasks = list(dict.fromkeys(run.report["task"] for run in every))
     if len(tasks) > 1:
         raise RecipeError(f"the runs are of different tasks: {', '.join(tasks)}", "compare runs of one task")
+    for run in every:
+        _check_metrics(run)
     rows, tests = [_compared(run) for run in every], _tests(every)
     notes = []
     if any(row["machine"] != rows[0]["machine"] for row in rows):

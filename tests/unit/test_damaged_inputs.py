@@ -13,12 +13,14 @@ from typing import Any
 import command_line
 import pyarrow as pa
 import pytest
+import torch
 from planted_runs import finished_runs
 
+from lwc.cli import main as cli
 from lwc.cli import terminal
 from lwc.cli.options import print_json
-from lwc.core.errors import USAGE, DataError, LwcError, ModelError, RecipeError
-from lwc.core.store import digest_paths, read_json
+from lwc.core.errors import MISSING, USAGE, DataError, LwcError, ModelError, RecipeError
+from lwc.core.store import MANIFEST, Store, digest_paths, read_json
 from lwc.data.rows import Bad, Reason, Row
 from lwc.data.sources.table import read_file
 from lwc.models.families import CLASSIFICATION
@@ -92,8 +94,9 @@ def test_a_data_file_whose_name_is_not_utf8(tmp_path: Path, monkeypatch: pytest.
     assert len(digest_paths([tmp_path])) == 64
 
 
-def test_a_safetensors_header_without_offsets(tmp_path: Path) -> None:
-    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": []}}).encode()
+@pytest.mark.parametrize("changes", [{"data_offsets": []}, {"data_offsets": [0, [4]]}, {"shape": [[1]]}, {"shape": 1}])
+def test_a_safetensors_header_of_other_values(changes: dict[str, Any], tmp_path: Path) -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], **changes}}).encode()
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     with pytest.raises(ModelError, match="without a safetensors header"):
         _ = Saved(tmp_path, CLASSIFICATION, None).weights
@@ -148,6 +151,27 @@ def test_json_that_lwc_did_not_write_is_no_bug(content: bytes, tmp_path: Path) -
     with pytest.raises(LwcError, match=r"x\.json.*not valid JSON") as caught:
         read_json(tmp_path / "x.json")
     assert caught.value.exit_code == USAGE
+
+
+@pytest.mark.parametrize(
+    "manifest", ["[]", "3", '{"key": "k"}', '{"key": "k", "files": {"a": 1}, "digest": "", "seconds": 1}']
+)
+def test_a_manifest_of_another_shape_is_no_result(manifest: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.place("data", "k").mkdir(parents=True)
+    (store.place("data", "k") / MANIFEST).write_text(manifest)
+    assert store.find("data", "k") is None
+
+
+@pytest.mark.parametrize("size", [1 << 50, 1 << 62])
+def test_too_little_memory_is_no_bug(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def app(standalone_mode: bool) -> None:
+        torch.empty(size, dtype=torch.uint8) if size < 1 << 60 else bytearray(size)
+
+    monkeypatch.setattr(cli, "app", app)
+    ended = command_line.run([], monkeypatch)
+    assert (ended.code, command_line.faults(ended)) == (MISSING, [])
+    assert "error: out of memory" in ended.err
 
 
 @pytest.mark.parametrize(
@@ -220,3 +244,21 @@ def test_every_error_of_a_user_says_what_to_do(repository_root: Path) -> None:
         and not any(one.arg == "hint" for one in call.keywords)
     ]
     assert not lacking
+
+
+@pytest.mark.parametrize("content", ["[]", '{"evaluate": 3}', "{"])
+def test_a_record_of_stages_that_was_edited_is_named(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = finished_runs(tmp_path / "runs")
+    (runs / "slow" / "stages.json").write_text(content)
+    Path("r.yaml").write_text(MINIMAL.replace("name: x", "name: slow"))
+    for command in (
+        ["plan", "r.yaml"],
+        ["compare", "runs/fast", "runs/slow"],
+        ["export", "runs/slow", "--to", "tensorrt"],
+    ):
+        ended = command_line.run(command, monkeypatch)
+        assert (ended.code, command_line.faults(ended)) == (USAGE, []), ended.err
+        assert "runs/slow/stages.json" in ended.err

@@ -48,7 +48,7 @@ def connect(
         ServingError: nothing listens there, it does not know the model, or the metrics cannot be read.
     """
     if protocol not in get_args(Protocol):
-        raise RecipeError(f"{protocol!r} is not a protocol", "use http or grpc")
+        raise RecipeError(f"{protocol!r} is not a protocol: it is http or grpc", "choose one of these")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", model):
         raise RecipeError(f"{model!r} is not a model name", "use letters, digits, '.', '_' and '-'")
     address = parse_address(url, "http://127.0.0.1:8000" if protocol == "http" else "127.0.0.1:8001")
