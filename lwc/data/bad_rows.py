@@ -100,6 +100,7 @@ def _most(bad: Counter[str]) -> list[str]:
 def _check(
     bad: Counter[str], read: int, limit: float, first: Mapping[str, Entry], hint: str = "", kept: str = ""
 ) -> None:
+    bad = bad - Counter({Reason.HEADER_AGAIN.value: bad[Reason.HEADER_AGAIN]})  # was never a row
     count, most = bad.total(), _most(bad)
     if read == 0:
         raise DataError("the source has no rows", "name another source")

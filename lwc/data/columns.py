@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -34,6 +35,11 @@ class Wanted:
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", frozenset(self.fields.values()))
 
+    def spelled(self, name: str) -> str:
+        """A column's name as the recipe spells it, if they differ in white space or in what does not show."""
+        key = "" if name in self.names else _shown(name)
+        return next((one for one in self.names if _shown(one) == key), name) if key else name
+
     def missing(self, present: Sequence[str]) -> list[str]:
         """The needed columns that a table does not have."""
         return [name for name in self.fields.values() if name not in present]
@@ -60,6 +66,12 @@ class Wanted:
             )
 
 
+def _shown(name: str) -> str:
+    """A name without invisible characters, with one form of each letter and single spaces."""
+    shown = "".join(one for one in unicodedata.normalize("NFKC", name) if unicodedata.category(one) != "Cf")
+    return " ".join(shown.split())
+
+
 def _quoted(name: str) -> str:
     shown = excerpt(name)
     return repr(shown if len(shown) <= 40 else f"{shown[:37]}...")
@@ -69,5 +81,7 @@ def _near(name: str, present: Sequence[str]) -> str:
     outer = name.split(".")[0]
     if outer in present and outer != name:
         return f" (a path into {_quoted(outer)} is not read: write its value to a column)"
+    if (same := next((one for one in present if _shown(one) == _shown(name)), None)) is not None:
+        return f" (it has {same!a}, which only looks like {name!a})"
     close = difflib.get_close_matches(name, present, n=1)
     return f" (did you mean {_quoted(close[0])}?)" if close else ""

@@ -27,6 +27,8 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 _LFS = b"version https://git-lfs.github.com/spec/"
 _TAR_AT = 257
 _HEAD = 512
+# More bytes after the end of gzip data may be a damaged part of it.
+_APPENDED = 512
 # Beginnings of files that are no text, and what they are.
 _OTHER = (
     (b"PAR1", "a Parquet file", "name it .parquet, uncompressed, and read it as a table (kind: table)"),
@@ -57,10 +59,11 @@ class _Packed(Protocol):
 
 @dataclass(frozen=True)
 class Cut:
-    """The stream ends here; the rest of the file is lost."""
+    """The stream ends here; the rest of the file is lost. ``rows`` is 0 if it is no part of the stream."""
 
     reason: Reason
     detail: str
+    rows: int = 1
 
 
 def head_of(path: Path, size: int = _HEAD) -> bytes:
@@ -239,6 +242,10 @@ def _inflate(file: BinaryIO, took: Callable[[int], None]) -> Iterator[bytes | Cu
                 chunk = chunk.lstrip(b"\0")
                 if not chunk:
                     break
+                if not _GZIP.startswith(chunk[:2]) and len(chunk) + len(file.read(_APPENDED)) <= _APPENDED:
+                    yield b"\n"  # the last line is whole
+                    yield Cut(Reason.AFTER_GZIP, "they are no gzip data and are ignored", rows=0)
+                    return
                 inflate = isal_zlib.decompressobj(31)
             try:
                 data = inflate.decompress(chunk, _MOST)

@@ -20,6 +20,7 @@ DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bar
 _SEP = re.compile(r'"?sep=(.)"?')
 _QUOTED = re.compile(rb'"(?:[^"]|"")*"')
 _LONGEST_NAME = 80
+_PREAMBLE = 30
 
 Sample = list[tuple[int, bytes]]
 Record = tuple[int, dict[str, str]]
@@ -51,10 +52,15 @@ def records(path: Path, suffix: str, form: Format, wanted: Wanted) -> Iterator[R
         if line < first:
             continue
         if len(cells) != width:
-            shown = "".join(text for _, text in taken)
-            yield Bad(path.name, line, Reason.CELL_COUNT, excerpt(shown), f"{len(cells)}, the header has {width}")
+            shown = "\n".join(text for _, text in taken)
+            detail = f"{len(cells)}, the header has {width}"
+            if "\r" in shown:
+                detail += "; it has a carriage return, which does not end lines in this file"
+            yield Bad(path.name, line, Reason.CELL_COUNT, excerpt(shown), detail)
+        elif line > first and dialect.names == tuple(cell.strip().lstrip("\ufeff") for cell in cells):
+            yield Bad(path.name, line, Reason.HEADER_AGAIN, excerpt(taken[0][1]))
         elif any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
-            raw = "".join(text for _, text in taken).encode("utf-8", "surrogateescape")
+            raw = "\n".join(text for _, text in taken).encode("utf-8", "surrogateescape")
             yield Bad(path.name, line, Reason.NOT_UTF8, excerpt(raw), not_utf8(raw))
         else:
             yield line, dict(zip(dialect.names, cells, strict=True))
@@ -86,12 +92,21 @@ def _dialect(
         header, dialect = _with_header(base, sample, path, form, wanted, say, delimiter is None)
         sample = [one for one in sample if one[0] > header[-1][0]]
     first = header[-1][0] + 1 if header else sample[0][0]
+    if any(re.match(' +"', cell) for cell in _cells(dialect, sample)):
+        spaced = replace(dialect, spaced=True)
+        if _unread(spaced, base.quoting, sample, whole) <= _unread(dialect, base.quoting, sample, whole):
+            dialect = spaced
+            say("spaces before quotes are left out, as the beginning shows")
     if form.quoting is None:
         quoting, merges = _quoting(dialect, sample, whole, header)
         dialect = replace(dialect, quoting=quoting, merges=merges)
         if quoting != ("none" if dialect.delimiter == "\t" else "standard"):
             say(f"quoting is {quoting}, as the beginning shows")
     return _with_row_names(dialect, sample, say), first
+
+
+def _cells(dialect: Dialect, sample: Sample) -> Iterator[str]:
+    return (cell for found in split(sample, dialect, "") if not isinstance(found, Bad) for cell in found[1])
 
 
 def _numbered(base: Dialect, sample: Sample, path: Path, wanted: Wanted) -> Dialect:
@@ -104,21 +119,27 @@ def _numbered(base: Dialect, sample: Sample, path: Path, wanted: Wanted) -> Dial
     return replace(base, names=names)
 
 
-def _header(base: Dialect, sample: Sample) -> tuple[Taken, Dialect] | Bad:
-    found = next(split(sample, base, ""))
+def _header(base: Dialect, sample: Sample, wanted: Wanted) -> tuple[Taken, Dialect] | Bad:
+    found = next(split(sample, replace(base, spaced=True), ""))
+    if isinstance(found, Bad):
+        found = next(split(sample, base, ""))
     if isinstance(found, Bad):
         return found
     taken, cells = found
-    return taken, replace(base, names=tuple(cell.strip() for cell in cells))
+    return taken, replace(base, names=tuple(wanted.spelled(cell.strip()) for cell in cells))
 
 
 def _with_header(
     base: Dialect, sample: Sample, path: Path, form: Format, wanted: Wanted, say: Callable[[str], None], free: bool
 ) -> tuple[Taken, Dialect]:
     """The header's lines, and the dialect with its names; a ``free`` delimiter may be another than the usual one."""
-    header, advice = _header(base, sample), ""
-    if free and (isinstance(header, Bad) or wanted.missing(header[1].names)):
-        tried = {mark: _header(replace(base, delimiter=mark), sample) for mark in DELIMITERS}
+    header, advice = _header(base, sample, wanted), ""
+    lacking = isinstance(header, Bad) or wanted.missing(header[1].names)
+    if lacking and form.header is None and (later := _later_header(base, sample, wanted, free)) is not None:
+        say(f"the header is on line {later[0][0][0]}, and the lines before it are left out")
+        return later
+    if free and lacking:
+        tried = {mark: _header(replace(base, delimiter=mark), sample, wanted) for mark in DELIMITERS}
         others = {mark: one for mark, one in tried.items() if not isinstance(one, Bad)}
         fitting = {mark: one for mark, one in others.items() if not wanted.missing(one[1].names)}
         widest = max(others, key=lambda mark: len(others[mark][1].names), default=None)
@@ -136,6 +157,17 @@ def _with_header(
         _check_header(dialect, path, wanted)
     wanted.check(dialect.names, str(path), advice and wanted.hint + advice)
     return taken, dialect
+
+
+def _later_header(base: Dialect, sample: Sample, wanted: Wanted, free: bool) -> tuple[Taken, Dialect] | None:
+    """A line below a title or comments that has every wanted column, of which there must be several."""
+    marks = [base.delimiter, *(mark for mark in DELIMITERS if mark != base.delimiter)] if free else [base.delimiter]
+    for start in range(1, min(_PREAMBLE, len(sample))) if len(wanted.names) > 1 else ():
+        for mark in marks:
+            found = _header(replace(base, delimiter=mark), sample[start : start + _PREAMBLE], wanted)
+            if not isinstance(found, Bad) and not wanted.missing(found[1].names):
+                return found
+    return None
 
 
 def _set(wanted: Wanted, setting: str) -> str:
@@ -191,7 +223,7 @@ def _is_quoted(line: str) -> bool:
 
 def _unread(dialect: Dialect, quoting: str, sample: Sample, whole: bool) -> int:
     """How many records of a sample cannot be read; the last one of a part of a file may be open."""
-    tried = replace(dialect, quoting=quoting, merges=False)
+    tried = replace(dialect, quoting=quoting, merges=False, longest=1 << 17)
     bad, widths = 0, Counter[int]()
     for found in split(sample, tried, ""):
         if not isinstance(found, Bad):

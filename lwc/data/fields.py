@@ -118,7 +118,7 @@ def id_of(value: object) -> str | None:
     if (isinstance(value, float) and abs(value) >= EXACT and math.isfinite(value)) or (
         name is not None and _ROUNDED.fullmatch(name)
     ):
-        raise BadValue(Reason.ROUNDED_ID, f"{name:.40}")
+        raise BadValue(Reason.ROUNDED_ID, f"{value!r:.40}")
     return None if name in MISSING else name
 
 

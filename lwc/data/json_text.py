@@ -190,7 +190,7 @@ def _values(path: Path, encoding: str | None) -> Iterator[tuple[int, bytes] | Ba
     for part in text(path, encoding):
         if isinstance(part, Cut):
             at_line = line + buffer[start:].count(b"\n")
-            yield Bad(path.name, at_line, part.reason, excerpt(bytes(buffer[start:])), part.detail)
+            yield Bad(path.name, at_line, part.reason, excerpt(bytes(buffer[start:])), part.detail, part.rows)
             return
         buffer += part
         while (token := _TOKEN.search(buffer, at)) is not None:

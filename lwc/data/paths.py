@@ -31,8 +31,15 @@ def _candidates(name: str) -> list[Path]:
 
 
 def _missing(name: str, what: str) -> DataError:
+    if "://" in name:
+        return DataError(f"{name}: a URL, and only local files are read", "download the file and name its path")
+    if "$" in name:
+        return DataError(f"{name}: {what}; variables are not expanded", "write the path itself, or set LWC_DATA_DIR")
     places = ", ".join(str(candidate.absolute()) for candidate in _candidates(name))
-    return DataError(f"{name}: {what} (looked at {places})", "fix the path, or set LWC_DATA_DIR")
+    return DataError(
+        f"{name}: {what} (looked at {places})",
+        "fix the path, which starts at the working directory and not at the recipe, or set LWC_DATA_DIR",
+    )
 
 
 def locate(name: str) -> Path:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from lwc.data.rows import Bad, Reason, excerpt
 
-# An unclosed quote is noticed after this many characters, far more than any review has.
-csv.field_size_limit(1 << 17)
+# Of one line, which is no longer. A text that is too long is refused by those who read it.
+csv.field_size_limit(1 << 24)
 OPEN = "a quote that is not closed"
 _ESCAPED = re.compile(r'(?<!\\)((?:\\\\)*)\\"')
 _NUMBER = re.compile(r'"?\d+([.,]\d+)?"?\s*')
@@ -29,6 +29,8 @@ class Dialect:
         names: of the columns.
         ends: the file's line end.
         merges: whether a quoted field may run over lines that are rows by themselves; only if the recipe says so.
+        spaced: whether spaces after a delimiter are no part of a field, also before its quote.
+        longest: a quoted field that runs over lines of more characters is not closed.
     """
 
     delimiter: str
@@ -36,6 +38,12 @@ class Dialect:
     ends: bytes = b"\n"
     names: tuple[str, ...] = ()
     merges: bool = True
+    spaced: bool = False
+    longest: int = 1 << 18
+
+
+class _Open(csv.Error):
+    """A record goes on for too long."""
 
 
 class _Feed:
@@ -45,6 +53,7 @@ class _Feed:
         self._source, self._dialect = iter(source), dialect
         self._other_end = "\r" if dialect.ends == b"\n" else "\n"
         self._back: deque[tuple[int, str]] = deque()
+        self._held = 0
         self.taken: Taken = []
         self.bad: list[Bad] = []
 
@@ -52,9 +61,16 @@ class _Feed:
         return self
 
     def __next__(self) -> str:
-        if self._back:
-            self.taken.append(self._back.popleft())
-            return self.taken[-1][1]
+        self._held = self._held if self.taken else 0
+        if self._held > self._dialect.longest:
+            raise _Open
+        number, text = self._back.popleft() if self._back else self._read()
+        self.taken.append((number, text))
+        self._held += len(text)
+        # The other line-end character is white space in this file.
+        return text.replace(self._other_end, " ") + "\n"
+
+    def _read(self) -> tuple[int, str]:
         for item in self._source:
             if isinstance(item, Bad):
                 self.bad.append(item)
@@ -64,19 +80,17 @@ class _Feed:
             text = raw.decode("utf-8", "surrogateescape").removesuffix("\r").replace("\0", "")
             if self._dialect.quoting == "backslash":
                 text = _ESCAPED.sub(r'\1""', text)
-            # The other line-end character is white space in this file.
-            self.taken.append((number, text.replace(self._other_end, " ") + "\n"))
-            return self.taken[-1][1]
+            return number, text
         raise StopIteration
 
     def give_back(self, taken: Taken) -> None:
         self._back.extendleft(reversed(taken))
 
     def reader(self) -> Iterator[list[str]]:
-        delimiter = self._dialect.delimiter
+        delimiter, spaced = self._dialect.delimiter, self._dialect.spaced
         if self._dialect.quoting == "none":
             return csv.reader(self, delimiter=delimiter, strict=True, quoting=csv.QUOTE_NONE)
-        return csv.reader(self, delimiter=delimiter, strict=True)
+        return csv.reader(self, delimiter=delimiter, strict=True, skipinitialspace=spaced)
 
 
 def split(
@@ -96,8 +110,8 @@ def split(
             detail = str(error)
             if "unexpected end" in detail:
                 detail = OPEN
-            elif "field larger" in detail:
-                detail = f"a field of over {csv.field_size_limit():,} characters, or {OPEN}"
+            elif isinstance(error, _Open):
+                detail = f"{OPEN} within {dialect.longest:,} characters"
             yield Bad(name, number, Reason.BAD_QUOTING, excerpt(text), detail)
             if not feed.bad:  # in a truncated file, the open record is the truncated one
                 feed.give_back(feed.taken[1:])

@@ -31,6 +31,7 @@ class Reason(StrEnum):
 
     TRUNCATED_GZIP = "truncated gzip"
     CORRUPT_GZIP = "corrupt gzip"
+    AFTER_GZIP = "bytes after the end of the gzip data"
     TRUNCATED = "truncated file"
     CORRUPT = "corrupt compressed file"
     DAMAGED_TABLE = "damaged Parquet or Arrow file"
@@ -42,6 +43,7 @@ class Reason(StrEnum):
     TOO_MANY_DIGITS = "a number has too many digits"
     NOT_A_VALUE = "a list or an object where one value is expected"
     BAD_QUOTING = "bad CSV quoting"
+    HEADER_AGAIN = "the header again"
     CELL_COUNT = "wrong cell count"
     NO_RATING = "no rating"
     RATING_BOOLEAN = "rating is true or false, not a number"

@@ -146,7 +146,7 @@ def lines(path: Path, name: str, end: bytes = b"\n", encoding: str | None = None
     buffer = bytearray()
     for part in text(path, encoding):
         if isinstance(part, Cut):
-            yield Bad(name, number + 1, part.reason, excerpt(bytes(buffer)), part.detail)
+            yield Bad(name, number + 1, part.reason, excerpt(bytes(buffer)), part.detail, part.rows)
             return
         start = 0
         while (stop := part.find(end, start)) >= 0:

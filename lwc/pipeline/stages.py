@@ -153,7 +153,7 @@ _TRAINING = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 
 STAGES: tuple[Stage, ...] = (
     Stage(
-        "data", 3, (), ("data",), _data, ("rdata", "pandas", "pyarrow", "datasets", "numpy"),
+        "data", 4, (), ("data",), _data, ("rdata", "pandas", "pyarrow", "datasets", "numpy"),
         external=needs.data_files, account=("source.json", "quality.json", "quarantine.jsonl", "test_raw.parquet"),
     ),
     Stage(

@@ -56,8 +56,8 @@ def test_the_error_shows_the_first_of_each_reason_and_its_hints_work(tmp_path: P
         read(data(path), tmp_path / "out")
     first, *shown = caught.value.message.splitlines()
     assert first.startswith("5 of 65 rows are bad, more than data.max_bad_rows 5% (invalid UTF-8 2, ")
-    assert shown[0] == "  r.csv, line 2: invalid UTF-8: byte 0xe9 at position 4 ('é' in cp1252): caf\ufffd,5 "
-    assert shown[1] == "  r.csv, line 4: wrong cell count: 3, the header has 2: three,cells,5 "
+    assert shown[0] == "  r.csv, line 2: invalid UTF-8: byte 0xe9 at position 4 ('é' in cp1252): caf\ufffd,5"
+    assert shown[1] == "  r.csv, line 4: wrong cell count: 3, the header has 2: three,cells,5"
     assert shown[2] == "  r.csv, line 5: rating is not a number: 'eleven': text"
     assert len(shown) == 3, "one for each reason"
     assert all(len(line) < 200 and line.isprintable() for line in shown)

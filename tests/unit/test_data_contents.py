@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,13 +18,15 @@ import pytest
 from both import both
 
 from lwc.core.errors import DataError
+from lwc.data.bad_rows import check_bad
 from lwc.data.duplicates import fold
 from lwc.data.ingest.run import ingest
+from lwc.data.paths import locate
 from lwc.data.prepare import check_splits, prepare
 from lwc.data.rows import Reason
 from lwc.data.source import notes_of
 from lwc.recipe import Columns, Data, Format, Ingest, TableFile
-from lwc.report.data_warnings import data_warnings
+from lwc.report.data_warnings import data_warnings, lost_rows
 
 
 @pytest.mark.parametrize(
@@ -206,3 +210,88 @@ def test_a_parquet_time_is_utc_whatever_its_zone_is_called(tmp_path: Path, unit:
 def test_json_times_of_every_unit_are_seconds(tmp_path: Path, value: int) -> None:
     source = lines(tmp_path / "r.jsonl", [{"stars": 5, "t": value}] * 20, {"time": "t"}).source
     assert {row.time for row in both(source)[0]} == {FIRST_OF_APRIL}
+
+
+# --- files
+
+
+def csv_file(path: Path, content: str) -> TableFile:
+    path.write_text(content, newline="")
+    return TableFile(kind="table", paths=(str(path),), columns=Columns(body="text", label="label"))
+
+
+LONG = "x" * 300_000
+
+
+@pytest.mark.parametrize(
+    ("content", "bodies", "note"),
+    [
+        (f'text,page,label\na b,<p>{LONG},x\nc,"<p>{LONG}",y\n', ["a b", "c"], ""),
+        ('label, "text"\nx, "a, b"\ny, "c"\n', ["a, b", "c"], "spaces before quotes"),
+        ('label,text\nx,"He said, ""hi"""\ny," c"\n', ['He said, "hi"', " c"], ""),
+        ("# made by hand\n# twice\ntext,label\na,x\n", ["a"], "the header is on line 3"),
+        ("My reviews;;\n\ntext;label;n\na;x;1\n", ["a"], "the header is on line 3"),
+        ("te\u200bxt,label\na,x\n", ["a"], ""),
+        ('"label","text\u00a0\n"\nx,a\n', ["a"], ""),
+    ],
+)
+def test_a_table_is_read_whatever_surrounds_its_columns(
+    tmp_path: Path, content: str, bodies: list[str], note: str
+) -> None:
+    source = csv_file(tmp_path / "r.csv", content)
+    rows, bad = both(source)
+    assert ([row.body for row in rows], bad) == (bodies, [])
+    assert note in " ".join(notes_of(source))
+    assert bool(note) == bool(notes_of(source))
+
+
+def test_a_text_over_many_lines_is_no_unclosed_quote_and_an_unclosed_quote_loses_one_row(tmp_path: Path) -> None:
+    page = "a line of a page\n" * 12_000
+    assert len(both(csv_file(tmp_path / "r.csv", f'text,label\n"{page}",x\nb,y\n'))[0]) == 2
+    many = "".join(f"review {number} {'of many ' * 15},x\n" for number in range(3_000))
+    rows, bad = both(csv_file(tmp_path / "s.csv", f'text,label\n"open,x\n{many}'))
+    assert (len(rows), [one.message for one in bad]) == (
+        3_000, ["bad CSV quoting: a quote that is not closed within 262,144 characters"],
+    )  # fmt: skip
+
+
+def test_headers_among_the_rows_of_joined_files_are_counted_and_are_no_bad_rows(tmp_path: Path) -> None:
+    part = "text,label\n" + "".join(f"{text(number)},{'xy'[number % 2]}\n" for number in range(8))
+    source = csv_file(tmp_path / "r.csv", "\ufeff".join([part] * 3))
+    rows, bad = both(source)
+    assert (len(rows), [(one.line, one.reason) for one in bad]) == (
+        24, [(10, Reason.HEADER_AGAIN), (19, Reason.HEADER_AGAIN)],
+    )  # fmt: skip
+    (tmp_path / "bad.jsonl").touch()
+    check_bad(Counter({Reason.HEADER_AGAIN.value: 2}), 26, 0.05, tmp_path / "bad.jsonl")
+    assert list(lost_rows({Reason.HEADER_AGAIN: 2})) == [
+        "2 lines repeat the header of their file, as joined files do, and were left out."
+    ]
+
+
+def test_a_carriage_return_in_a_row_of_too_many_cells_is_named(tmp_path: Path) -> None:
+    _, bad = both(csv_file(tmp_path / "r.csv", "text,label\na,x\nb,y\rc,x\n"))
+    assert "carriage return" in bad[0].detail
+
+
+def test_columns_that_only_look_like_those_of_the_recipe_are_shown_by_their_characters(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"re\u0301sume\u0301": ["a"]}), tmp_path / "r.parquet")
+    columns = Columns(body="r\u00e9sum\u00e9")
+    with pytest.raises(DataError, match=r"it has 're\\u0301sume\\u0301', which only looks like 'r\\xe9sum\\xe9'"):
+        both(TableFile(kind="table", paths=(str(tmp_path / "r.parquet"),), columns=columns))
+
+
+@pytest.mark.parametrize(("path", "told"), [("s3://a/b.csv", "only local files"), ("$DATA/b.csv", "not expanded")])
+def test_urls_and_variables_are_no_paths(path: str, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        locate(path)
+
+
+@pytest.mark.parametrize("name", ["r.csv.gz", "r.jsonl.gz"])
+def test_bytes_after_the_end_of_a_gzip_file_lose_nothing(tmp_path: Path, name: str) -> None:
+    content = b"text,label\na,x\nb,y" if "csv" in name else b'{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}'
+    (tmp_path / name).write_bytes(gzip.compress(content) + b"-----END OF MESSAGE-----")
+    rows, bad = both(TableFile(kind="table", paths=(str(tmp_path / name),), columns=Columns(label="label")))
+    assert ([row.body for row in rows], [(one.reason, one.rows) for one in bad]) == (
+        ["a", "b"], [(Reason.AFTER_GZIP, 0)],
+    )  # fmt: skip

@@ -60,7 +60,7 @@ def _json_blocks(file: int, path: Path, size: int, took: Callable[[int], None]) 
             # A truncated line is no row: the quarantine records it as the place of the cut.
             whole = buffer.rfind(b"\n") + 1
             at = first + buffer.count(b"\n")
-            bad.append(Bad(path.name, at, part.reason, excerpt(bytes(buffer[whole:])), part.detail))
+            bad.append(Bad(path.name, at, part.reason, excerpt(bytes(buffer[whole:])), part.detail, part.rows))
             del buffer[whole:]
             skipping = False
             break
