@@ -39,6 +39,8 @@ def lost_rows(rows_bad: Mapping[str, int]) -> Iterator[str]:
             yield f"A source file is cut off ({reason}): an unknown number of its rows is lost. See quarantine.jsonl."
     if lost := rows_bad.get(Reason.DAMAGED_TABLE, 0):
         yield f"A source file is damaged: {lost:,} of its rows are lost. See quarantine.jsonl."
+    if Reason.AFTER_GZIP in rows_bad:
+        yield "A gzip file goes on with other bytes after the end of its data; they were ignored. See quarantine.jsonl."
     if again := rows_bad.get(Reason.HEADER_AGAIN, 0):
         yield f"{again:,} lines repeat the header of their file, as joined files do, and were left out."
     if lost := rows_bad.get(Reason.NOT_UTF8, 0):

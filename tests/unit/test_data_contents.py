@@ -295,3 +295,5 @@ def test_bytes_after_the_end_of_a_gzip_file_lose_nothing(tmp_path: Path, name: s
     assert ([row.body for row in rows], [(one.reason, one.rows) for one in bad]) == (
         ["a", "b"], [(Reason.AFTER_GZIP, 0)],
     )  # fmt: skip
+    (said,) = lost_rows({Reason.AFTER_GZIP: 0})
+    assert "ignored" in said
