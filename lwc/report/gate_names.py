@@ -199,7 +199,8 @@ def unmeasured(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str]]:
 
 def unreachable(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str]]:
     """Where in a recipe a gate compares a share with a number that is none: it passes always or never."""
-    found, known = [], figures(recipe) if recipe.gates else {}
+    found: list[tuple[tuple[str | int, ...], str]] = []
+    known = figures(recipe) if recipe.gates else {}
     for number, gate in enumerate(recipe.gates):
         most = max((figure.most or inf for name, figure in known.items() if _matches(name, gate.metric)), default=inf)
         if gate.relative_to is None and gate.value > most:
