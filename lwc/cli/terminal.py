@@ -251,13 +251,15 @@ def trust_table(trust: TrustFigures) -> None:
 
 def loadtest(result: Mapping[str, Any]) -> None:
     """Figures of one load test."""
+    from lwc.serving.loadtest.explain import labels_apart
+
     latency, served = result["latency_ms"], result.get("served")
     shown = ", ".join(f"{name} {_number(latency[name], 1)} ms" for name in ("p50", "p95", "p99"))
     answers = "no labels to check"
     if served:
         known = {"accuracy": "served accuracy", "ndcg_at_10": "served NDCG@10", "matches_offline": "equal to offline"}
         figures = ", ".join(f"{name} {_number(served[key])}" for key, name in known.items() if key in served)
-        answers = f"{figures} on {served['n']} questions"
+        answers = f"{labels_apart(result) or figures} on {served['n']} questions"
     line(
         f"{result['protocol']}: {result['requests']} requests, {result['throughput_rps']:.1f}/s,"
         f" errors {result['errors']} ({result['error_rate']:.2%}); {shown};"
@@ -265,6 +267,8 @@ def loadtest(result: Mapping[str, Any]) -> None:
     )
     for sentence in result["why"]:
         note(f"  {sentence}")
+    for one in result["error_messages"]:
+        note(f"  error: {one['count']}× {one['message']}")
 
 
 def found_rates(found: Mapping[str, Any]) -> None:
@@ -339,9 +343,20 @@ def tree(value: Mapping[str, object], indent: int = 0) -> None:
     """Nested figures, one a line."""
     pad = "  " * indent
     for key, item in value.items():
-        if isinstance(item, Mapping):
+        if isinstance(item, Mapping | list | tuple) and not item:
+            continue
+        if isinstance(item, list | tuple):
+            many = any(isinstance(one, Mapping) for one in item)
+            line(f"{pad}{escape(str(key))}:" + ("" if many else escape(f" {', '.join(map(_plain, item))}")))
+            for one in item if many else ():
+                parts = (f"{name} {_plain(part)}" for name, part in one.items() if part is not None)
+                line(f"{pad}  {escape(', '.join(parts))}")
+        elif isinstance(item, Mapping):
             line(f"{pad}[bold]{escape(str(key))}[/bold]")
             tree(item, indent + 1)
         else:
-            shown = f"{item:.4g}" if isinstance(item, float) else str(item)
-            line(f"{pad}{escape(str(key))}: {escape(shown)}")
+            line(f"{pad}{escape(str(key))}: {escape(_plain(item))}")
+
+
+def _plain(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -78,10 +78,10 @@ def _weights_file(saved: Saved) -> Fault | None:
     names = sorted(path.name for path in saved.folder.iterdir() if path.is_file())
     weights = [name for name in names if name.endswith(".safetensors")]
     if weights:
-        return Fault(
-            f"{saved.folder}: weights in {', '.join(weights)}, none of which is named {WEIGHTS}",
-            f"rename the file to {WEIGHTS}",
-        )
+        what = f"{saved.folder}: weights in {', '.join(weights)}, none of which is named {WEIGHTS}"
+        if any("-of-" in name for name in weights):
+            return Fault(f"{what}, and no {INDEX}", f"copy {INDEX}, which says what is in which file, from the source")
+        return Fault(what, f"rename the file to {WEIGHTS}")
     others = [name for name in names if Path(name).suffix in _OTHER_FORMATS and name != "training_args.bin"]
     if not others:
         return Fault(

@@ -119,6 +119,10 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "bin": (renamed(WEIGHTS, "pytorch_model.bin"), r"pytorch_model\.bin is pickled .* never loads a pickle"),
     "lightning": (renamed(WEIGHTS, "last.ckpt"), r"last\.ckpt is a pickle"),
     "tensorflow": (renamed(WEIGHTS, "tf_model.h5"), r"tf_model\.h5 is TensorFlow weights"),
+    "shards without an index": (
+        both(renamed(WEIGHTS, "model-00001-of-00002.safetensors"),
+             lambda folder: (folder / "model-00002-of-00002.safetensors").write_bytes(b"")),
+        r"none of which is named .* and no model\.safetensors\.index\.json"),
     "other name": (renamed(WEIGHTS, "weights.safetensors"), r"weights\.safetensors, none of which is named"),
     "cut off": (cut, r"model\.safetensors: [\d,]+ bytes, its header describes [\d,]+"),
     "no header": (written(WEIGHTS, b"x" * 200), "200 bytes without a safetensors header"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ from lwc.core.errors import DataError, RecipeError, ServingError
 from lwc.serving.loadtest import process
 from lwc.serving.loadtest.arrivals import arrival_times
 from lwc.serving.loadtest.endpoint import connect, fitting_wire
+from lwc.serving.loadtest.explain import labels_apart
 from lwc.serving.loadtest.recorder import Recorder, merge_records
 from lwc.serving.loadtest.run import Load, Thresholds, check_thresholds, run_loadtest
 from lwc.serving.loadtest.samples import read_samples, write_samples
@@ -559,3 +561,53 @@ def test_bad_samples_are_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(DataError):
         read_samples(path, TextWire())
+
+
+@pytest.mark.parametrize(
+    ("labels", "answers", "told"),
+    [
+        (["0", "1"], ["good", "bad"], "these have '0', '1', the model gave 'bad', 'good'"),
+        (["good", "bad"], ["bad", "good"], None),  # all wrong, but both are labels of both
+        (["good", "bad"], ["good", "good"], None),
+    ],
+)
+def test_labels_that_no_answer_has_are_told_instead_of_an_accuracy(
+    labels: list[str], answers: list[str], told: str | None
+) -> None:
+    samples = [Sample(number, "text", label, None) for number, label in enumerate(labels)]
+    served = TextWire().judge(list(enumerate(answers)), samples)
+    found = labels_apart({"served": served})
+    assert found is None if told is None else told in str(found)
+
+
+@pytest.mark.parametrize(
+    ("limits", "users", "workers", "outcome"),
+    [
+        ((64, 4096), 200, 1, 300),
+        ((64, 200), 200, 2, 200),
+        ((64, 200), 200, 1, "needs 300 open files, the limit here is 200"),
+        ((1024, resource.RLIM_INFINITY), 200, 1, None),
+        ((64, resource.RLIM_INFINITY), 10, 1, 110),
+    ],
+)
+def test_a_sender_may_open_a_connection_for_each_user(
+    monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], users: int, workers: int, outcome: object
+) -> None:
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda _, pair: given.append(pair))
+    if isinstance(outcome, str):
+        with pytest.raises(RecipeError, match=outcome):
+            process.allow_files({"users": users, "workers": workers})
+        assert not given
+        return
+    process.allow_files({"users": users, "workers": workers})
+    assert given == ([] if outcome is None else [(outcome, limits[1])])
+
+
+def test_what_the_sender_runs_out_of_is_no_error_of_the_server(tmp_path: Path) -> None:
+    records = tmp_path / "records.json"
+    records.write_text(json.dumps({"died": "Refused: OSError: [Errno 24] Too many open files"}))
+    with pytest.raises(ServingError, match="the sender, not the server, failed") as caught:
+        process._read_records(records, 1, tmp_path / "log")
+    assert caught.value.exit_code == 2

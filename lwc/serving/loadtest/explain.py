@@ -7,6 +7,7 @@ from typing import Any
 
 # Of one core: above it a Python process has little left to send requests on time.
 BUSY_GENERATOR = 0.85
+_SHOWN = 5
 # Part of the mean latency → its name, and what to say where it is the largest.
 _PARTS = {
     "client_wait": (
@@ -48,3 +49,17 @@ def explain(result: Mapping[str, Any]) -> list[str]:
             " than the server's; give it more --workers"
         )
     return said
+
+
+def labels_apart(result: Mapping[str, Any]) -> str | None:
+    """What to say in place of an accuracy of 0 where no label of the samples is one that the model gave."""
+    served = result.get("served") or {}
+    if "confusion" not in served or served["accuracy"]:
+        return None
+    names, table = served["label_names"], served["confusion"]
+    true = [name for name, row in zip(names, table, strict=True) if any(row)]
+    given = [name for name, *column in zip(names, *table, strict=True) if any(column)]
+    if not set(true).isdisjoint(given):
+        return None
+    labels, answers = (", ".join(map(repr, some[:_SHOWN])) for some in (true, given))
+    return f"no answer is a label of the samples: these have {labels}, the model gave {answers}"

@@ -30,6 +30,7 @@ from locust.runners import MasterRunner, Runner, WorkerRunner
 import lwc
 from lwc.core.store import write_whole
 from lwc.serving.loadtest.arrivals import arrival_times
+from lwc.serving.loadtest.process import OWN_LIMITS
 from lwc.serving.loadtest.recorder import Recorder, Ticket, merge_records
 from lwc.serving.triton.client import Connection, Refused
 from lwc.serving.triton.counters import read_page
@@ -87,6 +88,8 @@ class Asker(User):  # type: ignore[misc]
                 ENCODED[ticket.sample] = self.connection.inputs(WIRE.encode(QUESTIONS[ticket.sample]))
             answer = self.connection.read(SETTINGS["model"], WIRE, ENCODED[ticket.sample])
         except Refused as problem:
+            if problem.broken and any(limit in str(problem) for limit in OWN_LIMITS):
+                raise  # ends the test: no figure of the server's
             error = problem
         latency = RECORDER.finish(ticket, answer, None if error is None else str(error))
         self.environment.events.request.fire(

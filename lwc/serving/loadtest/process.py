@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import math
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -22,6 +24,10 @@ from lwc.serving.loadtest.recorder import RECORDS_VERSION
 
 START_ALLOWANCE_S = 60.0
 TAIL_LINES = 15
+# Of a sender, besides its connections: libraries, logs, pipes.
+OTHER_FILES = 100
+# What a sender, not the server, runs out of: files, local ports.
+OWN_LIMITS = tuple(map(os.strerror, (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL)))
 # Run by path: importing it here would import Locust.
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 # Locust's words where too few workers came.
@@ -59,6 +65,23 @@ class Elsewhere:
             )
 
 
+def allow_files(settings: Mapping[str, Any]) -> None:
+    """Raise this process's limit of open files, which its children inherit, to what the users of one sender need.
+
+    Raises:
+        RecipeError: the hard limit is below that.
+    """
+    needed = -(-settings["users"] // settings["workers"]) + OTHER_FILES  # each user has a connection
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise RecipeError(
+            f"a sender of {needed - OTHER_FILES} users needs {needed} open files, the limit here is {hard}",
+            f"raise it (ulimit -n {needed}), or take fewer users or more --workers",
+        )
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
 def run_locust(settings: Mapping[str, Any], out: Path, elsewhere: Elsewhere | None) -> dict[str, Any]:
     """Run one load test with the settings of ``locustfile.py``; returns the records it left.
 
@@ -66,9 +89,12 @@ def run_locust(settings: Mapping[str, Any], out: Path, elsewhere: Elsewhere | No
     ``records_<protocol>.json``, ``locust_<protocol>.html``, ``.log`` and CSV files in ``out``.
 
     Raises:
+        RecipeError: more users than this process may open connections.
         ServingError: Locust broke, ran past its deadline, left no whole records, or workers did not come; its log is
             quoted.
     """
+    if elsewhere is None:
+        allow_files(settings)
     protocol, workers, users = settings["protocol"], settings["workers"], str(settings["users"])
     log, records = out / f"locust_{protocol}.log", out / f"records_{protocol}.json"
     records.unlink(missing_ok=True)
@@ -162,6 +188,12 @@ def _environment(settings: Path) -> dict[str, str]:
 
 def _read_records(path: Path, status: int, log: Path) -> dict[str, Any]:
     records: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if "died" in records and any(limit in records["died"] for limit in OWN_LIMITS):
+        raise ServingError(
+            f"the sender, not the server, failed: {records['died']}",
+            "raise the limit of open files (ulimit -n), or take fewer users or more --workers",
+            USAGE,
+        )
     if "died" in records:
         raise ServingError(f"a user of the load test died of {records['died']}\n{tail(log)}", f"the whole log: {log}")
     if status != 0 or not records:

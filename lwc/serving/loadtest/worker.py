@@ -16,7 +16,15 @@ from typing import Any, get_args
 from lwc import __version__
 from lwc.core.errors import USAGE, RecipeError, ServingError
 from lwc.serving.loadtest.endpoint import parse_address, wires
-from lwc.serving.loadtest.process import Protocol, check_installed, longest_s, run_processes, tail, worker_command
+from lwc.serving.loadtest.process import (
+    Protocol,
+    allow_files,
+    check_installed,
+    longest_s,
+    run_processes,
+    tail,
+    worker_command,
+)
 
 PATIENCE_S = 120.0
 ASK_AGAIN_MS = 2000
@@ -44,6 +52,7 @@ def work(master: str, say: Callable[[str], None], patience_s: float = PATIENCE_S
         # The protocol becomes part of a file's name, the wire is imported.
         if settings["protocol"] not in get_args(Protocol) or settings["wire"] not in wires():
             raise ServingError(f"the master at {address} sent settings that are none of lwc's")
+        allow_files(settings)
         say(f"sending to {settings['model']} at {settings['url']} for {address}")
         with tempfile.TemporaryDirectory(prefix="lwc-worker-") as name:
             folder, log = Path(name), Path(name) / "locust.log"
