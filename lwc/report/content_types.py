@@ -153,6 +153,7 @@ class DataQuality(TypedDict, total=False):
     largest_user: Annotated[
         LargestUser | None,
         When("texts"),
+        Sometimes(),
         Field(description="of a split by user: the user with more than a tenth of all rows"),
     ]
     label_names: list[str]
