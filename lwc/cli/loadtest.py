@@ -188,6 +188,8 @@ def _check_compared(endpoint: Endpoint, samples: list[Sample], find_rate: bool, 
             f"{endpoint.model} has no label output",
             "name it with --label-output, or leave out --min-accuracy and --min-agreement",
         )
+    if limits.min_accuracy is not None and any(sample.label is None for sample in samples):
+        raise RecipeError("--min-accuracy, but the samples have no label", "add the column label, or leave it out")
     unknown = sum(sample.offline is None for sample in samples)
     if limits.min_agreement is not None and unknown:
         raise RecipeError(

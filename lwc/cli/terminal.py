@@ -88,6 +88,9 @@ class RunView:
         if kind == "warning":
             warning(text)
             return
+        if kind == "note":
+            line(f"[dim]note:[/dim] {escape(text)}")
+            return
         if kind == "progress":
             self._last = text
             if self._interactive:

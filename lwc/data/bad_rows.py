@@ -110,7 +110,7 @@ def _check(
     allowed = "" if limit == 1 else f", more than data.max_bad_rows {limit:.0%}"
     shown = "".join(f"\n  {_place(first[reason])}" for reason in most if reason in first)
     hints = [hint, *(_advice(reason, first.get(reason)) for reason in most)]
-    if 2 * count < read:
+    if 10 * count <= read:
         hints.append(f"to leave these rows out, set data.max_bad_rows: {math.ceil(1000 * count / read) / 1000:g}")
     what = "; ".join(dict.fromkeys(filter(None, hints))) or "repair the rows"
     raise DataError(f"{count} of {read} rows are bad{allowed} ({reasons}); the first of each:{shown}", what + kept)

@@ -138,17 +138,19 @@ def _with_header(
     if lacking and form.header is None and (later := _later_header(base, sample, wanted, free)) is not None:
         say(f"the header is on line {later[0][0][0]}, and the lines before it are left out")
         return later
-    if free and lacking:
+    if lacking:
         tried = {mark: _header(replace(base, delimiter=mark), sample, wanted) for mark in DELIMITERS}
         others = {mark: one for mark, one in tried.items() if not isinstance(one, Bad)}
         fitting = {mark: one for mark, one in others.items() if not wanted.missing(one[1].names)}
         widest = max(others, key=lambda mark: len(others[mark][1].names), default=None)
-        if len(fitting) == 1:
+        if free and len(fitting) == 1:
             ((mark, header),) = fitting.items()
             say(f"fields are separated by {DELIMITERS[mark]}, as the header shows")
         elif widest and (isinstance(header, Bad) or len(header[1].names) == 1) and len(others[widest][1].names) > 1:
-            header = others[widest]
-            advice = f"; if fields are separated by {DELIMITERS[widest]}, {_set(wanted, f'delimiter: {widest!r}')}"
+            header = others[widest] if free else header
+            # A header that has some of the columns is split right; what it lacks is another matter.
+            if not free or wanted.names.isdisjoint(others[widest][1].names):
+                advice = f"; if fields are separated by {DELIMITERS[widest]}, {_set(wanted, f'delimiter: {widest!r}')}"
     if isinstance(header, Bad):
         where = f"{path}, line {sample[0][0]}"
         raise DataError(f"{where}: the header cannot be read: {header.message}: {header.excerpt}", "repair the header")

@@ -11,6 +11,9 @@ from lwc.core.spelling import MISSING, number_name, plain
 from lwc.data.dates import Order, date_of, is_numbered
 from lwc.data.rows import BadValue, Reason
 
+# A decimal comma, as spreadsheets of many countries write it: stars are at most 5, so it separates no thousands.
+_COMMA = re.compile(r"^\s*(\d),(\d+)\s*$")
+
 
 def rating_of(value: Any) -> float | None:
     """Stars as a number; None if there are none.
@@ -23,7 +26,7 @@ def rating_of(value: Any) -> float | None:
     if isinstance(value, bool):
         raise BadValue(Reason.RATING_BOOLEAN)
     try:
-        stars = float(value)
+        stars = float(_COMMA.sub(r"\1.\2", value) if isinstance(value, str) else value)
     except OverflowError:
         raise BadValue(Reason.RATING_OUTSIDE) from None
     except (TypeError, ValueError):

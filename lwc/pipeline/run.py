@@ -131,7 +131,7 @@ class StageResult:
 
 
 Event = Callable[[str, str, str], None]
-"""Called as ``event(kind, stage, text)``; kinds: ``hit``, ``start``, ``wait``, ``progress``, ``done``, ``warning``."""
+"""Called as ``event(kind, stage, text)``; kinds: hit, start, wait, progress, done, warning and note."""
 
 
 def run(
@@ -177,8 +177,8 @@ def run(
             artifact, hit = _build(stage, store, planned, make, event), False
             event("done", stage.name, f"{artifact.seconds:.1f} s")
         if stage.name == "data":
-            for text in _data_warnings(recipe, artifact.path):
-                event("warning", stage.name, text)
+            for kind, text in _of_data(recipe, artifact.path):
+                event(kind, stage.name, text)
         done[stage.name] = artifact
         results[stage.name] = StageResult(artifact.path, artifact.seconds, hit)
         record[stage.name] = dict(planned.ingredients)
@@ -187,14 +187,19 @@ def run(
     return results
 
 
-def _data_warnings(recipe: Recipe, folder: Path) -> list[str]:
-    """Said before the training, of which they may be a reason to stop."""
-    from lwc.report.data_warnings import data_warnings
+def _of_data(recipe: Recipe, folder: Path) -> list[tuple[str, str]]:
+    """Warnings and notes about the data, said before the training, of which they may be a reason to stop."""
+    from lwc.report.data_warnings import data_notes, data_warnings
 
-    quality = folder / "quality.json"  # tasks from outside lwc may write none
-    return (
-        data_warnings(read_json(quality), recipe.task.name, list(recipe.data.labels.map)) if quality.is_file() else []
-    )
+    path = folder / "quality.json"
+    if not path.is_file():  # tasks from outside lwc may write none
+        return []
+    quality, bad = read_json(path), folder / "quarantine.jsonl"
+    notes = data_notes(quality)
+    if quality.get("rows_bad"):
+        notes.append(f"{bad} lists the bad rows.")
+    warnings = data_warnings(quality, recipe.task.name, list(recipe.data.labels.map))
+    return [*(("warning", text) for text in warnings), *(("note", text) for text in notes)]
 
 
 def _names(stages: Sequence[Stage]) -> list[str]:

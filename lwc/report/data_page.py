@@ -140,7 +140,11 @@ def _document(q: Ingested, name: str, folder: Path, labels: Labels, task: str) -
         + (f"; read in {duration(took)}" if took is not None else ""),
         passed=True,
         state="ingested",
-        verdict=[*(Paragraph(one, "bad") for one in data_warnings(q, task, list(labels.map))), Paragraph(_near(q))],
+        verdict=[
+            *(Paragraph(one, "bad") for one in data_warnings(q, task, list(labels.map))),
+            *(Paragraph(one, "quiet") for one in q.get("read_as", [])),
+            Paragraph(_near(q)),
+        ],
         tiles=[
             ("rows read", number(q["rows_read"]), ""),
             ("used", number(q["rows_used"]), percent(q["rows_used"] / max(1, q["rows_read"]))),

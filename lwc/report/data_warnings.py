@@ -18,15 +18,14 @@ _MOST = 3  # as many examples as fit into a sentence
 
 
 def data_warnings(quality: DataQuality, task: str, label_map: Sequence[str] = ()) -> list[str]:
-    """Warnings about lost rows, how files were read, labels, duplicates, small classes and shared times.
+    """Warnings about lost rows, labels, duplicates, small classes and shared times.
 
     Args:
         quality: ``quality.json`` of the data stage.
         task: the name of the recipe's task; only classes need rows of their own.
         label_map: the values that ``data.labels.map`` names.
     """
-    found = [*lost_rows(quality.get("rows_bad", {})), *quality.get("read_as", [])]
-    found += [*_spellings(quality), *_unused(quality, label_map)]
+    found = [*lost_rows(quality.get("rows_bad", {})), *_spellings(quality), *_unused(quality, label_map)]
     if "confusion" in TASKS[task].headline.counts:
         found += [*_alike(quality), *_missing(quality), *_small_classes(quality)]
     return [*found, *_one_user(quality), *_given_away(quality), *_duplicates(quality), *_histories(quality)]
@@ -48,6 +47,14 @@ def lost_rows(rows_bad: Mapping[str, int]) -> Iterator[str]:
             f"{lost:,} rows are not UTF-8 and were left out: those with accents or curly quotes, not a random sample."
             " Convert the file, or set data.source.format.encoding. See quarantine.jsonl."
         )
+
+
+def data_notes(quality: DataQuality) -> list[str]:
+    """How files were read where their content decided it, and how many rows are bad: no reason to stop."""
+    bad = quality.get("rows_bad", {})
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(bad.items(), key=lambda one: -one[1]))
+    left_out = f"{sum(bad.values()):,} of {quality['rows_read']:,} rows are bad and left out ({reasons})."
+    return [*quality.get("read_as", []), *([left_out] if bad else [])]
 
 
 def _quoted(names: Sequence[str]) -> str:

@@ -104,6 +104,7 @@ def data_section(report: Report) -> Section:
         *_cleaning(data["quality"] or {}),
     ]
     blocks: list[Paragraph | Table] = [Table(("", ""), tuple(rows))]
+    blocks += [Paragraph(text, "quiet") for text in (data["quality"] or {}).get("read_as", [])]
     if "title" in data["text_fields"]:
         warning = (
             f"Text fields used: {fields}. Titles often state the label (“Five Stars”), so figures with "

@@ -153,7 +153,8 @@ def check_names(names: list[str]) -> list[str]:
     for name in names:
         if "\n" in name or "\r" in name:
             raise ModelError(
-                f"label {name!r} contains a line break", "rename it in the data: labels.txt has one label a line"
+                f"label {name!r} contains a line break",
+                "name it in one line with data.labels.map: labels.txt has one label a line",
             )
     return names
 

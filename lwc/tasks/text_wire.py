@@ -63,26 +63,25 @@ class TextWire:
         return cls(inputs[0].name, shape, names, label, scores)
 
     def sample(self, row: Mapping[str, Any], number: int) -> Sample:
-        """Columns id, text, label (a name) and, if known, offline. A model without labels needs the text only."""
+        """Columns id and text and, if known, label (a name) and offline."""
+        text, label, offline = row.get("text"), row.get("label"), row.get("offline")
         if self.label is None:
-            row = {"id": number, "text": row.get("text"), "label": ""}
-        for column in ("id", "text", "label"):
-            if column not in row:
-                raise ValueError(f"no column {column!r}: samples need id, text and label")
-        text, label, offline = row["text"], row["label"], row.get("offline")
-        if not isinstance(text, str) or not isinstance(label, str):
-            raise ValueError("text and label must be strings: labels are compared by name, not by id")
+            label, offline, row = None, None, {"id": number}
+        if not isinstance(text, str):
+            raise ValueError("the text must be a string")
+        if label is not None and not isinstance(label, str):
+            raise ValueError("the label must be a string: labels are compared by name, not by id")
         if offline is not None and not isinstance(offline, str):
             raise ValueError("offline must be a label's name")
         try:
             text.encode("utf-8")
-            identity = int(row["id"])
+            identity = int(row.get("id", number))
         except UnicodeEncodeError as error:
             raise ValueError("the text has a lone surrogate and cannot be sent as UTF-8") from error
         except (TypeError, ValueError) as error:
-            raise ValueError(f"id {row['id']!r} is not a whole number") from error
+            raise ValueError(f"id {row.get('id')!r} is not a whole number") from error
         names = [None if name is None else plain(name) for name in (label, offline)]
-        return Sample(identity, text, None if self.label is None else names[0], names[1])
+        return Sample(identity, text, *names)
 
     def encode(self, question: Question) -> dict[str, Array]:
         """One BYTES element."""

@@ -20,6 +20,7 @@ from both import both
 from lwc.core.errors import DataError
 from lwc.data.bad_rows import check_bad
 from lwc.data.duplicates import fold
+from lwc.data.fields import rating_of
 from lwc.data.ingest.run import ingest
 from lwc.data.paths import locate
 from lwc.data.prepare import check_splits, prepare
@@ -297,3 +298,8 @@ def test_bytes_after_the_end_of_a_gzip_file_lose_nothing(tmp_path: Path, name: s
     )  # fmt: skip
     (said,) = lost_rows({Reason.AFTER_GZIP: 0})
     assert "ignored" in said
+
+
+@pytest.mark.parametrize(("written", "stars"), [("4,5", 4.5), (" 3,0 ", 3.0), ("5", 5.0), (4.5, 4.5)])
+def test_stars_may_have_a_decimal_comma(written: object, stars: float) -> None:
+    assert rating_of(written) == stars

@@ -117,10 +117,21 @@ def test_another_delimiter_is_seen_in_the_header_and_said(tmp_path: Path, mark: 
     assert [row.body for row in both(table(tmp_path / "r.csv", delimiter=given))[0]] == bodies
 
 
-def test_a_wrong_column_in_another_delimiter_names_both(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no column for body: 'text' \(did you mean 'texts'\?\)") as caught:
-        both(table(tmp_path / "r.csv", "texts;stars\na;5\n"))
-    assert "if fields are separated by semicolons, set data.source.format.delimiter: ';'" in caught.value.hint
+@pytest.mark.parametrize(
+    ("header", "settings", "told"),
+    [
+        ("texts;stars", {}, False),  # some columns are there: the header is split right
+        ("texts;starz", {}, True),
+        ("text;stars", {"delimiter": ","}, True),
+    ],
+)
+def test_a_header_without_the_columns_names_the_delimiter_it_shows(
+    tmp_path: Path, header: str, settings: dict[str, str], told: bool
+) -> None:
+    with pytest.raises(DataError, match="no column for") as caught:
+        both(table(tmp_path / "r.csv", f"{header}\na;5\n", **settings))
+    said = "if fields are separated by semicolons, set data.source.format.delimiter: ';'"
+    assert (said in caught.value.hint) is told
 
 
 @pytest.mark.parametrize("mark", [",", ";"])

@@ -550,7 +550,7 @@ def test_samples_without_offline_predictions(tmp_path: Path) -> None:
     [
         "",
         "nope\n",
-        '{"id": 1, "text": "x"}\n',
+        '{"id": 1, "text": "x"}\n{"id": 2, "text": "y", "label": "a"}\n',
         '{"id": 1, "text": "x", "label": 3}\n',
         '{"id": 1, "text": "\\ud800", "label": "a"}\n',
         '{"id": 1, "text": "x", "label": "a"}\n{"id": 1, "text": "y", "label": "a"}\n',

@@ -28,6 +28,7 @@ from damaged_repository import (
 )  # fmt: skip
 from onnx import TensorProto
 from tiny_models import tiny
+from tiny_repository import tiny_repository
 
 from lwc.cli.serve import repo_check
 from lwc.core.errors import MISSING, OK, USAGE, MissingDependency, ModelError, RecipeError
@@ -557,3 +558,10 @@ def test_a_repository_that_lwc_wrote_has_nothing_to_tell(tmp_path: Path) -> None
     )
     assert inspect_repository(repository, Machine(gpus=0)) == []
     assert check_repository(repository) == []
+
+
+def test_a_folder_of_repositories_is_not_called_faulty_models(tmp_path: Path) -> None:
+    tiny_repository(tmp_path / "mine")
+    with pytest.raises(RecipeError, match="a folder of repositories, not a repository") as caught:
+        examine(tmp_path)
+    assert str(tmp_path / "mine") in caught.value.hint

@@ -68,3 +68,13 @@ def test_samples_that_cannot_be_read_are_named_by_line(tmp_path: Path, name: str
         read_samples(tmp_path / name, TextWire())
     assert (caught.value.message + caught.value.hint).isprintable()
     assert "data.source" not in caught.value.hint
+
+
+def test_texts_need_no_label(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("text\ngreat value\nbroke at once\n")
+    samples = read_samples(tmp_path / "s.csv", TextWire())
+    assert [(one.id, one.question, one.label) for one in samples] == [
+        (1, "great value", None),
+        (2, "broke at once", None),
+    ]
+    assert TextWire().judge([(0, "good"), (1, "bad")], samples) is None

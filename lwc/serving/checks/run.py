@@ -126,6 +126,9 @@ def examine(
         raise RecipeError(f"{folder}: no such folder", "give a Triton model repository")
     if (folder / CONFIG).is_file() and not any(folder.glob(f"*/{CONFIG}")):
         raise RecipeError(f"{folder}: a model, not a repository", f"give its folder, {folder.resolve().parent}")
+    inside = sorted(path.parents[1].name for path in folder.glob(f"*/*/{CONFIG}"))
+    if inside and not any(folder.glob(f"*/{CONFIG}")):
+        raise RecipeError(f"{folder}: a folder of repositories, not a repository", f"give one, {folder / inside[0]}")
     repository, findings = _read(folder, machine or Machine())
     models = repository.models
     for model in models.values():

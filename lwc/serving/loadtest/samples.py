@@ -25,8 +25,8 @@ def read_samples(path: Path, wire: Wire) -> list[Sample]:
         DataError: no such file, no rows, a missing column, or a row that cannot be read or sent.
     """
     if not path.is_file():
-        raise DataError(f"no samples file at {path}", "give a .parquet, .jsonl, .csv or .tsv file with text and label")
-    needed = f"samples need the column {wire.column}, and label where answers are judged; id and offline are optional"
+        raise DataError(f"no samples file at {path}", "give a .parquet, .jsonl, .csv or .tsv file")
+    needed = f"samples need the column {wire.column}; label, offline and id are optional"
     wanted = Wanted({wire.column: wire.column}, ("id", "label", "offline"), needed, options=None, nested=True)
     rows: list[tuple[int, Mapping[str, Any]]] = []
     for found in records(path, WRITTEN_AS_USUAL, wanted, every=True):
@@ -38,14 +38,16 @@ def read_samples(path: Path, wire: Wire) -> list[Sample]:
     samples: list[Sample] = []
     for number, (line, row) in enumerate(rows, 1):
         given: dict[str, Any] = {**row, "id": number} if numbered else dict(row)
-        if as_text:  # an empty field is no offline value
-            given["offline"] = given.get("offline") or None
+        if as_text:  # an empty field is no value
+            given |= {name: given.get(name) or None for name in ("label", "offline")}
         try:
             samples.append(wire.sample(given, number))
         except ValueError as error:
             raise DataError(f"{path}, line {line}: {error}", needed) from error
     if not samples:
         raise DataError(f"{path}: no samples", "the file must contain at least one row")
+    if wire.column == "text" and len({sample.label is None for sample in samples}) > 1:
+        raise DataError(f"{path}: some texts have a label and some have none", "give every text its label, or none")
     if len({sample.id for sample in samples}) != len(samples):
         raise DataError(f"{path}: ids are not unique", "each text needs its own id")
     return samples

@@ -59,6 +59,8 @@ def deploy(
     if samples is not None and target.url is None:
         raise RecipeError("samples need a server that answers them", "give --url")
     rows = read_samples(samples, TextWire()) if samples is not None else []
+    if any(sample.label is None for sample in rows):
+        raise RecipeError(f"{samples}: the texts have no label", "add the column label, by which answers are judged")
     model, models = _read_repository(repository, say)
     target.folder.mkdir(parents=True, exist_ok=True)
     if repository.resolve().is_relative_to(target.folder.resolve()):
