@@ -346,7 +346,7 @@ def tree(value: Mapping[str, object], indent: int = 0) -> None:
     """Nested figures, one a line."""
     pad = "  " * indent
     for key, item in value.items():
-        if isinstance(item, Mapping | list | tuple) and not item:
+        if item is None or (isinstance(item, Mapping | list | tuple) and not item):
             continue
         if isinstance(item, list | tuple):
             many = any(isinstance(one, Mapping) for one in item)
