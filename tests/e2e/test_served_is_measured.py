@@ -133,7 +133,7 @@ def answers_changed(data: Path, model_dir: Path, side: str) -> tuple[int, int]:
         ("classification", "left", LABELS),
         pytest.param("classification", "right", LABELS[:2], marks=pytest.mark.grid),  # as every other run cuts
         ("regression", "left", ["1.0", "2.0", "3.50", "5"]),
-        ("causal_lm", "left", ["none"]),
+        pytest.param("causal_lm", "left", ["none"], marks=pytest.mark.grid),
     ],
 )
 def test_a_text_is_answered_as_it_was_measured(tmp_path: Path, task: str, side: str, labels: list[str]) -> None:
@@ -181,6 +181,7 @@ def test_a_server_that_does_not_clean_fails_the_run_without_a_gate(tmp_path: Pat
     assert any(f"row {one['id']} is {one['served']!r} served" in text for text in report["verdict"]["warnings"])
 
 
+@pytest.mark.grid
 def test_a_history_is_answered_as_it_was_measured(tmp_path: Path) -> None:
     pytest.importorskip("implicit")
     write_chain(tmp_path / "shop.csv")
