@@ -8,6 +8,8 @@ import re
 import struct
 import unicodedata
 
+LONE = re.compile("[\ud800-\udfff]")
+"""Surrogates without their other half: JSON and YAML can have them, UTF-8 cannot."""
 _WHOLE = re.compile(r"(-?[0-9]+)\.0+")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _EXACT, _LARGEST_SINGLE = 2.0**53, 3e38

@@ -19,6 +19,8 @@ from lwc.core.errors import USAGE, LwcError, disk_full, no_space
 
 MANIFEST = "manifest.json"
 # Beside the run folders: the store. In each run folder: what its stages were made from.
+LFS_POINTER = b"version https://git-lfs"
+"""The first bytes of what Git LFS leaves in place of a file that was not fetched."""
 STORE_FOLDER = ".store"
 RECORD = "stages.json"
 

@@ -14,9 +14,6 @@ import unicodedata
 MAX_CHARACTERS = 200_000
 """Longest text: a longer one is no review, and others would wait while it is tokenized."""
 
-LONE = re.compile("[\ud800-\udfff]")
-"""Surrogates without their other half: JSON can have them, UTF-8 cannot."""
-
 # Without a flag for case, with which `re` cannot jump from one "<" to the next.
 _BREAK = re.compile(r"<[bB][rR]\s*/?>")
 _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,200}>")

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 
 from lwc.core.arrays import Array
 from lwc.core.errors import DataError
+from lwc.core.spelling import LONE
 from lwc.core.store import write_json
 from lwc.data.bad_rows import check_bad, read_good
-from lwc.data.cleaning import LONE, MAX_CHARACTERS, clean
+from lwc.data.cleaning import MAX_CHARACTERS, clean
 from lwc.data.duplicates import exact_duplicates, fold, near_duplicates
 from lwc.data.labels import check_values, label_name, label_names, label_value, listed
 from lwc.data.quality import describe, giveaways, leaks

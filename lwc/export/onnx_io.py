@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 
 from lwc.core.errors import ModelError
+from lwc.core.store import LFS_POINTER
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,6 @@ def _measures(graph: onnx.GraphProto) -> bool:
     return any(node.op_type in _MEASURING for node in graph.node) or any(map(_measures, inner))
 
 
-_LFS = b"version https://git-lfs"
-
-
 def load_graph(path: Path) -> onnx.ModelProto:
     """An ONNX file without its external data.
 
@@ -76,7 +74,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
 def is_lfs_pointer(path: Path) -> bool:
     """Whether Git LFS left its pointer where the file should be."""
     with path.open("rb") as file:
-        return file.read(len(_LFS)) == _LFS
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 def read_io(path: Path) -> OnnxInfo:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lwc.core.errors import ModelError
+from lwc.core.store import LFS_POINTER
 from lwc.models.families import Family, family_named
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-_LFS = b"version https://git-lfs"
 _EMBEDDINGS = ("word_embeddings.weight", "tok_embeddings.weight", "embed_tokens.weight", "wte.weight")
 HEAD_OUTPUTS = ("classifier.weight", "classifier.out_proj.weight", "score.weight")
 """The last layer of a sequence classifier's head, in every family of the table."""
@@ -98,7 +98,7 @@ class Saved:
     def _header(self, name: str) -> dict[str, Weight]:
         path = self.folder / name
         with path.open("rb") as file:
-            if file.read(len(_LFS)) == _LFS:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise ModelError(f"{path}: a Git LFS pointer, not weights", "run `git lfs pull`")
         size = path.stat().st_size
         try:

@@ -16,7 +16,7 @@ from lwc.core.errors import LwcError, disk_full, no_space
 from lwc.core.store import RECORD, STORE_FOLDER, Artifact, Store, key_of, read_json, read_record, write_json
 from lwc.pipeline.preflight import DATA, RECIPE, Subject, run_checks
 from lwc.pipeline.stage import Stage, StageContext
-from lwc.pipeline.stages import STAGES
+from lwc.pipeline.stages import STAGES, stages_until
 from lwc.recipe import Recipe
 
 # What takes a stage's memory.
@@ -147,7 +147,7 @@ def run(
     Raises:
         LwcError: from the stage that failed. What finished before stays reusable.
     """
-    line = STAGES if until is None else STAGES[: _names(STAGES).index(until) + 1]
+    line = STAGES[: len(stages_until(until))]
     together = max((number for number, stage in enumerate(line, start=1) if stage.shared), default=0)
     if not distributed.is_main():
         _help(recipe, line, together)

@@ -15,12 +15,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from lwc.core.errors import RecipeError
+from lwc.core.spelling import LONE
 from lwc.recipe import Recipe
 from lwc.recipe.base import Table
 
 # No recipe comes near it; nested aliases of a few lines are more values than memory has room for.
 _MOST_VALUES = 100_000
-_LONE = re.compile("[\ud800-\udfff]")
 Location = tuple[str | int, ...]
 Check = Callable[[Recipe], Iterable[tuple[Location, str]]]
 """What another wing refuses in a valid recipe: where, and why."""
@@ -66,7 +66,7 @@ def _construct(node: yaml.Node, loader: _Loader, where: Location, document: _Doc
         result: dict[str, Any] = {}
         for key_node, value_node in _merged(node):
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
-            if key is None or _LONE.search(key):
+            if key is None or LONE.search(key):
                 document.problems.append(
                     f"line {key_node.start_mark.line + 1}: {_dotted(where)}: a key must be plain text"
                 )
@@ -111,7 +111,7 @@ def _merged(node: yaml.MappingNode) -> list[tuple[yaml.Node, yaml.Node]]:
 
 def _check_text(node: yaml.Node, where: Location, document: _Document) -> None:
     """An escape such as ``\\ud800`` is half a character: no file, terminal or request can contain it."""
-    half = _LONE.search(str(node.value))
+    half = LONE.search(str(node.value))
     if half:
         line = node.start_mark.line + 1
         document.problems.append(f"line {line}: {_dotted(where)}: \\u{ord(half[0]):04x} is half a character")

@@ -99,7 +99,7 @@ def decide(gates: Iterable[Gate], report: Mapping[str, object]) -> list[Decision
     """Decide every gate on the report.
 
     Returns:
-        In recipe order. A metric that is missing,
-        not a number or not finite fails its gate, with the reason; a passed gate has an empty reason.
+        In recipe order. A metric that is missing, not a number or not finite fails its gate, with the reason; a passed
+        gate has an empty reason.
     """
     return [_decide_one(gate, report) for gate in gates]

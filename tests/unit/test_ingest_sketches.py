@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lwc.data.cleaning import LONE, clean
+from lwc.core.spelling import LONE
+from lwc.data.cleaning import clean
 from lwc.data.duplicates import fold
 from lwc.data.ingest import folding
 from lwc.data.ingest.fingerprints import (

@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
 
-from lwc.core.spelling import MISSING
-from lwc.data.cleaning import LONE
+from lwc.core.spelling import LONE, MISSING
 from lwc.data.fields import EXACT, UNITS, YEAR_9999, id_of, user_of
 from lwc.data.ingest.blocks import Block
 from lwc.data.ingest.strings import contents

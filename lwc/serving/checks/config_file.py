@@ -11,6 +11,7 @@ from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import model_config_pb2 as pb
 
+from lwc.core.store import LFS_POINTER
 from lwc.serving.checks.model import BACKEND_FILES, DERIVED, Finding, Machine, Model
 from lwc.serving.triton.config import parse
 
@@ -49,7 +50,7 @@ def read_model(folder: Path, machine: Machine) -> Model | Finding:
 
 def encoding_fault(data: bytes) -> tuple[str, str] | None:
     """What is wrong with the bytes of a text file and what to do; None where they are UTF-8 as Triton reads it."""
-    if data.startswith(b"version https://git-lfs"):
+    if data.startswith(LFS_POINTER):
         return "a Git LFS pointer, not the file", "run `git lfs pull`"
     for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         if data.startswith(mark):
