@@ -62,9 +62,9 @@ def _quality(report: Report, figures: Mapping[str, Figure]) -> Section:
 
 _STANDING = (
     "Every verified run must also serve the answers that were measured: serving.*.served.matches_offline is a gate"
-    " whether the recipe names it or not. It asks for 1, or 0.999 of a task that compares thousands of scores. Labels"
-    " of a dynamic int8 graph may change with the other texts of a batch: it may change as many as it changes against"
-    " fp32, plus three standard deviations, and at least 3."
+    " whether the recipe names it or not. It asks for 1, or 0.999 of a task that compares thousands of scores. The"
+    " labels of a dynamic int8 graph can change with the other texts of a batch, so its gate allows as many differences"
+    " as int8 makes against fp32, plus three standard deviations, and at least 3."
 )
 
 
