@@ -34,9 +34,9 @@ def load(path: Path, overrides: list[str] | None) -> Recipe:
     """The recipe of a file, with ``--set`` applied, and its gates and the variants of its sweep checked."""
     from lwc.recipe.file import load_recipe
     from lwc.recipe.variants import unfit_variants
-    from lwc.report.gate_names import unmeasured, unreachable
+    from lwc.report.gate_names import CHECKS
 
-    return load_recipe(path, overrides or (), [unmeasured, unreachable, unfit_variants])
+    return load_recipe(path, overrides or (), [*CHECKS, unfit_variants])
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -85,6 +85,9 @@ def validate(
         bool,
         typer.Option("--deep", help="also check the data, the checkpoint, this machine and the first --until stages"),
     ] = False,
+    metrics: Annotated[
+        bool, typer.Option("--metrics", help="print the metrics that a gate may name, and which have an interval")
+    ] = False,
     until: Until = None,
     runs: Runs = Path("runs"),
     models: Models = Path("triton_models"),
@@ -96,6 +99,8 @@ def validate(
     failed: LwcError | None = None
     for path in recipes:
         try:
+            if metrics:
+                _print_metrics(path, overrides)
             loaded = load(path, overrides)
             if deep:
                 _validate_deeply(loaded, runs, models, until)
@@ -106,6 +111,17 @@ def validate(
             render.note(f"{path}: ok ({loaded.name}, {loaded.target.ratio:g}x of {loaded.target.of})")
     if failed is not None:
         raise typer.Exit(failed.exit_code)
+
+
+def _print_metrics(path: Path, overrides: list[str] | None) -> None:
+    """On stdout. Gates are not checked first: a wrong one is why somebody needs the list."""
+    from lwc.recipe.file import load_recipe
+    from lwc.report.gate_names import listed
+
+    typer.echo(render.harmless("\n".join(listed(load_recipe(path, overrides or ())))))
+    render.note(
+        "`*` is a name and `#` a position that only the run knows; `at: low` judges the lower end of an interval"
+    )
 
 
 def _validate_deeply(recipe: Recipe, runs: Path, models: Path, until: str | None) -> None:

@@ -179,14 +179,16 @@ def quality_table(report: Report) -> None:
 
 
 def gates_table(gates: Sequence[Decision]) -> None:
-    """Every gate with its value."""
+    """Every gate with its value, and what its interval says of it."""
+    from lwc.report.verdict import gate_line
+
     for gate in gates:
         mark = "[green]pass[/green]" if gate["passed"] else "[bold red]FAIL[/bold red]"
-        value, limit = gate["value"], gate["threshold"]
-        shown = f"{value:.5g}" if isinstance(value, int | float) else "not measured"
-        bound = f"{limit:.5g}" if isinstance(limit, int | float) else "a value that was not measured"
-        reason = f" — {gate['reason']}" if gate.get("reason") and not gate["passed"] else ""
-        line(f"{mark} {gate['metric']} = {shown} ({gate['op']} {bound}){escape(reason)}")
+        said = gate_line(gate)
+        reason = f" — {gate['reason']}" if gate["reason"] and gate["reason"] not in said else ""
+        line(f"{mark} {escape(said + reason)}")
+        if gate["note"]:
+            line(f"     [dim]{escape(gate['note'])}[/dim]")
 
 
 def verdict(found: Verdict) -> None:

@@ -52,6 +52,8 @@ class Most:
 CLOSED = ConfigDict(extra="forbid")
 Number: TypeAlias = float | None
 Share: TypeAlias = Annotated[Number, Most(1.0)]
+LEVEL = 0.95
+"""Of every interval: the range between its ends is two-sided, so each end alone is a bound of (1 + LEVEL) / 2."""
 
 
 @with_config(CLOSED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lwc.core import distributed
+from lwc.core.marks import LEVEL
 from lwc.core.store import write_json
 from lwc.tasks.task import Evaluation, Task
 
@@ -28,7 +29,7 @@ def evaluate(task: Task, evaluation: Evaluation) -> dict[str, Any]:
         result = {
             "task": recipe.task.name,
             "n": measured["quality"]["base"]["n"],
-            "bootstrap": {"resamples": recipe.evaluate.bootstrap, "level": 0.95, "seed": recipe.seed},
+            "bootstrap": {"resamples": recipe.evaluate.bootstrap, "level": LEVEL, "seed": recipe.seed},
             **measured,
         }
         write_json(evaluation.out / "evaluation.json", result)

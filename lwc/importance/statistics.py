@@ -10,10 +10,10 @@ from scipy.stats import spearmanr
 from scipy.stats import t as student
 
 from lwc.core.arrays import Array
-from lwc.core.marks import Number
+from lwc.core.marks import LEVEL, Number
 from lwc.importance.contents import Comparison
 from lwc.importance.fusion import tau
-from lwc.metrics.classification import LEVEL, ratio_interval
+from lwc.metrics.classification import ratio_interval
 
 # Fewer points than this have no rank correlation worth the name.
 _LEAST = 3

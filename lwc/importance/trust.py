@@ -8,14 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from lwc.core.arrays import Array
-from lwc.core.marks import Interval
+from lwc.core.marks import LEVEL, Interval
 from lwc.importance.contents import AgainstCutModels, Comparison, Correlation, Resampled, Stable
 from lwc.importance.fusion import fuse, predicted_damage, usable
 from lwc.importance.learned import removed_sums
 from lwc.importance.resampling import Rows
 from lwc.importance.statistics import bootstrap_interval, compare_predictions, rank_stability
 from lwc.importance.subsets import CutModel
-from lwc.metrics.classification import LEVEL
 from lwc.models.batches import Batch
 from lwc.recipe import Trust
 

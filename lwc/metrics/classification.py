@@ -14,13 +14,12 @@ import numpy as np
 import scipy.special
 from numpy.typing import ArrayLike, NDArray
 
-from lwc.core.marks import Interval
+from lwc.core.marks import LEVEL, Interval
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 ECE_BINS = 15
-LEVEL = 0.95
 _CHUNK = 4_000_000  # rows drawn at once for the calibration error: 32 MB of indices
 RESAMPLED = ("accuracy", "macro_f1", "balanced_accuracy")
 

@@ -33,7 +33,7 @@ from lwc.pipeline.publish import publish
 from lwc.pipeline.run import plan, run_folder
 from lwc.recipe import Profile, Recipe, Shape
 from lwc.recipe.file import load_recipe
-from lwc.report.gate_names import unmeasured, unreachable
+from lwc.report.gate_names import CHECKS
 
 # The TensorRT image of the same release as the Triton image that `lwc serve --docker` uses.
 BUILDER_IMAGE = "nvcr.io/nvidia/tensorrt:26.07-py3"
@@ -83,7 +83,7 @@ def find_run(source: Path, runs: Path, overrides: Sequence[str] = ()) -> Finishe
         # By the record and not by a new plan: another machine than the run's would measure latency anew.
         artifacts = {name: store.find(name, key_of(made[name])) if name in made else None for name in _NEEDED}
     else:
-        recipe = load_recipe(source, overrides, [unmeasured, unreachable])
+        recipe = load_recipe(source, overrides, CHECKS)
         arguments += ["--runs", str(runs), *(f"--set={override}" for override in overrides)]
         folder = run_folder(runs, recipe)
         artifacts = {one.stage.name: one.artifact for one in plan(recipe, runs) if one.stage.name in _NEEDED}

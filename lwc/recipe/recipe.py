@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -13,15 +13,32 @@ from lwc.recipe.model import FromConfig, ModelSource, Optimization, Recovery
 from lwc.recipe.serving import Evaluate, Export, Package, Verify
 from lwc.recipe.task import AnyTask, Classification
 
+At: TypeAlias = Literal["value", "low", "high"]
+
 
 class Gate(Section):
-    """Pass when ``metric op value``. A metric is a dotted path into report.json."""
+    """Pass when ``metric op value``. A metric is a dotted path into report.json.
+
+    `lwc.report.gate_names.unjudgeable` refuses `at: low` or `high` of a metric without an interval, or relative to a
+    metric that has one.
+    """
 
     metric: MetricPath
     op: Literal[">=", "<=", ">", "<", "=="]
     value: float
     # Multiply `value` by another report metric, so that a limit can be relative to the base model.
     relative_to: str | None = None
+    at: At = Field(
+        default="value",
+        description="what of the metric's 95% interval is judged: its value, or its lower or upper end. With `at: low`,"
+        " a gate such as >= 0.95 passes only where the test split shows at least 0.95 (non-inferiority)",
+    )
+
+    @model_validator(mode="after")
+    def _ends_are_bounds(self) -> Gate:
+        if self.op == "==" and self.at != "value":
+            raise ValueError(f"at: {self.at} with op ==: an end of an interval is a bound; use >=, <=, > or <")
+        return self
 
 
 class Sweep(Section):

@@ -16,6 +16,7 @@ from lwc.report.collect import collect
 from lwc.report.content import compose
 from lwc.report.content_types import Environment, Report, StageTime
 from lwc.report.document import Figure
+from lwc.report.gate_notes import explained
 from lwc.report.gates import decide, standing
 from lwc.report.html import render_html
 from lwc.report.importance_plots import importance_figures
@@ -46,7 +47,8 @@ def build_report(
         The content of ``report.json``, whose shape `Report` documents.
     """
     found = collect(recipe, stage_dirs, environment, times)
-    gates = [*decide(recipe.gates, found), *standing(recipe.gates, found)]
+    decided = explained(recipe.gates, decide(recipe.gates, found), found)
+    gates = [*decided, *standing(recipe.gates, found)]
     report: Report = {**found, "gates": gates, "verdict": verdict(found, gates)}
     out.mkdir(parents=True, exist_ok=True)
     for stale in out.glob("report_*.png"):

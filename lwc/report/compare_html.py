@@ -12,6 +12,7 @@ from lwc.report.compare import Comparison, Test
 from lwc.report.content_types import Decision, measured
 from lwc.report.document import Document, Paragraph, Section, Table
 from lwc.report.formats import NOT_MEASURED, duration, number, ratio, retention, significant, with_interval
+from lwc.report.gates import judged
 from lwc.report.html import render_html
 from lwc.report.markdown import render_markdown
 from lwc.report.stage_contents import ShapeTimes
@@ -103,7 +104,7 @@ def _gates(gates: Sequence[Decision]) -> dict[str, str]:
     """A run's gates by metric and operator; a second one on the same metric is numbered, not lost."""
     found: dict[str, str] = {}
     for gate in gates:
-        name = key = f"{gate['metric']} {gate['op']}"
+        name = key = f"{judged(gate['metric'], gate['at'])} {gate['op']}"
         again = 1
         while key in found:
             again += 1

@@ -8,6 +8,7 @@ from lwc.recipe import TASKS
 from lwc.report.content_types import RATIOS, Quality, Report, measured
 from lwc.report.document import Document, Figure, Paragraph, Section, Table
 from lwc.report.formats import NOT_MEASURED, duration, number, percent, ratio, retention, significant, with_interval
+from lwc.report.gates import judged
 from lwc.report.importance import importance_section
 from lwc.report.levers import further_levers, search_for_latency, widest
 from lwc.report.serving import serving_section
@@ -75,7 +76,7 @@ def _gates(report: Report) -> Section:
     rows = tuple(
         (
             "pass" if gate["passed"] else "FAIL",
-            gate["metric"],
+            judged(gate["metric"], gate["at"]),
             significant(gate["value"]),
             f"{gate['op']} {significant(gate['threshold'])}",
             gate["reason"] if gate["value"] is None or gate["threshold"] is None else "",
@@ -86,7 +87,8 @@ def _gates(report: Report) -> Section:
     header = ("", "metric", "value", "must be", "why not measured")
     width = 5 if any(row[-1] for row in rows) else 4
     table = Table(header[:width], tuple(row[:width] for row in rows), bad=bad)
-    return Section("Gates", [table, Paragraph(_STANDING, "quiet")])
+    notes = [Paragraph(gate["note"]) for gate in gates if gate["note"]]
+    return Section("Gates", [table, *notes, Paragraph(_STANDING, "quiet")])
 
 
 def _size(report: Report) -> Section:

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from lwc.core.marks import CLOSED, Interval, Keyed, Number, Share, Sometimes, When
 from lwc.importance.contents import Importance
-from lwc.recipe import RatioBase
+from lwc.recipe import At, RatioBase
 from lwc.report.serving_contents import Served
 from lwc.report.stage_contents import Export, Latency, Parity, Recovered, Retention, Selection, Trained
 
@@ -266,11 +266,13 @@ class Decision(TypedDict):
     """A gate, decided."""
 
     metric: Annotated[str, Field(description="dotted path into this file")]
+    at: Annotated[At, Field(description="what of the metric's interval was judged")]
     op: Literal[">=", "<=", ">", "<", "=="]
     threshold: Number
-    value: Number
+    value: Annotated[Number, Field(description="the judged number: of an interval, the one that `at` names")]
     passed: bool
     reason: Annotated[str, Field(description="empty where the gate passed")]
+    note: Annotated[str, Field(description="on an interval: what the judged end shows, or that nothing is decided")]
     standing: Annotated[bool, Field(description="decided in every run, not named by the recipe")]
 
 

@@ -1,8 +1,7 @@
-"""Every metric that the report of a recipe will contain, so that a misspelled gate fails before training."""
+"""Every metric that the report of a recipe will contain, so that a wrong gate fails before training."""
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,8 +12,9 @@ from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_or
 from typing_extensions import is_typeddict
 
 from lwc.core.marks import Fact, Interval, Keyed, Most, Names, Sometimes, When
-from lwc.recipe import FromConfig, Recipe
+from lwc.recipe import FromConfig, Gate, Recipe
 from lwc.report.content_types import Findings
+from lwc.report.nearest_metric import nearest
 
 # What was asked, not measured.
 _ASKED = ("schema_version", "recipe", "task")
@@ -22,6 +22,7 @@ _ASKED = ("schema_version", "recipe", "task")
 _OF_METRICS: tuple[Names, ...] = ("metrics", "figures in training", "int8 figures")
 _ANY_NAME, _ANY_POSITION = "*", "#"
 _PATTERNS = {_ANY_NAME: "[^.]+", _ANY_POSITION: "[0-9]+"}
+_LIST = "`lwc validate RECIPE --metrics` lists them all"
 
 
 @dataclass(frozen=True)
@@ -131,10 +132,11 @@ def _marked(annotation: Any, facts: frozenset[str]) -> _Marked:
 
 @dataclass(frozen=True)
 class Figure:
-    """Whether every run of the recipe measures it, and its highest value where there is one."""
+    """Whether every run of the recipe measures it, its highest value if any, and whether it has an interval."""
 
     certain: bool = True
     most: float | None = None
+    interval: bool = False
 
 
 def _walk(annotation: Any, path: str, known: _Known, above: Figure = Figure()) -> Iterator[tuple[str, Figure]]:
@@ -146,7 +148,7 @@ def _walk(annotation: Any, path: str, known: _Known, above: Figure = Figure()) -
     origin, inside = get_origin(found.type), get_args(found.type)
     keys = known.keys[found.keyed.names] if found.keyed is not None else None
     if found.type in (int, float, bool) or found.type is Interval:
-        yield path, figure
+        yield path, replace(figure, interval=found.type is Interval)
     if is_typeddict(found.type):
         for name, hint in get_type_hints(found.type, include_extras=True).items():
             if path or name not in _ASKED:
@@ -184,16 +186,20 @@ def _matches(pattern: str, name: str) -> bool:
     return re.fullmatch(r"\.".join(parts), name) is not None
 
 
+def _among(patterns: Iterable[str], name: str) -> bool:
+    return any(_matches(pattern, name) for pattern in patterns)
+
+
 def unmeasured(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str]]:
     """Where in a recipe a gate names what no stage measures, and the nearest name."""
     if not recipe.gates:
         return []
-    known = list(metrics(recipe))
+    known = figures(recipe)
     return [
         (("gates", number, key), f"no stage of this recipe measures {name!r}{_advice(name, known)}")
         for number, gate in enumerate(recipe.gates)
         for key, name in (("metric", gate.metric), ("relative_to", gate.relative_to))
-        if name is not None and not any(_matches(pattern, name) for pattern in known)
+        if name is not None and not _among(known, name)
     ]
 
 
@@ -211,12 +217,77 @@ def unreachable(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str]]:
     return found
 
 
-def _advice(name: str, known: list[str]) -> str:
-    plain = [pattern for pattern in known if not _PATTERNS.keys() & set(pattern.split("."))]
-    # A short name for a long one (`p95`, `accuracy`) is no near match by its letters. A position names nothing.
-    end = name.rpartition(".")[2]
-    last = [one for one in plain if one.rpartition(".")[2] == end and not end.isdigit()]
-    near = difflib.get_close_matches(name, last, 2, 0.0) or difflib.get_close_matches(name, plain, 1, 0.5)
-    if near:
-        return f"; did you mean {' or '.join(near)}?"
-    return f"; its sections are {', '.join(dict.fromkeys(one.partition('.')[0] for one in known))}"
+def unjudgeable(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str]]:
+    """Where in a recipe a gate names the end of an interval that does not exist, or that says nothing of its limit."""
+    found: list[tuple[tuple[str | int, ...], str]] = []
+    ends = [(number, gate) for number, gate in enumerate(recipe.gates) if gate.at != "value"]
+    known = figures(recipe) if ends else {}
+    intervals = [name for name, figure in known.items() if figure.interval]
+    for number, gate in ends:
+        whole = gate.metric.rpartition(".")[0]
+        if _among(intervals, gate.metric):
+            if gate.relative_to is not None and _among(intervals, gate.relative_to):
+                found.append((("gates", number, "relative_to"), _unpaired(gate, intervals)))
+        elif _among(intervals, whole):
+            meant = f"{gate.metric} is one number of an interval; with at: {gate.at}, the metric is {whole}"
+            found.append((("gates", number, "at"), meant))
+        elif _among(known, gate.metric):
+            near = " or ".join(nearest(gate.metric, intervals))
+            meant = f"{near} has one" if near else f"metrics of {', '.join(_sections(intervals))} have one"
+            found.append((("gates", number, "at"), f"{gate.metric} has no interval, only a value; {meant}; {_LIST}"))
+    return found
+
+
+def _unpaired(gate: Gate, intervals: list[str]) -> str:
+    """Why an end of one interval is not compared with another metric that has one, and what to do instead."""
+    key = gate.metric.rpartition(".")[2]
+    paired = f"retention.{key}"
+    instead = (
+        f"judge {paired}, which compares the two row by row"
+        if paired in intervals
+        and {gate.metric, gate.relative_to} == {f"quality.{m}.{key}" for m in ("compressed", "base")}
+        else "leave out at, or give value as a number without relative_to"
+    )
+    return f"at: {gate.at} relative to {gate.relative_to}, which has an interval of its own on the same rows; {instead}"
+
+
+def listed(recipe: Recipe) -> list[str]:
+    """The names that a gate of the recipe may use, one a line; those with an interval are marked."""
+    known = figures(recipe)
+    ends = _ends(known)
+    names = [name for name in known if name not in ends]
+    width = max(len(name) for name in names if known[name].interval)
+    return [f"{name:<{width}}  interval" if known[name].interval else name for name in names]
+
+
+def _sections(names: Iterable[str]) -> dict[str, None]:
+    return dict.fromkeys(one.partition(".")[0] for one in names)
+
+
+def _ends(known: Mapping[str, Figure]) -> set[str]:
+    """Names of the single numbers of intervals: ``at`` reads them."""
+    return {f"{name}.{end}" for name, figure in known.items() if figure.interval for end in get_type_hints(Interval)}
+
+
+def _advice(name: str, known: Mapping[str, Figure]) -> str:
+    ends = _ends(known)
+    plain = [one for one in known if one not in ends and not _PATTERNS.keys() & set(one.split("."))]
+    plain.sort(key=lambda one: not known[one].interval)
+    whole, _, end = name.rpartition(".")
+    if end in ("low", "high"):
+        near = nearest(whole, [one for one in plain if known[one].interval])
+        if near:
+            return f"; did you mean {' or '.join(near)}, with at: {end}?"
+    near = nearest(name, plain)
+    if not near:
+        return f"; its sections are {', '.join(_sections(known))}; {_LIST}"
+    ended = (
+        " It has an interval: with `at: low` or `at: high`, a gate judges an end of it"
+        if known[near[0]].interval
+        else ""
+    )
+    return f"; did you mean {' or '.join(near)}?{ended}"
+
+
+CHECKS = (unmeasured, unreachable, unjudgeable)
+"""What can be wrong with the gates of a recipe (`lwc.recipe.file.Check`)."""

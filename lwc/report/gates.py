@@ -6,7 +6,8 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
 
-from lwc.recipe import TASKS, Gate
+from lwc.core.marks import LEVEL
+from lwc.recipe import TASKS, At, Gate
 from lwc.report.content_types import Decision, Findings
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -17,11 +18,18 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "==": operator.eq,
 }
 
+ENDS: dict[At, str] = {"low": "lower end", "high": "upper end"}
 
-def lookup(report: Mapping[str, object], path: str) -> tuple[float | None, str]:
+
+def judged(metric: str, at: At) -> str:
+    """What a gate judges, in words: ``retention.accuracy (lower end, 95%)``."""
+    return metric if at == "value" else f"{metric} ({ENDS[at]}, {LEVEL:.0%})"
+
+
+def lookup(report: Mapping[str, object], path: str, at: At = "value") -> tuple[float | None, str]:
     """The number at a dotted path, or None and the reason there is none.
 
-    A list is entered by position; an interval (``{"value", "low", "high"}``) stands for its value; true and false
+    A list is entered by position; of an interval (``{"value", "low", "high"}``), ``at`` is read; true and false
     read as 1 and 0.
     """
     node: object = report
@@ -37,9 +45,13 @@ def lookup(report: Mapping[str, object], path: str) -> tuple[float | None, str]:
         else:
             return None, f"the report has no {'.'.join(walked)}"
     if isinstance(node, Mapping) and "value" in node:
-        node = node["value"]
+        if at not in node:
+            return None, f"{path} has no {ENDS[at]}"
+        node = node[at]
+    elif at != "value" and node is not None:
+        return None, f"{path} has no interval, so it has no {ENDS[at]}"
     if node is None:
-        return None, f"{path} was not measured"
+        return None, f"{judged(path, at)} was not measured"
     if isinstance(node, bool):
         return float(node), ""
     if not isinstance(node, int | float):
@@ -50,7 +62,7 @@ def lookup(report: Mapping[str, object], path: str) -> tuple[float | None, str]:
 
 
 def _decide_one(gate: Gate, report: Mapping[str, object]) -> Decision:
-    value, reason = lookup(report, gate.metric)
+    value, reason = lookup(report, gate.metric, gate.at)
     threshold: float | None = gate.value
     if gate.relative_to is not None:
         reference, missing = lookup(report, gate.relative_to)
@@ -59,12 +71,13 @@ def _decide_one(gate: Gate, report: Mapping[str, object]) -> Decision:
     passed = False
     if value is not None and threshold is not None:
         passed = OPERATORS[gate.op](value, threshold)
-        reason = "" if passed else f"{gate.metric} is {value:.6g}, must be {gate.op} {threshold:.6g}"
+        name = judged(gate.metric, gate.at)
+        reason = "" if passed else f"{name} is {value:.6g}, must be {gate.op} {threshold:.6g}"
         if not passed and gate.relative_to is not None:
             reason += f" ({gate.value:g} × {gate.relative_to})"
     return {
-        "metric": gate.metric, "op": gate.op, "threshold": threshold, "value": value, "passed": passed,
-        "reason": reason, "standing": False,
+        "metric": gate.metric, "at": gate.at, "op": gate.op, "threshold": threshold, "value": value, "passed": passed,
+        "reason": reason, "note": "", "standing": False,
     }  # fmt: skip
 
 
@@ -99,7 +112,7 @@ def decide(gates: Iterable[Gate], report: Mapping[str, object]) -> list[Decision
     """Decide every gate on the report.
 
     Returns:
-        In recipe order. A metric that is missing, not a number or not finite fails its gate, with the reason; a passed
-        gate has an empty reason.
+        In recipe order, without notes (`lwc.report.gate_notes`). A metric, or an end of its interval, that is missing,
+        not a number or not finite fails its gate, with the reason; a passed gate has an empty reason.
     """
     return [_decide_one(gate, report) for gate in gates]

@@ -9,7 +9,7 @@ from lwc.recipe import TASKS
 from lwc.report.content_types import Decision, Findings, Quality, Verdict, measured
 from lwc.report.data_warnings import data_warnings
 from lwc.report.formats import NOT_MEASURED, percent, ratio, retention, significant, with_interval
-from lwc.report.gates import OPERATORS, lookup
+from lwc.report.gates import ENDS, OPERATORS, judged, lookup
 from lwc.report.serving_contents import Served
 
 _NEARLY_ALWAYS = 0.99
@@ -62,11 +62,11 @@ def _gates_of_fp32(report: Findings, gates: Sequence[Decision]) -> list[str]:
     found = []
     for gate in gates:
         served, limit = f"export.int8.{gate['metric']}", gate["threshold"]
-        value, _ = lookup(report, served) if gate["metric"].startswith("retention.") else (None, "")
+        value, _ = lookup(report, served, gate["at"]) if gate["metric"].startswith("retention.") else (None, "")
         if gate["passed"] and None not in (value, limit) and not OPERATORS[gate["op"]](value or 0.0, limit or 0.0):
             found.append(
-                f"The gate on {gate['metric']} covers the fp32 model; the value of the int8 graph, which CPUs serve, is"
-                f" {significant(value)}. Gate {served}."
+                f"The gate on {gate['metric']} covers the fp32 model; the {ENDS.get(gate['at'], 'value')} of the int8"
+                f" graph, which CPUs serve, is {significant(value)}. Gate {served}."
             )
     return found
 
@@ -171,7 +171,8 @@ def _served_otherwise(protocol: str, served: Served | None) -> list[str]:
 
 def gate_line(gate: Decision) -> str:
     """One gate in words, with value and threshold."""
-    line = f"{gate['metric']} = {significant(gate['value'])} (must be {gate['op']} {significant(gate['threshold'])})"
+    name, limit = judged(gate["metric"], gate["at"]), significant(gate["threshold"])
+    line = f"{name} = {significant(gate['value'])} (must be {gate['op']} {limit})"
     return f"{line}: {gate['reason']}" if gate["value"] is None or gate["threshold"] is None else line
 
 

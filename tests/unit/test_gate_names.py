@@ -10,7 +10,7 @@ from lwc.core.errors import RecipeError
 from lwc.pipeline.stages import STAGES
 from lwc.recipe.file import parse_recipe
 from lwc.report.content_types import StageName
-from lwc.report.gate_names import unmeasured, unreachable
+from lwc.report.gate_names import CHECKS, unmeasured, unreachable
 
 RECIPE = """schema_version: 1
 name: small
@@ -25,7 +25,7 @@ def problems(metric: str, *overrides: str, extra: str = "") -> str:
     """What is told of a recipe with this gate on line 7; empty where it is accepted."""
     try:
         gate = f'  - {{metric: {metric}, op: ">=", value: 1{extra}}}\n'
-        parse_recipe(RECIPE + gate, "small.yaml", overrides, [unmeasured])
+        parse_recipe(RECIPE + gate, "small.yaml", overrides, CHECKS)
     except RecipeError as error:
         return error.message
     return ""
@@ -37,10 +37,18 @@ def problems(metric: str, *overrides: str, extra: str = "") -> str:
         ("retention.acuracy", "did you mean retention.accuracy?"),
         ("parity.max_diff", "did you mean parity.max_abs_diff?"),
         ("serving.http.p95", "serving.http.latency_ms.p95"),
-        ("accuracy", "retention.accuracy"),
+        ("accuracy", "did you mean retention.accuracy? It has an interval: with `at: low`"),
+        ("retention", "did you mean retention.accuracy?"),
+        ("accuracy_retention", "did you mean retention.accuracy?"),
+        ("retention.acuracy.low", "did you mean retention.accuracy, with at: low?"),
+        ("quality.accuracy", "did you mean quality.compressed.accuracy?"),
+        ("quality.compressed.f1", "did you mean quality.compressed.macro_f1?"),
+        ("f1", "did you mean retention.macro_f1?"),
+        ("p95", "did you mean serving.http.latency_ms.p95"),
         ("serving.http.served.match_offline", "did you mean serving.http.served.matches_offline?"),
         ("latency.shapes.2.ratio", "latency.shapes.1.ratio"),
         ("wibble", "its sections are ratios, quality, retention"),
+        ("wibble", "`lwc validate RECIPE --metrics` lists them all"),
         ("stages.trian.seconds", "did you mean stages.train.seconds"),
         ("quality.base.confusion.2.0", "did you mean quality.base.confusion."),
         ("serving.http.served.confusion.9.0", "did you mean serving.http.served.confusion."),
@@ -48,7 +56,7 @@ def problems(metric: str, *overrides: str, extra: str = "") -> str:
         ("importance.fused.scores.2", "did you mean importance.fused.scores.1"),
         ("importance.trust.stability.fused.resamples", "no stage of this recipe"),
         ("selection.params_afer", "did you mean selection.params_after?"),
-        ("training.train.validation.acuracy", "did you mean"),
+        ("training.train.validation.acuracy", "did you mean training.train.validation.accuracy?"),
         ("data.quality.rows_usd", "did you mean data.quality.rows_used?"),
         ("export.int8.ratios.size", "did you mean export.ratios.size"),
         ("environment.core", "did you mean environment.cores?"),
@@ -65,6 +73,45 @@ def test_a_typo_in_a_metric_is_told_with_line_and_nearest_name(metric: str, mean
     told = problems(metric)
     assert f"line 7: gates.1.metric: no stage of this recipe measures {metric!r}" in told
     assert meant in told
+
+
+@pytest.mark.parametrize(
+    ("metric", "at", "told"),
+    [
+        ("retention.accuracy", "low", None),
+        ("quality.compressed.ece", "high", None),
+        ("quality.compressed.accuracy", "low, relative_to: data.quality.splits.test.majority_share", None),
+        ("serving.http.served.accuracy", "low", "1.at: serving.http.served.accuracy has no interval, only a value; "),
+        ("serving.http.served.accuracy", "low", "; retention.accuracy has one; `lwc validate RECIPE --metrics`"),
+        ("ratios.latency", "high", "metrics of quality, retention, retention_unrecovered have one"),
+        ("selection.kept.0", "low", "1.at: selection.kept.0 has no interval"),
+        (
+            "retention.accuracy.low",
+            "low",
+            "retention.accuracy.low is one number of an interval; with at: low, the metric",
+        ),
+        ("retention.acuracy", "low", "1.metric: no stage of this recipe measures"),
+        ("quality.compressed.accuracy", "low, relative_to: quality.base.accuracy", "; judge retention.accuracy, which"),
+        (
+            "quality.base.accuracy",
+            "low, relative_to: quality.floors.tfidf.accuracy",
+            "1.relative_to: at: low relative to",
+        ),
+        ("quality.base.ece", "low, relative_to: quality.compressed.ece", "; leave out at, or give value as a number"),
+        ("retention.accuracy", "lower", "did you mean 'low'?"),
+    ],
+)
+def test_an_end_that_does_not_exist_or_decides_nothing_is_refused(metric: str, at: str, told: str | None) -> None:
+    found = problems(metric, extra=f", at: {at}")
+    if told is None:
+        assert found == ""
+    else:
+        assert "1 problem\n" in found
+        assert told in found
+
+
+def test_an_end_is_a_bound() -> None:
+    assert "at: low with op ==" in problems("retention.accuracy", "gates.1.op='=='", extra=", at: low")
 
 
 def test_what_a_metric_is_relative_to_is_checked_too() -> None:

@@ -10,7 +10,10 @@ from lwc.recipe import Gate
 from lwc.report.gates import decide, standing
 
 REPORT: dict[str, Any] = {
-    "retention": {"macro_f1": {"value": 0.99, "low": 0.97, "high": 1.01}},
+    "retention": {
+        "macro_f1": {"value": 0.99, "low": 0.97, "high": 1.01},
+        "spearman": {"value": None, "low": None, "high": None},
+    },
     "serving": {"http": {"error_rate": 0.005, "requests": 0, "latency_ms": {"p95": 12.0}}, "grpc": None},
     "parity": {"passed": True, "max_abs_diff": 1e-5},
     "latency": {"base": 30.0, "compressed": 12.0, "shapes": [{"ratio": 2.5}]},
@@ -18,8 +21,8 @@ REPORT: dict[str, Any] = {
 }
 
 
-def _one(metric: str, op: Any, value: float, relative_to: str | None = None) -> dict[str, Any]:
-    return decide([Gate(metric=metric, op=op, value=value, relative_to=relative_to)], REPORT)[0]
+def _one(metric: str, op: Any, value: float, relative_to: str | None = None, at: Any = "value") -> dict[str, Any]:
+    return decide([Gate(metric=metric, op=op, value=value, relative_to=relative_to, at=at)], REPORT)[0]
 
 
 @pytest.mark.parametrize(
@@ -39,6 +42,49 @@ def test_operators(metric: str, op: str, value: float, passed: bool) -> None:
     decided = _one(metric, op, value)
     assert decided["passed"] is passed
     assert bool(decided["reason"]) is not passed
+
+
+@pytest.mark.parametrize(
+    ("op", "value", "at", "passed"),
+    [
+        (">=", 0.97, "low", True),
+        (">=", 0.98, "low", False),
+        (">=", 0.98, "value", True),
+        ("<=", 1.0, "high", False),
+        ("<", 1.02, "high", True),
+        (">=", 1.0, "high", True),
+    ],
+)
+def test_an_end_of_an_interval_is_judged_where_it_is_named(op: str, value: float, at: str, passed: bool) -> None:
+    decided = _one("retention.macro_f1", op, value, at=at)
+    assert decided["at"] == at
+    assert decided["value"] == {"value": 0.99, "low": 0.97, "high": 1.01}[at]
+    assert decided["passed"] is passed
+    if not passed:
+        assert decided["reason"].startswith(f"retention.macro_f1 ({'lower' if at == 'low' else 'upper'} end, 95%) is")
+
+
+@pytest.mark.parametrize(
+    ("metric", "reason"),
+    [
+        ("latency.base", "latency.base has no interval, so it has no lower end"),
+        ("latency", "latency has no interval"),
+        ("retention.spearman", "retention.spearman (lower end, 95%) was not measured"),
+        ("serving.grpc.error_rate", "serving.grpc was not measured"),
+        ("retention.accuracy", "the report has no retention.accuracy"),
+    ],
+)
+def test_a_missing_end_fails_with_its_reason(metric: str, reason: str) -> None:
+    decided = _one(metric, ">=", 0, at="low")
+    assert decided["value"] is None
+    assert not decided["passed"]
+    assert reason in decided["reason"]
+
+
+def test_an_end_relative_to_a_plain_number() -> None:
+    decided = _one("retention.macro_f1", ">=", 0.03, "latency.base", at="low")
+    assert decided["threshold"] == pytest.approx(0.9)
+    assert decided["passed"]
 
 
 def test_error_budget_is_honoured_and_no_requests_fail_a_minimum() -> None:
