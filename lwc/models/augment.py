@@ -1,11 +1,12 @@
-"""Windows and token dropout of known texts: more unlabelled text for a teacher to label."""
+"""Windows of known texts, with tokens dropped and words replaced: more unlabelled text for a teacher to label."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lwc.core.arrays import Array
 from lwc.models.batches import Encoded
 from lwc.models.types import Tokenizer
 
@@ -13,6 +14,35 @@ from lwc.models.types import Tokenizer
 _REACH = 4
 _DROPPED = 0.1
 _JOINED = 1 / 3
+# Where words are replaced: share of the varied rows with words replaced, and share with tokens dropped.
+_CHANGED = 0.7
+_NEAREST = 10
+_STARTS = ("Ġ", "▁")
+
+
+def near_words(embeddings: Array, tokenizer: Tokenizer, read: Sequence[int]) -> dict[int, list[int]]:
+    """For each word among the tokens ``read``, the ten of them whose embeddings have the highest cosine with its own.
+
+    ``embeddings`` are the rows of the input embedding table for ``read``, (N, D). A word is a token that begins a word
+    and consists of letters; names, numbers, punctuation and the insides of words have no neighbours. Fewer than two
+    words give none.
+    """
+    names = tokenizer.convert_ids_to_tokens(list(read))
+    marked = any(name.startswith(_STARTS) for name in names)
+    words = [
+        place
+        for place, name in enumerate(names)
+        if (name[1:] if marked else name).isalpha() and name.startswith(_STARTS) == marked
+    ]
+    unit = embeddings[words] / np.maximum(np.linalg.norm(embeddings[words], axis=1, keepdims=True), 1e-12)
+    ids = np.asarray(read)[words]
+    nearest = min(_NEAREST, len(words) - 1)
+    found: dict[int, list[int]] = {}
+    for place, word in enumerate(ids.tolist() if nearest > 0 else []):
+        closeness = unit @ unit[place]
+        closeness[place] = -np.inf
+        found[word] = ids[np.argpartition(-closeness, nearest - 1)[:nearest]].tolist()
+    return found
 
 
 def _window(body: list[int], room: int, random: np.random.Generator) -> list[int]:
@@ -29,10 +59,23 @@ class Windows:
     A share of the rows, fresh in every epoch, becomes a random contiguous window (half to all of what the model reads),
     or, a third of them, two shorter windows of different texts joined; each then loses a tenth of its tokens with the
     same chance. The others stay as they are. Labels may be wrong for these; only a teacher's answers are used.
+
+    With ``replaced`` > 0, that share of a varied row's tokens becomes one of their ``near`` words, in seven rows of ten
+    (data augmentation of Jiao et al. 2020, algorithm 1, with the model's own embeddings instead of GloVe and BERT).
     """
 
-    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], plain: Encoded, share: float, seed: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        texts: Sequence[str],
+        plain: Encoded,
+        share: float,
+        seed: int,
+        replaced: float = 0.0,
+        near: Mapping[int, Sequence[int]] | None = None,
+    ) -> None:
         self._plain, self._share, self._seed = plain, share, seed
+        self._replaced, self._near = replaced, near or {}
         probe, bare = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
         start = next(i for i in range(len(probe)) if probe[i : i + len(bare)] == bare)
         self._before, self._after = probe[:start], probe[start + len(bare) :]
@@ -59,7 +102,13 @@ class Windows:
             window = [*_window(body, half, random), *_window(other, half, random)]
         else:
             window = _window(body, self._room, random)
-        if random.random() < self._share:
+        if self._replaced and random.random() < _CHANGED:
+            window = [self._replace(token, random) for token in window]
+        if random.random() < (_CHANGED if self._replaced else self._share):
             kept = random.random(len(window)) >= _DROPPED
             window = [token for token, keep in zip(window, kept, strict=True) if keep] or window
         return [*self._before, *window, *self._after]
+
+    def _replace(self, token: int, random: np.random.Generator) -> int:
+        near = self._near.get(token)
+        return near[int(random.integers(len(near)))] if near and random.random() < self._replaced else token

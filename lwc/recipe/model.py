@@ -86,6 +86,10 @@ class Recovery(Optimization):
     augment: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
         default=0.0, description="share of rows replaced by random windows of their text, new in every epoch"
     )
+    replace_words: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.0,
+        description="share of the tokens of augmented rows that become a near word of the embedding table (decision 6)",
+    )
     average: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         default=0.0, description="decay of the moving average of the weights that is judged and kept; 0 = none"
     )
@@ -106,6 +110,8 @@ class Recovery(Optimization):
             raise ValueError("cache_teacher: always needs augment: 0 and attention_weight: 0")
         if not (self.logits_weight or self.hidden_weight or self.attention_weight or self.label_weight):
             raise ValueError("every weight of the loss is 0")
+        if self.replace_words and not self.augment:
+            raise ValueError("replace_words varies augmented rows: set augment above 0")
         if self.unlabelled is not None and self.label_weight:
             raise ValueError("label_weight needs labels, which recover.unlabelled does not have: set one of them")
         if self.augment and self.label_weight:

@@ -152,8 +152,8 @@ class Task(Protocol[R]):
     def rows(self, recipe: Recipe, reader: R, data_dir: Path, split: str) -> Rows:
         """Rows of a split (``train``, ``validation``, ``calibration``)."""
 
-    def recovery_rows(self, recipe: Recipe, reader: R, data_dir: Path, say: Say) -> Rows:
-        """What a cut model is taught on: the train rows, and whatever more the recipe names."""
+    def recovery_rows(self, recipe: Recipe, teacher: Checkpoint[R], data_dir: Path, say: Say) -> Rows:
+        """What the uncut ``teacher`` teaches a cut model on: the train rows, and whatever more the recipe names."""
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """What a model in training reads of a batch."""

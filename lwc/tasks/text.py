@@ -19,7 +19,7 @@ from lwc.data.ingest.stage import prepare_large
 from lwc.data.prepare import prepare
 from lwc.data.splits import Examples, load_labels, load_split
 from lwc.data.unlabelled import more_texts
-from lwc.models.augment import Windows
+from lwc.models.augment import Windows, near_words
 from lwc.models.batches import Batch, Encoded, batches, encode
 from lwc.models.checkpoint import check_checkpoint
 from lwc.models.families import check_padding, family_of
@@ -118,9 +118,9 @@ class TextTask:
         examples = load_split(data_dir, split)
         return self.encoded(recipe, reader, examples.texts, examples.labels, load_labels(data_dir))
 
-    def recovery_rows(self, recipe: Recipe, reader: Tokenizer, data_dir: Path, say: Say) -> Rows:
+    def recovery_rows(self, recipe: Recipe, teacher: Checkpoint[Tokenizer], data_dir: Path, say: Say) -> Rows:
         """Further texts have no label, and no loss reads one of them."""
-        train, settings = load_split(data_dir, "train"), recipe.recover
+        train, settings, reader = load_split(data_dir, "train"), recipe.recover, teacher.reader
         texts = train.texts
         if settings.unlabelled is not None:
             texts = [*texts, *more_texts(settings.unlabelled, recipe.data, data_dir, recipe.seed, say)]
@@ -128,7 +128,9 @@ class TextTask:
         rows = self.encoded(recipe, reader, texts, labels, load_labels(data_dir))
         if not settings.augment:
             return rows
-        windows = Windows(reader, texts, rows.encoded, settings.augment, recipe.seed)
+        near = _near_words(teacher, rows.encoded) if settings.replace_words else {}
+        share, replaced = settings.augment, settings.replace_words
+        windows = Windows(reader, texts, rows.encoded, share, recipe.seed, replaced, near)
         return Rows(rows.encoded, rows.labels, windows.epoch)
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
@@ -170,6 +172,13 @@ class TextTask:
         texts = load_split(data_dir, "test").texts
         chosen = [texts[row] for row in spread(len(texts), PARITY_TEXTS)]
         return text_graph(*checkpoint, chosen, recipe.model.max_length)
+
+
+def _near_words(teacher: Checkpoint[Tokenizer], encoded: Encoded) -> dict[int, list[int]]:
+    """Near words among the tokens that the texts contain: of others, a trimmed vocabulary would know nothing."""
+    read = sorted({token for ids in encoded.ids for token in ids} - set(teacher.reader.all_special_ids))
+    table = teacher.model.get_input_embeddings().weight.detach()[read]
+    return near_words(table.float().cpu().numpy(), teacher.reader, read)
 
 
 def compared(

@@ -134,7 +134,7 @@ class Recoverer:
         # A GPU answers sooner than a disk, and each of several processes reads batches of its own.
         live = distributed.on_gpu() or distributed.count() > 1 or recipe.recover.cache_teacher == "never"
         self._answers = None if answers is None or live else answers_folder(answers, teacher.model)
-        self.train = task.recovery_rows(recipe, teacher.reader, data_dir, progress)
+        self.train = task.recovery_rows(recipe, teacher, data_dir, progress)
         self._lessons = Lessons(task, recipe, teacher.reader)
         self.validation = validation_batches(recipe, task.rows(recipe, teacher.reader, data_dir, "validation"))
         with fused_attention(placed(teacher.model)):  # whole attention maps of long texts would not fit

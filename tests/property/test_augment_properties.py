@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lwc.models.augment import Windows
+from lwc.models.augment import Windows, near_words
 from lwc.models.batches import encode
 from lwc.models.tokenizer import train_wordpiece
 
@@ -45,3 +46,42 @@ def test_epochs_differ() -> None:
     texts = [" ".join(WORDS * 5)] * 4
     windows = Windows(TOKENIZER, texts, encode(TOKENIZER, texts, 16), 1.0, 0)
     assert windows.epoch(0).ids != windows.epoch(1).ids
+
+
+def test_words_are_replaced_by_near_words_alone() -> None:
+    texts = [" ".join(WORDS * 5)] * 40
+    plain = encode(TOKENIZER, texts, 16)
+    good, bad, thing = TOKENIZER.convert_tokens_to_ids(["good", "bad", "thing"])
+    dropped = Windows(TOKENIZER, texts, plain, 1.0, 0, 0.5, {good: [thing]}).epoch(0)
+    tokens = [token for row in dropped.ids for token in row]
+    assert tokens.count(good) < 0.8 * tokens.count(bad) < 0.8 * tokens.count(thing), "half of good became thing"
+    nothing_near = Windows(TOKENIZER, texts, plain, 1.0, 0, 0.5, {}).epoch(0)
+    assert all(within(row[1:-1], texts[0] + " " + texts[0]) for row in nothing_near.ids)
+
+
+class Names:
+    """A tokenizer that only names its tokens."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        return [self._names[token] for token in ids]
+
+
+def test_near_words_have_the_closest_embeddings_and_are_words() -> None:
+    names = Names("good", "##good", "fine", "!", "bad", "worse", "5")
+    table = np.array([[1, 0], [1, 0.01], [1, 0.2], [1, 0.02], [-1, 0.1], [-9, 0.1], [1, 0]], dtype=np.float32)
+    found = near_words(table, names, range(7))  # type: ignore[arg-type]
+    assert set(found) == {0, 2, 4, 5}, "neither the inside of a word, a sign nor a number"
+    assert all(word not in near and set(near) < set(found) for word, near in found.items())
+    with_ten_more = Names(*(f"ab{chr(97 + n)}" for n in range(12)))
+    line = np.array([[np.cos(a), np.sin(a)] for a in np.linspace(0, 3, 12)])
+    near = near_words(line, with_ten_more, range(12))  # type: ignore[arg-type]
+    assert sorted(near[0]) == list(range(1, 11)), "the farthest of eleven is left out"
+
+
+def test_words_of_other_alphabets_of_tokens_begin_with_their_mark() -> None:
+    table = np.eye(4, dtype=np.float32)
+    assert set(near_words(table, Names("Ġgood", "ly", "Ġbad", "Ġ5"), range(4))) == {0, 2}  # type: ignore[arg-type]
+    assert near_words(table[:1], Names("good"), range(1)) == {}  # type: ignore[arg-type]

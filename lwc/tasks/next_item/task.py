@@ -102,8 +102,8 @@ class NextItemTask:
         seen, targets = validation_questions(data_dir, reader.trained)
         return Rows(encoded(seen, recipe.model.max_length), targets)
 
-    def recovery_rows(self, recipe: Recipe, reader: Catalogue, data_dir: Path, say: Say) -> Rows:
-        return self.rows(recipe, reader, data_dir, "train")
+    def recovery_rows(self, recipe: Recipe, teacher: Checkpoint[Catalogue], data_dir: Path, say: Say) -> Rows:
+        return self.rows(recipe, teacher.reader, data_dir, "train")
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """Each row without its last item, and where a real item comes next."""
