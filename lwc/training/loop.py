@@ -158,7 +158,8 @@ def fit(
             if state.step // per_epoch != epoch:
                 epoch = state.step // per_epoch
                 rows = objective.rows.of_epoch(epoch)
-                drawn = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+                number = objective.rows.version(epoch)
+                drawn = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
                 order = row_groups(rows.encoded, settings.batch_size, length_bucketed=True, seed=drawn)
             mine, weight = distributed.share(order[state.step % per_epoch])
             for group in optimizer.param_groups:
@@ -224,8 +225,9 @@ def _accelerator() -> Accelerator:
 def _averaged(average: dict[str, Tensor] | None, model: Model, decay: float) -> dict[str, Tensor]:
     if average is None:
         return copied(model)
+    frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
     for name, value in model.state_dict().items():
-        if value.is_floating_point():
+        if value.is_floating_point() and name not in frozen:
             average[name].lerp_(value.detach(), 1 - decay)
     return average
 
