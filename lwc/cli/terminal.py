@@ -130,17 +130,8 @@ def gates_table(gates: Sequence[Decision]) -> None:
         value, limit = gate["value"], gate["threshold"]
         shown = f"{value:.5g}" if isinstance(value, int | float) else "not measured"
         bound = f"{limit:.5g}" if isinstance(limit, int | float) else "a value that was not measured"
-        text = f"{gate['metric']} = {shown} ({gate['op']} {bound})"
-        if gate["reason"]:
-            # The reason of a measured value has value and limit itself.
-            text = gate["reason"] if None not in (value, limit) else f"{text}: {gate['reason']}"
-        line(f"{mark} {escape(text)}")
-
-
-def places(paths: Mapping[str, str]) -> None:
-    """Where the results are."""
-    for name, path in paths.items():
-        note(f"{name:<10}  {path}")
+        reason = f" — {gate['reason']}" if gate.get("reason") and not gate["passed"] else ""
+        line(f"{mark} {gate['metric']} = {shown} ({gate['op']} {bound}){escape(reason)}")
 
 
 def verdict(found: Verdict) -> None:
@@ -151,6 +142,12 @@ def verdict(found: Verdict) -> None:
     for warning in found["warnings"]:
         line(f"[yellow]{escape(warning)}[/yellow]")
     line(f"[bold]{escape(found['gates'])}[/bold]")
+
+
+def places(paths: Mapping[str, str]) -> None:
+    """Where the results are."""
+    for name, path in paths.items():
+        note(f"{name:<10}  {path}")
 
 
 def importance_table(importance: Importance) -> None:

@@ -125,7 +125,7 @@ class TestMainJob:
         assert [row["stage"] for row in plan if not row["hit"]] == ["verify"]
         done = lwc("report", TINY, *stricter, cwd=folder)
         assert done.returncode == 3, done.stderr
-        assert "FAIL ratios.blocks is 2, must be >= 9" in done.stderr.splitlines()
+        assert "FAIL ratios.blocks" in done.stderr
         assert done.stderr.splitlines()[-1].startswith("1 of 6 gates failed: ratios.blocks")
         again = lwc("report", TINY, cwd=folder)
         assert again.returncode == 0
