@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -10,6 +9,7 @@ import typer
 
 from lwc.cli import terminal as render
 from lwc.cli.options import AsJson, Overrides, RecipePath, load, print_json, show
+from lwc.cli.view import RunView
 
 if TYPE_CHECKING:
     from lwc.report.content_types import DataQuality
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 def data_inspect(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Read, clean and split a recipe's data and show its quality report. Nothing is kept."""
+    from lwc.pipeline.purposes import data
     from lwc.pipeline.stages import inspect
     from lwc.report.data_warnings import data_warnings
 
     loaded = load(recipe, overrides)
-    quality = inspect(loaded)
+    with RunView() as view, view.stage("data", data(loaded, {})) as say:
+        quality = inspect(loaded, say)
     show(quality, as_json, render.tree)
     for text in data_warnings(cast("DataQuality", quality), loaded.task.name, list(loaded.data.labels.map)):
         render.warning(text)
@@ -41,9 +43,9 @@ def data_ingest(
 
     loaded = load(recipe, overrides)
     folder = out or Path("ingested") / loaded.name
-    with render.RunView() as view:
-        say = partial(view.event, "progress", "ingest")
+    with RunView() as view, view.stage("ingest", "reads, cleans, de-duplicates and splits the data") as say:
         quality = ingest(loaded.data, loaded.seed, folder, workers, say)
+        say(f"{quality['rows_read']:,} rows read, {quality['rows_used']:,} kept")
     page = folder / "quality.html"
     labels, task, found = loaded.data.labels, loaded.task.name, cast(Ingested, quality)
     page.write_text(data_page(found, loaded.name, labels, task), encoding="utf-8")
@@ -51,11 +53,10 @@ def data_ingest(
         render.warning(text)
     if as_json:
         print_json(quality)
-    used, read = quality["rows_used"], quality["rows_read"]
-    render.note(
-        f"{read:,} rows read, {used:,} kept, {sum(quality['rows_bad'].values()):,} in {folder / 'quarantine.jsonl'}"
-    )
-    render.note(f"report: {page}")
+    bad = sum(quality["rows_bad"].values())
+    render.places({
+        "shards": str(folder), "bad rows": f"{folder / 'quarantine.jsonl'} ({bad:,})", "report": str(page),
+    })  # fmt: skip
 
 
 def families(as_json: AsJson = False) -> None:

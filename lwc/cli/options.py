@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from lwc.cli import terminal as render
+from lwc.cli.view import RunView
 from lwc.core.errors import OK
 
 if TYPE_CHECKING:  # `lwc --help` reads no recipe
@@ -96,5 +96,5 @@ def run_line(recipe: Recipe, runs: Path, until: str | None) -> dict[str, StageRe
     if not distributed.is_main():
         run_stages(recipe, runs, lambda kind, stage, text: None, until)
         raise typer.Exit(OK)
-    with render.RunView() as view:
+    with RunView() as view:
         return run_stages(recipe, runs, view.event, until)

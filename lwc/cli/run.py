@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from lwc.cli import terminal as render
 from lwc.cli.options import AsJson, Overrides, RecipePath, Runs, load, print_json, run_line, show
+from lwc.cli.view import RunView
 from lwc.core.errors import GATE_FAILED, OK, USAGE, LwcError
 
 if TYPE_CHECKING:  # `lwc --help` reads no recipe
+    from lwc.pipeline.run import StageResult
     from lwc.recipe import Recipe
+    from lwc.report.content_types import Report
 
 Until = Annotated[str | None, typer.Option("--until", help="last stage to run")]
 Models = Annotated[Path, typer.Option("--triton-models", help="folder to publish the repository to")]
@@ -47,22 +51,43 @@ def run(
         render.note(f"{loaded.name}: {loaded.description or recipe}")
     results = run_line(loaded, runs, until)
     if "verify" not in results:
+        if "recover" in results:
+            render.places({"checkpoint": _checkpoint(results)})
         render.note(f"stopped after {until}; `lwc run {recipe}` resumes there")
         raise typer.Exit(OK)
     from lwc.pipeline.publish import finish
+    from lwc.pipeline.purposes import REPORT
 
-    report, places = finish(loaded, results, folder, models)
+    with RunView() as view, view.stage("report", REPORT):
+        report, repositories = finish(loaded, results, folder, models)
+    places = {"repository": ", ".join(map(str, repositories))}
+    if not report["verdict"]["passed"]:
+        places["repository"] += f" (not published to {models})"
+        kept = [str(place) for place in destinations(loaded, models).values() if place.exists()]
+        if kept:
+            places["published"] = f"{', '.join(kept)} (from an earlier run)"
+    if "tensorrt" in loaded.package.targets:
+        places["TensorRT"] = f"not built; run on the GPU machine: lwc export {folder} --to tensorrt"
+    _conclude(report, results, folder, places, as_json)
+
+
+def _checkpoint(results: Mapping[str, StageResult]) -> str:
+    return f"{results['recover'].path / 'model'} (Hugging Face folder)"
+
+
+def _conclude(
+    report: Report, results: Mapping[str, StageResult], folder: Path, places: Mapping[str, str], as_json: bool
+) -> NoReturn:
+    """Show a report, where everything is, and the verdict; exit by it."""
     if as_json:
         print_json(report)
+    render.note("")
     render.quality_table(report)
+    render.note("")
     render.gates_table(report["gates"])
-    render.note(f"report: {folder / 'report.html'}   repository: {', '.join(map(str, places))}")
-    if not report["verdict"]["passed"]:
-        kept = [str(place) for place in destinations(loaded, models).values() if place.exists()]
-        left = f"; the repository of an earlier run is still published: {', '.join(kept)}" if kept else ""
-        render.note(f"not published to {models}{left}")
-    if "tensorrt" in loaded.package.targets:
-        render.note(f"to build the TensorRT repository, run on the GPU machine: lwc export {folder} --to tensorrt")
+    render.note("")
+    render.places({"checkpoint": _checkpoint(results), "report": str(folder / "report.html"), **places})
+    render.note("")
     render.verdict(report["verdict"])
     raise typer.Exit(OK if report["verdict"]["passed"] else GATE_FAILED)
 
@@ -75,7 +100,7 @@ def plan(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("run
     if as_json:
         print_json([{"stage": p.stage.name, "hit": p.hit, "why": p.reason, "key": p.key} for p in plans])
     else:
-        render.plan_table(plans)
+        render.plan_lines(plans)
 
 
 def validate(
@@ -129,7 +154,7 @@ def _validate_deeply(recipe: Recipe, runs: Path, models: Path, until: str | None
     from lwc.pipeline.stages import check_stage
 
     check_stage(until)
-    with render.RunView() as view:
+    with RunView() as view:
         validate_deeply(recipe, runs, models, until, view.event, render.note)
     for text in UNCHECKED:
         render.note(f"not checked: {text}")
@@ -153,15 +178,15 @@ def score(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("ru
 
 def report(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
     """Decide the gates and rewrite the report from finished stages. Publishes nothing. Exit codes as for `lwc run`."""
-    from lwc.pipeline.publish import refresh
+    from lwc.pipeline.publish import finished, write_report
+    from lwc.pipeline.purposes import REPORT
+    from lwc.pipeline.run import run_folder
 
     loaded = load(recipe, overrides)
-    written = refresh(loaded, runs)
-    if as_json:
-        print_json(written)
-    render.quality_table(written)
-    render.gates_table(written["gates"])
-    raise typer.Exit(OK if written["verdict"]["passed"] else GATE_FAILED)
+    results, folder = finished(loaded, runs), run_folder(runs, loaded)
+    with RunView() as view, view.stage("report", REPORT):
+        written = write_report(loaded, results, folder)
+    _conclude(written, results, folder, {}, as_json)
 
 
 def sweep(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
@@ -180,7 +205,7 @@ def sweep(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("ru
         raise LwcError("lwc sweep runs in one process", "run it without torchrun or accelerate", exit_code=USAGE)
     loaded = load(recipe, overrides)
     run_checks(MACHINE, Subject(loaded, stages_until("export")))
-    with render.RunView() as view:
+    with RunView() as view:
         rows = sweep_recipe(loaded, runs, view.event)
     failed = [row["error"]["exit_code"] for row in rows if row["error"]]
     succeeded = len(failed) < len(rows)

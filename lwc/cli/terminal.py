@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.live import Live
 from rich.markup import escape
 from rich.segment import Segment
 from rich.table import Table
@@ -40,6 +38,8 @@ def harmless(text: str) -> str:
 console = _Terminal(stderr=True, highlight=False)
 # This many methods fit on a terminal of 80 columns.
 _METHODS_ABREAST = 4
+MARKS = {"start": "…", "wait": "…", "hit": "[dim]=[/dim]", "done": "[green]✓[/green]"}
+"""By the kind of a stage's event."""
 
 
 def error(problem: LwcError) -> None:
@@ -64,65 +64,13 @@ def line(markup: str) -> None:
     console.print(markup, soft_wrap=True)
 
 
-class RunView:
-    """Live line of the running stage; a finished stage leaves one line behind."""
-
-    def __init__(self) -> None:
-        self._live = Live(console=console, refresh_per_second=4, transient=True)
-        self._interactive = console.is_terminal
-        self._last = ""
-
-    def __enter__(self) -> RunView:
-        if self._interactive:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._interactive:
-            self._live.stop()
-
-    def event(self, kind: str, stage: str, text: str) -> None:
-        """A pipeline event (`lwc.pipeline.run.Event`)."""
-        if kind == "warning":
-            warning(text)
-            return
-        if kind == "note":
-            line(f"[dim]note:[/dim] {escape(text)}")
-            return
-        if kind == "progress":
-            self._last = text
-            if self._interactive:
-                self._live.update(Text(f"  {stage:<9} {text}", style="cyan"))
-            return
-        if kind == "wait":
-            line(f"… {stage:<9} {escape(text)}")
-            return
-        if kind == "start":
-            self._last = ""
-            if self._interactive:
-                self._live.update(Text(f"  {stage:<9} …", style="cyan"))
-            else:
-                line(f"… {stage:<9} {escape(text)}")
-            return
-        mark = "[dim]=[/dim]" if kind == "hit" else "[green]✓[/green]"
-        # The last word of a stage (loss reached, blocks kept) is worth keeping; a hit has none.
-        said = f"{text} · {self._last}" if kind == "done" and self._last else text
-        line(f"{mark} {stage:<9} {escape(said)}")
-        if self._interactive:
-            self._live.update("")
-
-
-def plan_table(plans: Sequence[StagePlan]) -> None:
-    """Stages with hit or miss and the reason."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("stage", "", "why"):
-        table.add_column(column)
+def plan_lines(plans: Sequence[StagePlan]) -> None:
+    """What a run would do, in its words: a line for each stage."""
     for planned in plans:
-        state = "[green]hit[/green]" if planned.hit else "[yellow]run[/yellow]"
-        table.add_row(planned.stage.name, state, escape(planned.reason))
-    console.print(table)
+        line(f"{MARKS['hit' if planned.hit else 'start']} {planned.stage.name:<9} {escape(str(planned))}")
+    would = [planned.stage.name for planned in plans if not planned.hit]
+    if_changed = f", if {would[0]} gives another result" if any(planned.unsure for planned in plans) else ""
+    note(f"{len(would)} of {len(plans)} stages would run{if_changed}")
 
 
 def _number(value: object, digits: int = 3) -> str:
@@ -137,14 +85,15 @@ def _number(value: object, digits: int = 3) -> str:
 
 
 def quality_table(report: Report) -> None:
-    """The headline metrics of base, compressed and floors, then the ratios and what is left of the base's quality."""
+    """The headline metrics of base, compressed and floors, and a line for each protocol that was served."""
     from lwc.recipe import TASKS
     from lwc.report.content_types import measured
 
-    quality, kept, reading = report["quality"], report["retention"], TASKS[report["task"]].headline
-    if quality is None or kept is None:
+    quality, reading = report["quality"], TASKS[report["task"]].headline
+    if quality is None:
         raise LwcError(f"{report['recipe']['name']}: the report contains no quality figures", "use `lwc run` first")
-    title = f"test split, n = {quality['base']['n']} {reading.counted}, 95% intervals"
+    title = f"test split, n = {quality['base']['n']:,} {reading.counted}, 95% intervals"
+    floors = dict(reading.floors)
     table = Table(title=title, title_justify="left", box=None)
     for column in ("model", *(metric.name for metric in reading.metrics)):
         table.add_column(column)
@@ -152,16 +101,12 @@ def quality_table(report: Report) -> None:
         ("base", quality["base"]),
         ("cut, not recovered", quality["unrecovered"]),
         ("cut and recovered", quality["compressed"]),
-        *((f"floor: {name}", value) for name, value in quality["floors"].items()),
+        *((f"floor: {floors.get(name, name)}", value) for name, value in quality["floors"].items()),
     ]
     for name, found in rows:
         table.add_row(name, *(_number(measured(found, metric.key)) for metric in reading.metrics))
     console.print(table)
-    ratios = ", ".join(
-        f"{name} {value:.2f}×" for name, value in report["ratios"].items() if isinstance(value, int | float)
-    )
-    line(f"[bold]smaller by[/bold] {ratios}")
-    line(f"[bold]retention[/bold] {', '.join(f'{one.name} {_number(kept[one.key], 4)}' for one in reading.metrics)}")
+    line("")
     figure, title = next(iter(reading.served.items()))
     for protocol, one in (report["serving"] or {}).items():
         if one is None:
@@ -169,7 +114,7 @@ def quality_table(report: Report) -> None:
         served: Mapping[str, object] = one["served"]
         latency = ", ".join(f"{q} {_number(one['latency_ms'][q], 1)} ms" for q in ("p50", "p95", "p99"))
         line(
-            f"[bold]{protocol}[/bold] {one['throughput_rps']:.0f} requests/s, {latency}, errors {one['errors']},"
+            f"[bold]{protocol}[/bold]  {one['throughput_rps']:.0f} requests/s, {latency}, errors {one['errors']},"
             f" {title} {_number(served[figure], 4)}"
         )
         if "limit" in one:
@@ -199,6 +144,12 @@ def verdict(found: Verdict) -> None:
     for warning in found["warnings"]:
         line(f"[yellow]{escape(warning)}[/yellow]")
     line(f"[bold]{escape(found['gates'])}[/bold]")
+
+
+def places(paths: Mapping[str, str]) -> None:
+    """Where the results are."""
+    for name, path in paths.items():
+        note(f"{name:<10}  {path}")
 
 
 def importance_table(importance: Importance) -> None:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 from lwc.core import distributed
+from lwc.core.progress import Say
 from lwc.importance.per_example import ExampleGradients, GradientScorer, collect
 from lwc.importance.types import LayerImportance, Refusal, Scorer, ScorerOfScores
 from lwc.models.batches import Batch
 from lwc.models.families import Family
 from lwc.models.types import Model
 from lwc.recipe import Method
-
-Say = Callable[[str], None]
 
 
 def run_methods(

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from lwc.core.errors import DataError, RecipeError
+from lwc.core.progress import Say
 from lwc.importance.contents import Importance, TrustFigures
 from lwc.importance.fusion import fuse, kendall_tau
-from lwc.importance.methods import Say, run_methods, run_on_scores
+from lwc.importance.methods import run_methods, run_on_scores
 from lwc.importance.resampling import Rows
 from lwc.importance.subsets import CutModel, Recover, measure, random_subsets
 from lwc.importance.trust import Scored, against_cut_models, resampled

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from lwc.core.errors import DataError
+from lwc.core.progress import Say, part
 from lwc.models.batches import Batch
 from lwc.models.families import Family
 from lwc.models.forward.prefix import outcomes
 from lwc.models.forward.undisturbed import undisturbed
 from lwc.models.types import Model
 
-Recover = Callable[[set[int]], float]
-"""Removed blocks → loss in nats, on the split the cut models are measured on, after some steps of recovery."""
+Recover = Callable[[set[int], Say], float]
+"""(removed blocks, progress) → loss in nats, on the split the cut models are measured on, after a short recovery."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def measure(
     batches: Sequence[Batch],
     subsets: Sequence[frozenset[int]],
     recover: Recover | None = None,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Say = lambda _: None,
 ) -> list[CutModel]:
     """Loss of the model with each subset bypassed, and after ``recover`` where it is given. The model stays as it was.
 
@@ -82,8 +83,8 @@ def measure(
     for number, removed in enumerate(subsets, start=1):
         after = None
         if recover is not None:
-            progress(f"recovering cut models ({number}/{len(subsets)})")
-            after = float(recover(set(removed)))
+            said = part(progress, f"cut model {number}/{len(subsets)}", number - 1, len(subsets))
+            after = float(recover(set(removed), said))
         for value in (losses[removed].loss, after):
             if value is not None and not math.isfinite(value):
                 raise DataError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lwc.core import distributed
+from lwc.core.progress import Say, part
 from lwc.core.store import read_json, write_json
 from lwc.data.splits import load_split
 from lwc.export.onnx import export_graph
@@ -23,7 +24,7 @@ from lwc.pipeline.before_training import check_base
 from lwc.pipeline.blocks_for_latency import blocks_for_latency
 from lwc.pipeline.stage import StageContext
 from lwc.recipe import Iterated, Racing
-from lwc.selection.iterated import iterated
+from lwc.selection.iterated import iterated, quotas
 from lwc.selection.select import CutPlan, describe, plan_cut, select_blocks
 from lwc.tasks.task import Checkpoint, task_of, tokenizer_of
 from lwc.training.distillation import Recoverer, blocks_name, random_weights
@@ -54,23 +55,25 @@ def _recoverer(context: StageContext, base: Checkpoint) -> Recoverer:
     return Recoverer(context.recipe, context.inputs["data"], teacher, context.progress, answers)
 
 
-def _after_recovery(context: StageContext, base: Checkpoint, figure: str) -> Callable[[Collection[int], int], float]:
-    """(removed blocks, steps) → this figure of that cut model on validation, after so many steps of recovery."""
+def _after_recovery(
+    context: StageContext, base: Checkpoint, figure: str
+) -> Callable[[Collection[int], int, Say], float]:
+    """(removed blocks, steps, progress) → this figure of that cut model on validation, after that recovery."""
     recoverer = _recoverer(context, base)
 
-    def measured(removed: Collection[int], steps: int) -> float:
-        return float(recoverer.after(removed, steps, context.scratch, context.progress)[figure])
+    def measured(removed: Collection[int], steps: int, say: Say) -> float:
+        return float(recoverer.after(removed, steps, context.scratch, say)[figure])
 
     return measured
 
 
-def _short_recovery(context: StageContext, base: Checkpoint) -> Callable[[Collection[int]], float] | None:
+def _short_recovery(context: StageContext, base: Checkpoint) -> Callable[[Collection[int], Say], float] | None:
     """Loss of a cut model after the recipe's few steps of recovery, where it asks for that."""
     trust = context.recipe.score.trust
     if trust is None or trust.recovery_steps == 0:
         return None
     loss, steps = _after_recovery(context, base, "loss"), trust.recovery_steps
-    return lambda removed: loss(removed, steps)
+    return lambda removed, say: loss(removed, steps, say)
 
 
 def _cut(context: StageContext, base: Checkpoint, family: Family) -> int | None:
@@ -95,7 +98,7 @@ def score(context: StageContext) -> None:
     importance = score_blocks(base.model, family, calibration, settings, context.progress, trial, seed=seed)
     write_json(context.out / "importance.json", importance)
     ranking = importance["fused"]["ranking"]
-    context.progress(f"{len(importance['methods'])} methods, most important first: {ranking}")
+    context.progress(f"blocks by importance, highest first: {', '.join(map(str, ranking))}")
 
 
 def _trimmed_parameters(context: StageContext, base: Checkpoint) -> int:
@@ -124,7 +127,9 @@ def select(context: StageContext) -> None:
         selection = _iterate(context, base, calibration, recipe.select, plan)
     else:
         recovered = _after_recovery(context, base, "distance") if isinstance(recipe.select, Racing) else None
-        selection = select_blocks(base.model, family, calibration, importance, plan, recovered, seed=recipe.seed)
+        selection = select_blocks(
+            base.model, family, calibration, importance, plan, recovered, recipe.seed, context.progress
+        )
     if latency is not None:
         selection["latency"] = latency["measured"]
     write_json(context.out / "selection.json", selection)
@@ -151,14 +156,15 @@ def _iterate(
     recipe, model, family = context.recipe, base.model, family_of(base.model)
     task = task_of(recipe)
     recoverer = _recoverer(context, base)
+    healed = len(quotas(plan.total - plan.keep, config.rounds)) - 1  # the last is healed by the recover stage
 
     def heal(student: Model, kept: list[int], number: int) -> Model:
         # A finished round is kept whole, so that a killed stage resumes from it.
         done = context.scratch / f"round-{number}-keeps-{blocks_name(kept)}"
         if not done.is_dir():
-            context.progress(f"round {number}: recovering blocks {kept}")
             work = done.with_name(f"{done.name}.work")
-            recoverer.run(student, kept, recoverer.in_steps(config.steps), work, context.progress)
+            say = part(context.progress, f"round {number}/{healed}", number - 1, healed)
+            recoverer.run(student, kept, recoverer.in_steps(config.steps), work, say)
 
             def keep() -> None:
                 task.save(base._replace(model=student.to("cpu")), work / "model")

@@ -11,7 +11,7 @@ from lwc.core.errors import RecipeError
 from lwc.core.machine import describe
 from lwc.core.store import STORE_FOLDER, Store, publish_folder
 from lwc.pipeline.destination import destinations
-from lwc.pipeline.run import StageResult, plan, run_folder
+from lwc.pipeline.run import StageResult, plan
 from lwc.recipe import Recipe
 from lwc.report.content_types import Environment, Report, StageTime
 
@@ -25,7 +25,7 @@ def finish(recipe: Recipe, results: Mapping[str, StageResult], folder: Path, mod
     Returns:
         The report, and where each repository was put.
     """
-    written = _report(recipe, results, folder)
+    written = write_report(recipe, results, folder)
     passed, package = written["verdict"]["passed"], results["package"].path
     places = [
         publish(package / made, place, folder / made, passed) for made, place in destinations(recipe, models).items()
@@ -45,8 +45,8 @@ def publish(made: Path, place: Path, held_back: Path, passed: bool) -> Path:
     return place
 
 
-def refresh(recipe: Recipe, runs: Path) -> Report:
-    """The report again, with the recipe's gates of now, from stages that are all finished.
+def finished(recipe: Recipe, runs: Path) -> dict[str, StageResult]:
+    """The results of an earlier run of the whole line.
 
     Raises:
         RecipeError: a stage would have to run first.
@@ -69,10 +69,11 @@ def refresh(recipe: Recipe, runs: Path) -> Report:
                     "give the --set options of the run, or use `lwc run`",
                 )
             results[planned.stage.name] = StageResult(measured, 0.0, True)
-    return _report(recipe, results, run_folder(runs, recipe))
+    return results
 
 
-def _report(recipe: Recipe, results: Mapping[str, StageResult], folder: Path) -> Report:
+def write_report(recipe: Recipe, results: Mapping[str, StageResult], folder: Path) -> Report:
+    """Decide the recipe's gates and write ``report.*`` to ``folder``."""
     from lwc.report.build import build_report
 
     times: dict[str, StageTime] = {

@@ -18,6 +18,9 @@ from lwc.pipeline.preflight import DATA, RECIPE, Subject, run_checks
 from lwc.pipeline.stage import Stage, StageContext
 from lwc.pipeline.stages import STAGES, stages_until
 from lwc.recipe import Recipe
+from lwc.report.formats import duration
+
+NEVER_RUN = "never run"
 
 # What takes a stage's memory.
 _BATCHES = {
@@ -31,14 +34,27 @@ _BATCHES = {
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What a stage would do: ``hit`` with its artifact, or a miss with the reason."""
+    """What a stage would do: ``hit`` with its artifact, or a miss with the reason; ``purpose`` is what it is for."""
 
     stage: Stage
     hit: bool
     reason: str
+    purpose: str
     key: str | None = None
     ingredients: Mapping[str, Any] = field(default_factory=dict)
     artifact: Artifact | None = None
+
+    def __str__(self) -> str:
+        """For people: what can be reused, or what is done, and why again if it was done before."""
+        if self.artifact is not None:
+            return f"reused, took {duration(self.artifact.seconds)} when made"
+        again = self.reason != NEVER_RUN and not self.unsure
+        return f"{self.purpose} ({self.reason})" if again else self.purpose
+
+    @property
+    def unsure(self) -> bool:
+        """Whether it was run before and may be reused: inputs count by content, and one of them is made first."""
+        return self.key is None and self.reason != NEVER_RUN
 
 
 def run_folder(runs: Path, recipe: Recipe) -> Path:
@@ -70,7 +86,7 @@ def _flatten(value: object, prefix: str = "") -> dict[str, Any]:
 def _why(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
     """The first differences between what a stage was made from last time and now."""
     if before is None:
-        return "never run"
+        return NEVER_RUN
     old, new = _flatten(before), _flatten(now)
     changes = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     if not changes:
@@ -90,17 +106,20 @@ def _why(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
 def _plan_one(
     stage: Stage, recipe: Recipe, store: Store, done: Mapping[str, Artifact], record: Mapping[str, Any]
 ) -> StagePlan:
+    before = record.get(stage.name)
+    purpose = stage.purpose(recipe, {name: artifact.path for name, artifact in done.items()})
     waiting = [name for name in stage.inputs if name not in done]
     if waiting:
-        return StagePlan(stage, False, f"{waiting[0]} runs first")
+        return StagePlan(stage, False, NEVER_RUN if before is None else f"{waiting[0]} runs first", purpose)
     ingredients = _ingredients(stage, recipe, done)
     key = key_of(ingredients)
     if not stage.cached:
-        return StagePlan(stage, False, "measured anew in every run", key, ingredients)
+        reason = NEVER_RUN if before is None else "measured anew in every run"
+        return StagePlan(stage, False, reason, purpose, key, ingredients)
     artifact = store.find(stage.name, key)
     if artifact is not None:
-        return StagePlan(stage, True, "unchanged", key, ingredients, artifact)
-    return StagePlan(stage, False, _why(record.get(stage.name), ingredients), key, ingredients)
+        return StagePlan(stage, True, "unchanged", purpose, key, ingredients, artifact)
+    return StagePlan(stage, False, _why(before, ingredients), purpose, key, ingredients)
 
 
 def _record(runs: Path, recipe: Recipe) -> dict[str, Any]:
@@ -131,7 +150,8 @@ class StageResult:
 
 
 Event = Callable[[str, str, str], None]
-"""Called as ``event(kind, stage, text)``; kinds: hit, start, wait, progress, done, warning and note."""
+"""Called as ``event(kind, stage, text)``; kinds: hit, start, wait, progress, done, warning, note, and variant, which
+begins the output of a variant of a sweep. The text of progress may be a `Step`; an empty one takes the last back."""
 
 
 def run(
@@ -165,17 +185,17 @@ def run(
         planned = _plan_one(stage, recipe, store, done, record)
         if planned.artifact is not None:
             artifact, hit = distributed.broadcast(planned.artifact), True
-            event("hit", stage.name, f"reused, took {artifact.seconds:.0f} s when made")
+            event("hit", stage.name, str(planned))
         else:
             ahead = _names(line[number:])
             while checks and (checks[0] is RECIPE or "data" in done):
                 data = done["data"].path if "data" in done else None
                 run_checks(checks.pop(0), Subject(recipe, ahead, data=data))
-            event("start", stage.name, planned.reason)
+            event("start", stage.name, str(planned))
             inputs = {name: done[name].path for name in stage.inputs}
             make = partial(StageContext, recipe, inputs, answers=answers, ahead=ahead)
             artifact, hit = _build(stage, store, planned, make, event), False
-            event("done", stage.name, f"{artifact.seconds:.1f} s")
+            event("done", stage.name, duration(artifact.seconds))
         if stage.name == "data":
             for kind, text in _of_data(recipe, artifact.path):
                 event(kind, stage.name, text)
@@ -247,6 +267,7 @@ def _build(stage: Stage, store: Store, planned: StagePlan, make: Callable[..., S
         event("wait", stage.name, f"waiting for another run of the same stage ({holder})")
 
     with store.build(stage.name, planned.key, wait) as (out, scratch):
+        event("progress", stage.name, "")  # any wait is over
         # Another process may have finished the same work while this one waited for the lock.
         ready = store.find(stage.name, planned.key) if stage.cached else None
         if ready is not None:

@@ -52,7 +52,8 @@ class Stage:
 
     Where several processes run the line (`lwc.core.distributed`), all of them make a ``shared`` stage, and the
     main one's ``out`` is kept; any other stage is made by the main process alone. No key covers the ``account`` of
-    another: where rows came from, how long it took. Only uncached stages read it.
+    another: where rows came from, how long it took. Only uncached stages read it. ``purpose`` says what the stage does,
+    in half a line (`lwc.pipeline.purposes`).
     """
 
     name: str
@@ -65,6 +66,7 @@ class Stage:
     cached: bool = True
     shared: bool = False
     account: tuple[str, ...] = ()
+    purpose: Callable[[Recipe, Mapping[str, Path]], str] = lambda recipe, inputs: ""
 
     def config(self, recipe: Recipe) -> dict[str, Any]:
         """The resolved settings that this stage's result depends on."""

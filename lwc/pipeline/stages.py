@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lwc.core.errors import LwcError, RecipeError
+from lwc.core.progress import Say
 from lwc.core.store import read_json, write_json
 from lwc.pipeline import keys as needs
+from lwc.pipeline import purposes
 from lwc.pipeline.stage import Stage, StageContext
 from lwc.recipe import Recipe
 
@@ -21,7 +23,7 @@ def _data(context: StageContext) -> None:
     task_of(context.recipe).prepare(context.recipe, context.out, context.scratch, context.progress)
 
 
-def inspect(recipe: Recipe) -> dict[str, Any]:
+def inspect(recipe: Recipe, say: Say = lambda _: None) -> dict[str, Any]:
     """The data quality report of a recipe; nothing is kept, but the bad rows that an error names."""
     from lwc.tasks.task import task_of
 
@@ -30,7 +32,7 @@ def inspect(recipe: Recipe) -> dict[str, Any]:
     kept = False
     try:
         out.mkdir()
-        return task_of(recipe).prepare(recipe, out, scratch, lambda _: None)
+        return task_of(recipe).prepare(recipe, out, scratch, say)
     except LwcError as error:
         kept = str(folder) in error.hint
         raise
@@ -89,14 +91,14 @@ def _evaluate(context: StageContext) -> None:
     quality = evaluate(task_of(recipe), evaluation)["quality"]
     metric = recipe.task.headline.metrics[0]
     base, small = (quality[name][metric.key]["value"] for name in ("base", "compressed"))
-    context.progress(f"test {metric.name} {base:.3f} → {small:.3f}")
+    context.progress(f"test {metric.name}: {base:.3f} base, {small:.3f} recovered")
 
 
 def _export(context: StageContext) -> None:
     from lwc.export.run import export_pair
 
     ratios = export_pair(context.recipe, context.inputs, context.out, context.progress)["ratios"]
-    context.progress(f"size {ratios['size']:.2f}×, latency {ratios['latency']:.2f}×")
+    context.progress(f"files {ratios['size']:.2f}× smaller, latency {ratios['latency']:.2f}× lower")
 
 
 def _package(context: StageContext) -> None:
@@ -116,7 +118,7 @@ def _package(context: StageContext) -> None:
     if package.measure_queue_delay:
         described["cpu"]["queue_delay"] = _measured_delay(context, context.out / "repository")
     write_json(context.out / "package.json", described["cpu"])
-    context.progress(f"served as {recipe.name}")
+    context.progress(f"model name {recipe.name}")
 
 
 def _measured_delay(context: StageContext, repository: Path) -> dict[str, Any]:
@@ -146,7 +148,10 @@ def _verify(context: StageContext) -> None:
         ModelFiles(context.inputs["export"] / "base" / "model.onnx", context.inputs["train"] / "model"),
         reduced if reduced.is_file() else None,
     )
-    verify(context.recipe, packaged, context.out, context.progress)
+    serving = verify(context.recipe, packaged, context.out, context.progress)
+    equal = min(one["served"]["matches_offline"] for one in serving.values())
+    share = "every served answer equals" if equal == 1 else f"{equal:.2%} of the served answers equal"
+    context.progress(f"{share} the offline one")
 
 
 _TRAINING = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
@@ -155,40 +160,41 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "data", 4, (), ("data",), _data, ("rdata", "pandas", "pyarrow", "datasets", "numpy"),
         external=needs.data_files, account=("source.json", "quality.json", "quarantine.jsonl", "test_raw.parquet"),
+        purpose=purposes.data,
     ),
     Stage(
         "train", 3, ("data",), ("model", "train"), _train, _TRAINING,
-        external=needs.train_needs, shared=True, account=("metrics.json",),
+        external=needs.train_needs, shared=True, account=("metrics.json",), purpose=purposes.train,
     ),
     Stage(
         "score", 4, ("data", "train"), ("score",), _score, (*_TRAINING, "scipy", "gguf"),
-        external=needs.score_needs, shared=True,
+        external=needs.score_needs, shared=True, purpose=purposes.score,
     ),
     Stage(
         "select", 4, ("data", "train", "score"), ("target", "select"), _select, _TRAINING,
-        external=needs.select_needs, shared=True,
+        external=needs.select_needs, shared=True, purpose=purposes.select,
     ),
-    Stage("remove", 3, ("train", "select"), (), _remove, _TRAINING),
+    Stage("remove", 3, ("train", "select"), (), _remove, _TRAINING, purpose=purposes.remove),
     Stage(
         "recover", 4, ("data", "train", "remove"), ("recover", "vocabulary"), _recover, _TRAINING,
-        external=needs.recover_needs, shared=True, account=("metrics.json",),
+        external=needs.recover_needs, shared=True, account=("metrics.json",), purpose=purposes.recover,
     ),
     Stage(
         "evaluate", 2, ("data", "train", "remove", "recover"), ("evaluate",), _evaluate, (*_TRAINING, "scikit-learn"),
-        shared=True,
+        shared=True, purpose=purposes.evaluate,
     ),
     Stage(
         "export", needs.EXPORT_VERSION, ("data", "train", "recover", "evaluate"), ("export",), _export,
-        ("torch", "onnx", "onnxruntime", "openvino"), external=needs.measuring_machine,
+        ("torch", "onnx", "onnxruntime", "openvino"), external=needs.measuring_machine, purpose=purposes.export,
     ),
     Stage(
         "package", 5, ("data", "export", "recover"), ("package", "name"), _package, ("onnx", "tritonclient"),
-        external=needs.package_needs,
+        external=needs.package_needs, purpose=purposes.package,
     ),
     # Serving is measured on this machine now: a cached figure would prove nothing.
     Stage(
         "verify", 2, ("data", "train", "evaluate", "export", "package"), ("verify", "name", "package"), _verify,
-        cached=False,
+        cached=False, purpose=purposes.verify,
     ),
 )  # fmt: skip
 

@@ -72,7 +72,8 @@ def sweep(recipe: Recipe, runs: Path, event: Event, run: Run | None = None, unti
     """Run every variant up to ``until``; a variant that fails is recorded as such and the rest go on.
 
     Stages that variants share are made once, and what the uncut model answers in recovery is kept in the store until
-    the last variant is made. ``event`` texts start with the variant's name; ``run`` stands in for the pipeline.
+    the last variant is made. An event of kind ``variant`` precedes those of each variant; a warning or note about the
+    data, which are the same for all, is passed on once. ``run`` stands in for the pipeline.
 
     Returns:
         A row for each variant, in order.
@@ -85,12 +86,19 @@ def sweep(recipe: Recipe, runs: Path, event: Event, run: Run | None = None, unti
     answers = runs / STORE_FOLDER / "teacher"
     run = run or partial(run_line, answers=answers)
     rows: list[Variant] = []
-    for variant in variants(recipe):
+    said: set[str] = set()
+    asked = variants(recipe)
+    for number, variant in enumerate(asked, start=1):
         reached: list[str | None] = [None]
+        event("variant", "", f"{variant.name} ({number} of {len(asked)})")
 
-        def told(kind: str, stage: str, text: str, name: str = variant.name, at: list[str | None] = reached) -> None:
+        def told(kind: str, stage: str, text: str, at: list[str | None] = reached) -> None:
             at[0] = stage
-            event(kind, stage, f"{name}: {text}")
+            if kind in ("warning", "note"):
+                if text in said:
+                    return
+                said.add(text)
+            event(kind, stage, text)
 
         try:
             rows.append(_row(variant, recipe, run(variant, runs, told, until)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -62,6 +63,10 @@ class Optimization(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="auto: bf16 if the hardware supports it natively, otherwise fp32"
     )
+
+    def steps(self, rows: int) -> int:
+        """Steps of a whole training on so many rows."""
+        return max(1, round(self.epochs * math.ceil(rows / self.batch_size)))
 
 
 class Unlabelled(Section):

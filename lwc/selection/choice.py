@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from lwc.core.errors import TargetError
+from lwc.core.progress import Say
 from lwc.importance.contents import Importance
 from lwc.recipe import Strategy
 
@@ -14,8 +15,8 @@ Subset = frozenset[int]
 """Blocks that are removed."""
 Losses = Callable[[Iterable[Subset]], Mapping[Subset, float]]
 """Subsets → loss in nats on calibration rows with these blocks bypassed."""
-AfterRecovery = Callable[[Subset, int], float]
-"""(removed, steps) → distance from the teacher on the validation split after so many steps of recovery."""
+AfterRecovery = Callable[[Subset, int, Say], float]
+"""(removed, steps, progress) → distance from the teacher on the validation split after so many steps of recovery."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Choice:
     recovered: AfterRecovery | None = None
     seed: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
+    say: Say = lambda _: None
 
     @property
     def removable(self) -> list[int]:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from lwc.core.errors import Diverged, TargetError
+from lwc.core.progress import part
 from lwc.recipe import Racing
 from lwc.selection.choice import Choice, Subset
 from lwc.selection.search import best_subsets
@@ -29,6 +30,11 @@ def candidates(config: Racing, choice: Choice) -> list[Subset]:
     return list(dict.fromkeys([*first, *found]))[: config.candidates]
 
 
+def _field_sizes(count: int) -> list[int]:
+    """How many candidates race in each round."""
+    return [count, *_field_sizes(math.ceil(count / 2))] if count > 1 else []
+
+
 def racing(config: Racing, choice: Choice) -> Subset:
     """Successive halving (Jamieson & Talwalkar 2016): round r gives each of those left ``steps`` · 2^r steps.
 
@@ -47,18 +53,22 @@ def racing(config: Racing, choice: Choice) -> Subset:
         return frozenset()
     left, steps = candidates(config, choice), config.steps
     rounds: list[dict[str, Any]] = []
+    sizes = _field_sizes(len(left))
+    done, total = 0, sum(size * steps << number for number, size in enumerate(sizes))
     while len(left) > 1:
         distances: dict[Subset, float] = {}
-        for subset in left:
+        for place, subset in enumerate(left, start=1):
+            name = f"round {len(rounds) + 1}/{len(sizes)}, candidate {place}/{len(left)}"
             try:
-                distances[subset] = choice.recovered(subset, steps)
+                distances[subset] = choice.recovered(subset, steps, part(choice.say, name, done, total, steps))
             except Diverged as error:
                 distances[subset], diverged = math.inf, error
+            done += steps
         left = sorted(left, key=lambda subset: (distances[subset], sorted(subset)))
         if distances[left[0]] == math.inf:
             raise diverged
         told = {subset: None if distance == math.inf else distance for subset, distance in distances.items()}
         rounds.append({"steps": steps, "distances": [{"removed": sorted(one), "distance": told[one]} for one in left]})
-        left, steps = left[: math.ceil(len(left) / 2)] if len(left) > 2 else left[:1], steps * 2
+        left, steps = left[: math.ceil(len(left) / 2)], steps * 2
     choice.notes["race"] = rounds
     return left[0]

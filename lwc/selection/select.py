@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lwc.core.errors import TargetError
+from lwc.core.progress import Say
 from lwc.importance.contents import Importance
 from lwc.importance.resampling import Rows
 from lwc.models.batches import Batch
@@ -129,10 +130,11 @@ def select_blocks(
     plan: CutPlan,
     recovered: AfterRecovery | None = None,
     seed: int = 0,
+    say: Say = lambda _: None,
 ) -> dict[str, Any]:
     """Choose by the strategy of the plan; content of ``selection.json``. Some strategies need ``recovered``."""
     losses = measured(model, family, batches, getattr(plan.settings, "rows", None))
-    choice = Choice(importance, plan.total, plan.keep, plan.required, losses, recovered, seed)
+    choice = Choice(importance, plan.total, plan.keep, plan.required, losses, recovered, seed, say=say)
     choose: Chooser[Strategy] = plan.settings.load()
     removed = choose(plan.settings, choice)
     kept = [block for block in range(choice.total) if block not in removed]

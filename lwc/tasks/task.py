@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import TypeVar
 
 from lwc.core.arrays import Array
+from lwc.core.progress import Say as Say
 from lwc.models.batches import Batch, Encoded, batches
 from lwc.models.types import Model, Output, Tokenizer
 from lwc.recipe import Recipe
@@ -21,7 +22,6 @@ from lwc.tasks.endpoint import Endpoint
 
 VALIDATION_BATCH = 64
 
-Say = Callable[[str], None]
 Judge = Callable[[Model], dict[str, float]]
 """Model → figures on the validation split: the one to show first, and ``score``, which is better when higher."""
 Measure = Callable[[], dict[str, Any]]

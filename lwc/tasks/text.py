@@ -56,8 +56,10 @@ class TextTask:
         else:
             quality = prepare(recipe.data, recipe.seed, out, say)
         splits = quality["splits"]
-        sizes = ", ".join(f"{name} {splits[name]['rows']:,}" for name in ("train", "validation", "test"))
-        say(f"{read_json(out / 'source.json')['source']}: {sizes}, split by {quality['split_by']}")
+        sizes = ", ".join(f"{splits[name]['rows']:,} {name}" for name in ("train", "validation", "test"))
+        kind = quality["split_by"]
+        split = "at random" if kind == "random" else f"by {kind}"
+        say(f"{sizes} texts of {read_json(out / 'source.json')['source']}, split {split}")
         return quality
 
     def check(self, recipe: Recipe, data_dir: Path, stages: Collection[str]) -> None:

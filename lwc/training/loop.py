@@ -22,6 +22,7 @@ from transformers import set_seed
 from lwc.core import distributed
 from lwc.core.errors import Diverged, LwcError
 from lwc.core.machine import precision_here
+from lwc.core.progress import Step
 from lwc.core.store import canonical
 from lwc.models.attention import fused_attention
 from lwc.models.batches import Batch, pad, row_groups
@@ -133,7 +134,7 @@ def fit(
     best: dict[str, Tensor] | None = None
     rows = objective.rows.of_epoch(0)
     per_epoch = math.ceil(len(rows) / settings.batch_size)
-    total = max(1, round(settings.epochs * per_epoch))
+    total = settings.steps(len(rows))
     every = max(1, per_epoch // settings.evaluations_per_epoch)
     identity = _identity(rows, settings, seed)
     restored = checkpoints.restore(checkpoint_dir, plain, optimizer.optimizer, identity)
@@ -152,7 +153,7 @@ def fit(
         )
 
     epoch, order = -1, []
-    since = saved = time.monotonic()
+    saved = time.monotonic()
     with fused_attention(*([plain] if objective.fused else [])):
         while state.step < total and not state.stopped:
             if state.step // per_epoch != epoch:
@@ -174,11 +175,8 @@ def fit(
             if objective.average:
                 decay = min(objective.average, (1 + state.step) / (10 + state.step))
                 averaged = _averaged(averaged, plain, decay)
-            pace = (time.monotonic() - since) / (state.step - resumed_from)
-            left = int(pace * (total - state.step))
             shown = f" · {_headline(state.history[-1])}" if state.history else ""
-            eta = f"{left // 60}:{left % 60:02d}"
-            progress(f"step {state.step}/{total} · loss {value:.3f} · {1 / pace:.1f} it/s · ETA {eta}{shown}")
+            progress(Step(state.step, total, f"loss {value:.3f}{shown}"))
             if state.step % every == 0 or state.step == total:
                 with _weights(plain, averaged):
                     best = _evaluate(plain, state, best, value, settings.patience, objective.judge)
@@ -189,7 +187,7 @@ def fit(
         plain.load_state_dict(best)
     plain.eval()
     chosen = max(state.history, key=lambda entry: entry["score"])
-    progress(f"{state.step} steps, kept step {int(chosen['step'])} with validation {_headline(chosen)}")
+    progress(f"{state.step} steps, kept the weights of step {int(chosen['step'])}: validation {_headline(chosen)}")
     return TrainingResult(
         steps=state.step,
         validation={name: value for name, value in chosen.items() if name not in ("step", "train_loss")},

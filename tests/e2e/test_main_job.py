@@ -18,6 +18,7 @@ import pytest
 from grid import kept
 from measured_figures import differences
 
+from lwc.pipeline.stages import stages_until
 from lwc.recipe.file import load_recipe
 from lwc.report.build import report_schema
 from lwc.serving.triton.server import TritonServer
@@ -68,6 +69,20 @@ class TestMainJob:
         assert "amazon-sample" in done.stderr
         assert "amazon-sample" in json.dumps(report["data"])
 
+    def test_it_says_what_each_stage_is_for_and_where_everything_is(
+        self, finished: tuple[Path, subprocess.CompletedProcess[str]]
+    ) -> None:
+        folder, done = finished
+        lines = done.stderr.splitlines()
+        assert [line.split()[1] for line in lines if line.startswith("…")] == [*stages_until(None), "report"]
+        assert "… recover   the uncut model teaches the cut one, 40 steps" in lines
+        assert "never run" not in done.stderr
+        (checkpoint,) = [line.split()[1] for line in lines if line.startswith("checkpoint  ")]
+        assert (folder / checkpoint / "model.safetensors").is_file()
+        assert "report      runs/tiny/report.html" in lines
+        assert "repository  triton_models/tiny" in lines
+        assert lines[-1] == "All 6 gates passed."
+
     def test_the_report_follows_its_schema(self, report: dict[str, Any]) -> None:
         jsonschema.validate(report, report_schema())
 
@@ -111,7 +126,11 @@ class TestMainJob:
         done = lwc("report", TINY, *stricter, cwd=folder)
         assert done.returncode == 3, done.stderr
         assert "FAIL ratios.blocks" in done.stderr
-        assert lwc("report", TINY, cwd=folder).returncode == 0
+        assert done.stderr.splitlines()[-1].startswith("1 of 6 gates failed: ratios.blocks")
+        again = lwc("report", TINY, cwd=folder)
+        assert again.returncode == 0
+        verdict = finished[1].stderr[finished[1].stderr.index("\nRemoved ") :]
+        assert again.stderr.endswith(verdict), "as the run ended"
 
     def test_another_way_to_the_same_blocks_recovers_nothing_again(
         self, finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from lwc.cli.terminal import plan_lines
 from lwc.core.errors import LwcError, ModelError, RecipeError
 from lwc.core.store import MANIFEST, STORE_FOLDER, Store, read_json
 from lwc.pipeline import run as pipeline
@@ -87,6 +89,45 @@ def test_a_change_reruns_from_there_and_says_why(tmp_path: Path, line: list[str]
     del line[:]
     pipeline.run(recipe(), tmp_path, silent)
     assert line == ["verify"], "going back to the old settings finds the old results"
+
+
+def test_a_stage_says_what_it_is_for_and_why_again_only_if_it_ran_before(
+    tmp_path: Path, line: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = [replace(stage, purpose=lambda recipe, inputs: f"trains on {sorted(inputs)}") for stage in pipeline.STAGES]
+    monkeypatch.setattr(pipeline, "STAGES", tuple(told))
+
+    def said(*overrides: str) -> list[tuple[str, str]]:
+        events: list[tuple[str, str]] = []
+        pipeline.run(recipe(*overrides), tmp_path, lambda kind, stage, text: events.append((kind, text)))
+        return [event for event in events if event[0] in ("start", "hit")]
+
+    assert said() == [
+        ("start", "trains on []"), ("start", "trains on ['data']"), ("start", "trains on ['data', 'train']"),
+    ]  # fmt: skip
+    again = said("train.epochs=7")
+    assert again[0][0] == "hit"
+    assert again[1:] == [
+        ("start", "trains on ['data'] (train.epochs: 1.0 → 7.0)"),
+        ("start", "trains on ['data', 'train'] (measured anew in every run)"),
+    ]
+
+
+def test_the_plan_has_the_words_of_the_run_and_promises_nothing(
+    tmp_path: Path, line: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*overrides: str) -> list[str]:
+        plan_lines(pipeline.plan(recipe(*overrides), tmp_path))
+        return capsys.readouterr().err.splitlines()
+
+    assert said()[-1] == "3 of 3 stages would run"
+    assert "never run" not in "".join(said())
+    pipeline.run(recipe(), tmp_path, silent)
+    data, train, _, last = said("train.epochs=7")
+    assert data == "= data      reused, took 0.0 s when made"
+    assert train == "… train      (train.epochs: 1.0 → 7.0)"
+    assert last == "2 of 3 stages would run, if train gives another result"
+    assert said()[-1] == "1 of 3 stages would run"
 
 
 def test_data_that_moved_and_are_the_same_retrain_nothing(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from strategies import chosen
 from tiny_models import VOCAB, tiny, tokens
 
 from lwc.core.errors import Diverged, TargetError
+from lwc.core.progress import Say, Step
 from lwc.models.batches import Encoded, batches
 from lwc.models.families import family_of
 from lwc.models.forward.predict import loss_and_accuracy
@@ -132,12 +133,14 @@ def test_a_part_of_the_rows_has_short_and_long_texts(size: int, monkeypatch: pyt
 
 def test_racing_halves_the_field_and_doubles_the_steps() -> None:
     asked: list[tuple[Subset, int]] = []
+    said: list[str] = []
 
-    def recovered(removed: Subset, steps: int) -> float:
+    def recovered(removed: Subset, steps: int, say: Say) -> float:
         asked.append((removed, steps))
+        say(Step(steps, steps, "loss 0.4"))
         return float(sum(removed)) * (1 if steps < 40 else -1)  # more recovery turns the order round
 
-    given = choice(6, 3, recovered=recovered)
+    given = choice(6, 3, recovered=recovered, say=said.append)
     config = chosen("racing", candidates=4, steps=10, width=4)
     field = candidates(config, given)
     assert len(set(field)) == 4
@@ -147,10 +150,12 @@ def test_racing_halves_the_field_and_doubles_the_steps() -> None:
     assert [steps for _, steps in asked] == [10] * 4 + [20] * 2
     assert won == min(field, key=lambda one: sum(one))
     assert [round_["steps"] for round_ in given.notes["race"]] == [10, 20]
+    assert [str(one).split(" · ")[0] for one in said] == [f"step {done}/80" for done in (10, 20, 30, 40, 60, 80)]
+    assert said[-1] == "step 80/80 · round 2/2, candidate 2/2 · loss 0.4"
 
 
 def test_a_candidate_whose_recovery_diverges_loses_the_race() -> None:
-    def recovered(removed: Subset, steps: int) -> float:
+    def recovered(removed: Subset, steps: int, say: Say) -> float:
         if removed == frozenset({0, 1, 2}):
             raise Diverged("the training loss became nan")
         return float(sum(removed))
@@ -160,7 +165,7 @@ def test_a_candidate_whose_recovery_diverges_loses_the_race() -> None:
     last = given.notes["race"][0]["distances"][-1]
     assert last == {"removed": [0, 1, 2], "distance": None}, "as JSON: no number"
 
-    def hopeless(removed: Subset, steps: int) -> float:
+    def hopeless(removed: Subset, steps: int, say: Say) -> float:
         raise Diverged("the training loss became nan")
 
     with pytest.raises(Diverged):

@@ -33,7 +33,7 @@ def ranking(order: list[int]) -> dict[str, Any]:
     }
 
 
-def by_hand(removed: frozenset[int], steps: int) -> float:
+def by_hand(removed: frozenset[int], steps: int, say: Any) -> float:
     """A loss after recovery that favours late blocks, and steps."""
     return sum(1.0 / (1 + block) for block in removed) / steps
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from lwc.cli.main import app
 from lwc.core.errors import LwcError, MissingDependency, RecipeError, TargetError
+from lwc.core.progress import Step
 from lwc.core.store import write_json
 from lwc.pipeline import sweep as sweeping
 from lwc.pipeline.run import Event, StageResult
@@ -224,14 +225,20 @@ def test_a_bug_is_not_taken_for_a_failed_variant(tmp_path: Path) -> None:
         sweep(make_recipe({"ratios": [2]}), tmp_path, silent, run)
 
 
-def test_events_name_their_variant(tmp_path: Path) -> None:
-    said: list[str] = []
+def test_each_variant_is_announced_and_what_all_share_is_said_once(tmp_path: Path) -> None:
+    said: list[tuple[str, str]] = []
 
     def run(variant: Recipe, runs: Path, event: Event, until: str | None) -> dict[str, StageResult]:
+        event("warning", "data", "30% of the rows are duplicates.")
+        event("progress", "train", Step(1, 2))
         return fake_run(runs, event, variant, until)
 
-    sweep(make_recipe({"ratios": [2, 3]}), tmp_path, lambda kind, stage, text: said.append(text), run, "train")
-    assert said == ["tiny-2x: 1.0 s", "tiny-3x: 1.0 s"]
+    sweep(make_recipe({"ratios": [2, 3]}), tmp_path, lambda kind, stage, text: said.append((kind, text)), run, "train")
+    assert said == [
+        ("variant", "tiny-2x (1 of 2)"), ("warning", "30% of the rows are duplicates."), ("progress", "step 1/2"),
+        ("done", "1.0 s"), ("variant", "tiny-3x (2 of 2)"), ("progress", "step 1/2"), ("done", "1.0 s"),
+    ]  # fmt: skip
+    assert isinstance(said[2][1], Step), "with a bar, as in a run"
 
 
 def test_pareto_by_hand() -> None:

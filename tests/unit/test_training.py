@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch.backends import cuda
 
 from lwc.core import distributed
 from lwc.core.errors import Diverged, LwcError
+from lwc.core.progress import Step
 from lwc.models.attention import fused_attention
 from lwc.models.batches import Batch, batches
 from lwc.models.families import family_of
@@ -109,8 +111,10 @@ def test_it_learns_and_says_how_far_it_is(tmp_path: Path) -> None:
     assert result.steps == 18
     assert result.validation["macro_f1"] > 0.9
     assert not model.training
-    assert "ETA" in lines[-2]
-    assert "macro-F1" in lines[-2]
+    last = lines[-2]
+    assert isinstance(last, Step)
+    assert (last.done, last.total) == (18, 18)
+    assert re.fullmatch(r"step 18/18 · loss \d\.\d{3} · macro-F1 \d\.\d{3}", last)
 
 
 def test_same_seed_same_weights(tmp_path: Path) -> None:

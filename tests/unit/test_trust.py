@@ -16,6 +16,7 @@ from tiny_models import tiny, tokens
 
 from lwc.cli import terminal as render
 from lwc.core.errors import DataError, RecipeError
+from lwc.core.progress import Say, Step
 from lwc.importance.resampling import Rows
 from lwc.importance.score import Trial, score_blocks
 from lwc.importance.statistics import bootstrap_interval, compare_predictions, rank_stability
@@ -163,7 +164,7 @@ def test_measured_loss_is_that_of_the_removed_model() -> None:
     family, calibration = family_of(model), data(tiny("bert", blocks=4))
     sets = [frozenset({1}), frozenset({0, 3})]
     seen: list[set[int]] = []
-    found = measure(model, family, calibration, sets, lambda removed: seen.append(removed) or 0.25)
+    found = measure(model, family, calibration, sets, lambda removed, say: seen.append(removed) or 0.25)
     assert model.training
     assert seen == [{1}, {0, 3}]
     for one in found:
@@ -172,7 +173,7 @@ def test_measured_loss_is_that_of_the_removed_model() -> None:
         assert one.recovered == 0.25
     assert measure(model, family, calibration, sets)[0].recovered is None
     with pytest.raises(DataError, match=r"without blocks \[1\] is nan"):
-        measure(model, family, calibration, sets, lambda removed: float("nan"))
+        measure(model, family, calibration, sets, lambda removed, say: float("nan"))
 
 
 def scored(fusion: str = "mean_rank", after: bool = False) -> Scored:
@@ -254,7 +255,8 @@ def test_validation_recovery_and_cut_are_used() -> None:
     held_out = batches(tokens(9, seed=8), np.arange(9) % 3, 4, length_bucketed=True, seed=None)
     asked: list[set[int]] = []
 
-    def recover(removed: set[int]) -> float:
+    def recover(removed: set[int], say: Say) -> float:
+        say(Step(5, 5))
         asked.append(removed)
         return 0.1 * sum(removed) + 1
 
@@ -280,7 +282,7 @@ def test_no_trust_no_cost_and_learned_without_it_measures_all_the_same() -> None
     calibration = data(model)
     assert score(model, calibration, trust=None)["trust"] is None
     asked: list[set[int]] = []
-    learned = score(model, calibration, trust=None, fusion="learned", recover=lambda one: asked.append(one) or 1.0)
+    learned = score(model, calibration, trust=None, fusion="learned", recover=lambda one, say: asked.append(one) or 1.0)
     assert asked == [], "recovery_steps is 0"
     assert learned["trust"] is None
     assert learned["fused"]["learned"]["subsets"] == 14
@@ -302,7 +304,7 @@ def test_shallow_models_say_what_is_not_measured(blocks: int) -> None:
 def test_the_report_and_the_terminal_say_the_verdict(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("modernbert", blocks=5, seed=1)
     scale_output(model, 3, 0.0)
-    found = score(model, data(model), recover=lambda removed: 1.0 + sum(removed), trust={"recovery_steps": 1})
+    found = score(model, data(model), recover=lambda removed, say: 1.0 + sum(removed), trust={"recovery_steps": 1})
     figures = importance_figures(found, {"removed": [3]}, tmp_path)
     assert set(figures) == {"importance", "agreement", "prediction"}
     for figure in figures.values():

@@ -1,16 +1,17 @@
-"""Progress of a long read: rows per second, share of the bytes, time left."""
+"""Progress of a long read: rows, rows per second, and how much of the input is done."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+
+from lwc.core.progress import Say, Step
 
 
 class Meter:
     """Counts bytes and rows of several threads, and reports them to ``say`` at most once a second."""
 
-    def __init__(self, what: str, total: int, say: Callable[[str], None]) -> None:
+    def __init__(self, what: str, total: int, say: Say) -> None:
         self.what, self.total, self.say = what, total, say
         self.done = self.rows = 0
         self._start = self._told = time.monotonic()
@@ -29,14 +30,10 @@ class Meter:
             if now - self._told < 1:
                 return
             self._told = now
-            text = self.text(now - self._start)
-        self.say(text)
+            step = self.step(now - self._start)
+        self.say(step)
 
-    def text(self, seconds: float) -> str:
+    def step(self, seconds: float) -> Step:
         """The progress after so many seconds."""
-        parts = [f"{self.what} {self.rows:,} rows, {self.rows / max(seconds, 1e-9):,.0f} rows/s"]
-        share = min(1.0, self.done / self.total) if self.total else 0.0
-        if share > 0:
-            left = round(seconds / share - seconds)
-            parts.append(f"{share:.0%}, {left // 60} min {left % 60:02d} s to go")
-        return ", ".join(parts)
+        note = f"{self.what} {self.rows:,} rows, {self.rows / max(seconds, 1e-9):,.0f} rows/s"
+        return Step(min(self.done, self.total), self.total, note, counted=False)

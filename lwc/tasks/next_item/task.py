@@ -55,8 +55,8 @@ class NextItemTask:
         """Histories, questions and catalogue."""
         found = prepare(recipe, _settings(recipe), out, say)
         splits = found["splits"]
-        sizes = ", ".join(f"{name} {splits[name]['users']:,}" for name in ("train", "validation", "test"))
-        say(f"{found['items']:,} items; users: {sizes}")
+        sizes = ", ".join(f"{splits[name]['users']:,} {name}" for name in ("train", "validation", "test"))
+        say(f"{sizes} users, {found['items']:,} items")
         return found
 
     def check(self, recipe: Recipe, data_dir: Path, stages: Collection[str]) -> None:
