@@ -137,14 +137,19 @@ def _number(value: object, digits: int = 3) -> str:
 
 
 def quality_table(report: Report) -> None:
-    """The headline metrics of base, compressed and floors, then the ratios and what is left of the base's quality."""
+    """The headline metrics of base, compressed and floors, then the ratios and the retention of what is served."""
     from lwc.recipe import TASKS
-    from lwc.report.content_types import measured
+    from lwc.report.quality_contents import measured
+    from lwc.report.verdict import as_served, ratios_of
 
     quality, kept, reading = report["quality"], report["retention"], TASKS[report["task"]].headline
     if quality is None or kept is None:
         raise LwcError(f"{report['recipe']['name']}: the report contains no quality figures", "use `lwc run` first")
     title = f"test split, n = {quality['base']['n']} {reading.counted}, 95% intervals"
+    served = report["served"]
+    reduced = served["quality"] if served is not None and served["precision"] == "int8" else None
+    if served is not None and served["retention"] is not None:
+        kept = served["retention"]
     table = Table(title=title, title_justify="left", box=None)
     for column in ("model", *(metric.name for metric in reading.metrics)):
         table.add_column(column)
@@ -152,25 +157,28 @@ def quality_table(report: Report) -> None:
         ("base", quality["base"]),
         ("cut, not recovered", quality["unrecovered"]),
         ("cut and recovered", quality["compressed"]),
+        *([("as served, int8", reduced)] if reduced else []),
         *((f"floor: {name}", value) for name, value in quality["floors"].items()),
     ]
     for name, found in rows:
         table.add_row(name, *(_number(measured(found, metric.key)) for metric in reading.metrics))
     console.print(table)
     ratios = ", ".join(
-        f"{name} {value:.2f}×" for name, value in report["ratios"].items() if isinstance(value, int | float)
+        f"{name.replace('_eager', ' against PyTorch eager')} {value:.2f}×"
+        for name, value in ratios_of(report).items()
+        if value is not None
     )
-    line(f"[bold]smaller by[/bold] {ratios}")
+    line(f"[bold]as served, {as_served(report)}:[/bold] {ratios}")
     line(f"[bold]retention[/bold] {', '.join(f'{one.name} {_number(kept[one.key], 4)}' for one in reading.metrics)}")
     figure, title = next(iter(reading.served.items()))
     for protocol, one in (report["serving"] or {}).items():
         if one is None:
             continue
-        served: Mapping[str, object] = one["served"]
+        answers: Mapping[str, object] = one["served"]
         latency = ", ".join(f"{q} {_number(one['latency_ms'][q], 1)} ms" for q in ("p50", "p95", "p99"))
         line(
             f"[bold]{protocol}[/bold] {one['throughput_rps']:.0f} requests/s, {latency}, errors {one['errors']},"
-            f" {title} {_number(served[figure], 4)}"
+            f" {title} {_number(answers[figure], 4)}"
         )
         if "limit" in one:
             limit = one["limit"]
@@ -190,10 +198,14 @@ def gates_table(gates: Sequence[Decision]) -> None:
 
 
 def verdict(found: Verdict) -> None:
-    """What was removed, what it cost and gained, the warnings, and the gates last: a line each."""
+    """Whether to deploy, what was removed, cost and gain as served, what to know, the gates last: a line each."""
+    colour = {True: "green", False: "red", None: "yellow"}[found["deploy"]]
+    line(f"[bold {colour}]{escape(found['decision'])}[/bold {colour}]")
     note(found["removed"])
     note(found["cost"])
     note(found["gained"])
+    for alert in found["alerts"]:
+        line(f"[bold yellow]{escape(alert)}[/bold yellow]")
     for warning in found["warnings"]:
         line(f"[yellow]{escape(warning)}[/yellow]")
     line(f"[bold]{escape(found['gates'])}[/bold]")

@@ -18,9 +18,10 @@ from lwc.core.marks import Interval, Intervals
 from lwc.core.store import RECORD, STORE_FOLDER, Store, key_of, read_json, read_record
 from lwc.recipe import TASKS
 from lwc.report.collect import SCHEMA_VERSION
-from lwc.report.content_types import Decision, Quality, Ratios, Report, Target, measured
+from lwc.report.content_types import Decision, Ratios, Report, Target
+from lwc.report.export_contents import ShapeTimes
 from lwc.report.paired import Predictions, holm, other_rows, paired, read_predictions
-from lwc.report.stage_contents import ShapeTimes
+from lwc.report.quality_contents import Quality, measured
 
 # They name a run, or plan others: no number depends on them.
 _NO_EFFECT = ("name", "description", "sweep")

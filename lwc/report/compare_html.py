@@ -9,12 +9,13 @@ from lwc.core.marks import Interval
 from lwc.metrics.headline import Metric
 from lwc.recipe import TASKS
 from lwc.report.compare import Comparison, Test
-from lwc.report.content_types import Decision, measured
-from lwc.report.document import Document, Paragraph, Section, Table
+from lwc.report.content_types import Decision
+from lwc.report.document import Document, Paragraph, Section, Table, Tiles
+from lwc.report.export_contents import ShapeTimes
 from lwc.report.formats import NOT_MEASURED, duration, number, ratio, retention, significant, with_interval
 from lwc.report.html import render_html
 from lwc.report.markdown import render_markdown
-from lwc.report.stage_contents import ShapeTimes
+from lwc.report.quality_contents import measured
 
 
 def _metrics(c: Comparison) -> tuple[Metric, Metric]:
@@ -138,11 +139,11 @@ def _document(c: Comparison) -> Document:
         passed=passed == len(runs),
         state=f"{passed} of {len(runs)} passed",
         verdict=[*map(Paragraph, (finding(test) for test in c["tests"])), *(Paragraph(t, "bad") for t in c["notes"])],
-        tiles=[
+        tiles=[Tiles([
             (r["name"], number(measured(q, metric.key) if (q := r["quality"]["compressed"]) else None),
              f"{metric.name}, {ratio(r['ratios'][r['target']['of']])} in {r['target']['of']}")
             for r in runs
-        ],
+        ])],
         sections=[
             Section("What differs", [Table(header, changed) if changed else same]),
             Section("Quality", [_quality_table(c)]),

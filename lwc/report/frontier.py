@@ -16,7 +16,7 @@ from lwc.core.marks import Interval, Intervals
 from lwc.metrics.headline import Headline, Metric
 from lwc.recipe import TASKS, RatioBase
 from lwc.report.content_types import RATIOS, Ratios
-from lwc.report.document import Document, Figure, Paragraph, Section, Table
+from lwc.report.document import Document, Figure, Paragraph, Section, Table, Tiles
 from lwc.report.formats import NOT_MEASURED, duration, number, ratio, retention, with_interval
 from lwc.report.frontier_plot import frontier_plot
 from lwc.report.html import render_html
@@ -224,7 +224,7 @@ def _document(f: Frontier, figure: Figure | None = None) -> Document:
         passed=not f.failed,
         state=f"{done} of {len(f.rows)} finished",
         verdict=_summary(f),
-        tiles=tiles,
+        tiles=[Tiles(tiles)],
         sections=[
             Section("Quality against size and speed", [*([figure] if figure else []), _quality_table(f)]),
             Section("Variants", [_setup_table(f)]),
