@@ -145,6 +145,7 @@ def report(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("r
         print_json(written)
     render.quality_table(written)
     render.gates_table(written["gates"])
+    render.verdict(written["verdict"])
     raise typer.Exit(OK if written["verdict"]["passed"] else GATE_FAILED)
 
 

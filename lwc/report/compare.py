@@ -19,7 +19,7 @@ from lwc.core.store import RECORD, STORE_FOLDER, Store, key_of, read_json, read_
 from lwc.recipe import TASKS
 from lwc.report.collect import SCHEMA_VERSION
 from lwc.report.content_types import Decision, Ratios, Report, Target
-from lwc.report.export_contents import ShapeTimes
+from lwc.report.export_contents import AsServed, ShapeTimes
 from lwc.report.paired import Predictions, holm, other_rows, paired, read_predictions
 from lwc.report.quality_contents import Quality, measured
 
@@ -48,6 +48,7 @@ class Compared(TypedDict):
     quality: dict[Literal["base", "unrecovered", "compressed", "floor"], Quality | None]
     retention: dict[str, Interval | None]
     ratios: Ratios
+    served: AsServed | None
     latency: list[ShapeTimes]
     gates: list[Decision]
     cost: Cost
@@ -244,6 +245,7 @@ def _compared(run: _Run) -> Compared:
         },
         "retention": {metric.key: kept.get(metric.key) for metric in headline.metrics},
         "ratios": report["ratios"],
+        "served": report["served"],
         "latency": (report["latency"] or {}).get("shapes", []),
         "gates": report["gates"],
         "cost": {"stages": seconds, "total": sum(known) if known else None},

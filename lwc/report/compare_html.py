@@ -8,7 +8,7 @@ from pathlib import Path
 from lwc.core.marks import Interval
 from lwc.metrics.headline import Metric
 from lwc.recipe import TASKS
-from lwc.report.compare import Comparison, Test
+from lwc.report.compare import Compared, Comparison, Test
 from lwc.report.content_types import Decision
 from lwc.report.document import Document, Paragraph, Section, Table, Tiles
 from lwc.report.export_contents import ShapeTimes
@@ -113,6 +113,16 @@ def _gates(gates: Sequence[Decision]) -> dict[str, str]:
     return found
 
 
+def _served(run: Compared) -> dict[str, str]:
+    """Rows for what the run serves: its precision, and what it gains and keeps."""
+    served = run["served"]
+    if served is None:
+        return {}
+    gained = {name: ratio(served["ratios"][name]) for name in ("size", "latency", "latency_eager")}
+    kept = {f"{name} retained": retention(value) for name, value in (served["retention"] or {}).items()}
+    return {"as served": served["precision"], **{f"as served: {name}": text for name, text in (gained | kept).items()}}
+
+
 def _speed(shape: ShapeTimes) -> str:
     return f"{number(shape['base_ms'], 2)} → {number(shape['compressed_ms'], 2)} ms ({ratio(shape['ratio'])})"
 
@@ -123,7 +133,7 @@ def _document(c: Comparison) -> Document:
     passed = sum(run["passed"] for run in runs)
     header = ("recipe key", *(run["name"] for run in runs))
     changed = tuple((row["key"], *map(_shown, row["values"])) for row in c["differences"])
-    sizes = [{str(name): ratio(value) for name, value in run["ratios"].items()} for run in runs]
+    sizes = [{**{str(name): ratio(value) for name, value in run["ratios"].items()}, **_served(run)} for run in runs]
     speeds = [{f"{s['batch']} × {s['length']}": _speed(s) for s in run["latency"]} for run in runs]
     gates = [_gates(run["gates"]) for run in runs]
     costs = [

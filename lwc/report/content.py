@@ -13,7 +13,7 @@ from lwc.report.export_contents import Parity
 from lwc.report.first_screen import STATES, first_screen
 from lwc.report.formats import NOT_MEASURED, duration, number, percent, ratio, retention, significant, with_interval
 from lwc.report.importance import importance_section
-from lwc.report.latency import latency_table, served_table
+from lwc.report.latency import doubt, latency_table, marked, served_table
 from lwc.report.levers import further_levers, search_for_latency
 from lwc.report.quality_contents import Quality, measured
 from lwc.report.serving import serving_section
@@ -116,7 +116,7 @@ def _size(report: Report) -> Section:
         ("blocks", number(blocks_before), number(blocks_after), ratio(ratios["blocks"])),
         ("params", number(before), number(after), ratio(ratios["params"])),
         ("size (ONNX file)", *sizes, ratio(ratios["size"])),
-        ("latency", "see below", "see below", ratio(ratios["latency"])),
+        ("latency", "see below", "see below", marked(ratios["latency"], bool(doubt(report["latency"])))),
     )
     blocks: list[Block] = [Table(("fp32", "base", "compressed", "ratio"), rows)]
     if report["served"]:

@@ -167,10 +167,10 @@ def _quality_table(f: Frontier) -> Table:
     return Table(
         header,
         (*known, *rows),
-        f"Test split, 95% bootstrap intervals. Best in: no other variant, nor the uncut model, is as good in "
-        f"{first.name} and as small (params) or as fast (latency), and better in one of the two. By the values alone: "
-        "if intervals overlap, the order may be chance, and the best of many variants looks better than it is. "
-        "`lwc compare` tests finished runs in pairs.",
+        "Test split, 95% bootstrap intervals; quality, size and latency as served. Best in: no other variant, nor the "
+        f"uncut model, is as good in {first.name} and as small (params) or as fast (latency), and better in one of the "
+        "two. By the values alone: if intervals overlap, the order may be chance, and the best of many variants looks "
+        "better than it is. `lwc compare` tests finished runs in pairs.",
         strong=tuple(place + shift for place in range(len(f.rows)) if f.axes_of(place)),
         bad=tuple(place + shift for place, row in enumerate(f.rows) if row["error"] is not None),
     )

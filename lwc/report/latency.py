@@ -43,7 +43,8 @@ def doubt(latency: Latency | ServedLatency | None) -> str:
     return " and ".join(reasons)
 
 
-def _marked(value: float, unreliable: bool) -> str:
+def marked(value: float | None, unreliable: bool) -> str:
+    """A ratio of latency, with a mark if it is unreliable."""
     return f"{ratio(value)}{' (unreliable)' if unreliable else ''}"
 
 
@@ -57,7 +58,7 @@ def latency_table(latency: Latency | None) -> Table | Paragraph:
             shape_name(shape),
             number(shape["base_ms"], 2),
             number(shape["compressed_ms"], 2),
-            _marked(shape["ratio"], loose(shape)),
+            marked(shape["ratio"], loose(shape)),
             percent(widest(shape)),
         )
         for shape in shapes
@@ -75,8 +76,8 @@ def served_table(served: AsServed) -> Table:
         (
             shape_name(shape),
             *(number(shape[name], 2) for name in ("eager_ms", "base_ms", "served_ms")),
-            _marked(shape["ratio_eager"], loose(shape)),
-            _marked(shape["ratio"], loose(shape)),
+            marked(shape["ratio_eager"], loose(shape)),
+            marked(shape["ratio"], loose(shape)),
             percent(widest(shape)),
         )
         for shape in served["latency"]["shapes"]

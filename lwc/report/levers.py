@@ -8,7 +8,7 @@ from lwc.recipe import TASKS
 from lwc.report.content_types import Report
 from lwc.report.document import Table
 from lwc.report.formats import number, percent, ratio, significant
-from lwc.report.latency import widest
+from lwc.report.latency import doubt, marked, widest
 
 _PRECISIONS: tuple[Literal["fp32", "int8"], ...] = ("fp32", "int8")
 
@@ -51,7 +51,8 @@ def further_levers(report: Report) -> list[Table]:
         rows.append(
             (
                 f"int8, {int8['mode']}: what CPUs serve",
-                f"{ratio(int8['ratios']['size'])} smaller, {ratio(int8['ratios']['latency'])} faster",
+                f"{ratio(int8['ratios']['size'])} smaller, "
+                f"{marked(int8['ratios']['latency'], bool(doubt(int8.get('latency'))))} faster",
                 f"{', '.join(changes)}; same label on {percent(test['agreement'])} of the test texts{kept}",
             )
         )

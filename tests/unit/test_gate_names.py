@@ -88,6 +88,7 @@ def test_what_a_metric_is_relative_to_is_checked_too() -> None:
         ("data.quality.splits.test.labels.good", "data.labels.scheme=column"),
         ("data.quality.splits.test.labels.good", "data.labels={scheme: column, names: [bad, good]}"),
         ("export.fp16.agreement", "export.fp16=true"),
+        ("export.int8.validation.accuracy_int8", "export.int8={}"),
     ],
 )
 def test_what_is_measured_depends_on_the_recipe(metric: str, makes_it: str) -> None:
@@ -98,6 +99,8 @@ def test_what_is_measured_depends_on_the_recipe(metric: str, makes_it: str) -> N
 @pytest.mark.parametrize(
     "metric",
     [
+        "served.ratios.latency", "served.ratios.latency_eager", "served.retention.accuracy.low", "served.params.served",
+        "served.quality.macro_f1", "served.latency.shapes.1.ratio_eager", "served.latency.waited",
         "retention.accuracy.low", "quality.floors.tfidf.macro_f1", "quality.compressed.confusion.0.1", "target.met",
         "latency.shapes.1.ratio", "training.recover.validation.macro_f1", "stages.train.seconds",
         "serving.http.server.mean_ms.queue", "data.quality.rows_used", "importance.fused.scores.1",
