@@ -87,13 +87,14 @@ def _number(value: object, digits: int = 3) -> str:
 def quality_table(report: Report) -> None:
     """The headline metrics of base, compressed and floors, and a line for each protocol that was served."""
     from lwc.recipe import TASKS
-    from lwc.report.content_types import measured
+    from lwc.report.quality_contents import measured
 
     quality, reading = report["quality"], TASKS[report["task"]].headline
     if quality is None:
         raise LwcError(f"{report['recipe']['name']}: the report contains no quality figures", "use `lwc run` first")
     title = f"test split, n = {quality['base']['n']:,} {reading.counted}, 95% intervals"
-    floors = dict(reading.floors)
+    floors, served = dict(reading.floors), report["served"]
+    reduced = served["quality"] if served is not None and served["precision"] == "int8" else None
     table = Table(title=title, title_justify="left", box=None)
     for column in ("model", *(metric.name for metric in reading.metrics)):
         table.add_column(column)
@@ -101,6 +102,7 @@ def quality_table(report: Report) -> None:
         ("base", quality["base"]),
         ("cut, not recovered", quality["unrecovered"]),
         ("cut and recovered", quality["compressed"]),
+        *([("as served, int8", reduced)] if reduced else []),
         *((f"floor: {floors.get(name, name)}", value) for name, value in quality["floors"].items()),
     ]
     for name, found in rows:
@@ -111,11 +113,11 @@ def quality_table(report: Report) -> None:
     for protocol, one in (report["serving"] or {}).items():
         if one is None:
             continue
-        served: Mapping[str, object] = one["served"]
+        answers: Mapping[str, object] = one["served"]
         latency = ", ".join(f"{q} {_number(one['latency_ms'][q], 1)} ms" for q in ("p50", "p95", "p99"))
         line(
             f"[bold]{protocol}[/bold]  {one['throughput_rps']:.0f} requests/s, {latency}, errors {one['errors']},"
-            f" {title} {_number(served[figure], 4)}"
+            f" {title} {_number(answers[figure], 4)}"
         )
         if "limit" in one:
             limit = one["limit"]
@@ -137,10 +139,14 @@ def gates_table(gates: Sequence[Decision]) -> None:
 
 
 def verdict(found: Verdict) -> None:
-    """What was removed, what it cost and gained, the warnings, and the gates last: a line each."""
+    """Whether to deploy, what was removed, cost and gain as served, what to know, the gates last: a line each."""
+    colour = {True: "green", False: "red", None: "yellow"}[found["deploy"]]
+    line(f"[bold {colour}]{escape(found['decision'])}[/bold {colour}]")
     note(found["removed"])
     note(found["cost"])
     note(found["gained"])
+    for alert in found["alerts"]:
+        line(f"[bold yellow]{escape(alert)}[/bold yellow]")
     for warning in found["warnings"]:
         line(f"[yellow]{escape(warning)}[/yellow]")
     line(f"[bold]{escape(found['gates'])}[/bold]")

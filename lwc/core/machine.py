@@ -62,6 +62,18 @@ def cpu_limit() -> int:
     return cores
 
 
+def ran_and_waited() -> tuple[float, float] | None:
+    """Seconds that the threads of this process ran, and were ready to run but had no core (Linux; None elsewhere)."""
+    ran = waited = 0
+    for file in Path("/proc/self/task").glob("*/schedstat"):
+        try:
+            running, waiting, _ = map(int, file.read_text().split())
+        except (OSError, ValueError):
+            continue  # the thread ended, or the kernel does not count
+        ran, waited = ran + running, waited + waiting
+    return (ran / 1e9, waited / 1e9) if ran else None
+
+
 # Instruction sets that multiply bf16; without them it is emulated, and slower than fp32.
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 

@@ -1,7 +1,7 @@
 """The export stage: base and compressed model to ONNX the same way, parity, size and latency side by side.
 
-With ``export.int8`` or ``export.fp16`` the compressed model is also written in that precision, with what it costs in
-answers and what it gives in time.
+With ``export.int8`` or ``export.fp16`` the compressed model is also written in that precision. CPUs serve the int8
+graph unless it is refused (`lwc.export.int8`); ``served`` says which graph it is and what it gains.
 """
 
 from __future__ import annotations
@@ -10,31 +10,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from lwc.core.arrays import Array
 from lwc.core.machine import cpu_limit
-from lwc.core.store import read_json, write_json
-from lwc.data.splits import load_split
+from lwc.core.store import write_json
 from lwc.export.half import to_fp16
-from lwc.export.latency import compare_latency, compare_runtimes
+from lwc.export.inputs import padded_inputs
+from lwc.export.int8 import Candidate, Texts, judge_int8, make_int8, too_slow
+from lwc.export.latency import (
+    RUNTIME,
+    Times,
+    compare_runtimes,
+    geometric_mean,
+    in_onnxruntime,
+    in_pytorch,
+    in_turns,
+)
 from lwc.export.onnx import export_graph
-from lwc.export.onnx_files import size_of
+from lwc.export.onnx_files import remove_graph, size_of
 from lwc.export.parity import check_parity
-from lwc.export.quantize import quantize
 from lwc.export.session import logits
-from lwc.metrics.classification import macro_f1, retention
-from lwc.models.batches import batches, encode
-from lwc.models.load import load_tokenizer
 from lwc.models.positions import check_shapes
+from lwc.models.types import Model
 from lwc.recipe import Export, Recipe
-from lwc.tasks.task import Say, task_of
-from lwc.tasks.text import spread
+from lwc.tasks.task import Graph, Say, task_of
 
 # Largest |Δ logit| of the fp16 graph: half precision keeps 11 bits, and logits are of the order of 10.
 HALF_TOLERANCE = 0.1
+BASE = "base/model.onnx"
 WHOLE = "compressed/model.onnx"
 # The reduced graphs, where there are any: this one is served on CPUs, that one on GPUs.
 INT8 = "compressed/model.int8.onnx"
@@ -44,28 +45,36 @@ _CALIBRATION = 128
 
 
 def export_pair(recipe: Recipe, stages: Mapping[str, Path], out: Path, progress: Say) -> dict[str, Any]:
-    """Export both models and write ``export.json``: files, parity, latency, ratios, and the reduced graphs.
+    """Export both models and write ``export.json``: files, parity, latency, ratios, the reduced graphs, what is served.
 
     ``stages`` are the folders of ``data``, ``train``, ``recover`` and, for an int8 graph, ``evaluate``.
-    ``ratios.latency`` is the geometric mean over the recipe's shapes of base ÷ compressed median.
+    ``ratios.latency`` is the geometric mean over the recipe's shapes of base ÷ compressed median, both in fp32.
+    ``served`` has the precision of the graph for CPUs, ``why`` it is not int8 where the recipe asks for that, and what
+    it gains over the uncut model in fp32, in ONNX Runtime and in PyTorch. All are timed in one run, in turns.
     """
     task, settings = task_of(recipe), recipe.export
     files: dict[str, Any] = {}
     parity: dict[str, Any] = {}
-    notes: dict[str, Any] = {}
+    uncut: tuple[Graph, Model] | None = None
     for name, stage in (("base", "train"), ("compressed", "recover")):
         progress(f"exporting {name}")
         checkpoint, path = task.load(stages[stage] / "model"), out / name / "model.onnx"
         check_shapes(checkpoint.model, settings.latency_shapes)
         graph = task.graph(recipe, checkpoint, stages["data"])
+        uncut = uncut or (graph, checkpoint.model)
         path.parent.mkdir()
         export_graph(graph, path)
-        notes.update(graph.notes)
         progress(f"parity of {name}")
         parity[name] = check_parity(graph, path, settings.parity_tolerance)
-        files[name] = {"path": f"{name}/model.onnx", "bytes": size_of(path)}
-    progress("latency of both")
-    latency = _latency(out / files["base"]["path"], out / WHOLE, settings)
+        params = sum(parameter.numel() for parameter in checkpoint.model.parameters())
+        files[name] = {"path": f"{name}/model.onnx", "bytes": size_of(path), "params": params}
+    assert uncut is not None
+    candidate = _int8(recipe, stages, out, progress)
+    progress("latency of the uncut and the compressed model")
+    times = _times(out, uncut, candidate, settings)
+    if candidate is not None and not candidate.refused:
+        candidate = Candidate(candidate.path, candidate.figures, too_slow(times))
+    latency = _pair(times, "base", "compressed", settings)
     result = {
         "files": files,
         "parity": {
@@ -77,28 +86,99 @@ def export_pair(recipe: Recipe, stages: Mapping[str, Path], out: Path, progress:
         },
         "latency": latency,
         "ratios": {"size": files["base"]["bytes"] / files["compressed"]["bytes"], "latency": latency["ratio"]},
-        **notes,
-        **_reduced(recipe, stages, out, progress),
+        **graph.notes,
+        **_chosen(recipe, stages, out, files, times, candidate, progress),
     }
+    result |= _further(recipe, stages, out, progress)
     write_json(out / "export.json", result)
     return result
 
 
-def _latency(base: Path, compressed: Path, settings: Export) -> dict[str, Any]:
-    return compare_latency(base, compressed, settings.latency_shapes, settings.latency_repeats, cpu_limit())
+def _texts(recipe: Recipe, stages: Mapping[str, Path]) -> Texts:
+    return Texts(stages["data"], stages["recover"] / "model", recipe.model.max_length)
 
 
-def padded_inputs(
-    data_dir: Path, folder: Path, split: str, max_length: int, rows: int | None, batch_size: int = 16
-) -> tuple[list[dict[str, Array]], Array, Array]:
-    """``rows`` texts all over a split (None: all) as batches of inputs (B, T) by name; ids and labels (N,)."""
-    examples = load_split(data_dir, split)
-    chosen = spread(len(examples.texts), rows)
-    encoded = encode(load_tokenizer(folder), [examples.texts[row] for row in chosen], max_length)
-    groups = batches(encoded, examples.labels[chosen], batch_size, length_bucketed=True, seed=None)
-    inputs = [{name: value.numpy() for name, value in one.inputs.items()} for one in groups]
-    order = chosen[np.concatenate([one.rows.numpy() for one in groups])]
-    return inputs, examples.ids[order], examples.labels[order]
+def _int8(recipe: Recipe, stages: Mapping[str, Path], out: Path, progress: Say) -> Candidate | None:
+    """The int8 graph, compared with fp32 on rows that are not in the test split; None where none is asked for."""
+    settings, texts, whole = recipe.export.int8, _texts(recipe, stages), out / WHOLE
+    if settings is None:
+        return None
+    progress(f"int8, {settings.mode}")
+    calibration, _, _ = texts.inputs("calibration", settings.calibration)
+    candidate = make_int8(whole, out / INT8, settings, texts, calibration, logits(whole, calibration))
+    if candidate.figures["fallback"]:
+        progress(f"int8: kept in fp32: {', '.join(candidate.figures['fallback'])}")
+    return candidate
+
+
+def _times(out: Path, uncut: tuple[Graph, Model], candidate: Candidate | None, settings: Export) -> Times:
+    """The uncut model in PyTorch (``eager``) and ONNX Runtime (``base``), and what may be served in its place."""
+    threads = cpu_limit()
+    files = {"base": out / BASE, "compressed": out / WHOLE}
+    if candidate is not None and not candidate.refused:
+        files["int8"] = candidate.path
+    with in_pytorch(*uncut, threads) as eager:
+        calls = {"eager": eager, **{name: in_onnxruntime(file, threads) for name, file in files.items()}}
+        return in_turns(calls, list(uncut[0].sample), settings.latency_shapes, settings.latency_repeats)
+
+
+def _pair(times: Times, slow: str, fast: str, settings: Export) -> dict[str, Any]:
+    run = {"repeats": settings.latency_repeats, "threads": cpu_limit(), "runtime": RUNTIME}
+    return {**times.pair(slow, fast), **run}
+
+
+def _chosen(
+    recipe: Recipe,
+    stages: Mapping[str, Path],
+    out: Path,
+    files: Mapping[str, Any],
+    times: Times,
+    candidate: Candidate | None,
+    progress: Say,
+) -> dict[str, Any]:
+    """``served`` of ``export.json``, and ``int8`` where that is the graph; one that was refused is removed."""
+    settings, whole = recipe.export, out / WHOLE
+    if candidate is None or candidate.refused:
+        why = candidate.refused if candidate is not None else ""
+        if why:
+            progress(f"fp32 is served: {why}")
+            remove_graph(out / INT8)
+        return {"served": {"precision": "fp32", "why": why, "path": WHOLE, **_gains(whole, files, times, "compressed")}}
+    progress("int8 on the test split")
+    judged = judge_int8(whole, candidate.path, _texts(recipe, stages), stages["evaluate"], out / INT8_ANSWERS)
+    quality = judged.pop("quality")
+    latency = _pair(times, "compressed", "int8", settings)
+    ratios = {"size": size_of(whole) / size_of(candidate.path), "latency": latency["ratio"]}
+    figures = {**candidate.figures, **judged, "path": INT8, "answers": INT8_ANSWERS}
+    served = {"precision": "int8", "why": "", "path": INT8, **_gains(candidate.path, files, times, "int8")}
+    return {
+        "served": {**served, "quality": quality, "retention": judged["retention"]},
+        "int8": {**figures, "latency": latency, "ratios": ratios},
+    }
+
+
+def _gains(path: Path, files: Mapping[str, Any], times: Times, call: str) -> dict[str, Any]:
+    """What the graph at ``path``, timed as ``call``, gains over the uncut model in fp32."""
+    rows = times.rows(eager="eager", base="base", served=call)
+    for row in rows:
+        row["ratio"], row["ratio_eager"] = (row[f"{name}_ms"] / row["served_ms"] for name in ("base", "eager"))
+    latency, eager = (geometric_mean([row[name] for row in rows]) for name in ("ratio", "ratio_eager"))
+    params = {"base": files["base"]["params"], "served": files["compressed"]["params"]}
+    size = {"base": files["base"]["bytes"], "served": size_of(path)}
+    return {
+        "params": params,
+        "bytes": size,
+        "ratios": {
+            "params": params["base"] / params["served"],
+            "size": size["base"] / size["served"],
+            "latency": latency,
+            "latency_eager": eager,
+        },
+        "latency": {
+            "ratio": latency, "ratio_eager": eager, "shapes": rows, "waited": times.waited, "threads": cpu_limit(),
+            "repeats": len(times.ms[0][call]),
+        },
+    }  # fmt: skip
 
 
 def half_graph(whole: Path, target: Path, data_dir: Path, folder: Path, max_length: int, rows: int) -> dict[str, Any]:
@@ -107,56 +187,24 @@ def half_graph(whole: Path, target: Path, data_dir: Path, folder: Path, max_leng
     return to_fp16(whole, target, calibration, logits(whole, calibration), HALF_TOLERANCE)
 
 
-def _reduced(recipe: Recipe, stages: Mapping[str, Path], out: Path, progress: Say) -> dict[str, Any]:
-    """``int8``, ``fp16`` and ``openvino`` of ``export.json``, where the recipe asks for them.
-
-    Ranges and fallbacks come from calibration rows. ``test`` is the quality of the int8 and the fp32 graph on the test
-    split, read once, after everything is decided; ``retention`` what it keeps of the uncut model's.
-    """
-    settings, max_length = recipe.export, recipe.model.max_length
-    data_dir, folder = stages["data"], stages["recover"] / "model"
-    if settings.int8 is None and not settings.fp16 and not settings.openvino:
+def _further(recipe: Recipe, stages: Mapping[str, Path], out: Path, progress: Say) -> dict[str, Any]:
+    """``openvino`` and ``fp16`` of ``export.json``, where the recipe asks for them; on calibration rows."""
+    settings = recipe.export
+    if not settings.fp16 and not settings.openvino:
         return {}
     whole = out / WHOLE
     rows = settings.int8.calibration if settings.int8 else _CALIBRATION
-    calibration, _, _ = padded_inputs(data_dir, folder, "calibration", max_length, rows)
-    reference = logits(whole, calibration)
+    calibration, _, _ = _texts(recipe, stages).inputs("calibration", rows)
     result: dict[str, Any] = {}
-    if settings.int8 is not None:
-        progress(f"int8, {settings.int8.mode}")
-        path = out / INT8
-        figures = quantize(whole, path, settings.int8, calibration, reference)
-        if figures["fallback"]:
-            progress(f"int8: kept in fp32: {', '.join(figures['fallback'])}")
-        latency = _latency(whole, path, settings)
-        test, ids, labels = padded_inputs(data_dir, folder, "test", max_length, None)
-        answers = {name: logits(file, test).argmax(axis=1) for name, file in (("fp32", whole), ("int8", path))}
-        figures["test"] = {
-            "agreement": float((answers["fp32"] == answers["int8"]).mean()),
-            **{f"accuracy_{name}": float((given == labels).mean()) for name, given in answers.items()},
-            **{f"macro_f1_{name}": macro_f1(labels, given) for name, given in answers.items()},
-        }
-        # What is served is this graph: its answers are the offline ones that served answers must equal.
-        pq.write_table(pa.table({"id": ids, "compressed": answers["int8"]}), out / INT8_ANSWERS)
-        figures["retention"] = _int8_retention(stages["evaluate"], ids, answers["int8"])
-        ratios = {"size": size_of(whole) / size_of(path), "latency": latency["ratio"]}
-        result["int8"] = {**figures, "path": INT8, "answers": INT8_ANSWERS, "latency": latency, "ratios": ratios}
     if settings.openvino:
         progress("latency in OpenVINO")
-        graphs = {"fp32": whole, **({"int8": out / INT8} if settings.int8 else {})}
+        graphs = {name: file for name, file in (("fp32", whole), ("int8", out / INT8)) if file.is_file()}
         shapes, repeats = settings.latency_shapes, settings.latency_repeats
         result["openvino"] = {
             name: compare_runtimes(path, calibration, shapes, repeats, cpu_limit()) for name, path in graphs.items()
         }
     if settings.fp16:
         progress("fp16")
-        result["fp16"] = {**to_fp16(whole, out / FP16, calibration, reference, HALF_TOLERANCE), "path": FP16}
+        found = to_fp16(whole, out / FP16, calibration, logits(whole, calibration), HALF_TOLERANCE)
+        result["fp16"] = {**found, "path": FP16}
     return result
-
-
-def _int8_retention(evaluate_dir: Path, ids: Array, answers: Array) -> dict[str, Any]:
-    """What the int8 graph's answers (N,) keep of the uncut model's quality, on the resamples of the evaluate stage."""
-    table = pq.read_table(evaluate_dir / "predictions.parquet", columns=["id", "label", "base"]).sort_by("id")
-    labels, base = (table[name].to_numpy() for name in ("label", "base"))
-    drawn = read_json(evaluate_dir / "evaluation.json")["bootstrap"]
-    return retention(labels, base, answers[np.argsort(ids)], drawn["resamples"], drawn["seed"])

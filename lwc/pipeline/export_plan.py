@@ -266,7 +266,8 @@ def _parity(
 ) -> dict[str, Any] | None:
     """Answers of the engine on test texts against the fp32 ONNX file; None where the plan does not run here."""
     from lwc.export.engine import compare_answers, open_classifier
-    from lwc.export.run import HALF_TOLERANCE, WHOLE, padded_inputs
+    from lwc.export.inputs import padded_inputs
+    from lwc.export.run import HALF_TOLERANCE, WHOLE
 
     classifier = open_classifier(path, onnx, say)
     if classifier.runtime != "engine":

@@ -97,23 +97,31 @@ def _evaluate(context: StageContext) -> None:
 def _export(context: StageContext) -> None:
     from lwc.export.run import export_pair
 
-    ratios = export_pair(context.recipe, context.inputs, context.out, context.progress)["ratios"]
-    context.progress(f"files {ratios['size']:.2f}× smaller, latency {ratios['latency']:.2f}× lower")
+    served = export_pair(context.recipe, context.inputs, context.out, context.progress)["served"]
+    ratios = served["ratios"]
+    context.progress(f"{served['precision']} is served: size {ratios['size']:.2f}×, latency {ratios['latency']:.2f}×")
 
 
 def _package(context: StageContext) -> None:
-    from lwc.export.run import FP16, INT8, WHOLE
+    from lwc.export.run import FP16, WHOLE
     from lwc.serving.triton.repository import ModelFiles, build_repository
     from lwc.tasks.task import task_of
 
     recipe, package, inputs = context.recipe, context.recipe.package, context.inputs
     endpoint = task_of(recipe).endpoint
-    described: dict[str, Any] = {}
+    export, described = inputs["export"], dict[str, Any]()
+    served = read_json(export / "export.json")["served"]
+    reduced = (export / FP16).is_file()
     # A repository of a plan is written by `lwc export`, on the GPU that the plan is for.
-    for target, folder, reduced in (("cpu", "repository", INT8), ("gpu", "repository-gpu", FP16)):
+    for target, folder, graph, precision in (
+        ("cpu", "repository", served["path"], served["precision"]),
+        ("gpu", "repository-gpu", FP16 if reduced else WHOLE, "fp16" if reduced else "fp32"),
+    ):
         if target in package.targets:
-            graph = inputs["export"] / reduced
-            files = ModelFiles(graph if graph.is_file() else inputs["export"] / WHOLE, inputs["recover"] / "model")
+            notes = {"precision": precision}
+            if target == "cpu" and served["why"]:
+                notes["precision_reason"] = served["why"]
+            files = ModelFiles(export / graph, inputs["recover"] / "model", notes=notes)
             described[target] = build_repository(endpoint, files, context.out / folder, package, recipe.name, target)
     if package.measure_queue_delay:
         described["cpu"]["queue_delay"] = _measured_delay(context, context.out / "repository")
@@ -140,13 +148,13 @@ def _verify(context: StageContext) -> None:
     from lwc.serving.triton.repository import ModelFiles
     from lwc.serving.verify.run import Packaged, verify
 
-    reduced = context.inputs["export"] / INT8_ANSWERS
+    served = read_json(context.inputs["export"] / "export.json")["served"]
     packaged = Packaged(
         context.inputs["package"] / "repository",
         context.inputs["data"],
         context.inputs["evaluate"],
         ModelFiles(context.inputs["export"] / "base" / "model.onnx", context.inputs["train"] / "model"),
-        reduced if reduced.is_file() else None,
+        context.inputs["export"] / INT8_ANSWERS if served["precision"] == "int8" else None,
     )
     serving = verify(context.recipe, packaged, context.out, context.progress)
     equal = min(one["served"]["matches_offline"] for one in serving.values())
@@ -188,7 +196,7 @@ STAGES: tuple[Stage, ...] = (
         ("torch", "onnx", "onnxruntime", "openvino"), external=needs.measuring_machine, purpose=purposes.export,
     ),
     Stage(
-        "package", 5, ("data", "export", "recover"), ("package", "name"), _package, ("onnx", "tritonclient"),
+        "package", 6, ("data", "export", "recover"), ("package", "name"), _package, ("onnx", "tritonclient"),
         external=needs.package_needs, purpose=purposes.package,
     ),
     # Serving is measured on this machine now: a cached figure would prove nothing.

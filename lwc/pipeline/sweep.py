@@ -31,11 +31,12 @@ def _content(results: Mapping[str, StageResult], stage: str, name: str) -> dict[
 
 
 def _row(variant: Recipe, recipe: Recipe, results: Mapping[str, StageResult]) -> Variant:
-    """What the stages left, None where one did not run. Size and latency are those of the exported pair."""
+    """What the stages left, None where one did not run. Size, latency and quality are those of what is served."""
     selection = _content(results, "select", "selection.json")
     evaluation = _content(results, "evaluate", "evaluation.json")
     planned: Mapping[str, float] = selection.get("ratios") or {}
-    exported: Mapping[str, float] = _content(results, "export", "export.json").get("ratios") or {}
+    served: Mapping[str, Any] = _content(results, "export", "export.json").get("served") or {}
+    exported: Mapping[str, float] = served.get("ratios") or {}
     quality: Mapping[str, Any] = evaluation.get("quality") or {}
     headline = TASKS[recipe.task.name].headline
 
@@ -59,9 +60,9 @@ def _row(variant: Recipe, recipe: Recipe, results: Mapping[str, StageResult]) ->
         },
         "base": shown(quality.get("base")),
         "unrecovered": shown(quality.get("unrecovered")),
-        "compressed": shown(quality.get("compressed")),
+        "compressed": shown(served.get("quality") or quality.get("compressed")),
         "floor": shown((quality.get("floors") or {}).get(headline.floors[0][0])),
-        "retention": shown(evaluation.get("retention")),
+        "retention": shown(served.get("retention") or evaluation.get("retention")),
         "seconds": sum(result.seconds for result in results.values()) if results else None,
         "fresh_seconds": sum(result.seconds for result in results.values() if not result.hit) if results else None,
         "error": None,

@@ -28,6 +28,11 @@ class Int8(Section):
     min_agreement: Annotated[float, Field(ge=0.5, le=1.0)] = Field(
         default=0.985, description="share of calibration labels to keep; below it, operators fall back to fp32"
     )
+    max_accuracy_drop: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.01,
+        description="largest loss of accuracy against fp32 on the validation split; beyond it, and where int8 is slower"
+        " than fp32 on this machine, the fp32 graph is served and the report says why",
+    )
     calibration: Positive = Field(default=128, description="calibration rows used for agreement and ranges")
 
 

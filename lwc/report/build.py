@@ -22,6 +22,7 @@ from lwc.report.html import render_html
 from lwc.report.importance_plots import importance_figures
 from lwc.report.markdown import render_markdown
 from lwc.report.plots import confusion_plot, latency_plot, retention_plot
+from lwc.report.trade_plot import trade_plot
 from lwc.report.verdict import verdict
 
 
@@ -73,6 +74,9 @@ def _latencies(folder: Path | None) -> dict[str, NDArray[np.float32]]:
 
 def _figures(report: Report, verify: Path | None, out: Path) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
+    trade = trade_plot(report, out / "report_trade.png")
+    if trade is not None:
+        figures["trade"] = trade
     if report["importance"]:
         figures |= importance_figures(report["importance"], report["selection"], out)
     if report["retention"] and report["ratios"][report["target"]["of"]] is not None:

@@ -9,7 +9,8 @@ from typing import Any, Literal, cast
 from lwc.core.store import read_json
 from lwc.recipe import Recipe
 from lwc.report.content_types import DataSection, Environment, Findings, Ratios, StageName, StageTime, Target
-from lwc.report.stage_contents import Export, Selection
+from lwc.report.export_contents import AsServed, Export
+from lwc.report.stage_contents import Selection
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -47,6 +48,24 @@ def _ratios(stage_dirs: Mapping[str, Path], selection: Selection | None, export:
     }
 
 
+def _served(
+    export: dict[str, Any] | None, ratios: Ratios, evaluation: dict[str, Any]
+) -> tuple[AsServed | None, Export | None]:
+    """What is served, with its quality, and the rest of ``export.json``.
+
+    Quality and retention of an fp32 graph are those of its checkpoint: parity compares the two.
+    """
+    if export is None or "served" not in export:
+        return None, cast(Export | None, export)
+    served = export["served"]
+    of_checkpoint = {
+        "quality": (evaluation.get("quality") or {}).get("compressed"), "retention": evaluation.get("retention"),
+    }  # fmt: skip
+    gained = {"blocks": ratios["blocks"], **served["ratios"]}
+    rest = {name: section for name, section in export.items() if name != "served"}
+    return cast(AsServed, {**of_checkpoint, **served, "ratios": gained}), cast(Export, rest)
+
+
 def _target(recipe: Recipe, ratios: Ratios) -> Target:
     reached = ratios[recipe.target.of]
     return {
@@ -76,8 +95,9 @@ def collect(
     """Everything measured, as in ``report.json``, still without gates and verdict."""
     evaluation = _read(stage_dirs, "evaluate", "evaluation.json") or {}
     selection: Selection | None = _read(stage_dirs, "select", "selection.json")
-    export: Export | None = _read(stage_dirs, "export", "export.json")
-    ratios = _ratios(stage_dirs, selection, export or {})
+    exported: dict[str, Any] | None = _read(stage_dirs, "export", "export.json")
+    ratios = _ratios(stage_dirs, selection, cast(Export, exported or {}))
+    served, export = _served(exported, ratios, evaluation)
     dumped = recipe.model_dump(mode="json")
     return {
         "schema_version": SCHEMA_VERSION,
@@ -90,6 +110,7 @@ def collect(
         "quality": evaluation.get("quality"),
         "retention": evaluation.get("retention"),
         "retention_unrecovered": evaluation.get("retention_unrecovered"),
+        "served": served,
         "agreement": evaluation.get("agreement"),
         "bootstrap": evaluation.get("bootstrap"),
         "importance": _read(stage_dirs, "score", "importance.json"),

@@ -18,9 +18,10 @@ from lwc.core.marks import Interval, Intervals
 from lwc.core.store import RECORD, STORE_FOLDER, Store, key_of, read_json, read_record
 from lwc.recipe import TASKS
 from lwc.report.collect import SCHEMA_VERSION
-from lwc.report.content_types import Decision, Quality, Ratios, Report, Target, measured
+from lwc.report.content_types import Decision, Ratios, Report, Target
+from lwc.report.export_contents import AsServed, ShapeTimes
 from lwc.report.paired import Predictions, holm, other_rows, paired, read_predictions
-from lwc.report.stage_contents import ShapeTimes
+from lwc.report.quality_contents import Quality, measured
 
 # They name a run, or plan others: no number depends on them.
 _NO_EFFECT = ("name", "description", "sweep")
@@ -47,6 +48,7 @@ class Compared(TypedDict):
     quality: dict[Literal["base", "unrecovered", "compressed", "floor"], Quality | None]
     retention: dict[str, Interval | None]
     ratios: Ratios
+    served: AsServed | None
     latency: list[ShapeTimes]
     gates: list[Decision]
     cost: Cost
@@ -243,6 +245,7 @@ def _compared(run: _Run) -> Compared:
         },
         "retention": {metric.key: kept.get(metric.key) for metric in headline.metrics},
         "ratios": report["ratios"],
+        "served": report["served"],
         "latency": (report["latency"] or {}).get("shapes", []),
         "gates": report["gates"],
         "cost": {"stages": seconds, "total": sum(known) if known else None},

@@ -8,14 +8,15 @@ from pathlib import Path
 from lwc.core.marks import Interval
 from lwc.metrics.headline import Metric
 from lwc.recipe import TASKS
-from lwc.report.compare import Comparison, Test
-from lwc.report.content_types import Decision, measured
-from lwc.report.document import Document, Paragraph, Section, Table
+from lwc.report.compare import Compared, Comparison, Test
+from lwc.report.content_types import Decision
+from lwc.report.document import Document, Paragraph, Section, Table, Tiles
+from lwc.report.export_contents import ShapeTimes
 from lwc.report.formats import NOT_MEASURED, duration, number, ratio, retention, significant, with_interval
 from lwc.report.gates import judged
 from lwc.report.html import render_html
 from lwc.report.markdown import render_markdown
-from lwc.report.stage_contents import ShapeTimes
+from lwc.report.quality_contents import measured
 
 
 def _metrics(c: Comparison) -> tuple[Metric, Metric]:
@@ -113,6 +114,16 @@ def _gates(gates: Sequence[Decision]) -> dict[str, str]:
     return found
 
 
+def _served(run: Compared) -> dict[str, str]:
+    """Rows for what the run serves: its precision, and what it gains and keeps."""
+    served = run["served"]
+    if served is None:
+        return {}
+    gained = {name: ratio(served["ratios"][name]) for name in ("size", "latency", "latency_eager")}
+    kept = {f"{name} retained": retention(value) for name, value in (served["retention"] or {}).items()}
+    return {"as served": served["precision"], **{f"as served: {name}": text for name, text in (gained | kept).items()}}
+
+
 def _speed(shape: ShapeTimes) -> str:
     return f"{number(shape['base_ms'], 2)} → {number(shape['compressed_ms'], 2)} ms ({ratio(shape['ratio'])})"
 
@@ -123,7 +134,7 @@ def _document(c: Comparison) -> Document:
     passed = sum(run["passed"] for run in runs)
     header = ("recipe key", *(run["name"] for run in runs))
     changed = tuple((row["key"], *map(_shown, row["values"])) for row in c["differences"])
-    sizes = [{str(name): ratio(value) for name, value in run["ratios"].items()} for run in runs]
+    sizes = [{**{str(name): ratio(value) for name, value in run["ratios"].items()}, **_served(run)} for run in runs]
     speeds = [{f"{s['batch']} × {s['length']}": _speed(s) for s in run["latency"]} for run in runs]
     gates = [_gates(run["gates"]) for run in runs]
     costs = [
@@ -139,11 +150,11 @@ def _document(c: Comparison) -> Document:
         passed=passed == len(runs),
         state=f"{passed} of {len(runs)} passed",
         verdict=[*map(Paragraph, (finding(test) for test in c["tests"])), *(Paragraph(t, "bad") for t in c["notes"])],
-        tiles=[
+        tiles=[Tiles([
             (r["name"], number(measured(q, metric.key) if (q := r["quality"]["compressed"]) else None),
              f"{metric.name}, {ratio(r['ratios'][r['target']['of']])} in {r['target']['of']}")
             for r in runs
-        ],
+        ])],
         sections=[
             Section("What differs", [Table(header, changed) if changed else same]),
             Section("Quality", [_quality_table(c)]),

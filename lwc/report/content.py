@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
 
 from lwc.recipe import TASKS
-from lwc.report.content_types import RATIOS, Quality, Report, measured
+from lwc.report.content_types import Report
 from lwc.report.document import Document, Figure, Paragraph, Section, Table
+from lwc.report.export_contents import Parity
+from lwc.report.first_screen import STATES, first_screen
 from lwc.report.formats import NOT_MEASURED, duration, number, percent, ratio, retention, significant, with_interval
 from lwc.report.gates import judged
 from lwc.report.importance import importance_section
-from lwc.report.levers import further_levers, search_for_latency, widest
+from lwc.report.latency import doubt, latency_table, marked, served_table
+from lwc.report.levers import further_levers, search_for_latency
+from lwc.report.quality_contents import Quality, measured
 from lwc.report.serving import serving_section
 from lwc.report.setting import data_section, environment_section
-from lwc.report.stage_contents import Latency, Parity
 
 Block = Paragraph | Table | Figure
 
@@ -23,11 +28,13 @@ def _quality(report: Report, figures: Mapping[str, Figure]) -> Section:
     if not quality:
         return Section("Quality", [Paragraph(f"Quality: {NOT_MEASURED}.")])
     reading = TASKS[report["task"]].headline
+    reduced = report["served"] if report["served"] and report["served"]["precision"] == "int8" else None
     shown = (*reading.metrics, *reading.further)
     models: list[tuple[str, Quality]] = [
         ("base model", quality["base"]),
         ("compressed, before recovery", quality["unrecovered"]),
         ("compressed, recovered", quality["compressed"]),
+        *([("as served: int8", reduced["quality"])] if reduced and reduced["quality"] else []),
         *((f"floor: {title}", quality["floors"][key]) for key, title in reading.floors if key in quality["floors"]),
     ]
     rows = [(title, *(with_interval(measured(one, metric.key)) for metric in shown)) for title, one in models]
@@ -40,8 +47,14 @@ def _quality(report: Report, figures: Mapping[str, Figure]) -> Section:
     )
     header = ("model", *(metric.name for metric in shown))
     before, after = report["retention_unrecovered"] or {}, report["retention"] or {}
+    served = (reduced["retention"] or {}) if reduced else {}
     kept = [
-        (metric.name, retention(before.get(metric.key)), retention(after.get(metric.key)))
+        (
+            metric.name,
+            retention(before.get(metric.key)),
+            retention(after.get(metric.key)),
+            *([retention(served.get(metric.key))] if served else []),
+        )
         for metric in shown
         if metric.key in after
     ]
@@ -50,8 +63,12 @@ def _quality(report: Report, figures: Mapping[str, Figure]) -> Section:
         "round, so that 100 % is always all of the base's quality."
     )
     blocks: list[Block] = [
-        Table(header, tuple(rows), caption, strong=(2,)),
-        Table(("retention of base", "before recovery", "recovered"), tuple(kept), of_base),
+        Table(header, tuple(rows), caption, strong=(3 if reduced else 2,)),
+        Table(
+            ("retention of base", "before recovery", "recovered", *(["as served"] if served else [])),
+            tuple(kept),
+            of_base,
+        ),
     ]
     if report["agreement"]:
         cut, healed = (percent(report["agreement"][model]) for model in ("unrecovered", "compressed"))
@@ -101,34 +118,15 @@ def _size(report: Report) -> Section:
         ("blocks", number(blocks_before), number(blocks_after), ratio(ratios["blocks"])),
         ("params", number(before), number(after), ratio(ratios["params"])),
         ("size (ONNX file)", *sizes, ratio(ratios["size"])),
-        ("latency", "see below", "see below", ratio(ratios["latency"])),
+        ("latency", "see below", "see below", marked(ratios["latency"], bool(doubt(report["latency"])))),
     )
-    blocks: list[Block] = [Table(("", "base", "compressed", "ratio"), rows)]
-    shapes = _latency_rows(report["latency"])
-    if shapes:
-        caption = (
-            "ONNX Runtime on this machine, base and compressed interleaved, median ms; spread is the interquartile "
-            "range ÷ median, the wider of the two."
-        )
-        blocks.append(Table(("batch × length", "base", "compressed", "ratio", "spread"), shapes, caption))
-    else:
-        blocks.append(Paragraph(f"Latency of the exported models: {NOT_MEASURED}."))
+    blocks: list[Block] = [Table(("fp32", "base", "compressed", "ratio"), rows)]
+    if report["served"]:
+        blocks.insert(0, served_table(report["served"]))
+    blocks.append(latency_table(report["latency"]))
     blocks.append(_parity(report["parity"]))
     blocks += [*search_for_latency(report), *further_levers(report)]
     return Section("Size, latency and parity", blocks)
-
-
-def _latency_rows(latency: Latency | None) -> tuple[tuple[str, ...], ...]:
-    return tuple(
-        (
-            f"{shape['batch']} × {shape['length']}",
-            number(shape["base_ms"], 2),
-            number(shape["compressed_ms"], 2),
-            ratio(shape["ratio"]),
-            percent(widest(shape) if "spread" in shape else None),
-        )
-        for shape in (latency or {}).get("shapes", ())
-    )
 
 
 def _parity(parity: Parity | None) -> Paragraph:
@@ -150,38 +148,38 @@ def _stages(report: Report) -> Section:
     return Section("Stages", [Table(("stage", "time", ""), rows)])
 
 
+def _words(report: Report) -> Section:
+    """The verdict in sentences, for those who quote it, and what else was noticed."""
+    verdict = report["verdict"]
+    said = [Paragraph(verdict[part]) for part in ("removed", "cost", "gained", "gates")]
+    return Section("The verdict in words", said + [Paragraph(one, "bad") for one in verdict["warnings"]])
+
+
 def compose(report: Report, figures: Mapping[str, Figure]) -> Document:
     """The document of a finished report; ``figures`` are those that could be drawn, by name."""
-    recipe, verdict, ratios = report["recipe"], report["verdict"], report["ratios"]
-    head = [Paragraph(text) for text in (verdict["removed"], verdict["cost"], verdict["gained"])]
-    head += [Paragraph(text, "bad") for text in verdict["warnings"]]
-    set_by_recipe = not all(gate["standing"] for gate in report["gates"])
-    tone = "bad" if not verdict["passed"] else "good" if set_by_recipe else ""
-    head.append(Paragraph(verdict["gates"], tone))
-    kept = report["retention"] or {}
-    quality = report["quality"] and report["quality"]["compressed"]
-    tiles: list[tuple[str, str, str]] = [
-        (name, ratio(ratios[name]), "faster" if name == "latency" else "smaller") for name in RATIOS
-    ]
-    for metric in TASKS[report["task"]].headline.metrics:
-        value = number(measured(quality, metric.key) if quality else None)
-        tiles.append((metric.name, value, f"{percent(kept.get(metric.key))} of base"))
+    recipe, verdict = report["recipe"], report["verdict"]
+    tiles, paragraphs = first_screen(report)
     parts = [recipe["description"], f"seed {recipe['seed']}", report["environment"].get("date")]
+    metric = TASKS[report["task"]].headline.metrics[0].name
+    title = f"{metric[:1].upper()}{metric[1:]} kept against latency"
+    trade = [Section(title, [figures["trade"]])] if "trade" in figures else []
+    folded: list[tuple[Section, Literal["open", "closed"]]] = [
+        (_words(report), "open"),
+        (_quality(report, figures), "open"),
+        (_size(report), "open"),
+        (serving_section(report, figures), "open"),
+        (importance_section(report, figures), "closed"),
+        (data_section(report), "closed"),
+        (environment_section(report), "closed"),
+        (_stages(report), "closed"),
+    ]
     return Document(
         title=recipe["name"],
         subtitle=" · ".join(part for part in parts if part),
-        passed=verdict["passed"],
-        state="gates failed" if not verdict["passed"] else "passed" if set_by_recipe else "no gates",
-        verdict=head,
+        passed=verdict["deploy"],
+        state=STATES[verdict["deploy"]],
+        verdict=paragraphs,
         tiles=tiles,
-        sections=[
-            _gates(report),
-            _quality(report, figures),
-            _size(report),
-            importance_section(report, figures),
-            serving_section(report, figures),
-            data_section(report),
-            environment_section(report),
-            _stages(report),
-        ],
+        lead=verdict["decision"],
+        sections=[*trade, _gates(report), *(replace(section, fold=fold) for section, fold in folded)],
     )

@@ -6,44 +6,18 @@ measured": a section is ``None`` where its stage did not run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NotRequired, TypeAlias, cast
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field, with_config
-from pydantic.config import JsonDict
+from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
-from lwc.core.marks import CLOSED, Interval, Keyed, Number, Share, Sometimes, When
+from lwc.core.marks import CLOSED, Keyed, Number, Share, Sometimes, When
 from lwc.importance.contents import Importance
 from lwc.recipe import At, RatioBase
+from lwc.report.export_contents import AsServed, Export, Latency, Parity
+from lwc.report.quality_contents import Measured, Retention
 from lwc.report.serving_contents import Served
-from lwc.report.stage_contents import Export, Latency, Parity, Recovered, Retention, Selection, Trained
-
-_INTERVAL: JsonDict = {"type": "object", "required": ["value", "low", "high"]}
-
-
-@with_config(ConfigDict(extra="allow", json_schema_extra={"additionalProperties": _INTERVAL}))
-class Quality(TypedDict):
-    """Metrics of the task on its n test rows, each an interval; read them with `measured`."""
-
-    n: Annotated[int, Field(ge=1)]
-    tokens: NotRequired[Annotated[int, When("tokens")]]
-    confusion: NotRequired[
-        Annotated[
-            list[Annotated[list[int], Keyed("classes")]],
-            Keyed("classes"),
-            When("confusion"),
-            Field(description="rows: true class, columns: predicted class"),
-        ]
-    ]
-
-
-Measured: TypeAlias = Annotated[Quality, Keyed("metrics", Interval)]
-
-
-def measured(quality: Quality, metric: str) -> Interval:
-    """One metric of a model's quality."""
-    return cast(Mapping[str, Interval], quality)[metric]
+from lwc.report.stage_contents import Recovered, Selection, Trained
 
 
 class Qualities(TypedDict):
@@ -278,15 +252,21 @@ class Decision(TypedDict):
 
 @with_config(CLOSED)
 class Verdict(TypedDict):
-    """Removed, cost, gained and gates in sentences; summary is all of it"""
+    """Whether to deploy, and why; removed, cost, gained and gates in sentences. summary is all of it."""
 
     passed: Annotated[bool, Field(description="no gate failed, and the target was not missed")]
+    deploy: Annotated[
+        bool | None,
+        Field(description="passed, and no floor is better; null where neither gates nor floors decide"),
+    ]
+    decision: Annotated[str, Field(description="whether to deploy, with the reason")]
     summary: str
     removed: str
     cost: str
     gained: str
     gates: str
-    warnings: list[str]
+    alerts: Annotated[list[str], Field(description="to know before deploying")]
+    warnings: Annotated[list[str], Field(description="to know besides")]
 
 
 class Findings(TypedDict):
@@ -299,6 +279,7 @@ class Findings(TypedDict):
     quality: Qualities | None
     retention: Retention | None
     retention_unrecovered: Retention | None
+    served: AsServed | None
     parity: Parity | None
     latency: Latency | None
     export: Export | None

@@ -12,7 +12,7 @@ import numpy as np
 from lwc.recipe import Labels
 from lwc.report.content_types import DataQuality
 from lwc.report.data_warnings import RULES, data_warnings, label_values
-from lwc.report.document import Document, Figure, Paragraph, Section, Table
+from lwc.report.document import Document, Figure, Paragraph, Section, Table, Tiles
 from lwc.report.formats import duration, number, percent
 from lwc.report.html import render_html
 from lwc.report.plots import BLUE, GREY, INK, ORANGE, RED, SOFT, drawing
@@ -145,13 +145,13 @@ def _document(q: Ingested, name: str, folder: Path, labels: Labels, task: str) -
             *(Paragraph(one, "quiet") for one in q.get("read_as", [])),
             Paragraph(_near(q)),
         ],
-        tiles=[
+        tiles=[Tiles([
             ("rows read", number(q["rows_read"]), ""),
             ("used", number(q["rows_used"]), percent(q["rows_used"] / max(1, q["rows_read"]))),
             ("quarantined", number(bad), percent(bad / max(1, q["rows_read"]), 3)),
             ("users", number(q["distinct"]["users"]), f"± {100 * q['distinct']['relative_standard_error']:.1f} %"),
             ("items", number(q["distinct"]["items"]), f"± {100 * q['distinct']['relative_standard_error']:.1f} %"),
-        ],
+        ])],
         sections=[
             Section("Rows", [_rows_table(q)]),
             Section("Labels", _labels(q, labels)),

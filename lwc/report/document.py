@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -27,28 +28,42 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A PNG file in the report folder."""
+    """A PNG file in the report folder; ``alt`` says in words what it shows, where the caption does not."""
 
     file: str
     caption: str
+    alt: str = ""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it."""
+    """A heading and what stands under it; ``fold``: can be folded in HTML, and is at first "open" or "closed"."""
 
     title: str
     blocks: Sequence[Paragraph | Table | Figure]
+    fold: Literal["", "open", "closed"] = ""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Large figures under a title: name, value, note."""
+
+    tiles: Sequence[tuple[str, str, str]]
+    title: str = ""
 
 
 @dataclass(frozen=True)
 class Document:
-    """A whole report: verdict first, then sections."""
+    """A whole report: verdict first, then sections. ``passed`` None: nothing decided it.
+
+    ``state`` is the outcome in a word or two; ``lead`` says it in a sentence in its place, where there is one.
+    """
 
     title: str
     subtitle: str
-    passed: bool
+    passed: bool | None
     state: str
     verdict: Sequence[Paragraph]
-    tiles: Sequence[tuple[str, str, str]]
+    tiles: Sequence[Tiles]
+    lead: str = ""
     sections: Sequence[Section] = field(default_factory=tuple)

@@ -16,7 +16,7 @@ from lwc.core.marks import Interval, Intervals
 from lwc.metrics.headline import Headline, Metric
 from lwc.recipe import TASKS, RatioBase
 from lwc.report.content_types import RATIOS, Ratios
-from lwc.report.document import Document, Figure, Paragraph, Section, Table
+from lwc.report.document import Document, Figure, Paragraph, Section, Table, Tiles
 from lwc.report.formats import NOT_MEASURED, duration, number, ratio, retention, with_interval
 from lwc.report.frontier_plot import frontier_plot
 from lwc.report.html import render_html
@@ -167,10 +167,10 @@ def _quality_table(f: Frontier) -> Table:
     return Table(
         header,
         (*known, *rows),
-        f"Test split, 95% bootstrap intervals. Best in: no other variant, nor the uncut model, is as good in "
-        f"{first.name} and as small (params) or as fast (latency), and better in one of the two. By the values alone: "
-        "if intervals overlap, the order may be chance, and the best of many variants looks better than it is. "
-        "`lwc compare` tests finished runs in pairs.",
+        "Test split, 95% bootstrap intervals; quality, size and latency as served. Best in: no other variant, nor the "
+        f"uncut model, is as good in {first.name} and as small (params) or as fast (latency), and better in one of the "
+        "two. By the values alone: if intervals overlap, the order may be chance, and the best of many variants looks "
+        "better than it is. `lwc compare` tests finished runs in pairs.",
         strong=tuple(place + shift for place in range(len(f.rows)) if f.axes_of(place)),
         bad=tuple(place + shift for place, row in enumerate(f.rows) if row["error"] is not None),
     )
@@ -224,7 +224,7 @@ def _document(f: Frontier, figure: Figure | None = None) -> Document:
         passed=not f.failed,
         state=f"{done} of {len(f.rows)} finished",
         verdict=_summary(f),
-        tiles=tiles,
+        tiles=[Tiles(tiles)],
         sections=[
             Section("Quality against size and speed", [*([figure] if figure else []), _quality_table(f)]),
             Section("Variants", [_setup_table(f)]),

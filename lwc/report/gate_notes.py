@@ -15,14 +15,20 @@ from lwc.recipe import TASKS, At, Gate
 from lwc.report.content_types import Decision, Findings
 from lwc.report.formats import significant
 from lwc.report.gates import ENDS, OPERATORS, lookup
-from lwc.report.verdict import NAMES
 
 _ONE_SIDED = (1 + LEVEL) / 2
 # Sections whose metrics are retentions, and whose retention it is.
 _RETENTIONS = {
-    "retention": NAMES["compressed"],
-    "retention_unrecovered": NAMES["unrecovered"],
+    "retention": "compressed model",
+    "retention_unrecovered": "compressed model before recovery",
     "export.int8.retention": "int8 model",
+    "served.retention": "served model",
+}
+_QUALITIES = {
+    "quality.base": "base model",
+    "quality.unrecovered": "compressed model before recovery",
+    "quality.compressed": "compressed model",
+    "served.quality": "served model",
 }
 
 
@@ -34,11 +40,10 @@ class _Words:
         headline, quality = TASKS[report["task"]].headline, report["quality"]
         names = {one.key: one for one in (*headline.metrics, *headline.further)}
         self.gate = gate
-        self.metric = names.get(key) if section in _RETENTIONS or section.startswith("quality.") else None
+        self.metric = names.get(key) if section in _RETENTIONS or "quality" in section.split(".") else None
         self.retained = _RETENTIONS.get(section, "") if self.metric else ""
         self.rows = f"n = {quality['compressed']['n']:,} {headline.counted}" if quality and self.metric else ""
-        of = section.removeprefix("quality.")
-        self.owner = NAMES.get(of, f"floor {of.removeprefix('floors.')}")
+        self.owner = _QUALITIES.get(section, f"floor {section.removeprefix('quality.floors.')}")
 
     @property
     def subject(self) -> str:

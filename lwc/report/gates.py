@@ -43,7 +43,7 @@ def lookup(report: Mapping[str, object], path: str, at: At = "value") -> tuple[f
         elif node is None:
             return None, f"{'.'.join(walked[:-1])} was not measured"
         else:
-            return None, f"the report has no {'.'.join(walked)}"
+            return None, _absent(report, ".".join(walked))
     if isinstance(node, Mapping) and "value" in node:
         if at not in node:
             return None, f"{path} has no {ENDS[at]}"
@@ -59,6 +59,15 @@ def lookup(report: Mapping[str, object], path: str, at: At = "value") -> tuple[f
     if not math.isfinite(node):
         return None, f"{path} is not finite"
     return float(node), ""
+
+
+def _absent(report: Mapping[str, object], path: str) -> str:
+    """Why the report has nothing at a path: int8 may have been refused."""
+    served = report.get("served")
+    why = served.get("why") if isinstance(served, Mapping) else None
+    if why and path.startswith("export.") and path.endswith(".int8"):
+        return f"int8 is not served: {why}"
+    return f"the report has no {path}"
 
 
 def _decide_one(gate: Gate, report: Mapping[str, object]) -> Decision:

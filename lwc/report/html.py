@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from lwc.report.document import Document
 
+_DOT = re.compile(r"([a-z0-9_*])\.(?=[a-z])")
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
     autoescape=True,
@@ -24,4 +27,9 @@ def render_html(document: Document, folder: Path) -> str:
         data = base64.b64encode((folder / file).read_bytes()).decode("ascii")
         return f"data:image/png;base64,{data}"
 
-    return _TEMPLATES.get_template("page.html.j2").render(page=document, embedded=embedded)
+    return _TEMPLATES.get_template("page.html.j2").render(page=document, embedded=embedded, breakable=_breakable)
+
+
+def _breakable(text: str) -> Markup:
+    """Text whose dotted names may be broken after a dot, so that a table of them fits a phone."""
+    return Markup(_DOT.sub("\\1.<wbr>", str(escape(text))))

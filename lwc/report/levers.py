@@ -8,21 +8,16 @@ from lwc.recipe import TASKS
 from lwc.report.content_types import Report
 from lwc.report.document import Table
 from lwc.report.formats import number, percent, ratio, significant
-from lwc.report.stage_contents import ShapeTimes
+from lwc.report.latency import doubt, marked, widest
 
 _PRECISIONS: tuple[Literal["fp32", "int8"], ...] = ("fp32", "int8")
-
-
-def widest(shape: ShapeTimes) -> float:
-    """The wider of the two models' spreads at one shape."""
-    return max(shape["spread"].values())
 
 
 def search_for_latency(report: Report) -> list[Table]:
     """The depths that a target of latency was measured at, each against the uncut model; none for other targets."""
     selection = report["selection"]
     rows = tuple(
-        (number(one["blocks"]), ratio(one["ratio"]), percent(max(map(widest, one["shapes"]))))
+        (number(one["blocks"]), ratio(one["ratio"]), percent(max(widest(shape) or 0.0 for shape in one["shapes"])))
         for one in (selection["latency"] if selection and "latency" in selection else ())
     )
     caption = (
@@ -56,7 +51,8 @@ def further_levers(report: Report) -> list[Table]:
         rows.append(
             (
                 f"int8, {int8['mode']}: what CPUs serve",
-                f"{ratio(int8['ratios']['size'])} smaller, {ratio(int8['ratios']['latency'])} faster",
+                f"{ratio(int8['ratios']['size'])} smaller, "
+                f"{marked(int8['ratios']['latency'], bool(doubt(int8.get('latency'))))} faster",
                 f"{', '.join(changes)}; same label on {percent(test['agreement'])} of the test texts{kept}",
             )
         )

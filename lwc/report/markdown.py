@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from html import escape
 
-from lwc.report.document import Document, Figure, Paragraph, Table
+from lwc.report.document import Document, Figure, Paragraph, Table, Tiles
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|#])")
 
@@ -31,13 +31,21 @@ def _block(block: Paragraph | Table | Figure) -> str:
         return f"**{_plain(block.text)}**" if block.tone == "bad" else _plain(block.text)
     if isinstance(block, Table):
         return _table(block)
-    return f"![{_plain(block.caption)}]({block.file})"
+    image = f"![{_plain(block.alt or block.caption)}]({block.file})"
+    return f"{image}\n\n{_plain(block.caption)}" if block.alt else image
+
+
+def _tiles(tiles: Tiles) -> str:
+    return _table(Table((tiles.title, "", ""), tuple(tiles.tiles)))
 
 
 def render_markdown(document: Document) -> str:
     """The document as Markdown text; figures are links to the PNG files beside it."""
-    parts = [f"# {_plain(document.title)}: {_plain(document.state)}", *(_block(p) for p in document.verdict)]
-    parts.append(_table(Table(("", "", ""), tuple(document.tiles))))
+    parts = [f"# {_plain(document.title)}: {_plain(document.state)}"]
+    if document.lead:
+        parts.append(f"**{_plain(document.lead)}**")
+    words, figures = [_block(p) for p in document.verdict], [_tiles(one) for one in document.tiles]
+    parts += [*figures, *words] if document.lead else [*words, *figures]
     parts.append(_plain(document.subtitle))
     for section in document.sections:
         parts.append(f"## {_plain(section.title)}")

@@ -1,4 +1,4 @@
-"""Contents of the files that stages write, as the report repeats them: ``selection.json``, ``export.json``, …"""
+"""Contents of the files of training and selection, as the report repeats them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,8 @@ from typing import Annotated, Literal, NotRequired, TypeAlias
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from lwc.core.marks import Intervals, Keyed, Most, Number, Share, Sometimes, When
-
-Retention: TypeAlias = Annotated[
-    Intervals,
-    Keyed("retained"),
-    Most(10.0),
-    Field(
-        description="how much of the base is left on the same test rows, 1 = all, paired resamples: compressed / base,"
-        " or base / compressed where lower is better"
-    ),
-]
+from lwc.core.marks import Keyed, Number, Share, Sometimes, When
+from lwc.report.export_contents import ShapeTimes
 
 # train and recover: metrics.json, and selection.json between them
 
@@ -55,21 +46,6 @@ class Recovered(Trained, total=False):
 
     matched_teacher_blocks: list[int]
     vocabulary: Annotated[Trimmed | None, When("trimmed vocabulary")]
-
-
-Spread: TypeAlias = dict[Literal["base", "compressed"], float]
-"""Interquartile range ÷ median of each model's times."""
-
-
-class ShapeTimes(TypedDict):
-    """Median ms of both models at one batch × length."""
-
-    batch: int
-    length: int
-    base_ms: float
-    compressed_ms: float
-    ratio: float
-    spread: NotRequired[Spread]
 
 
 class DepthTimes(TypedDict):
@@ -132,132 +108,3 @@ class Heat(TypedDict):
 
     steps: int
     distances: list[Candidate]
-
-
-# export: export.json
-
-
-class ExportedFile(TypedDict, total=False):
-    """An ONNX file."""
-
-    path: str
-    bytes: int
-
-
-class ParityCase(TypedDict):
-    """One synthetic input."""
-
-    batch: int
-    length: int
-    padding: str
-    max_abs_diff: float
-
-
-class OneParity(TypedDict):
-    """PyTorch and ONNX Runtime on the same inputs, of one model."""
-
-    max_abs_diff: float
-    label_agreement: Share
-    texts: int
-    repeatable: bool
-    tolerance: float
-    passed: bool
-    cases: list[ParityCase]
-
-
-class Parity(TypedDict, total=False):
-    """PyTorch and ONNX Runtime on the same inputs: the worse of base and compressed."""
-
-    max_abs_diff: Number
-    label_agreement: Share
-    tolerance: Number
-    passed: bool
-    base: OneParity
-    compressed: OneParity
-
-
-class Latency(TypedDict, total=False):
-    """Exported pair on this machine, in turns; ``ratio`` is the geometric mean over the shapes."""
-
-    ratio: float
-    shapes: Annotated[list[ShapeTimes], Keyed("shapes")]
-    repeats: int
-    threads: int
-    runtime: str
-
-
-ExportedRatios: TypeAlias = dict[Literal["size", "latency"], float]
-"""base / compressed, measured."""
-
-
-class Int8(TypedDict, total=False):
-    """The compressed model in int8, which is what CPUs serve; ratios and latency against its fp32 graph."""
-
-    path: str
-    mode: str
-    agreement: Share
-    max_abs_diff: float
-    mean_abs_diff: float
-    bytes: int
-    quantized: Annotated[int, Field(description="operators in int8")]
-    fallback: Annotated[list[str], Field(description="modules that stay in fp32")]
-    rows: int
-    depends_on_batch: Annotated[bool, Field(description="whether a row's answer changes with its batch")]
-    test: Annotated[dict[str, float], Keyed("int8 figures")]
-    answers: str
-    retention: Retention
-    latency: Latency
-    ratios: ExportedRatios
-
-
-class Fp16(TypedDict, total=False):
-    """The compressed model in fp16, which is what GPUs serve."""
-
-    path: str
-    max_abs_diff: float
-    mean_abs_diff: float
-    agreement: Share
-    bytes: int
-    kept_fp32: list[str]
-    positions_fp32: int
-    rows: int
-
-
-class RuntimeTimes(TypedDict):
-    """Median ms of one file in both runtimes at one batch × length."""
-
-    batch: int
-    length: int
-    onnxruntime_ms: float
-    openvino_ms: float
-    ratio: float
-
-
-class OpenVino(TypedDict, total=False):
-    """One file in ONNX Runtime and OpenVINO; ``ratio`` = ONNX Runtime ÷ OpenVINO."""
-
-    ratio: float
-    shapes: Annotated[list[RuntimeTimes], Keyed("shapes")]
-    repeats: int
-    threads: int
-    max_abs_diff: float
-
-
-class InOpenVino(TypedDict, total=False):
-    """By precision of the file."""
-
-    fp32: OpenVino
-    int8: Annotated[OpenVino, When("int8")]
-
-
-class Export(TypedDict, total=False):
-    """``export.json`` as the stage wrote it."""
-
-    files: dict[Literal["base", "compressed"], ExportedFile]
-    parity: Parity
-    latency: Latency
-    ratios: ExportedRatios
-    int8: Annotated[Int8, When("int8")]
-    fp16: Annotated[Fp16, When("fp16")]
-    openvino: Annotated[InOpenVino, When("openvino")]
-    top_k: Annotated[int, When("histories")]

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from lwc.core.errors import ModelError
 from lwc.export import latency
-from lwc.export.latency import compare_latency, compare_runtimes
+from lwc.export.latency import compare_latency, compare_runtimes, in_pytorch
 from lwc.export.onnx import export_graph, export_onnx
 from lwc.export.onnx_io import OnnxInfo, read_io
 from lwc.export.parity import check_parity
@@ -284,6 +284,47 @@ def test_latency_is_the_median_of_turns_and_the_ratio_a_geometric_mean(
     times = [(row["base_ms"], row["compressed_ms"]) for row in result["shapes"]]
     assert times == [pytest.approx((40.0, 10.0)), pytest.approx((80.0, 20.0))]
     assert result["ratio"] == pytest.approx(4.0)
+
+
+def test_an_untimed_call_goes_before_each_timed_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first call of a turn pays for the threads that the call before left spinning."""
+    now, last = [0.0], [""]
+
+    def named(name: str, seconds: float) -> latency.Call:
+        def call(inputs: dict[str, Any]) -> np.ndarray:
+            now[0] += seconds + (1.0 if last[0] != name else 0.0)
+            last[0] = name
+            return np.zeros((1, 3))
+
+        return call
+
+    monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    calls = {"slow": named("slow", 0.04), "fast": named("fast", 0.01)}
+    times = latency.in_turns(calls, ["input_ids"], [Shape(batch=1, length=8)], 5)
+    assert times.pair("slow", "fast")["shapes"][0]["base_ms"] == pytest.approx(40.0)
+    assert [len(values) for values in times.ms[0].values()] == [5, 5]
+
+
+def test_the_time_without_a_core_is_told_where_the_system_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = iter([(1.0, 0.5), (4.0, 1.5)])
+    monkeypatch.setattr(latency, "ran_and_waited", lambda: next(counts))
+    call: latency.Call = lambda inputs: np.zeros((1, 3))  # noqa: E731
+    assert latency.in_turns({"one": call}, ["input_ids"], [Shape(batch=1, length=8)], 3).waited == 0.25
+    monkeypatch.setattr(latency, "ran_and_waited", lambda: None)
+    assert latency.in_turns({"one": call}, ["input_ids"], [Shape(batch=1, length=8)], 3).waited is None
+
+
+def test_pytorch_gives_the_same_answers_with_its_own_attention_and_leaves_all_as_it_was(
+    bert: tuple[Any, Path], with_types: Any
+) -> None:
+    model, threads = bert[0], torch.get_num_threads()
+    before = model.config._attn_implementation
+    given = ids(3, 9)
+    with in_pytorch(text_graph(model, with_types), model, 1) as call:
+        assert (torch.get_num_threads(), model.config._attn_implementation) == (1, "sdpa")
+        found = call(given)
+    assert (torch.get_num_threads(), model.config._attn_implementation) == (threads, before)
+    np.testing.assert_allclose(found, run(cpu_session(bert[1], 1), given), atol=TOLERANCE)
 
 
 def test_latency_of_real_files_has_a_row_for_each_shape(bert: tuple[Any, Path]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from planted_runs import LABELS, N, make_run, wrong
+from test_report_served import interval, served
 
 from lwc.core.errors import USAGE, RecipeError
 from lwc.core.store import RECORD, write_json
@@ -114,6 +115,18 @@ def test_what_differs_in_the_recipes(tmp_path: Path) -> None:
     assert "name" not in rows
     assert "target.of" not in rows
     assert differences([{"name": "a", "x": [1, 2]}, {"name": "b", "x": [1, 2]}]) == []
+
+
+def test_what_each_run_serves_is_beside_its_ratios(tmp_path: Path) -> None:
+    one, two = (make_run(tmp_path, name, wrong(1)) for name in ("one", "two"))
+    report = json.loads((two / "report.json").read_text())
+    report["served"] = {**served(), "quality": None, "retention": {"accuracy": interval(0.97)}}
+    report["served"]["ratios"]["blocks"] = 2.0
+    write_json(two / "report.json", report)
+    rows = [line.strip("| ").split(" | ") for line in to_markdown(compare([one, two])).splitlines()]
+    assert ["as served", "–", "int8"] in rows
+    assert ["as served: latency\\_eager", "–", "7.75×"] in rows
+    assert ["as served: accuracy retained", "–", "97.0 % (96.0–98.0)"] in rows
 
 
 def test_tables_hold_ratios_latency_gates_and_cost(tmp_path: Path) -> None:

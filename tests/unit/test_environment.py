@@ -1,14 +1,15 @@
-"""What `precision: auto` is, of a machine that a planted driver and processor describe."""
+"""What a machine can do and does: `precision: auto` by a planted driver and processor, and time without a core."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lwc.core import machine as environment
-from lwc.core.machine import auto_precision
+from lwc.core.machine import auto_precision, ran_and_waited
 
 
 @pytest.fixture(autouse=True)
@@ -69,3 +70,16 @@ def test_a_processor_that_multiplies_bf16(monkeypatch: pytest.MonkeyPatch) -> No
     assert auto_precision() == "fp32"
     monkeypatch.setattr(environment, "cpu_flags", lambda: {"avx512f", "avx512_bf16"})
     assert auto_precision() == "bf16"
+
+
+def test_what_runs_is_counted_and_waiting_never_shrinks() -> None:
+    before = ran_and_waited()
+    if before is None:
+        pytest.skip("this system does not count it")
+    started = time.process_time()
+    while time.process_time() - started < 0.2:
+        pass
+    after = ran_and_waited()
+    assert after is not None
+    assert after[0] - before[0] >= 0.15
+    assert after[1] >= before[1]

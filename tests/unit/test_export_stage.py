@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +18,12 @@ from test_quantize import trained_like
 
 from lwc.core.arrays import Array
 from lwc.core.store import write_json
-from lwc.export.run import FP16, INT8, INT8_ANSWERS, WHOLE, export_pair, padded_inputs
+from lwc.export import int8 as deciding
+from lwc.export import run as export
+from lwc.export.inputs import padded_inputs
+from lwc.export.latency import Call, Times
+from lwc.export.onnx_files import size_of
+from lwc.export.run import BASE, FP16, INT8, INT8_ANSWERS, WHOLE, export_pair
 from lwc.export.session import cpu_session, run
 from lwc.metrics.classification import macro_f1
 from lwc.models.families import family_of
@@ -46,7 +55,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     draw = np.random.default_rng(0)
     for name in ("data", "train", "recover", "evaluate"):
         (root / name).mkdir()
-    for split in ("calibration", "test"):
+    for split in ("calibration", "validation", "test"):
         texts = [" ".join(draw.choice(WORDS, draw.integers(1, 14))) for _ in range(40)]
         rows = {"id": range(100, 140), "text": texts, "label": draw.integers(0, 3, 40)}
         pd.DataFrame(rows).to_parquet(root / "data" / f"{split}.parquet")
@@ -73,9 +82,19 @@ def answers(folder: Path, graph: Path, test: pd.DataFrame) -> Array:
     return np.array(given)
 
 
-def test_all_reduced_graphs_at_once(stages: dict[str, Path], tmp_path: Path) -> None:
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Int8 is faster than fp32, which chance decides of so small a model."""
+    monkeypatch.setattr(export, "too_slow", lambda times: "")
+
+
+ANY = Int8(calibration=24, max_accuracy_drop=1.0)
+"""Int8 whatever it costs."""
+
+
+def test_all_reduced_graphs_at_once(stages: dict[str, Path], tmp_path: Path, fast: None) -> None:
     openvino = importlib.util.find_spec("openvino") is not None
-    settings = Export(int8=Int8(calibration=24), fp16=True, openvino=openvino, latency_shapes=SHAPES, latency_repeats=3)
+    settings = Export(int8=ANY, fp16=True, openvino=openvino, latency_shapes=SHAPES, latency_repeats=3)
     said: list[str] = []
     found = export_pair(recipe_of(settings), stages, tmp_path, said.append)
     assert json.loads((tmp_path / "export.json").read_text()) == found
@@ -105,6 +124,10 @@ def test_all_reduced_graphs_at_once(stages: dict[str, Path], tmp_path: Path) -> 
     assert retained["low"] < retained["value"] < retained["high"]
 
     assert found["int8"]["ratios"]["size"] > 1
+    quality = found["served"]["quality"]
+    assert (quality["n"], quality["accuracy"]["value"]) == (40, pytest.approx(figures["accuracy_int8"]))
+    assert found["served"]["retention"] == found["int8"]["retention"]
+    assert found["int8"]["validation"]["rows"] == 40
     assert (tmp_path / FP16).stat().st_size < (tmp_path / WHOLE).stat().st_size
     assert (found["int8"]["path"], found["fp16"]["path"]) == (INT8, FP16)
     if openvino:
@@ -112,7 +135,9 @@ def test_all_reduced_graphs_at_once(stages: dict[str, Path], tmp_path: Path) -> 
         assert sorted(timed) == ["fp32", "int8"]
         assert timed["fp32"]["max_abs_diff"] < 1e-4
         assert all(graph["ratio"] > 0 for graph in timed.values())
-    steps = ["int8, dynamic", *(["latency in OpenVINO"] if openvino else []), "fp16"]
+    latency = "latency of the uncut and the compressed model"
+    steps = ["int8, dynamic", latency, "int8 on the test split"]
+    steps += [*(["latency in OpenVINO"] if openvino else []), "fp16"]
     assert [line for line in said if line in steps] == steps
 
 
@@ -133,3 +158,107 @@ def test_nothing_is_reduced_unasked(stages: dict[str, Path], tmp_path: Path) -> 
     found = export_pair(recipe_of(settings), stages, tmp_path, print)
     assert found.keys().isdisjoint({"int8", "fp16", "openvino"})
     assert not any((tmp_path / name).exists() for name in (INT8, INT8_ANSWERS, FP16))
+
+
+def counted(folder: Path) -> int:
+    """Parameters of a checkpoint on disk."""
+    return sum(parameter.numel() for parameter in load_model(folder).parameters())
+
+
+@pytest.mark.parametrize("settings", [None, ANY])
+def test_what_is_served_is_compared_with_the_uncut_model_in_one_run(
+    stages: dict[str, Path], tmp_path: Path, fast: None, settings: Int8 | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that moves when a model is called: 60, 30, 10 and 5 ms, each time slower; a product would drift."""
+    now, calls = [0.0], [0]
+
+    def takes(ms: float) -> Call:
+        def call(inputs: dict[str, Array]) -> Array:
+            calls[0] += 1
+            now[0] += ms * (1 + calls[0]) / 1000
+            return np.zeros((1, 3))
+
+        return call
+
+    speeds = {BASE: 30.0, WHOLE: 10.0, INT8: 5.0}
+    monkeypatch.setattr("lwc.export.latency.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(export, "in_onnxruntime", lambda path, _: takes(speeds[str(path.relative_to(tmp_path))]))
+    monkeypatch.setattr(export, "in_pytorch", lambda *_: nullcontext(takes(60.0)))
+    found = export_pair(
+        recipe_of(Export(int8=settings, latency_shapes=SHAPES, latency_repeats=30)), stages, tmp_path, lambda _: None
+    )
+    served, path = found["served"], INT8 if settings else WHOLE
+    assert (served["precision"], served["why"], served["path"]) == ("int8" if settings else "fp32", "", path)
+    ratios, fast_ms = served["ratios"], speeds[path]
+    assert ratios["latency"] == pytest.approx(30 / fast_ms, rel=0.05)
+    assert ratios["latency_eager"] == pytest.approx(60 / fast_ms, rel=0.05)
+    for row in served["latency"]["shapes"]:
+        assert row["ratio"] == row["base_ms"] / row["served_ms"]
+        assert row["ratio_eager"] == row["eager_ms"] / row["served_ms"]
+    assert [(row["batch"], row["length"]) for row in served["latency"]["shapes"]] == [(1, 8), (2, 16)]
+    assert ratios["size"] == size_of(tmp_path / BASE) / size_of(tmp_path / path)
+    before, after = (counted(stages[stage] / "model") for stage in ("train", "recover"))
+    assert served["params"] == {"base": before, "served": after}
+    assert ratios["params"] == before / after > 1
+    # The pair in fp32 was timed in the same run.
+    assert found["latency"]["shapes"][0]["base_ms"] == served["latency"]["shapes"][0]["base_ms"]
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "why"),
+    [
+        ("labels", "every operator had to return to fp32 to keep 100.0% of 24 calibration labels"),
+        ("accuracy", "int8 lowers the accuracy on 40 validation texts from 1.000 to 0.000"),
+        ("time", "int8 takes 2.00 times as long as fp32 on this machine (1×8, 2×16)"),
+    ],
+)
+def test_int8_that_loses_or_is_slower_leaves_fp32_and_the_reason(
+    stages: dict[str, Path], tmp_path: Path, spoilt: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = deciding.quantize
+
+    def quantized(*given: Any) -> dict[str, Any]:
+        return {**plain(*given), **({"quantized": 0} if spoilt == "labels" else {})}
+
+    def right(labels: Array, answers: Array) -> float:
+        asked.append(len(labels))
+        return 1.0 if spoilt != "accuracy" or len(asked) % 2 else 0.0
+
+    def pair(times: Times, slow: str, fast: str) -> dict[str, Any]:
+        ratio = 1.5 if spoilt != "time" or fast != "int8" else 0.5
+        return {**timed(times, slow, fast), "ratio": ratio}
+
+    asked, timed = list[int](), Times.pair
+    monkeypatch.setattr(deciding, "quantize", quantized)
+    monkeypatch.setattr(deciding, "accuracy", right)
+    monkeypatch.setattr(Times, "pair", pair)
+    read = list[str]()
+    inputs = deciding.Texts.inputs
+    monkeypatch.setattr(deciding.Texts, "inputs", lambda *given: (read.append(given[1]), inputs(*given))[1])
+    said: list[str] = []
+    settings = Int8(calibration=24, min_agreement=1.0 if spoilt == "labels" else 0.5)
+    found = export_pair(
+        recipe_of(Export(int8=settings, latency_shapes=SHAPES, latency_repeats=3)), stages, tmp_path, said.append
+    )
+    assert "test" not in read, "what is served is decided without the test split"
+    assert "int8" not in found
+    assert not (tmp_path / INT8).exists()
+    assert not (tmp_path / INT8_ANSWERS).exists()
+    served = found["served"]
+    assert (served["precision"], served["path"]) == ("fp32", WHOLE)
+    assert served["why"].startswith(why)
+    assert any(line == f"fp32 is served: {served['why']}" for line in said)
+    assert {"quality", "retention"}.isdisjoint(served), "those of the checkpoint"
+
+
+def test_the_loss_that_settings_allow_is_allowed(
+    stages: dict[str, Path], tmp_path: Path, fast: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = itertools.cycle([0.9, 0.875])
+    monkeypatch.setattr(deciding, "accuracy", lambda *_: next(values))
+    for allowed, precision in ((0.025, "int8"), (0.02, "fp32")):
+        out = tmp_path / precision
+        out.mkdir()
+        settings = Int8(calibration=24, min_agreement=0.5, max_accuracy_drop=allowed)
+        recipe = recipe_of(Export(int8=settings, latency_shapes=SHAPES, latency_repeats=3))
+        assert export_pair(recipe, stages, out, lambda _: None)["served"]["precision"] == precision

@@ -41,7 +41,7 @@ def problems(metric: str, *overrides: str, extra: str = "") -> str:
         ("retention", "did you mean retention.accuracy?"),
         ("accuracy_retention", "did you mean retention.accuracy?"),
         ("retention.acuracy.low", "did you mean retention.accuracy, with at: low?"),
-        ("quality.accuracy", "did you mean quality.compressed.accuracy?"),
+        ("quality.accuracy", "did you mean quality.compressed.accuracy or served.quality.accuracy?"),
         ("quality.compressed.f1", "did you mean quality.compressed.macro_f1?"),
         ("f1", "did you mean retention.macro_f1?"),
         ("p95", "did you mean serving.http.latency_ms.p95"),
@@ -135,6 +135,7 @@ def test_what_a_metric_is_relative_to_is_checked_too() -> None:
         ("data.quality.splits.test.labels.good", "data.labels.scheme=column"),
         ("data.quality.splits.test.labels.good", "data.labels={scheme: column, names: [bad, good]}"),
         ("export.fp16.agreement", "export.fp16=true"),
+        ("export.int8.validation.accuracy_int8", "export.int8={}"),
     ],
 )
 def test_what_is_measured_depends_on_the_recipe(metric: str, makes_it: str) -> None:
@@ -145,6 +146,8 @@ def test_what_is_measured_depends_on_the_recipe(metric: str, makes_it: str) -> N
 @pytest.mark.parametrize(
     "metric",
     [
+        "served.ratios.latency", "served.ratios.latency_eager", "served.retention.accuracy.low", "served.params.served",
+        "served.quality.macro_f1", "served.latency.shapes.1.ratio_eager", "served.latency.waited",
         "retention.accuracy.low", "quality.floors.tfidf.macro_f1", "quality.compressed.confusion.0.1", "target.met",
         "latency.shapes.1.ratio", "training.recover.validation.macro_f1", "stages.train.seconds",
         "serving.http.server.mean_ms.queue", "data.quality.rows_used", "importance.fused.scores.1",

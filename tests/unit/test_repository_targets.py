@@ -54,6 +54,17 @@ def test_the_one_for_a_gpu_differs_in_where_the_token_model_runs_alone(checkpoin
     assert tokens == plain
 
 
+def test_the_graphs_configuration_says_its_precision_and_why(checkpoint: Path, tmp_path: Path) -> None:
+    notes = {"precision": "fp32", "precision_reason": "int8 takes 1.64 times as long as fp32 on this machine (1×32)"}
+    files = ModelFiles(checkpoint / "model.onnx", checkpoint, notes=notes)
+    described = build_repository(TextEndpoint(), files, tmp_path, PACKAGE, "r")
+    text, tokens = configs(tmp_path)
+    assert {key: tokens.parameters[key].string_value for key in notes} == notes
+    assert {key: described[key] for key in notes} == notes
+    assert "precision" not in text.parameters
+    assert inspect_repository(tmp_path, Machine(gpus=0)) == []
+
+
 def test_a_machine_without_a_gpu_is_told_to_take_the_other(checkpoint: Path, tmp_path: Path) -> None:
     repository = built(checkpoint, tmp_path, "gpu")
     assert inspect_repository(repository, Machine(gpus=1)) == []

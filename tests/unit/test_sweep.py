@@ -42,6 +42,9 @@ def around(value: float) -> dict[str, float]:
 def fake_run(runs: Path, event: Event, recipe: Recipe, until: str | None) -> dict[str, StageResult]:
     """Stage folders as the pipeline leaves them: the more is asked, the less accurate."""
     ratio = recipe.target.ratio
+    own = {"quality": {"accuracy": around(0.8), "macro_f1": around(0.79)},
+           "retention": {"accuracy": around(0.96), "macro_f1": around(0.95)}}  # fmt: skip
+    reduced = own if recipe.export.int8 else {}
     quality: dict[str, Any] = {
         model: {"n": 100, "accuracy": around(value), "macro_f1": around(value - 0.01), "confusion": []}
         for model, value in (("base", 0.9), ("unrecovered", 0.7 - 0.05 * ratio), ("compressed", 0.95 - 0.05 * ratio))
@@ -54,7 +57,8 @@ def fake_run(runs: Path, event: Event, recipe: Recipe, until: str | None) -> dic
         }),
         "evaluate": ("evaluation.json", {
             "quality": quality, "retention": {"accuracy": around(0.98), "macro_f1": around(0.97)}}),
-        "export": ("export.json", {"ratios": {"size": 1.25, "latency": ratio - 0.1}}),
+        "export": ("export.json", {"served": {"ratios": {"size": 1.25, "latency": ratio - 0.1}, **reduced},
+                                   "ratios": {"size": 1.0, "latency": 1.0}}),
     }  # fmt: skip
     results = {}
     for stage, (name, content) in contents.items():
@@ -143,7 +147,7 @@ def test_rows_hold_what_the_stages_left(tmp_path: Path) -> None:
     row, _ = swept(tmp_path, make_recipe({"ratios": [2, 4]}))
     assert (row["name"], row["ratio"], row["of"], row["strategy"]) == ("tiny-2x", 2.0, "blocks", "greedy")
     assert row["kept"] == [0, 1, 2, 3, 4, 5]
-    # Size is the measured one of the exported pair, not the planned one.
+    # Size is the measured one of the served graph, not the planned one.
     assert row["ratios"] == {"blocks": 2.0, "params": 1.5, "size": 1.25, "latency": 1.9}
     assert row["compressed"] == {"accuracy": around(0.85), "macro_f1": around(0.84)}
     assert row["base"]["accuracy"]["value"] == 0.9
@@ -151,6 +155,12 @@ def test_rows_hold_what_the_stages_left(tmp_path: Path) -> None:
     assert row["floor"]["accuracy"] == around(0.51)
     assert row["retention"]["macro_f1"] == around(0.97)
     assert (row["seconds"], row["fresh_seconds"], row["error"]) == (40.0, 30.0, None)
+
+
+def test_rows_hold_the_quality_of_what_is_served(tmp_path: Path) -> None:
+    row, *_ = swept(tmp_path, make_recipe({"ratios": [2]}, export={"int8": {}}))
+    assert row["compressed"] == {"accuracy": around(0.8), "macro_f1": around(0.79)}
+    assert row["retention"]["accuracy"] == around(0.96)
 
 
 def test_stages_that_did_not_run_are_none(tmp_path: Path) -> None:

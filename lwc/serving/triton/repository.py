@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,15 @@ from lwc.tasks.endpoint import Endpoint, Exported, Front
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What a repository is made of: an ONNX file, its checkpoint's folder and, for TensorRT, the plan built from it."""
+    """What a repository is made of: an ONNX file, its checkpoint's folder and, for TensorRT, the plan built from it.
+
+    ``notes`` are parameters of the graph's configuration for readers: its precision, and why it is not another.
+    """
 
     onnx: Path
     checkpoint: Path
     plan: Path | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 def build_repository(
@@ -63,7 +67,7 @@ def build_repository(
     graph = graph_model(front.graph, info, package, warm_ups, target, len(profiles) or 1)
     for tensor in graph.output if front.graph_labels is not None else ():
         tensor.label_filename = "labels.txt"
-    for key, value in (front.graph_parameters or {}).items():
+    for key, value in {**(front.graph_parameters or {}), **files.notes}.items():
         graph.parameters[key].string_value = value
     for config, labels in ((front_model(name, front, package), front.labels), (graph, front.graph_labels)):
         folder = out / config.name
@@ -81,7 +85,7 @@ def build_repository(
     for model, found in ((front.graph, copied), (name, {**front.files, "model.py": front.script})):
         for file, source in found.items():
             shutil.copyfile(source, out / model / "1" / file)
-    return {**front.described, **front.parameters}
+    return {**front.described, **front.parameters, **files.notes}
 
 
 def _warm_ups(
