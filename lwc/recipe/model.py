@@ -91,11 +91,6 @@ class Recovery(Optimization):
     augment: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
         default=0.0, description="share of rows replaced by random windows of their text, new in every epoch"
     )
-    versions: Positive | None = Field(
-        default=None,
-        description="augmented versions of each row; epochs reuse them in turn, and on a CPU the uncut model answers"
-        " each only once. By default every epoch has new ones",
-    )
     replace_words: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         default=0.0,
         description="share of the tokens of augmented rows that become a near word of the embedding table (decision 6)",
@@ -120,9 +115,8 @@ class Recovery(Optimization):
             raise ValueError("cache_teacher: always needs augment: 0 and attention_weight: 0")
         if not (self.logits_weight or self.hidden_weight or self.attention_weight or self.label_weight):
             raise ValueError("every weight of the loss is 0")
-        if not self.augment and (self.replace_words or self.versions):
-            name = "replace_words" if self.replace_words else "versions"
-            raise ValueError(f"{name} is about augmented rows: set augment above 0")
+        if self.replace_words and not self.augment:
+            raise ValueError("replace_words varies augmented rows: set augment above 0")
         if self.unlabelled is not None and self.label_weight:
             raise ValueError("label_weight needs labels, which recover.unlabelled does not have: set one of them")
         if self.augment and self.label_weight:

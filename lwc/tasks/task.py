@@ -56,25 +56,19 @@ def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
 class Rows:
     """Token rows and what is learnt from them: class ids (N,), numbers (N,), or None where tokens are the labels.
 
-    ``epoch`` gives other rows for each epoch of training, for example augmented ones. After ``versions`` epochs they
-    come again, in the same batches.
+    ``epoch`` gives other rows for each epoch of training, for example augmented ones.
     """
 
     encoded: Encoded
     labels: Array | None
     epoch: Callable[[int], Encoded] | None = None
-    versions: int | None = None
 
     def __len__(self) -> int:
         return len(self.encoded)
 
-    def version(self, epoch: int) -> int:
-        """Number of the rows and batches of an epoch: the same number, the same batches."""
-        return epoch if self.versions is None else epoch % self.versions
-
-    def of_epoch(self, epoch: int) -> Rows:
+    def of_epoch(self, number: int) -> Rows:
         """The rows of an epoch of training."""
-        return self if self.epoch is None else Rows(self.epoch(self.version(epoch)), self.labels)
+        return self if self.epoch is None else Rows(self.epoch(number), self.labels)
 
     def in_batches(self, size: int) -> list[Batch]:
         """Batches in a fixed order, rows of about equal length together."""

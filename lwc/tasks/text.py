@@ -133,7 +133,7 @@ class TextTask:
         near = _near_words(teacher, rows.encoded) if settings.replace_words else {}
         share, replaced = settings.augment, settings.replace_words
         windows = Windows(reader, texts, rows.encoded, share, recipe.seed, replaced, near)
-        return Rows(rows.encoded, rows.labels, windows.epoch, settings.versions)
+        return Rows(rows.encoded, rows.labels, windows.epoch)
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         return batch.inputs

@@ -132,8 +132,8 @@ class Recoverer:
         task = task_of(recipe)
         self._recipe, self._teacher = recipe, teacher.model
         # A GPU answers sooner than a disk, and each of several processes reads batches of its own.
-        self._live = distributed.on_gpu() or distributed.count() > 1 or recipe.recover.cache_teacher == "never"
-        self._answers = None if answers is None or self._live else answers_folder(answers, teacher.model)
+        live = distributed.on_gpu() or distributed.count() > 1 or recipe.recover.cache_teacher == "never"
+        self._answers = None if answers is None or live else answers_folder(answers, teacher.model)
         self.train = task.recovery_rows(recipe, teacher, data_dir, progress)
         self._lessons = Lessons(task, recipe, teacher.reader)
         self.validation = validation_batches(recipe, task.rows(recipe, teacher.reader, data_dir, "validation"))
@@ -159,9 +159,6 @@ class Recoverer:
             self._answers.mkdir(parents=True, exist_ok=True)
             most = int(_MOST_REMEMBERED * shutil.disk_usage(self._answers).free)
             return RememberedTeacher(ask, self._answers, most)
-        again = settings.versions is not None and settings.epochs > settings.versions
-        if keepable and again and not self._live:
-            return RememberedTeacher(ask, scratch / "teacher", _MOST_STORED, every_block=False)
         return ask
 
     def run(

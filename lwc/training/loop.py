@@ -159,8 +159,7 @@ def fit(
             if state.step // per_epoch != epoch:
                 epoch = state.step // per_epoch
                 rows = objective.rows.of_epoch(epoch)
-                number = objective.rows.version(epoch)
-                drawn = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+                drawn = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
                 order = row_groups(rows.encoded, settings.batch_size, length_bucketed=True, seed=drawn)
             mine, weight = distributed.share(order[state.step % per_epoch])
             for group in optimizer.param_groups:

@@ -108,20 +108,19 @@ class LiveTeacher:
 
 
 class RememberedTeacher:
-    """`LiveTeacher` that keeps what it said of a batch on disk, for whoever is taught the same batch again.
+    """`LiveTeacher` that keeps what it said of a batch on disk, for other cut models that are taught the same batches.
 
-    Answers are stored under the digest of what the teacher reads and are exact: results are identical on a hit or miss.
-    Nothing more is written once ``folder`` would contain more than ``most`` bytes.
+    The outputs of all blocks are kept (of none where none is wanted), since other cuts are matched with others. Answers
+    are stored under the digest of what the teacher reads and are exact: results are identical on a hit or miss. Nothing
+    more is written once ``folder`` would contain more than ``most`` bytes.
 
     Args:
         folder: of this teacher alone, see `answers_folder`; it may vanish or be filled by others at any time.
-        every_block: keep the outputs of all blocks (of none where none is wanted), since other cuts are matched with
-            others; or of the teacher's own blocks.
     """
 
-    def __init__(self, teacher: LiveTeacher, folder: Path, most: int, every_block: bool = True) -> None:
+    def __init__(self, teacher: LiveTeacher, folder: Path, most: int) -> None:
         count = len(block_list(teacher.model, family_of(teacher.model)))
-        self._live = teacher.of_blocks(range(count) if teacher.blocks and every_block else teacher.blocks)
+        self._live = teacher.of_blocks(range(count) if teacher.blocks else [])
         self._blocks, self._folder, self._most = teacher.blocks, folder, most
         self._held = 0
         for path in folder.glob("*.npy"):
@@ -143,12 +142,11 @@ class RememberedTeacher:
         except (OSError, EOFError, ValueError):  # not there, or not whole
             taught = self._live(batch)
             self._keep(place, taught)
-            return Taught(taught.logits, [taught.hidden[self._live.blocks.index(block)] for block in self._blocks])
+            return Taught(taught.logits, [taught.hidden[block] for block in self._blocks])
         return Taught(logits, hidden)
 
     def _keep(self, place: Path, taught: Taught) -> None:
-        hidden = {str(block): states for block, states in zip(self._live.blocks, taught.hidden, strict=True)}
-        parts = {"logits": taught.logits, **hidden}
+        parts = {"logits": taught.logits, **{str(block): states for block, states in enumerate(taught.hidden)}}
         size = sum(part.nbytes for part in parts.values())
         if self._held + size > self._most:
             return

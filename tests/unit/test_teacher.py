@@ -147,15 +147,6 @@ def test_remembered_answers_are_to_the_bit_those_of_the_live_teacher(tmp_path: P
         again(batches(tokens(7), LABELS, 2, length_bucketed=False, seed=None)[0])
 
 
-def test_answers_for_one_cut_are_those_of_its_own_blocks(tmp_path: Path) -> None:
-    (batch,) = batches(tokens(3), LABELS[:3], 3, length_bucketed=False, seed=None)
-    wanted = live_teacher(tiny("bert", blocks=4), [1, 3])(batch)
-    for model in (tiny("bert", blocks=4), mute(tiny("bert", blocks=4))):
-        said = RememberedTeacher(live_teacher(model, [1, 3]), tmp_path, 1 << 20, every_block=False)(batch)
-        assert all(torch.equal(mine, theirs) for mine, theirs in zip(said.hidden, wanted.hidden, strict=True))
-    assert len(list(tmp_path.iterdir())) == 3, "logits and two blocks"
-
-
 def test_answers_that_are_not_whole_are_asked_again_and_a_full_disk_stops_no_recovery(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -151,25 +151,6 @@ def test_a_few_steps_of_recovery_tell_the_loss_of_a_cut_model(base: tuple[Path, 
     assert all(torch.equal(value, after[name]) for name, value in before.items()), "the teacher stays"
 
 
-def test_the_teacher_answers_each_version_of_a_row_once(base: tuple[Path, Path], tmp_path: Path) -> None:
-    data, out = base
-    weights, asked = [], []
-    for cache in ("auto", "never"):
-        teacher = Checkpoint(load_classifier(out / "model"), load_tokenizer(out / "model"))
-        settings = {"augment": 0.9, "replace_words": 0.3, "versions": 2, "cache_teacher": cache}
-        recipe = recipe_of(epochs=4)
-        recipe = recipe.model_copy(update={"recover": recipe.recover.model_copy(update=settings)})
-        recoverer = Recoverer(recipe, data, teacher, quiet)
-        student = remove_blocks(teacher.model, family_of(teacher.model), {1, 2})
-        calls = list[None]()
-        teacher.model.register_forward_hook(lambda *_, calls=calls: calls.append(None))
-        recoverer.run(student, [0, 3], recipe.recover, tmp_path / cache, quiet)
-        weights.append(student.to("cpu").state_dict())
-        asked.append(len(calls))
-    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items()), "to the bit"
-    assert asked == [2 * 8, 4 * 8], "64 rows in batches of 8, two versions in four epochs"
-
-
 def test_pinned_weights_are_checked(base: tuple[Path, Path], tmp_path: Path) -> None:
     data, out = base
     wrong = {"kind": "pretrained", "source": str(out / "model"), "sha256": "0" * 64, "max_length": 16}
