@@ -140,7 +140,7 @@ def quality_table(report: Report) -> None:
     """The headline metrics of base, compressed and floors, then the ratios and the retention of what is served."""
     from lwc.recipe import TASKS
     from lwc.report.quality_contents import measured
-    from lwc.report.verdict import as_served, ratios_of
+    from lwc.report.verdict import as_served, ratios_of, unreliable
 
     quality, kept, reading = report["quality"], report["retention"], TASKS[report["task"]].headline
     if quality is None or kept is None:
@@ -168,7 +168,8 @@ def quality_table(report: Report) -> None:
         for name, value in ratios_of(report).items()
         if value is not None
     )
-    line(f"[bold]as served, {as_served(report)}:[/bold] {ratios}")
+    doubtful = " [yellow](latencies unreliable)[/yellow]" if unreliable(report) else ""
+    line(f"[bold]as served, {as_served(report)}:[/bold] {ratios}{doubtful}")
     line(f"[bold]retention[/bold] {', '.join(f'{one.name} {_number(kept[one.key], 4)}' for one in reading.metrics)}")
     figure, title = next(iter(reading.served.items()))
     for protocol, one in (report["serving"] or {}).items():

@@ -172,6 +172,7 @@ def test_a_latency_that_may_be_chance_is_marked(tmp_path: Path, spread: float, w
     page = (tmp_path / "out" / "report.html").read_text()
     assert ("unreliable" in page[: page.index("<section>")]) == bool(why)
     assert ("4.00× (unreliable)" in page) == (spread > 0.3)
+    assert ("PyTorch eager (latencies unreliable);" in report["verdict"]["gained"]) == bool(why)
 
 
 class Outline(HTMLParser):
