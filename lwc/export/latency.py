@@ -23,7 +23,9 @@ from lwc.models.types import Model
 from lwc.recipe import Shape
 from lwc.tasks.task import Graph
 
-_WARM_UP = 3
+# A turn: a pause, untimed calls, timed calls. The threads of ONNX Runtime and OpenMP spin for 20 to 50 ms after a call,
+# waiting for more, and take the cores from whoever comes next (docs/decisions/0011).
+_PAUSE, _UNTIMED, _TIMED = 0.1, 3, 3
 
 Call = Callable[[dict[str, Array]], Array]
 """Inputs (B, T) by name → logits (B, C)."""
@@ -130,22 +132,20 @@ def in_pytorch(graph: Graph, model: Model, threads: int) -> Iterator[Call]:
 
 
 def in_turns(calls: Mapping[str, Call], names: Sequence[str], shapes: Sequence[Shape], repeats: int) -> Times:
-    """Time each call ``repeats`` times at each shape, one after the other, after warm-up.
-
-    An untimed call goes before each timed one: the threads of the call before may still spin, waiting for more work,
-    and take a core from this one.
-    """
+    """Time each call ``repeats`` times at each shape, a few at a time, one call after the other."""
     before, found = ran_and_waited(), []
     for shape in shapes:
         zeros = np.zeros((shape.batch, shape.length), dtype=np.int64)
         inputs = {name: zeros + (name == "attention_mask") for name in names}
         times: dict[str, list[float]] = {name: [] for name in calls}
-        for repeat in range(_WARM_UP + repeats):
+        for done in range(0, repeats, _TIMED):
             for name, call in calls.items():
-                call(inputs)
-                started = time.perf_counter()
-                call(inputs)
-                if repeat >= _WARM_UP:
+                time.sleep(_PAUSE)
+                for _ in range(_UNTIMED):
+                    call(inputs)
+                for _ in range(min(_TIMED, repeats - done)):
+                    started = time.perf_counter()
+                    call(inputs)
                     times[name].append((time.perf_counter() - started) * 1000)
         found.append(times)
     return Times(shapes, found, _waited(before, ran_and_waited()))

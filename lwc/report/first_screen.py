@@ -6,10 +6,9 @@ from lwc.recipe import TASKS
 from lwc.report.content_types import Report
 from lwc.report.document import Paragraph, Tiles
 from lwc.report.formats import NOT_MEASURED, number, percent, ratio
-from lwc.report.latency import doubt
 from lwc.report.noticed import served_quality
 from lwc.report.quality_contents import measured
-from lwc.report.verdict import as_served, ratios_of
+from lwc.report.verdict import as_served, ratios_of, unreliable
 
 STATES = {True: "Deploy", False: "Do not deploy", None: "Not decided"}
 
@@ -29,7 +28,7 @@ def _tile(value: float | None, better: str, worse: str, note: str) -> tuple[str,
 
 def _gains(report: Report) -> Tiles:
     ratios, served, selection = ratios_of(report), report["served"], report["selection"]
-    unsure = "; unreliable" if doubt(served["latency"] if served else report["latency"]) else ""
+    unsure = "; unreliable" if unreliable(report) else ""
     size = params = blocks = ""
     runtimes = [("latency", "ONNX Runtime")]
     if served:

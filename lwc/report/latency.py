@@ -10,7 +10,7 @@ from lwc.report.formats import NOT_MEASURED, number, percent, ratio
 
 # Above these a ratio of medians is chance: the interquartile range ÷ median of its times, and the share of their time
 # in which the threads had no core.
-LOOSE, BUSY = 0.3, 0.3
+LOOSE, BUSY = 0.3, 0.2
 
 
 def widest(shape: ShapeTimes | ServedTimes) -> float | None:

@@ -8,7 +8,7 @@ from lwc.recipe import TASKS
 from lwc.report.content_types import Report
 from lwc.report.document import Table
 from lwc.report.formats import number, percent, ratio, significant
-from lwc.report.latency import doubt, marked, widest
+from lwc.report.latency import doubt, widest
 
 _PRECISIONS: tuple[Literal["fp32", "int8"], ...] = ("fp32", "int8")
 
@@ -52,7 +52,7 @@ def further_levers(report: Report) -> list[Table]:
             (
                 f"int8, {int8['mode']}: what CPUs serve",
                 f"{ratio(int8['ratios']['size'])} smaller, "
-                f"{marked(int8['ratios']['latency'], bool(doubt(int8.get('latency'))))} faster",
+                f"{ratio(int8['ratios']['latency'])} faster{' (unreliable)' if doubt(int8.get('latency')) else ''}",
                 f"{', '.join(changes)}; same label on {percent(test['agreement'])} of the test texts{kept}",
             )
         )

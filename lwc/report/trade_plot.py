@@ -108,6 +108,7 @@ def trade_plot(report: Report, path: Path) -> Figure | None:
             axes.annotate(
                 f"{shown[0]}, {shown[1]:.1f} %", (0.02 * right if left else right, shown[1]), (0, 3),
                 textcoords="offset points", ha="left" if left else "right", va="bottom", color=SOFT, size=9,
+                bbox={"fc": "white", "ec": "none", "pad": 0.3},
             )  # fmt: skip
         axes.set_xlabel("← faster          latency, ms a call")
         axes.set_ylabel(f"{metric.name} kept, %")

@@ -9,6 +9,7 @@ from lwc.recipe import TASKS
 from lwc.report.content_types import Decision, Findings, Verdict
 from lwc.report.formats import NOT_MEASURED, number, ratio, retention, significant, with_interval
 from lwc.report.gates import judged
+from lwc.report.latency import doubt
 from lwc.report.noticed import alerts, better_floors, served_quality, warnings
 from lwc.report.quality_contents import measured
 
@@ -70,11 +71,17 @@ def ratios_of(report: Findings) -> Mapping[str, float | None]:
     return found
 
 
+def unreliable(report: Findings) -> bool:
+    """Whether the latency ratios of `ratios_of` may be chance."""
+    return bool(doubt(report["served"]["latency"] if report["served"] else report["latency"]))
+
+
 def _gain(report: Findings) -> str:
     ratios, target, selection = ratios_of(report), report["target"], report["selection"]
     left = f"{len(selection['kept'])} of {selection['blocks_before']} blocks" if selection else "blocks"
     eager = ratios.get("latency_eager")
     than = f", {times(eager, 'lower', 'higher')} than in PyTorch eager" if eager is not None else ""
+    than += " (latencies unreliable)" if unreliable(report) else ""
     parts = (
         f"{left} ({ratio(ratios['blocks'])} in blocks)",
         f"{times(ratios['params'], 'fewer', 'more')} parameters",

@@ -178,7 +178,7 @@ def test_a_server_that_does_not_clean_fails_the_run_without_a_gate(tmp_path: Pat
     assert [gate["passed"] for gate in report["gates"]] == [False, False]
     one = report["serving"]["http"]["served"]["different"][0]
     assert one["offline"] != one["served"]
-    assert any(f"row {one['id']} is {one['served']!r} served" in text for text in report["verdict"]["warnings"])
+    assert any(f"row {one['id']} is {one['served']!r} served" in text for text in report["verdict"]["alerts"])
 
 
 @pytest.mark.grid

@@ -275,7 +275,7 @@ def test_latency_is_the_median_of_turns_and_the_ratio_a_geometric_mean(
 
         return call
 
-    monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=lambda: now[0], sleep=lambda _: None))
     monkeypatch.setattr(latency, "in_onnxruntime", lambda path, _: takes(0.04 if path == Path("deep") else 0.01))
     monkeypatch.setattr(latency, "read_io", lambda _: read_io(bert[1]))
     shapes = [Shape(batch=1, length=8), Shape(batch=2, length=16)]
@@ -286,23 +286,28 @@ def test_latency_is_the_median_of_turns_and_the_ratio_a_geometric_mean(
     assert result["ratio"] == pytest.approx(4.0)
 
 
-def test_an_untimed_call_goes_before_each_timed_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first call of a turn pays for the threads that the call before left spinning."""
-    now, last = [0.0], [""]
+def test_a_call_is_timed_after_the_threads_of_the_others_have_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They spin for 50 ms after a call and slow down whoever comes next; the first calls of a turn start slowly too."""
+    now, last, ended, turn = [0.0], [""], [0.0], [0]
 
     def named(name: str, seconds: float) -> latency.Call:
         def call(inputs: dict[str, Any]) -> np.ndarray:
-            now[0] += seconds + (1.0 if last[0] != name else 0.0)
-            last[0] = name
+            turn[0] = turn[0] + 1 if last[0] == name else 0
+            spinning = last[0] != name and now[0] < ended[0] + 0.05
+            now[0] += 10 * seconds if spinning else 2 * seconds if turn[0] < 2 else seconds
+            last[0], ended[0] = name, now[0]
             return np.zeros((1, 3))
 
         return call
 
-    monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=lambda: now[0], sleep=sleep))
     calls = {"slow": named("slow", 0.04), "fast": named("fast", 0.01)}
     times = latency.in_turns(calls, ["input_ids"], [Shape(batch=1, length=8)], 5)
-    assert times.pair("slow", "fast")["shapes"][0]["base_ms"] == pytest.approx(40.0)
-    assert [len(values) for values in times.ms[0].values()] == [5, 5]
+    assert times.ms[0] == {"slow": pytest.approx([40.0] * 5), "fast": pytest.approx([10.0] * 5)}
+    assert times.pair("slow", "fast")["ratio"] == pytest.approx(4.0)
 
 
 def test_the_time_without_a_core_is_told_where_the_system_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
