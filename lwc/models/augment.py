@@ -17,6 +17,7 @@ _JOINED = 1 / 3
 # Where words are replaced: share of the varied rows with words replaced, and share with tokens dropped.
 _CHANGED = 0.7
 _NEAREST = 10
+_TOGETHER = 512
 _STARTS = ("Ġ", "▁")
 
 
@@ -38,10 +39,13 @@ def near_words(embeddings: Array, tokenizer: Tokenizer, read: Sequence[int]) -> 
     ids = np.asarray(read)[words]
     nearest = min(_NEAREST, len(words) - 1)
     found: dict[int, list[int]] = {}
-    for place, word in enumerate(ids.tolist() if nearest > 0 else []):
-        closeness = unit @ unit[place]
-        closeness[place] = -np.inf
-        found[word] = ids[np.argpartition(-closeness, nearest - 1)[:nearest]].tolist()
+    # One product for many words: one for each would read the whole table each time.
+    for start in range(0, len(ids) if nearest > 0 else 0, _TOGETHER):
+        closeness = unit[start : start + _TOGETHER] @ unit.T
+        places = np.arange(len(closeness))
+        closeness[places, start + places] = -np.inf
+        near = np.argpartition(-closeness, nearest - 1, axis=1)[:, :nearest]
+        found.update(zip(ids[start + places].tolist(), ids[near].tolist(), strict=True))
     return found
 
 

@@ -12,7 +12,6 @@ from lwc.report.formats import percent, significant, with_interval
 from lwc.report.gates import ENDS, OPERATORS, lookup
 from lwc.report.latency import doubt
 from lwc.report.quality_contents import Quality, measured
-from lwc.report.serving_contents import Served
 
 _NEARLY_ALWAYS = 0.99
 
@@ -48,15 +47,15 @@ def alerts(report: Findings, gates: Sequence[Decision]) -> list[str]:
     for protocol, one in (report["serving"] or {}).items():
         if one and one.get("shortfall"):
             found.append(f"Over {protocol}, the server did not keep up: {one['shortfall']}.")
-        found += _served_otherwise(protocol, one)
-    return found
+    return [*found, *_served_otherwise(report, gates, allowed=False)]
 
 
-def warnings(report: Findings) -> list[str]:
-    """Lost rows and other findings in the data, training warnings, what was not measured."""
+def warnings(report: Findings, gates: Sequence[Decision]) -> list[str]:
+    """Lost rows and other findings in the data, training warnings, what was not measured or differs as it may."""
     labels = report["recipe"]["resolved"].get("data", {}).get("labels", {})
     found = data_warnings(report["data"]["quality"] or {}, report["task"], list(labels.get("map", ())))
     found += [*(report["training"]["train"] or {}).get("warnings", []), *_no_retention(report)]
+    found += _served_otherwise(report, gates, allowed=True)
     if not report["serving"]:
         found.append("Serving was not run: latency under load and served accuracy are not measured.")
     return found
@@ -156,15 +155,19 @@ def _gates_of_fp32(report: Findings, gates: Sequence[Decision]) -> list[str]:
     return found
 
 
-def _served_otherwise(protocol: str, served: Served | None) -> list[str]:
-    """How many answers differ from the offline ones, with an example."""
-    answers = served.get("served") if served else None
-    different = answers.get("different") if answers else None
-    if not answers or not different:
-        return []
-    one = different[0]
-    return [
-        f"Over {protocol}, {percent(answers['matches_offline'], 2)} of the served answers equal the offline ones. For"
-        f" example, row {one['id']} is {one['served']!r} served and {one['offline']!r} offline; verify/samples.parquet"
-        " contains its input."
-    ]
+def _served_otherwise(report: Findings, gates: Sequence[Decision], allowed: bool) -> list[str]:
+    """How many answers differ from the offline ones, with an example, where a gate allows as many or forbids it."""
+    failed = {gate["metric"] for gate in gates if not gate["passed"]}
+    found = []
+    for protocol, served in (report["serving"] or {}).items():
+        answers = served.get("served") if served else None
+        different = answers.get("different") if answers else None
+        if not answers or not different or allowed == (f"serving.{protocol}.served.matches_offline" in failed):
+            continue
+        one = different[0]
+        found.append(
+            f"Over {protocol}, {percent(answers['matches_offline'], 2)} of the served answers equal the offline ones"
+            f"{', as many as the gate requires' if allowed else ''}. For example, row {one['id']} is {one['served']!r}"
+            f" served and {one['offline']!r} offline; verify/samples.parquet contains its input."
+        )
+    return found

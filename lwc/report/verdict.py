@@ -143,7 +143,7 @@ def verdict(report: Findings, decided: Sequence[Decision]) -> Verdict:
     gates = _gates(failed, decided, missed)
     deploy, decision = _decide(report, failed, decided)
     removed, cost, gained = _removed(report), _cost(report), _gain(report)
-    first, noticed = alerts(report, decided), warnings(report)
+    first, noticed = alerts(report, decided), warnings(report, decided)
     return {
         "passed": not failed and not missed, "deploy": deploy, "decision": decision,
         "summary": " ".join([decision, removed, cost, gained, *first, *noticed, gates]),

@@ -18,7 +18,6 @@ def candidates(config: Racing, choice: Choice) -> list[Subset]:
     The loss of a bypass tells little about the loss after recovery, so that the field mixes measured and structural
     candidates; every one of them obeys the constraints.
     """
-    found = [subset for subset, _ in best_subsets(choice, max(config.width, config.candidates), config.contiguous)]
     first: list[Subset] = []
     if not config.contiguous:
         ranking = [block for block in choice.importance["fused"]["ranking"] if block not in choice.required]
@@ -27,7 +26,11 @@ def candidates(config: Racing, choice: Choice) -> list[Subset]:
         spread = frozenset(range(choice.total)) - even
         if not spread & choice.required:
             first.append(spread)
-    return list(dict.fromkeys([*first, *found]))[: config.candidates]
+    field = list(dict.fromkeys(first))
+    if len(field) < config.candidates:
+        width = max(config.width, config.candidates)
+        field += [subset for subset, _ in best_subsets(choice, width, config.contiguous) if subset not in field]
+    return field[: config.candidates]
 
 
 def _field_sizes(count: int) -> list[int]:

@@ -87,11 +87,9 @@ def test_the_terminal_says_what_the_report_says(tmp_path: Path, capsys: pytest.C
     terminal.quality_table(report)
     terminal.verdict(report["verdict"])
     said = capsys.readouterr().err
-    assert "as served, int8, CPU: blocks 2.00×, params 2.80×, size 11.00×, latency 4.90×" in said
-    assert "latency against PyTorch eager 7.75×" in said
     assert re.search(r"as served, int8 +0\.850", said)
-    assert "retention accuracy 0.9440" in said
-    assert report["verdict"]["decision"] in said
+    for part in ("decision", "cost", "gained"):
+        assert report["verdict"][part] in said
 
 
 def test_without_int8_the_checkpoint_is_what_is_served(tmp_path: Path) -> None:
