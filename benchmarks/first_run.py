@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 from scipy import stats
 
+from lwc.core.children import ProcessGroup
 from lwc.core.machine import cpu_limit, cpu_model
 
 SAMPLED_EVERY = 0.5
@@ -51,10 +52,11 @@ def run_seed(recipe: Path, seed: int, out: Path) -> dict[str, Any]:
         "--runs", str(place / "runs"), "--triton-models", str(place / "triton_models"),
     ]  # fmt: skip
     started, peak = time.monotonic(), 0
-    process = subprocess.Popen(command, stderr=subprocess.STDOUT)
-    while process.poll() is None:
-        peak = max(peak, memory(process.pid))
-        time.sleep(SAMPLED_EVERY)
+    with ProcessGroup() as group:
+        process = subprocess.Popen(command, stderr=subprocess.STDOUT, process_group=group.id)
+        while process.poll() is None:
+            peak = max(peak, memory(process.pid))
+            time.sleep(SAMPLED_EVERY)
     seconds = time.monotonic() - started
     (report,) = (place / "runs").glob("*/report.json")
     return {

@@ -82,7 +82,11 @@ def test_a_typo_in_a_metric_is_told_with_line_and_nearest_name(metric: str, mean
         ("quality.compressed.ece", "high", None),
         ("quality.compressed.accuracy", "low, relative_to: data.quality.splits.test.majority_share", None),
         ("serving.http.served.accuracy", "low", "1.at: serving.http.served.accuracy has no interval, only a value; "),
-        ("serving.http.served.accuracy", "low", "served.quality.accuracy or served.retention.accuracy has one; `lwc validate RECIPE --metrics`"),
+        (
+            "serving.http.served.accuracy",
+            "low",
+            "served.quality.accuracy or served.retention.accuracy has one; `lwc validate RECIPE --metrics`",
+        ),
         ("ratios.latency", "high", "metrics of quality, retention, retention_unrecovered, served have one"),
         ("selection.kept.0", "low", "1.at: selection.kept.0 has no interval"),
         (
