@@ -85,7 +85,7 @@ def test_a_typo_in_a_metric_is_told_with_line_and_nearest_name(metric: str, mean
         (
             "serving.http.served.accuracy",
             "low",
-            "served.quality.accuracy or served.retention.accuracy has one; `lwc validate RECIPE --metrics`",
+            "served.quality.accuracy or served.retention.accuracy has one",
         ),
         ("ratios.latency", "high", "metrics of quality, retention, retention_unrecovered, served have one"),
         ("selection.kept.0", "low", "1.at: selection.kept.0 has no interval"),
