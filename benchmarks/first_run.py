@@ -2,8 +2,8 @@
 
     python benchmarks/first_run.py --seeds 17 18 19
 
-Runs ``lwc run RECIPE --set seed=N`` as a command of its own, one seed after the other, prints its output, and adds up
-the report's figures as served. Peak memory is that of the command and all its children (proportional set sizes, so
+Runs ``lwc run RECIPE --set seed=N`` as a command of its own, one seed after the other, prints its output, and averages the
+report's figures as served. Peak memory is that of the command and all its children (proportional set sizes, so
 that shared pages count once), sampled every half second. A seed whose result is in ``--out`` is not run again, so a
 killed benchmark resumes. Each seed reads the test split once.
 """
@@ -19,9 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
-from scipy import stats
+from retention import interval
 
 from lwc.core.children import ProcessGroup
 from lwc.core.machine import cpu_limit, cpu_model
@@ -65,14 +64,6 @@ def run_seed(recipe: Path, seed: int, out: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def mean(values: list[float]) -> str:
-    """Mean, and half the width of its 95% interval (Student's t) where there is more than one."""
-    if len(values) < 2:
-        return f"{values[0]:.4f}"
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{np.mean(values):.4f} ± {half:.4f}"
-
-
 def rows(results: list[dict[str, Any]]) -> list[tuple[str, list[float]]]:
     """What is told of every seed, in the table's order."""
     served = [one["report"]["served"] for one in results]
@@ -113,7 +104,7 @@ def main() -> None:
     print(f"\n{asked.recipe}, {cpu_model()}, {cpu_limit()} cores, {datetime.now(UTC):%Y-%m-%d}\n")
     print(f"| | {' | '.join(f'seed {one}' for one in asked.seeds)} | mean |\n|---{'|---' * (len(asked.seeds) + 1)}|")
     for name, values in rows(results):
-        print(f"| {name} | {' | '.join(f'{value:.4g}' for value in values)} | {mean(values)} |")
+        print(f"| {name} | {' | '.join(f'{value:.4g}' for value in values)} | {interval(values, '.4f')} |")
 
 
 if __name__ == "__main__":

@@ -157,13 +157,13 @@ def measure(options: argparse.Namespace, seed: int, case: str, ratio: float, sel
     }
 
 
-def interval(values: list[float]) -> str:
-    """Mean over seeds and its 95% t interval; one seed has none."""
+def interval(values: list[float], form: str = ".2%") -> str:
+    """Mean over seeds and its 95% t interval; one seed has none. ``form`` is how Python formats each number."""
     mean = float(np.mean(values))
     if len(values) < 2:
-        return f"{mean:.2%}"
+        return f"{mean:{form}}"
     half = float(stats.t.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return f"{mean:.2%} ± {half:.2%}"
+    return f"{mean:{form}} ± {half:{form}}"
 
 
 def answers(rows: list[dict[str, Any]], truth: str) -> Predictions:

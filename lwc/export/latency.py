@@ -72,10 +72,13 @@ def compare_latency(
     """Medians in ms of both models at each batch × length, and base ÷ compressed: `Times.pair`."""
     calls = {"base": in_onnxruntime(base, threads), "compressed": in_onnxruntime(compressed, threads)}
     times = in_turns(calls, [value.name for value in read_io(base).inputs], shapes, repeats)
-    return {**times.pair("base", "compressed"), "repeats": repeats, "threads": threads, "runtime": RUNTIME}
+    return in_full(times, "base", "compressed", threads)
 
 
-RUNTIME = "ONNX Runtime, CPU"
+def in_full(times: Times, slow: str, fast: str, threads: int) -> dict[str, Any]:
+    """`Times.pair` of two ONNX files, and how they were timed."""
+    run = {"repeats": len(times.ms[0][slow]), "threads": threads, "runtime": "ONNX Runtime, CPU"}
+    return {**times.pair(slow, fast), **run}
 
 
 def compare_runtimes(

@@ -16,10 +16,10 @@ from lwc.export.half import to_fp16
 from lwc.export.inputs import padded_inputs
 from lwc.export.int8 import Candidate, Texts, judge_int8, make_int8, too_slow
 from lwc.export.latency import (
-    RUNTIME,
     Times,
     compare_runtimes,
     geometric_mean,
+    in_full,
     in_onnxruntime,
     in_pytorch,
     in_turns,
@@ -74,7 +74,7 @@ def export_pair(recipe: Recipe, stages: Mapping[str, Path], out: Path, progress:
     times = _times(out, uncut, candidate, settings)
     if candidate is not None and not candidate.refused:
         candidate = Candidate(candidate.path, candidate.figures, too_slow(times))
-    latency = _pair(times, "base", "compressed", settings)
+    latency = in_full(times, "base", "compressed", cpu_limit())
     result = {
         "files": files,
         "parity": {
@@ -122,11 +122,6 @@ def _times(out: Path, uncut: tuple[Graph, Model], candidate: Candidate | None, s
         return in_turns(calls, list(uncut[0].sample), settings.latency_shapes, settings.latency_repeats)
 
 
-def _pair(times: Times, slow: str, fast: str, settings: Export) -> dict[str, Any]:
-    run = {"repeats": settings.latency_repeats, "threads": cpu_limit(), "runtime": RUNTIME}
-    return {**times.pair(slow, fast), **run}
-
-
 def _chosen(
     recipe: Recipe,
     stages: Mapping[str, Path],
@@ -137,7 +132,7 @@ def _chosen(
     progress: Say,
 ) -> dict[str, Any]:
     """``served`` of ``export.json``, and ``int8`` where that is the graph; one that was refused is removed."""
-    settings, whole = recipe.export, out / WHOLE
+    whole = out / WHOLE
     if candidate is None or candidate.refused:
         why = candidate.refused if candidate is not None else ""
         if why:
@@ -147,7 +142,7 @@ def _chosen(
     progress("int8 on the test split")
     judged = judge_int8(whole, candidate.path, _texts(recipe, stages), stages["evaluate"], out / INT8_ANSWERS)
     quality = judged.pop("quality")
-    latency = _pair(times, "compressed", "int8", settings)
+    latency = in_full(times, "compressed", "int8", cpu_limit())
     ratios = {"size": size_of(whole) / size_of(candidate.path), "latency": latency["ratio"]}
     figures = {**candidate.figures, **judged, "path": INT8, "answers": INT8_ANSWERS}
     served = {"precision": "int8", "why": "", "path": INT8, **_gains(candidate.path, files, times, "int8")}
