@@ -2,8 +2,8 @@
 
     python benchmarks/first_run.py --seeds 17 18 19
 
-Runs ``lwc run RECIPE --set seed=N`` as a command of its own, one seed after the other, prints its output, and averages the
-report's figures as served. Peak memory is that of the command and all its children (proportional set sizes, so
+Runs ``lwc run RECIPE --set seed=N`` as a command of its own, one seed after the other, prints its output, and averages
+the report's figures as served. Peak memory is that of the command and all its children (proportional set sizes, so
 that shared pages count once), sampled every half second. A seed whose result is in ``--out`` is not run again, so a
 killed benchmark resumes. Each seed reads the test split once.
 """
