@@ -9,7 +9,9 @@ gradients on GPUs go through NCCL.
 
 from __future__ import annotations
 
+import gc
 import os
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -135,8 +137,21 @@ def leave() -> None:
     import torch.distributed as group
 
     if group.is_initialized():
+        # A wrapped model in a reference cycle keeps the group's threads, and a process that exits with them aborts.
+        gc.collect()
         group.destroy_process_group()
     del os.environ["WORLD_SIZE"]
+
+
+@contextmanager
+def leaving_on_error() -> Iterator[None]:
+    """Leave also where the common work fails, so that this process ends with the exit code of its error."""
+    try:
+        yield
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # they hold the wrapped model
+        leave()
+        raise
 
 
 def broadcast(value: T) -> T:

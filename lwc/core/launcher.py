@@ -46,6 +46,11 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         _wait(processes, _STOP)
 
 
+def _last_lines(folder: Path, rank: int) -> list[str]:
+    """What a process other than the main one has written last."""
+    return (folder / f"worker-{rank}.log").read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
+
+
 def _verdict(codes: Sequence[int], folder: Path) -> int:
     """Exit code of the run, from those of the processes that ended by themselves (0 for those that still run).
 
@@ -63,17 +68,18 @@ def _verdict(codes: Sequence[int], folder: Path) -> int:
         name = signal.Signals(-code).name
         stopped = -code in _TOLD_TO_STOP
         hint = "check that there is enough memory for all workers; " if -code == signal.SIGKILL else ""
+        said = [] if stopped or rank == 0 else _last_lines(folder, rank)  # of a crash the log may name the cause
+        ended = f"worker {rank} of {len(codes)} was ended by {name}; the other workers were stopped"
         raise LwcError(
-            f"worker {rank} of {len(codes)} was ended by {name}; the other workers were stopped",
+            "\n".join([f"{ended}:", *said] if said else [ended]),
             f"{hint}rerun the same command to resume from the last checkpoint",
             exit_code=INTERRUPTED if stopped else BUG,
         )
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if rank > 0:  # the main one has spoken for itself
-        said = (folder / f"worker-{rank}.log").read_text(encoding="utf-8", errors="replace").splitlines()
         raise LwcError(
-            "\n".join([f"worker {rank} of {len(codes)} failed:", *said[-_LOG_LINES:]]),
+            "\n".join([f"worker {rank} of {len(codes)} failed:", *_last_lines(folder, rank)]),
             "rerun the same command to resume from the last checkpoint",
             exit_code=code,
         )

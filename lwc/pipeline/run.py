@@ -169,9 +169,17 @@ def run(
     """
     line = STAGES[: len(stages_until(until))]
     together = max((number for number, stage in enumerate(line, start=1) if stage.shared), default=0)
-    if not distributed.is_main():
+    with distributed.leaving_on_error():
+        if distributed.is_main():
+            return _lead(recipe, runs, line, together, event, answers)
         _help(recipe, line, together)
         return {}
+
+
+def _lead(
+    recipe: Recipe, runs: Path, line: Sequence[Stage], together: int, event: Event, answers: Path | None
+) -> dict[str, StageResult]:
+    """What the main process does; the first ``together`` stages it does with the others."""
     store = Store(runs / STORE_FOLDER)
     folder = run_folder(runs, recipe)
     folder.mkdir(parents=True, exist_ok=True)

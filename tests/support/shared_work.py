@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -16,8 +17,10 @@ from judged import judged
 from planted import SCORERS
 from taught import live_teacher, recovery_loss
 from tiny_models import learnable, tiny, tokens
+from torch.nn.parallel import DistributedDataParallel
 
 from lwc.core import distributed
+from lwc.core.errors import Diverged
 from lwc.importance.score import Trial, score_blocks
 from lwc.models.batches import Batch, batches
 from lwc.models.families import family_of
@@ -150,7 +153,29 @@ def gather(folder: Path) -> dict[str, Any]:
     }
 
 
-JOBS = {job.__name__: job for job in (train, train_few, train_with_dropout, killed, recover, next_item, score, gather)}
+def left(folder: Path) -> dict[str, Any]:
+    """The wrapped models that outlive the common work, when it ends well and when it fails."""
+    main = distributed.is_main()
+
+    def wrapped() -> int:
+        return sum(isinstance(one, DistributedDataParallel) for one in gc.get_objects())
+
+    def fails(model: Any, batch: Batch) -> torch.Tensor:
+        return classify(model, batch) * float("nan")
+
+    gc.disable()
+    try:
+        with distributed.leaving_on_error():
+            trained(folder, loss=fails)
+    except Diverged:
+        return {"main": main, "left": wrapped(), "processes": distributed.count()}
+    raise AssertionError("it must diverge")
+
+
+JOBS = {
+    job.__name__: job
+    for job in (train, train_few, train_with_dropout, killed, recover, next_item, score, gather, left)
+}
 
 
 def run(job: str, folder: Path) -> None:
@@ -164,5 +189,6 @@ if __name__ == "__main__":
     try:
         for name in sys.argv[2:]:
             run(name, Path(sys.argv[1]))
+        distributed.leave()
     except distributed.PeerLost as lost:
         sys.exit(lost.exit_code)

@@ -78,6 +78,12 @@ def test_what_processes_tell_each_other(two: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_process_whose_work_failed_keeps_nothing_of_the_group(tmp_path: Path) -> None:
+    """Threads of a group that a wrapped model keeps alive abort the process when it exits, whatever its exit code."""
+    assert in_two(tmp_path, "left") == 0
+    assert read(tmp_path, "left") == {"main": True, "left": 0, "processes": 1}
+
+
 def test_rows_are_shared_whole_and_weighted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     for rows in (list(range(7)), list(range(3)), [4, 2]):
@@ -125,8 +131,9 @@ def test_a_process_that_fails_alone_is_heard_and_the_others_are_stopped(tmp_path
 
 
 def test_a_crash_is_a_bug_and_an_interrupt_is_not() -> None:
-    with pytest.raises(LwcError, match="SIGSEGV") as ended:
-        launch(end("sys.exit(130)", "os.kill(os.getpid(), 11)"), 2)
+    crash = "print('terminate called', file=sys.stderr, flush=True); os.kill(os.getpid(), 11)"
+    with pytest.raises(LwcError, match=r"SIGSEGV.*\n.*terminate called") as ended:
+        launch(end("sys.exit(130)", crash), 2)
     assert ended.value.exit_code == BUG
     with pytest.raises(KeyboardInterrupt):
         launch(end("sys.exit(130)", "sys.exit(130)"), 2)
