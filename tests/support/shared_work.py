@@ -155,7 +155,6 @@ def gather(folder: Path) -> dict[str, Any]:
 
 def left(folder: Path) -> dict[str, Any]:
     """The wrapped models that outlive the common work, when it ends well and when it fails."""
-    main = distributed.is_main()
 
     def wrapped() -> int:
         return sum(isinstance(one, DistributedDataParallel) for one in gc.get_objects())
@@ -168,19 +167,19 @@ def left(folder: Path) -> dict[str, Any]:
         with distributed.leaving_on_error():
             trained(folder, loss=fails)
     except Diverged:
-        return {"main": main, "left": wrapped(), "processes": distributed.count()}
+        return {"left": wrapped(), "processes": distributed.count()}
     raise AssertionError("it must diverge")
 
 
 JOBS = {
-    job.__name__: job
-    for job in (train, train_few, train_with_dropout, killed, recover, next_item, score, gather, left)
+    job.__name__: job for job in (train, train_few, train_with_dropout, killed, recover, next_item, score, gather, left)
 }
 
 
 def run(job: str, folder: Path) -> None:
+    main = distributed.is_main()  # each is by itself after a job that leaves
     found = JOBS[job](folder)
-    if distributed.is_main():
+    if main:
         (folder / f"{job}.json").write_text(json.dumps(found), encoding="utf-8")
 
 

@@ -81,7 +81,7 @@ def test_what_processes_tell_each_other(two: Path) -> None:
 def test_a_process_whose_work_failed_keeps_nothing_of_the_group(tmp_path: Path) -> None:
     """Threads of a group that a wrapped model keeps alive abort the process when it exits, whatever its exit code."""
     assert in_two(tmp_path, "left") == 0
-    assert read(tmp_path, "left") == {"main": True, "left": 0, "processes": 1}
+    assert read(tmp_path, "left") == {"left": 0, "processes": 1}
 
 
 def test_rows_are_shared_whole_and_weighted(monkeypatch: pytest.MonkeyPatch) -> None:
