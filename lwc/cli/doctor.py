@@ -6,12 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+from lwc.core.errors import MissingDependency
 from lwc.core.machine import cpu_flags, cpu_limit, cpu_model, gpu_present, versions
 from lwc.pipeline.preflight import SERVING
+from lwc.serving.triton.environment import existing, interpreter
 
 _FEATURES = {
     "AVX2": "avx2", "AVX-512": "avx512f", "VNNI (int8)": "avx512_vnni", "BF16": "avx512_bf16", "AMX": "amx_tile",
@@ -30,13 +31,13 @@ class Check:
 
 def examine() -> list[Check]:
     """Every check, in the order in which a new user needs them."""
-    return [_python(), _cpu(), _packages(), _numpy(), *_triton(), _data(), _gpu(), _tensorrt(), _docker()]
+    return [_python(), _cpu(), _packages(), *_triton(), _data(), _gpu(), _tensorrt(), _docker()]
 
 
 def _python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
-    good = (3, 11) <= sys.version_info[:2] <= (3, 12)
-    return Check("Python", good, version, "" if good else "use Python 3.11 or 3.12; the embedded server needs it")
+    good = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    return Check("Python", good, version, "" if good else "use Python 3.11, 3.12 or 3.13")
 
 
 def _cpu() -> Check:
@@ -52,26 +53,23 @@ def _packages() -> Check:
     return Check("packages", not missing, told, f"pip install {' '.join(missing)}" if missing else "")
 
 
-def _numpy() -> Check:
-    version = versions(("numpy",))["numpy"] or "not installed"
-    good = version.startswith("1.")
-    fix = "pip install 'numpy<2': NumPy 2 corrupts inputs of the embedded server"
-    return Check("NumPy < 2", good, version, "" if good else fix)
-
-
 def _triton() -> list[Check]:
     found = versions(tuple(SERVING))
     missing = [name for name, version in found.items() if version is None]
     told = ", ".join(f"{name} {version}" for name, version in found.items() if version)
-    checks = [Check("Triton and Locust", not missing, told or "none", "pip install 'lwc[serve]'" if missing else "")]
-    library = sysconfig.get_config_var("INSTSONAME") or ""
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
-    folders = [Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib"), Path("/usr/lib") / multiarch]
-    names = {library, f"libpython{version}.so.1.0"}
-    shared = [folder / name for folder in folders for name in names if ".so" in name and (folder / name).is_file()]
-    fix = "" if shared else f"apt-get install libpython{version}: the embedded server links against it"
-    return [*checks, Check("shared libpython", bool(shared), str(shared[0]) if shared else "not found", fix)]
+    packages = Check("load tests", not missing, told or "none", "pip install 'lwc[serve]'" if missing else "")
+    return [packages, _server()]
+
+
+def _server() -> Check:
+    made = existing()
+    if made is not None:
+        return Check("embedded server", True, f"Python {made.version}, in {made.folder}")
+    try:
+        chosen = interpreter()
+    except MissingDependency as error:
+        return Check("embedded server", False, error.message, error.hint)
+    return Check("embedded server", True, f"made on first use (about 100 MB) with {chosen.path}")
 
 
 def _data() -> Check:

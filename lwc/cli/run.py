@@ -35,13 +35,18 @@ def run(
     """Run a recipe end to end. Exit 3, and publish nothing, if a gate fails or the target is missed."""
     from lwc.core import distributed
     from lwc.pipeline.destination import destinations
-    from lwc.pipeline.preflight import MACHINE, Subject, run_checks
+    from lwc.pipeline.preflight import MACHINE, Subject, run_checks, serves
     from lwc.pipeline.run import run_folder
     from lwc.pipeline.stages import check_stage, stages_until
 
     loaded = load(recipe, overrides)
     check_stage(until)
-    run_checks(MACHINE, Subject(loaded, stages_until(until), models=models))
+    subject = Subject(loaded, stages_until(until), models=models)
+    run_checks(MACHINE, subject)
+    if serves(subject) and distributed.is_main():
+        from lwc.serving.triton.environment import ensure
+
+        ensure(render.note)
     if workers > 1 and distributed.count() == 1:
         from lwc.core.launcher import launch
 

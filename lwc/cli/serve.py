@@ -65,10 +65,10 @@ def repo_check(
     """Find problems that Triton would refuse or silently accept. Exit 2 if there is an error."""
     from lwc.serving.checks.model import Machine
     from lwc.serving.checks.run import examine, this_machine
-    from lwc.serving.triton.embedded import installed
+    from lwc.serving.triton.environment import ensure
 
     if start:
-        installed()  # before the rest, which may take a while
+        ensure(render.note)  # before the rest, which may take a while
     found = examine(repository, this_machine() if here else Machine(gpus=gpus), start, seconds)
     show(found, as_json, render.inspection)
     raise typer.Exit(OK if found.sound else USAGE)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 LIBRARIES = (
     "torch", "transformers", "tokenizers", "accelerate", "numpy", "scikit-learn", "onnx", "onnxruntime",
-    "tritonclient", "nvidia-pytriton", "locust", "tensorrt",
+    "tritonclient", "locust", "tensorrt",
 )  # fmt: skip
 
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from lwc.tasks.task import Checkpoint
 
 SERVING = {
-    "nvidia-pytriton": "pytriton",
     "tritonclient": "tritonclient",
     "locust": "locust",
     "prometheus-client": "prometheus_client",
@@ -63,7 +62,7 @@ def run_checks(checks: Sequence[Check], subject: Subject, say: Callable[[str], N
 
 def require_serving(server: bool) -> None:
     """Raise `MissingDependency` where packaging, or with ``server`` the embedded server, lacks something."""
-    from lwc.serving.triton import embedded
+    from lwc.serving.triton import environment
 
     missing = [name for name, module in SERVING.items() if importlib.util.find_spec(module) is None]
     if missing:
@@ -71,12 +70,18 @@ def require_serving(server: bool) -> None:
             f"packaging and verification need packages that are not installed: {', '.join(missing)}",
             "pip install 'lwc[serve]', or stop earlier with --until export",
         )
-    if server:
-        embedded.installed()  # its shared library comes from the system, not from pip
+    if server and environment.existing() is None:
+        environment.interpreter()
+
+
+def serves(subject: Subject) -> bool:
+    """Whether the stages start the embedded server."""
+    measured = subject.recipe.package.measure_queue_delay and "package" in subject.stages
+    return "verify" in subject.stages or measured
 
 
 def _serving(subject: Subject) -> None:
-    require_serving("verify" in subject.stages or subject.recipe.package.measure_queue_delay)
+    require_serving(serves(subject))
 
 
 def _openvino(subject: Subject) -> None:

@@ -70,7 +70,8 @@ def test_what_the_server_lacks_is_told_before_the_training(tmp_path: Path, monke
     def lacks() -> None:
         raise MissingDependency("libpython3.11.so.1.0 is missing", "apt install libpython3.11")
 
-    monkeypatch.setattr("lwc.serving.triton.embedded.installed", lacks)
+    monkeypatch.setattr("lwc.serving.triton.environment.existing", lambda: None)
+    monkeypatch.setattr("lwc.serving.triton.environment.interpreter", lacks)
     recipe = str(Path(__file__).resolve().parents[2] / "recipes" / "tiny.yaml")
     done = CliRunner().invoke(cli.app, ["run", recipe, "--runs", str(tmp_path / "runs")])
     assert isinstance(done.exception, MissingDependency)

@@ -24,7 +24,8 @@ from ports import free_ports
 from lwc.core.errors import MissingDependency
 from lwc.recipe import Package
 from lwc.serving.triton.config import as_text, front_model
-from lwc.serving.triton.embedded import assemble_backends, environment, installed
+from lwc.serving.triton.embedded import assemble_backends
+from lwc.serving.triton.environment import ensure
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -231,7 +232,7 @@ def open_over_grpc(port: int) -> list[str]:
 @pytest.mark.serving
 def test_serve_sh_starts_a_real_triton(tmp_path: Path) -> None:
     try:
-        wheel, libpython = installed()
+        server = ensure()
     except MissingDependency as error:
         pytest.skip(str(error))
     model = tmp_path / "models" / "echo"
@@ -239,11 +240,11 @@ def test_serve_sh_starts_a_real_triton(tmp_path: Path) -> None:
     (model / "config.pbtxt").write_text(ECHO, encoding="utf-8")
     (model / "1" / "model.py").write_text(ECHO_MODEL, encoding="utf-8")
     ports = free_ports(3)
-    variables = environment(wheel, libpython)
-    variables["PATH"] += f"{os.pathsep}{wheel / 'tritonserver' / 'bin'}"
+    variables = server.variables()
+    variables["PATH"] += f"{os.pathsep}{server.triton / 'bin'}"
     variables |= {"LWC_REPOSITORY": str(model.parent), "LWC_MODEL": "echo"}
     variables |= dict(zip(("LWC_HTTP_PORT", "LWC_GRPC_PORT", "LWC_METRICS_PORT"), map(str, ports), strict=True))
-    backends = assemble_backends(tmp_path / "backends", wheel / "tritonserver")
+    backends = assemble_backends(tmp_path / "backends", server)
     own = [f"--{name}-address=127.0.0.1" for name in ("http", "grpc", "metrics")]
     own += [f"--backend-directory={backends}", "--exit-timeout-secs=3"]
     log = tmp_path / "log"

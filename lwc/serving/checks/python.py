@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import sys
 import tarfile
 import warnings
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from lwc.export.onnx_io import is_lfs_pointer
 from lwc.serving.checks.model import ENVIRONMENT, Finding, Model, Repository, escapes
+from lwc.serving.triton.environment import MODULES
 
 _CLASS = "TritonPythonModel"
 _MODEL_FOLDER = "$$TRITON_MODEL_DIRECTORY"
@@ -115,12 +115,12 @@ def _bound(statement: ast.stmt) -> set[str]:
 
 
 def _imports(file: Model, tree: ast.Module) -> Iterator[Finding]:
-    """Packages that the embedded server's Python, which is this one, does not have."""
+    """Packages that the embedded server's environment does not have."""
     path = file.reported or file.folder
     missing: dict[str, int] = {}
     for name, line in _required(tree):
         local = any((folder / name).is_dir() or any(folder.glob(f"{name}.*")) for folder in (path.parent, file.folder))
-        if not (local or name in _GIVEN or name in sys.stdlib_module_names or name in missing) and not _installed(name):
+        if not (local or name in _GIVEN or name in sys.stdlib_module_names or name in missing) and name not in MODULES:
             missing[name] = line
     for name, line in missing.items():
         yield file.note(
@@ -141,13 +141,6 @@ def _required(tree: ast.AST) -> Iterator[tuple[str, int]]:
             continue
         elif not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)):
             yield from _required(node)
-
-
-def _installed(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):  # a module of this process without a spec
-        return True
 
 
 def _environment(model: Model) -> Iterator[Finding]:

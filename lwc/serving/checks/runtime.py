@@ -1,6 +1,6 @@
 """What an ONNX file needs of ONNX Runtime: its IR version, its opsets and its operators.
 
-The embedded server runs the installed ONNX Runtime, which is asked; the one in the official image is a row here.
+The embedded server runs the version installed here, which is asked; the one in the official image is a row here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The embedded Triton server: the binary in the nvidia-pytriton wheel, started and stopped without Docker."""
+"""The embedded Triton server: the binary of the nvidia-pytriton wheel, started and stopped without Docker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ import psutil
 from lwc.core import http
 from lwc.core.children import ProcessGroup
 from lwc.core.errors import USAGE, ServingError
-from lwc.serving.triton.embedded import assemble_backends, environment, installed, safe_flags
+from lwc.serving.triton.embedded import assemble_backends, safe_flags
+from lwc.serving.triton.environment import ServerEnvironment, ensure
 
 HOST = "127.0.0.1"
 STOP_SECONDS = 10.0
@@ -113,10 +114,10 @@ class TritonServer:
             raise ServingError("this server is already started")
         if not self.repository.is_dir():
             raise ServingError(f"model repository {self.repository} is not a folder")
-        wheel, libpython = installed()
+        server = ensure()
         self._ports = _choose_ports(self._ports)
         try:
-            self._start(wheel, libpython)
+            self._start(server)
             self._wait_until_ready()
             self._instances = _instances(self.pid)
         except BaseException:
@@ -158,16 +159,15 @@ class TritonServer:
             raise ServingError("the server is not started, so it has no address")
         return f"{HOST}:{self._ports[name]}"
 
-    def _start(self, wheel: Path, libpython: Path) -> None:
+    def _start(self, server: ServerEnvironment) -> None:
         plain = None if _ODD.search(tempfile.gettempdir()) is None else "/tmp"
         self._folder = Path(tempfile.mkdtemp(prefix="lwc-triton-", dir=plain))
         if _ODD.search(str(self.repository)):
             self._link = self._folder / "models"
             self._link.symlink_to(self.repository, target_is_directory=True)
-        triton = wheel / "tritonserver"
-        backends = assemble_backends(self._folder / "backends", triton)
+        backends = assemble_backends(self._folder / "backends", server)
         command = [
-            str(triton / "bin" / "tritonserver"),
+            str(server.triton / "bin" / "tritonserver"),
             f"--id={self._id}",
             f"--model-repository={self._link or self.repository}",
             f"--backend-directory={backends}",
@@ -182,7 +182,7 @@ class TritonServer:
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
-                env=environment(wheel, libpython),
+                env=server.variables(),
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
