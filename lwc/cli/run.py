@@ -54,17 +54,21 @@ def run(
     folder = run_folder(runs, loaded)
     if distributed.is_main():
         render.note(f"{loaded.name}: {loaded.description or recipe}")
-    results = run_line(loaded, runs, until)
+    from lwc.pipeline.publish import finish
+    from lwc.pipeline.purposes import REPORT
+    from lwc.pipeline.tracking import tracked
+
+    with tracked(loaded, runs) as run:
+        results = run_line(loaded, runs, until)
+        if "verify" in results:
+            with RunView() as view, view.stage("report", REPORT):
+                report, repositories = finish(loaded, results, folder, models)
+            run.report, run.files = report, [folder / f"report.{kind}" for kind in ("html", "md", "json")]
     if "verify" not in results:
         if "recover" in results:
             render.places({"checkpoint": _checkpoint(results)})
         render.note(f"stopped after {until}; `lwc run {recipe}` resumes there")
         raise typer.Exit(OK)
-    from lwc.pipeline.publish import finish
-    from lwc.pipeline.purposes import REPORT
-
-    with RunView() as view, view.stage("report", REPORT):
-        report, repositories = finish(loaded, results, folder, models)
     places = {"repository": ", ".join(map(str, repositories))}
     if not report["verdict"]["passed"]:
         places["repository"] += f" (not published to {models})"

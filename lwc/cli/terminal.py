@@ -47,6 +47,8 @@ def error(problem: LwcError) -> None:
     console.print(Text("error: ", style="bold red") + Text(problem.message), soft_wrap=True)
     if problem.hint:
         console.print(Text("  do: ", style="bold") + Text(problem.hint), soft_wrap=True)
+    for also in getattr(problem, "__notes__", ()):
+        console.print(Text(f"  also: {also}"), soft_wrap=True)
 
 
 def note(text: str) -> None:

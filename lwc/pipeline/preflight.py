@@ -89,6 +89,12 @@ def _openvino(subject: Subject) -> None:
         raise MissingDependency("export.openvino: OpenVINO is not installed", "pip install 'lwc[openvino]'")
 
 
+def _trackers(subject: Subject) -> None:
+    from lwc.pipeline.tracking import require_trackers
+
+    require_trackers(subject.recipe)
+
+
 def _destinations(subject: Subject) -> None:
     for place in destinations(subject.recipe, subject.models).values() if subject.models else ():
         check_destination(place)
@@ -156,6 +162,7 @@ def _data(subject: Subject) -> None:
 MACHINE = (
     Check("packages and system libraries that serve", ("package", "verify"), _serving),
     Check("OpenVINO", ("export",), _openvino, lambda recipe: recipe.export.openvino),
+    Check("experiment trackers", ("data",), _trackers, lambda recipe: bool(recipe.tracking)),
     Check("the folders to publish to", ("verify",), _destinations),
 )
 """Cheap, and of use before anything else: a run needs them even if all but its last stage are reused."""

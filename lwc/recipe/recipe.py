@@ -70,6 +70,11 @@ class Recipe(Section):
     verify: Verify = Verify()
     gates: tuple[Gate, ...] = ()
     sweep: Sweep | None = None
+    tracking: tuple[Literal["tensorboard", "mlflow", "trackio", "wandb"], ...] = Field(
+        default=(),
+        description="experiment trackers that `lwc run` logs to when it ends: parameters, curves, stage times, metrics,"
+        " gates, report (pip install 'lwc[NAME]'); their own environment variables say where, e.g. MLFLOW_TRACKING_URI",
+    )
 
     @model_validator(mode="after")
     def _within_reach(self) -> Recipe:
