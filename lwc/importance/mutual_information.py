@@ -144,8 +144,8 @@ def mutual_information(
     I is V-information (Xu et al. 2020, "A theory of usable information under computational constraints", def. 2) with V
     the regularised linear classifiers on the 64 leading principal components: H(Y) − CE, both cross-fitted over 5
     folds. In expectation that is no more than the mutual information (Barber and Agakov 2003), which itself cannot grow
-    from one block to the next (data processing inequality): what grows is what a linear reader can use. Plug-in estimates, such
-    as Gaussian or binned ones, grow with D where nothing is to be known, so that none is used.
+    from one block to the next (data processing inequality): what grows is what a linear reader can use.
+    Plug-in estimates, such as Gaussian or binned ones, grow with D where nothing is to be known, so that none is used.
 
     Bias: the same estimate of ``permutations`` random orders of the labels, where the truth is 0, is averaged and
     subtracted; it also has what the choice of the prior gained on the rows it was chosen on. After that the figure is
