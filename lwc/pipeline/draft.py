@@ -152,7 +152,7 @@ def _classes(data: Guess, base: Checkpoint) -> list[str]:
         # Never guessed: a wrong pair would scramble the classes.
         pairs = ", ".join(f"{_quoted(name)}: …" for name in data.classes)
         lines += [
-            f"    # The checkpoint's head names its outputs {', '.join(base.head)}. Say which is which; nothing runs before.",
+            f"    # The checkpoint's head names its outputs {', '.join(base.head)}. Say which is which first.",
             f"    # map: {{{pairs}}}",
         ]
     return lines

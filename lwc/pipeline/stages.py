@@ -196,7 +196,7 @@ STAGES: tuple[Stage, ...] = (
         ("torch", "onnx", "onnxruntime", "openvino"), external=needs.measuring_machine, purpose=purposes.export,
     ),
     Stage(
-        "package", 6, ("data", "export", "recover"), ("package", "name"), _package, ("onnx", "tritonclient"),
+        "package", 7, ("data", "export", "recover"), ("package", "name"), _package, ("onnx", "tritonclient"),
         external=needs.package_needs, purpose=purposes.package,
     ),
     # Serving is measured on this machine now: a cached figure would prove nothing.

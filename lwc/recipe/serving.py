@@ -116,16 +116,22 @@ class Package(Section):
     )
     max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     queue_delay_microseconds: Annotated[int, Field(ge=0)] = Field(
-        default=1000, description="longest time a request waits to be batched with others"
+        default=0,
+        description="longest time a request waits to be batched with others; requests that queue while all instances"
+        " are busy are batched anyway",
     )
     measure_queue_delay: bool = Field(
         default=False,
         description="look for a better delay on this CPU with verify.users clients (about a minute); kept only where it"
         " is better beyond chance, and for the cpu repository alone",
     )
-    instances: Positive = 1
+    instances: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="copies of the model that answer at once; 0 = on a CPU one for each core of the container's limit,"
+        " up to 8 and 1 GiB of weights, on a GPU one (decision 20). One instance gives a single client all cores",
+    )
     intra_op_threads: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="0 = the CPU limit of the container, divided among the instances"
+        default=0, description="ONNX Runtime threads of an instance; 0 = the CPU limit divided among the instances"
     )
     response_cache: bool = Field(
         default=False,

@@ -35,7 +35,7 @@ def test_a_lone_client_waits_for_nobody_and_gets_no_delay(
     assert found["chosen"] == 0
     slow, fast = found["figures"]
     assert (slow["delay"], fast["delay"]) == (50_000, 0)
-    assert slow["p50_ms"] > 100.0
+    assert slow["p50_ms"] > 50.0
     assert slow["throughput"] < 10.0
     assert (fast["wins"], slow["wins"]) == (1.0, 0.0)
     assert fast["gain"] > 1.0

@@ -55,7 +55,7 @@ def repository(view: NextItemView, tmp_path_factory: pytest.TempPathFactory) -> 
     view.save_pretrained(folder / "model", safe_serialization=True)
     CATALOGUE.write(folder / "model" / "catalogue.json")
     export_graph(top_items_graph(view, K, [], LENGTH), folder / "model.onnx")
-    package = Package(max_batch_size=BATCH, queue_delay_microseconds=20000, intra_op_threads=1)
+    package = Package(max_batch_size=BATCH, queue_delay_microseconds=20000, instances=1, intra_op_threads=1)
     build_repository(
         ItemEndpoint(), ModelFiles(folder / "model.onnx", folder / "model"), folder / "repository", package, "shop"
     )

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.serving
 
 MAX_LENGTH = 32
 LIMIT = 8
-PACKAGE = Package(max_batch_size=LIMIT, queue_delay_microseconds=20000, intra_op_threads=1)
+PACKAGE = Package(max_batch_size=LIMIT, queue_delay_microseconds=20000, instances=1, intra_op_threads=1)
 # Neither in the alphabet's order nor in that of the usual negative, positive.
 NAMES = ["wünderbar ☺", "awful, really"]
 TEXTS = [

@@ -15,7 +15,7 @@ from lwc.serving.triton.repository import ModelFiles, build_repository
 from lwc.tasks.text_endpoint import TextEndpoint
 
 LIMIT = 8
-PACKAGE = Package(max_batch_size=LIMIT, queue_delay_microseconds=500, intra_op_threads=1)
+PACKAGE = Package(max_batch_size=LIMIT, queue_delay_microseconds=500, instances=1, intra_op_threads=1)
 WORDS = ["good", "bad", "it", "works", "broke"]
 
 

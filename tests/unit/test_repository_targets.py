@@ -40,9 +40,12 @@ def test_the_one_for_a_cpu_is_sound_everywhere(checkpoint: Path, tmp_path: Path)
     assert not tokens.response_cache.enable
 
 
-def test_the_one_for_a_gpu_differs_in_where_the_token_model_runs_alone(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_one_for_a_gpu_differs_in_where_the_token_model_runs_and_in_sharing_no_queue(
+    checkpoint: Path, tmp_path: Path
+) -> None:
     text, tokens = configs(built(checkpoint, tmp_path / "gpu", "gpu"))
     plain_text, plain = configs(built(checkpoint, tmp_path / "cpu"))
+    plain_text.dynamic_batching.ClearField("preferred_batch_size")
     assert text == plain_text
     (group,) = tokens.instance_group
     assert (group.kind, group.count) == (KINDS.KIND_GPU, 2)

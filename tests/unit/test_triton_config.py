@@ -30,6 +30,7 @@ from lwc.serving.triton.config import (
     graph_model,
     intra_op_threads,
     parse,
+    with_instances,
 )
 from lwc.serving.triton.repository import ModelFiles, build_repository
 from lwc.tasks.text_endpoint import TextEndpoint, length_buckets
@@ -109,7 +110,7 @@ def test_the_token_model_says_what_the_graph_says() -> None:
         ("attention_mask", types.TYPE_INT64, [-1]),
     ]
     assert [(o.name, o.data_type, list(o.dims)) for o in config.output] == [("logits", types.TYPE_FP32, [3])]
-    assert config.dynamic_batching.max_queue_delay_microseconds == 500
+    assert config.dynamic_batching.max_queue_delay_microseconds == 0, "its caller sends whole batches"
     (group,) = config.instance_group
     assert (group.kind, group.count) == (triton_config.pb.ModelInstanceGroup.KIND_CPU, 2)
     assert config.parameters["intra_op_thread_count"].string_value == "3"
@@ -122,10 +123,35 @@ def test_the_token_model_says_what_the_graph_says() -> None:
 
 
 def test_no_queue_policy_since_it_stalls_the_batcher() -> None:
-    for config in (graph_model("m_tokens", INFO, PACKAGE, SHORT), front_model("m", text_front(3, {}), PACKAGE)):
-        batching = parse(as_text(config)).dynamic_batching
-        assert batching.max_queue_delay_microseconds == PACKAGE.queue_delay_microseconds
-        assert not batching.HasField("default_queue_policy")
+    graph, front = graph_model("m_tokens", INFO, PACKAGE, SHORT), front_model("m", text_front(3, {}), PACKAGE)
+    for config in (graph, front):
+        assert not parse(as_text(config)).dynamic_batching.HasField("default_queue_policy")
+    assert front.dynamic_batching.max_queue_delay_microseconds == PACKAGE.queue_delay_microseconds
+
+
+def test_instances_share_a_queue_where_there_are_several() -> None:
+    def preferred(target: triton_config.Target = "cpu", **changes: int) -> list[int]:
+        package = PACKAGE.model_copy(update=changes)
+        return list(front_model("m", text_front(3, {}), package, target).dynamic_batching.preferred_batch_size)
+
+    assert preferred() == [8]
+    assert preferred(max_batch_size=4) == [4]
+    assert preferred(instances=1) == [], "one instance takes all that waits"
+    assert preferred("gpu") == []
+
+
+def test_instances_are_as_many_as_cores_within_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def count(package: Package, megabytes: int, target: triton_config.Target = "cpu") -> int:
+        return with_instances(package, target, megabytes << 20).instances
+
+    monkeypatch.setattr(triton_config, "cpu_limit", lambda: 6)
+    assert count(Package(), 90) == 6
+    assert count(Package(), 400) == 2
+    assert count(Package(), 4000) == 1
+    assert count(Package(), 90, "gpu") == 1
+    assert count(Package(instances=3), 4000) == 3, "as the recipe says"
+    monkeypatch.setattr(triton_config, "cpu_limit", lambda: 64)
+    assert count(Package(), 10) == 8
 
 
 def test_threads_come_from_the_cpu_limit_and_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,13 +160,13 @@ def test_threads_come_from_the_cpu_limit_and_are_shared(monkeypatch: pytest.Monk
     assert intra_op_threads(Package(instances=7)) == 1
     assert intra_op_threads(Package(instances=2, intra_op_threads=5)) == 5
     monkeypatch.setattr(triton_config, "cpu_limit", lambda: 1)
-    config = graph_model("m", INFO, Package(), SHORT)
+    config = graph_model("m", INFO, Package(instances=1), SHORT)
     assert config.parameters["intra_op_thread_count"].string_value == "1"
 
 
 def test_a_fixed_batch_is_refused_with_both_numbers(checkpoint: Path, tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "fixed.onnx", 16)
-    package = Package(max_batch_size=128)
+    package = Package(max_batch_size=128, instances=1)
     with pytest.raises(ModelError, match=r"input_ids.* 16\b.* 128\b"):
         graph_model("m", read_io(path), package, SHORT)
     with pytest.raises(ModelError, match=r"input_ids.* 16\b.* 128\b"):

@@ -20,6 +20,12 @@ from lwc.tasks.endpoint import Front
 _RENAMED = {"FLOAT": "FP32", "DOUBLE": "FP64", "FLOAT16": "FP16", "BFLOAT16": "BF16"}
 
 
+MOST_INSTANCES, INSTANCE_BYTES = 8, 1 << 30
+"""Instances that a repository gets by itself: so many, and no more weights than so many bytes."""
+
+PREFERRED = 8
+"""Texts that an instance takes of a queue at once, so that the others get their share; on a CPU more gain nothing."""
+
 # Which backend runs the graph: ONNX Runtime on the CPU or with CUDA, or TensorRT.
 Target = Literal["cpu", "gpu", "tensorrt"]
 
@@ -46,6 +52,19 @@ def parse(text: str) -> pb.ModelConfig:
     return text_format.Parse(text, pb.ModelConfig())
 
 
+def with_instances(package: Package, target: Target, graph_bytes: int) -> Package:
+    """The settings with a number of instances: as the recipe says, or one for each core, as far as memory goes.
+
+    Instances of one thread leave nothing to wait for: threads of one instance that wait for each other, spinning, halve
+    the service where other programs use the cores (docs/decisions/0020).
+    """
+    if package.instances:
+        return package
+    fitting = max(1, INSTANCE_BYTES // max(1, graph_bytes))
+    count = min(cpu_limit(), MOST_INSTANCES, fitting) if target == "cpu" else 1
+    return package.model_copy(update={"instances": count})
+
+
 def intra_op_threads(package: Package) -> int:
     """Threads of one instance: as the recipe says, or the CPU limit shared among the instances."""
     return package.intra_op_threads or max(1, cpu_limit() // package.instances)
@@ -68,9 +87,9 @@ def _tensor(info: TensorInfo) -> dict[str, Any]:
     return {"name": info.name, "data_type": data_type, "dims": list(info.dims[1:])}
 
 
-def _common(name: str, backend: str, package: Package) -> pb.ModelConfig:
+def _common(name: str, backend: str, package: Package, delay: int) -> pb.ModelConfig:
     config = pb.ModelConfig(name=name, backend=backend, max_batch_size=package.max_batch_size)
-    config.dynamic_batching.max_queue_delay_microseconds = package.queue_delay_microseconds
+    config.dynamic_batching.max_queue_delay_microseconds = delay
     # No default_queue_policy: any one makes the batcher of Triton 2.51 stall requests for half a second now and then
     # (docs/decisions/0009). Clients bound their own waiting.
     # One: a text model calls the newest token model, so that an older text model beside it would mix two checkpoints.
@@ -100,7 +119,8 @@ def graph_model(
                 f" is {package.max_batch_size}",
                 "export with a dynamic batch",
             )
-    config = _common(name, "tensorrt" if target == "tensorrt" else "onnxruntime", package)
+    # Its caller sends whole batches: waiting for more would only delay them.
+    config = _common(name, "tensorrt" if target == "tensorrt" else "onnxruntime", package, delay=0)
     for tensor in info.inputs:
         config.input.add(**_tensor(tensor))
     for tensor in info.outputs:
@@ -122,9 +142,11 @@ def graph_model(
     return config
 
 
-def front_model(name: str, front: Front, package: Package) -> pb.ModelConfig:
+def front_model(name: str, front: Front, package: Package, target: Target = "cpu") -> pb.ModelConfig:
     """The Python model that clients call; it calls the graph's model."""
-    config = _common(name, "python", package)
+    config = _common(name, "python", package, package.queue_delay_microseconds)
+    if target == "cpu" and package.instances > 1:
+        config.dynamic_batching.preferred_batch_size.append(min(PREFERRED, package.max_batch_size))
     for tensor in front.inputs:
         config.input.add(**tensor)
     for tensor in front.outputs:

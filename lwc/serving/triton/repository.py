@@ -12,11 +12,11 @@ import numpy as np
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from lwc.core.errors import ModelError
-from lwc.export.onnx_files import parts
+from lwc.export.onnx_files import parts, size_of
 from lwc.export.onnx_io import OnnxInfo, read_io
 from lwc.export.stamp import PLAN, STAMP, read_stamp
 from lwc.recipe import Package
-from lwc.serving.triton.config import Target, WarmUp, as_text, front_model, graph_model
+from lwc.serving.triton.config import Target, WarmUp, as_text, front_model, graph_model, with_instances
 from lwc.tasks.endpoint import Endpoint, Exported, Front
 
 
@@ -46,6 +46,7 @@ def build_repository(
             the plan has no sound stamp or is too small.
     """
     info, plan = read_io(files.onnx), files.plan
+    package = with_instances(package, target, size_of(files.onnx))
     # Inputs of one profile share batch and length.
     profiles = [] if plan is None else [next(iter(profile.values())) for profile in read_stamp(plan)["profiles"]]
     exported = Exported(
@@ -69,7 +70,7 @@ def build_repository(
         tensor.label_filename = "labels.txt"
     for key, value in {**(front.graph_parameters or {}), **files.notes}.items():
         graph.parameters[key].string_value = value
-    for config, labels in ((front_model(name, front, package), front.labels), (graph, front.graph_labels)):
+    for config, labels in ((front_model(name, front, package, target), front.labels), (graph, front.graph_labels)):
         folder = out / config.name
         (folder / "1").mkdir(parents=True)
         (folder / "config.pbtxt").write_text(as_text(config), encoding="utf-8")

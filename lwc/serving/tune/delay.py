@@ -131,10 +131,10 @@ def measure(
 
 
 def set_delay(repository: Path, microseconds: int) -> None:
-    """Write the delay into every model of a repository that batches."""
+    """Write the delay into every model of a repository that clients call and that batches."""
     for path in sorted(repository.glob("*/config.pbtxt")):
         config = parse(path.read_text(encoding="utf-8"))
-        if config.HasField("dynamic_batching"):
+        if config.HasField("dynamic_batching") and config.backend == "python":
             config.dynamic_batching.max_queue_delay_microseconds = microseconds
             path.write_text(as_text(config), encoding="utf-8")
 
