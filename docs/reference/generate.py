@@ -1,7 +1,7 @@
 """mkdocs hook: pages that are made from the code, so that they cannot differ from it.
 
-``reference/recipe.md`` from the JSON Schema of the recipe, ``reference/cli.md`` from the Typer application, and the list of
-decisions in the navigation from their titles.
+``reference/recipe.md`` comes from the JSON Schema of the recipe, ``reference/cli.md`` from the Typer application, and the
+list of decisions in the navigation from their titles.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ CLI = "reference/cli.md"
 _RECIPE_TEXT = """\
 # Recipe keys
 
-A recipe is one YAML file. Keys without a default are required. `lwc schema` prints the same as JSON Schema, for editors;
-`lwc validate` reports unknown keys with the nearest valid name.
+A recipe is one YAML file. Keys without a default are required. `lwc schema` prints the same as JSON Schema, for
+editors, and `lwc validate` reports unknown keys with the nearest valid name.
 """
 
 
@@ -94,8 +94,7 @@ def _table(section: dict[str, Any]) -> Iterator[str]:
 
 def _type(value: dict[str, Any]) -> str:
     if "$ref" in value:
-        name = value["$ref"].rpartition("/")[2]
-        return name
+        return str(value["$ref"].rpartition("/")[2])
     if "const" in value:
         return f"`{value['const']}`"
     if "enum" in value:

@@ -18,6 +18,7 @@ from lwc.core.errors import OK
 if TYPE_CHECKING:  # `lwc --help` reads no recipe
     from lwc.pipeline.run import StageResult
     from lwc.recipe import Recipe
+    from lwc.recipe.file import Check
 
 T = TypeVar("T")
 
@@ -30,13 +31,16 @@ Runs = Annotated[Path, typer.Option("--runs", help="folder for runs and the stag
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
 
 
-def load(path: Path, overrides: list[str] | None) -> Recipe:
-    """The recipe of a file, with ``--set`` applied, and its gates and the variants of its sweep checked."""
+def load(path: Path, overrides: list[str] | None, *more: Check) -> Recipe:
+    """The recipe of a file, with ``--set`` applied, and its gates and the variants of its sweep checked.
+
+    ``more`` are further checks, whose findings are listed with the recipe's other problems.
+    """
     from lwc.recipe.file import load_recipe
     from lwc.recipe.variants import unfit_variants
     from lwc.report.gate_names import CHECKS
 
-    return load_recipe(path, overrides or (), [*CHECKS, unfit_variants])
+    return load_recipe(path, overrides or (), [*CHECKS, unfit_variants, *more])
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -130,21 +130,31 @@ def validate(
 
     --deep reads the data, which `lwc run` reuses, and loads the model. It trains and publishes nothing.
     """
+    from lwc.pipeline.checkpoint_fit import unfit_checkpoint
+
     failed: LwcError | None = None
     for path in recipes:
         try:
             if metrics:
                 _print_metrics(path, overrides)
-            loaded = load(path, overrides)
+            loaded = load(path, overrides, unfit_checkpoint)
             if deep:
                 _validate_deeply(loaded, runs, models, until)
         except LwcError as problem:
             render.error(problem)
             failed = problem
         else:
-            render.note(f"{path}: ok ({loaded.name}, {loaded.target.ratio:g}x of {loaded.target.of})")
+            render.note(f"{path}: ok ({loaded.name}, {_asked(loaded)})")
     if failed is not None:
         raise typer.Exit(failed.exit_code)
+
+
+def _asked(recipe: Recipe) -> str:
+    from lwc.recipe import Named
+
+    if isinstance(recipe.select, Named):
+        return f"without blocks {', '.join(map(str, sorted(recipe.select.blocks)))}"
+    return f"{recipe.target.ratio:g}x of {recipe.target.of}"
 
 
 def _print_metrics(path: Path, overrides: list[str] | None) -> None:

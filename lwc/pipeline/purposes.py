@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lwc.core.store import read_json
-from lwc.recipe import FromConfig, Iterated, Pretrained, Racing, Recipe
+from lwc.recipe import FromConfig, Iterated, Named, Pretrained, Racing, Recipe
 
 Inputs = Mapping[str, Path]
 """Folders of the stages that are done, by name; a plan has not all of them."""
@@ -56,9 +56,11 @@ def score(recipe: Recipe, inputs: Inputs) -> str:
 def select(recipe: Recipe, inputs: Inputs) -> str:
     """The select stage."""
     select, target = recipe.select, recipe.target
+    if isinstance(select, Named):
+        return f"removes blocks {', '.join(map(str, sorted(select.blocks)))}, as the recipe says"
     way = f"strategy {select.strategy}"
     if isinstance(select, Racing):
-        way = f"a race of {select.candidates} candidates"
+        way = f"a race of up to {select.candidates} candidates"
     elif isinstance(select, Iterated):
         way = f"{select.rounds} rounds of removal and recovery"
     return f"chooses the blocks to keep: {target.ratio:g}× in {target.of}, {way}"

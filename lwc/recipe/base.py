@@ -26,6 +26,8 @@ class Row(Section):
     """
 
     implementation: ClassVar[str]
+    chosen_by: ClassVar[str] = ""
+    """A key that only this row has: a section with it needs no tag."""
 
     @classmethod
     def load(cls) -> Any:
@@ -91,6 +93,9 @@ class Table(Generic[R]):
         """A section without a tag gets the default's, unless only other rows have its keys."""
         if self.default is None or not isinstance(value, dict) or self.tag in value:
             return value
+        for row in self:
+            if row.chosen_by and row.chosen_by in value:
+                return {self.tag: self._name(row), **value}
         own = set(self.default.model_fields) - {self.tag}
         others = any(set(value) <= set(row.model_fields) for row in self)
         if set(value) <= own or (own and not others):

@@ -259,9 +259,34 @@ class DropEven(Strategy):
     strategy: Literal["drop_even"]
 
 
+class Named(Strategy):
+    """Just these blocks go: ``select: {blocks: [1, 2]}``, numbered from 0 as in the report. Needs no target."""
+
+    implementation: ClassVar[str] = "lwc.selection.strategies:named"
+    chosen_by: ClassVar[str] = "blocks"
+    strategy: Literal["named"]
+    blocks: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1, description="blocks to remove, from 0")
+
+    @model_validator(mode="after")
+    def _once(self) -> Named:
+        if len(set(self.blocks)) < len(self.blocks):
+            raise ValueError(f"blocks {list(self.blocks)} names a block twice")
+        return self
+
+    def fault(self, total: int) -> str:
+        """Why a model of ``total`` blocks cannot lose these; empty if it can."""
+        if max(self.blocks) >= total:
+            return f"select.blocks names block {max(self.blocks)}, but the {total} blocks are 0 to {total - 1}"
+        if len(self.blocks) == total:
+            return f"select.blocks removes all {total} blocks"
+        kept = sorted(self.ends(total) & set(self.blocks))
+        return f"select.blocks removes block {kept[0]}, which keep_first or keep_last keeps" if kept else ""
+
+
 STRATEGIES = Table(
-    "strategy", Fused, Single, Greedy, Beam, Racing, Iterated, Drawn, DropTop, DropBottom, DropEven, default=Fused
-)
+    "strategy", Fused, Single, Greedy, Beam, Racing, Iterated, Named, Drawn, DropTop, DropBottom, DropEven,
+    default=Fused,
+)  # fmt: skip
 """Every way to choose blocks. Baselines are in the same table."""
 
 Select = Annotated[Strategy, STRATEGIES]

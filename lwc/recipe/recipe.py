@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
 from lwc.recipe.base import MetricPath, Name, Ratio, Section
-from lwc.recipe.blocks import Fused, Score, Select, Single, Target, Vocabulary
+from lwc.recipe.blocks import Fused, Named, Score, Select, Single, Target, Vocabulary
 from lwc.recipe.data import Data
 from lwc.recipe.model import FromConfig, ModelSource, Optimization, Recovery
-from lwc.recipe.serving import Evaluate, Export, Package, Verify
+from lwc.recipe.serving import LATENCY_SHAPES, Evaluate, Export, Package, Verify
 from lwc.recipe.task import AnyTask, Classification
 
 At: TypeAlias = Literal["value", "low", "high"]
@@ -76,11 +76,28 @@ class Recipe(Section):
         " gates, report (pip install 'lwc[NAME]'); their own environment variables say where, e.g. MLFLOW_TRACKING_URI",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_other_sections(cls, value: Any) -> Any:
+        """Named blocks are the target; latency is not timed at lengths that the model does not read."""
+        if not isinstance(value, dict):
+            return value
+        select, model, export = (value.get(name, {}) for name in ("select", "model", "export"))
+        value = dict(value)
+        if "target" not in value and isinstance(select, dict) and Named.chosen_by in select:
+            value["target"] = {"ratio": 1.0, "of": "blocks"}
+        longest = model.get("max_length") if isinstance(model, dict) else None
+        if isinstance(export, dict) and "latency_shapes" not in export and type(longest) is int:
+            shapes = [{"batch": one.batch, "length": min(one.length, longest)} for one in LATENCY_SHAPES]
+            if shapes[0]["length"] < LATENCY_SHAPES[0].length and longest > 0:
+                value["export"] = {**export, "latency_shapes": shapes}
+        return value
+
     @model_validator(mode="after")
     def _within_reach(self) -> Recipe:
         model = self.model
         if isinstance(model, FromConfig):
-            self._blocks_can_go(model.blocks)
+            self.check_blocks(model.blocks)
             longest_shape = max(shape.length for shape in self.export.latency_shapes)
             if model.norm == "post" and longest_shape > model.max_length:
                 raise ValueError(
@@ -100,8 +117,20 @@ class Recipe(Section):
             )
         return self
 
-    def _blocks_can_go(self, total: int) -> None:
+    def check_blocks(self, total: int) -> None:
+        """Raise `ValueError` where a model of ``total`` blocks cannot lose what the recipe asks for."""
         target, select = self.target, self.select
+        if isinstance(select, Named):
+            fault = select.fault(total)
+            if fault:
+                raise ValueError(fault)
+            left = total - len(select.blocks)
+            if target.of == "blocks" and not target.reached(total / left):
+                raise ValueError(
+                    f"target.ratio is {target.ratio:g}, but select.blocks leaves {left} of {total} blocks,"
+                    f" {total / left:.3g}x: leave out the target, or name more blocks"
+                )
+            return
         must = len(select.ends(total))
         if target.of == "blocks":
             left = sum(target.reached(total / kept) for kept in range(1, total + 1))

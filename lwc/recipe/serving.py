@@ -92,6 +92,9 @@ class TensorRT(Section):
         return self
 
 
+LATENCY_SHAPES = (Shape(batch=1, length=64), Shape(batch=8, length=64))
+
+
 class Export(Section):
     int8: Int8 | None = None
     fp16: bool = Field(default=False, description="also write an fp16 graph for GPUs, checked for overflow")
@@ -103,7 +106,9 @@ class Export(Section):
     )
     parity_tolerance: Annotated[float, Field(gt=0.0)] = 1e-4
     latency_shapes: tuple[Shape, ...] = Field(
-        default=(Shape(batch=1, length=64), Shape(batch=8, length=64)), min_length=1
+        default=LATENCY_SHAPES,
+        min_length=1,
+        description="batches and lengths in tokens to time; the default's length is at most model.max_length",
     )
     latency_repeats: Annotated[int, Field(ge=3)] = 20
 

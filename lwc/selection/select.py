@@ -17,7 +17,7 @@ from lwc.models.forward.prefix import outcomes
 from lwc.models.forward.undisturbed import undisturbed
 from lwc.models.surgery import ParameterCounts, parameter_counts
 from lwc.models.types import Model
-from lwc.recipe import Recipe, Strategy, Target
+from lwc.recipe import Named, Recipe, Strategy, Target
 from lwc.selection.choice import AfterRecovery, Choice, Chooser, Losses, Subset, free_spans
 from lwc.selection.target import blocks_to_keep, ratios
 
@@ -85,12 +85,34 @@ def plan_cut(
     counts = parameter_counts(model, family)
     total = len(counts.per_block)
     protected = [block for block in family.protected if block < total]
-    if keep is None:
+    if isinstance(settings, Named):
+        keep = _named(settings, target, counts, protected, trimmed)
+    elif keep is None:
         keep = blocks_to_keep(target, counts, protected, trimmed)
     required = required_blocks(total, protected, settings, keep, target)
     if getattr(settings, "contiguous", False):
         free_spans(total, total - keep, required)
     return CutPlan(target, settings, counts, keep, required, trimmed)
+
+
+def _named(settings: Named, target: Target, counts: ParameterCounts, protected: Sequence[int], trimmed: int) -> int:
+    """How many blocks stay where the recipe names those that go."""
+    total = len(counts.per_block)
+    fault = settings.fault(total)
+    fixed = sorted(set(protected) & set(settings.blocks))
+    if fault or fixed:
+        raise TargetError(
+            fault or f"select.blocks removes block {fixed[0]}, which this model type cannot lose",
+            "name other blocks; `lwc score` ranks them",
+        )
+    kept = [block for block in range(total) if block not in settings.blocks]
+    if target.of != "latency" and not target.reached(ratios(counts, kept, trimmed)[target.of]):
+        raise TargetError(
+            f"without blocks {sorted(settings.blocks)}, {target.of} is {ratios(counts, kept, trimmed)[target.of]:.3g}x,"
+            f" not {target.ratio:g}x",
+            "leave out the target, or name more blocks",
+        )
+    return len(kept)
 
 
 def check_target(recipe: Recipe, model: Model) -> None:

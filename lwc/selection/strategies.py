@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lwc.core.errors import RecipeError
-from lwc.recipe import Drawn, DropBottom, DropEven, DropTop, Fused, Single
+from lwc.recipe import Drawn, DropBottom, DropEven, DropTop, Fused, Named, Single
 from lwc.selection.choice import Choice, Subset, lowest
 
 
@@ -42,6 +42,11 @@ def single(config: Single, choice: Choice) -> Subset:
         )
     scores = [score for score in methods[config.method]["scores"] if score is not None]  # usable: none is
     return _by_score(scores, config.contiguous, choice)
+
+
+def named(config: Named, choice: Choice) -> Subset:
+    """Removes what the recipe names."""
+    return frozenset(config.blocks)
 
 
 def drawn(config: Drawn, choice: Choice) -> Subset:
