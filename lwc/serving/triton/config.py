@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +20,9 @@ from lwc.tasks.endpoint import Front
 # ONNX element types that have another name in Triton.
 _RENAMED = {"FLOAT": "FP32", "DOUBLE": "FP64", "FLOAT16": "FP16", "BFLOAT16": "BF16"}
 
+
+# Parameter of a model that clients call: a question as JSON for Triton's /generate.
+EXAMPLE = "example_request"
 
 # Which backend runs the graph: ONNX Runtime on the CPU or with CUDA, or TensorRT.
 Target = Literal["cpu", "gpu", "tensorrt"]
@@ -130,6 +134,6 @@ def front_model(name: str, front: Front, package: Package) -> pb.ModelConfig:
     for tensor in front.outputs:
         config.output.add(**tensor)
     config.instance_group.add(kind="KIND_CPU", count=package.instances)
-    for key, value in front.parameters.items():
+    for key, value in {**front.parameters, EXAMPLE: json.dumps(front.example, ensure_ascii=False)}.items():
         config.parameters[key].string_value = value
     return config
