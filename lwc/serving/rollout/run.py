@@ -76,9 +76,8 @@ def deploy(
         live, last = rollout.live(), rollout.state.last
         digest = files.digest_of(repository, models)
         if live is not None and live.digest == digest:
-            say(f"version {live.number} of {model} has these files already")
-            if rows:
-                say("the samples and limits are not checked again: nothing new goes live")
+            unchecked = ": its samples and limits are not checked again" if rows else ""
+            say(f"version {live.number} of {model} has these files already{unchecked}")
             new = live
             rollout.switch(live, live)
         else:
