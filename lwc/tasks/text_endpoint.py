@@ -147,9 +147,10 @@ def _about(fields: Sequence[str], reading: Mapping[str, str], choice: str) -> li
     if takes_title(fields):
         first, second = fields
         found.append(
-            f"The model was trained on titles and bodies, joined to one text: the {first}, a line break, the {second}."
-            " Where one is empty, there is no line break. Send the body as `text` and the title as `title`, which is"
-            " optional, and the model joins them in this way; or join them yourself, and send only `text`."
+            "The model was trained on titles and bodies, joined into one text:"
+            f" the {first}, a line break, the {second}. If one is empty, there is no line break. Send the body as"
+            " `text` and the title as `title`, which is optional, and the model joins them in this way; or join them"
+            " yourself, and send only `text`."
         )
     elif fields:
         mine, other = ("titles", "body") if fields[0] == "title" else ("bodies", "title")

@@ -49,13 +49,17 @@ The same question with the `infer` endpoint, which also takes a batch of up to {
 
 ## Commands
 
-Run these from the folder that has this README:
+Run these in the folder that contains this file.
 
 ```bash
-lwc repo check .                                # look for what Triton would refuse
-lwc serve .                                     # serve it on {_ADDRESS}
-lwc loadtest questions.txt --model {name}       # one question a line
-lwc deploy . --to DIR --url {_ADDRESS}          # replace the live version in DIR, which a server reads
+# Look for what Triton would refuse.
+lwc repo check .
+# Serve the model on {_ADDRESS}.
+lwc serve .
+# Load-test the served model with a file that has one question a line.
+lwc loadtest questions.txt --model {name}
+# Replace the live version in DIR, the repository that a server reads.
+lwc deploy . --to DIR --url {_ADDRESS}
 ```
 """
 
