@@ -93,7 +93,7 @@ def loadtest(
     results: Results,
     samples: Annotated[
         Path | None,
-        typer.Argument(help="texts or item histories, with labels if known: any table that a recipe reads"),
+        typer.Argument(help="texts or item histories, with labels if known: any table that a recipe reads, or .txt"),
     ] = None,
 ) -> None:
     """Load-test a served text model or recommender with Locust. Exit 3 if a threshold is missed."""
@@ -126,7 +126,7 @@ def loadtest(
     endpoint, *others = (
         connect(served.url, served.protocol, name, served.metrics_url, served.label_output) for name in models
     )
-    asked = read_samples(samples, endpoint.wire)
+    asked = read_samples(samples, endpoint.wire, render.note)
     _check_compared(endpoint, asked, how.find_rate, thresholds)
     if elsewhere is not None:
         render.note(
@@ -189,7 +189,9 @@ def _check_compared(endpoint: Endpoint, samples: list[Sample], find_rate: bool, 
             "name it with --label-output, or leave out --min-accuracy and --min-agreement",
         )
     if limits.min_accuracy is not None and any(sample.label is None for sample in samples):
-        raise RecipeError("--min-accuracy, but the samples have no label", "add the column label, or leave it out")
+        raise RecipeError(
+            "--min-accuracy, but the samples have no label", "add the column label, or leave the option out"
+        )
     unknown = sum(sample.offline is None for sample in samples)
     if limits.min_agreement is not None and unknown:
         raise RecipeError(

@@ -107,6 +107,9 @@ def deploy(
     repository: Annotated[Path, typer.Argument(help="the new version, e.g. triton_models/amazon_2.5x")],
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="the repository that a server reads")],
     checks: Checks,
+    name: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="live name, if REPOSITORY has another")
+    ] = None,
     url: ServerUrl = None,
     seconds: LoadSeconds = 300.0,
     as_json: AsJson = False,
@@ -118,7 +121,7 @@ def deploy(
 
     target = Target(to, url, os.environ.get("LWC_ADMIN_KEY", ""), seconds)
     limits = Limits(checks.min_agreement, checks.min_accuracy, checks.max_latency_ratio)
-    result = roll_out(repository, target, checks.samples, limits, render.note)
+    result = roll_out(repository, target, checks.samples, limits, render.note, name)
     if as_json:
         print_json(result)
     elif result["check"]:

@@ -10,6 +10,7 @@ import html
 import re
 import sys
 import unicodedata
+from collections.abc import Iterable
 
 MAX_CHARACTERS = 200_000
 """Longest text: a longer one is no review, and others would wait while it is tokenized."""
@@ -29,6 +30,11 @@ def _unwanted() -> tuple[re.Pattern[str], re.Pattern[str]]:
     wanted = ("\u200d", "\ufe0f")
     low = "".join(re.escape(one) for one in found if one <= "\uffff" and one not in wanted)
     return re.compile(f"[{low}]"), re.compile("[" + "".join(one for one in found if one > "\uffff") + "]")
+
+
+def join(parts: Iterable[str]) -> str:
+    """Title and body as one raw text: one below the other, empty ones left out."""
+    return "\n".join(part for part in parts if part)
 
 
 def clean(text: str) -> str:

@@ -20,6 +20,35 @@ _PARQUET = b"PAR1"
 _NO_FOOTER = "it ends early, or is still being written: copy or write it again"
 
 
+def names_of(path: Path, suffix: str) -> list[str]:
+    """Names of the columns of a Parquet or Arrow file.
+
+    Raises:
+        DataError: it is none.
+    """
+    if suffix == ".parquet":
+        return list(_open_parquet(path).schema_arrow.names)
+    with pa.memory_map(str(path)) as source:
+        return list(_open_arrow(path, source).schema.names)
+
+
+def _open_parquet(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        is_one = head_of(path, 4) == _PARQUET
+        hint = _NO_FOOTER if is_one else "name another file, or give it the suffix of its format"
+        what = "a truncated or damaged Parquet file" if is_one else "not a Parquet file"
+        raise DataError(f"{path}: {what}: {_first_line(error)}", hint) from error
+
+
+def _open_arrow(path: Path, source: pa.MemoryMappedFile) -> pa.RecordBatchFileReader | pa.RecordBatchStreamReader:
+    try:
+        return pa.ipc.open_file(source) if head_of(path, 6) == b"ARROW1" else pa.ipc.open_stream(source)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: not an Arrow file: {_first_line(error)}", _NO_FOOTER) from error
+
+
 def parquet(path: Path, wanted: Wanted, every: bool = False) -> Iterator[Record | Bad]:
     """Rows of a Parquet file with their numbers; each damaged row group is one `Bad` for all rows it loses.
 
@@ -28,13 +57,7 @@ def parquet(path: Path, wanted: Wanted, every: bool = False) -> Iterator[Record 
     Raises:
         DataError: not a Parquet file, or a column is missing, twice there, or nested.
     """
-    try:
-        file = pq.ParquetFile(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowException) as error:
-        is_one = head_of(path, 4) == _PARQUET
-        hint = _NO_FOOTER if is_one else "name another file, or give it the suffix of its format"
-        what = "a truncated or damaged Parquet file" if is_one else "not a Parquet file"
-        raise DataError(f"{path}: {what}: {_first_line(error)}", hint) from error
+    file = _open_parquet(path)
     names = None if every else sorted(wanted.names)
     _check(file.schema_arrow, wanted, path, every)
     start = 0
@@ -63,15 +86,11 @@ def arrow(path: Path, wanted: Wanted, every: bool = False) -> Iterator[Record | 
     """
     start = 0
     with pa.memory_map(str(path)) as source:
-        try:
-            if head_of(path, 6) == b"ARROW1":
-                reader = pa.ipc.open_file(source)
-                batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
-            else:
-                reader = pa.ipc.open_stream(source)
-                batches = iter(reader)
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path}: not an Arrow file: {_first_line(error)}", _NO_FOOTER) from error
+        reader = _open_arrow(path, source)
+        if isinstance(reader, pa.RecordBatchFileReader):
+            batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
+        else:
+            batches = iter(reader)
         _check(reader.schema, wanted, path, every)
         while True:
             try:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from lwc.core.errors import DataError
 from lwc.data.columns import Wanted
@@ -24,6 +25,19 @@ _PREAMBLE = 30
 
 Sample = list[tuple[int, bytes]]
 Record = tuple[int, dict[str, str]]
+
+
+class _Beginning(NamedTuple):
+    """The first lines of a file, from the first that is not blank.
+
+    ``base`` is how they are split by default, ``free`` whether the delimiter may be another, ``whole`` whether the file
+    has no more lines.
+    """
+
+    base: Dialect
+    sample: Sample
+    whole: bool
+    free: bool
 
 
 def notes(path: Path, suffix: str, form: Format, wanted: Wanted) -> list[str]:
@@ -66,10 +80,19 @@ def records(path: Path, suffix: str, form: Format, wanted: Wanted) -> Iterator[R
             yield line, dict(zip(dialect.names, cells, strict=True))
 
 
-def _dialect(
-    path: Path, suffix: str, form: Format, wanted: Wanted, say: Callable[[str], None] = lambda _: None
-) -> tuple[Dialect, int]:
-    """How a file is written, and the number of the first line that is a row."""
+def names_of(path: Path, suffix: str, form: Format) -> tuple[str, ...]:
+    """Column names of a file whose columns nobody has named yet: those of the first line, split into the most.
+
+    Raises:
+        DataError: the file is empty or no text.
+    """
+    base, sample, _, free = _beginning(path, suffix, form)
+    marks = [base.delimiter, *(mark for mark in DELIMITERS if free and mark != base.delimiter)]
+    found = [_header(replace(base, delimiter=mark), sample, Wanted({})) for mark in marks]
+    return max((one[1].names for one in found if not isinstance(one, Bad)), key=len, default=())
+
+
+def _beginning(path: Path, suffix: str, form: Format) -> _Beginning:
     head, whole = head_of_text(path, form.encoding)
     ends = line_end(head)
     sample = list(enumerate(head.split(ends), start=1))
@@ -85,11 +108,19 @@ def _dialect(
         what = "empty file" if whole and not head.strip() else "no whole line in it"
         raise DataError(f"{path}: {what}", "download or copy it again, or name another file")
     base = Dialect(delimiter or ("\t" if suffix == ".tsv" else ","), form.quoting or "standard", ends)
+    return _Beginning(base, sample, whole, delimiter is None)
+
+
+def _dialect(
+    path: Path, suffix: str, form: Format, wanted: Wanted, say: Callable[[str], None] = lambda _: None
+) -> tuple[Dialect, int]:
+    """How a file is written, and the number of the first line that is a row."""
+    base, sample, whole, free = _beginning(path, suffix, form)
     header: Taken = []
     if form.header is False:
         dialect = _numbered(base, sample, path, wanted)
     else:
-        header, dialect = _with_header(base, sample, path, form, wanted, say, delimiter is None)
+        header, dialect = _with_header(base, sample, path, form, wanted, say, free)
         sample = [one for one in sample if one[0] > header[-1][0]]
     first = header[-1][0] + 1 if header else sample[0][0]
     if any(re.match(' +"', cell) for cell in _cells(dialect, sample)):

@@ -16,7 +16,7 @@ from lwc.core.errors import DataError
 from lwc.core.spelling import LONE
 from lwc.core.store import write_json
 from lwc.data.bad_rows import check_bad, read_good
-from lwc.data.cleaning import MAX_CHARACTERS, clean
+from lwc.data.cleaning import MAX_CHARACTERS, clean, join
 from lwc.data.duplicates import exact_duplicates, fold, near_duplicates
 from lwc.data.labels import check_values, label_name, label_names, label_value, listed
 from lwc.data.quality import describe, giveaways, leaks
@@ -27,17 +27,24 @@ from lwc.recipe import Data
 from lwc.recipe.data import NO_LABEL
 
 TEST_RAW = "test_raw.parquet"
-"""Test texts as users send them (id, text), of those rows that cleaning changes. Verification sends these."""
+"""Test texts as users send them (id, text), of those rows that cleaning changes. Verification sends these.
+
+Where title and body are both read, the endpoint takes each by itself: all rows, ``title`` and, as ``text``, the body.
+"""
 _MORE_ROWS = "use more data, larger data.split shares, or data.split.by: random"
 
 
 def raw_text(row: Row, fields: Sequence[str]) -> str:
     """A row's fields as the source has them, one below the other; empty ones are skipped.
 
-
     Lone surrogates, which UTF-8 cannot encode and cleaning replaces too, become spaces.
     """
-    return LONE.sub(" ", "\n".join(part for part in (getattr(row, field) for field in fields) if part))
+    return LONE.sub(" ", join(getattr(row, field) for field in fields))
+
+
+def takes_title(fields: Sequence[str]) -> bool:
+    """Whether the endpoint of a model that was trained on these fields takes a title beside the text."""
+    return {"title", "body"} <= set(fields)
 
 
 def joined_text(row: Row, fields: Sequence[str]) -> str:
@@ -105,11 +112,15 @@ def _write(path: Path, rows: list[tuple[Row, str, str]], chosen: Array, labels: 
     pq.write_table(pa.table(columns), path)
 
 
-def write_raw(out: Path, ids: Array, raw: Sequence[str], clean_texts: Sequence[str]) -> None:
-    """Write `TEST_RAW`: ids (N,) and raw texts of the rows whose raw text differs from the clean one."""
-    changed = [place for place, (one, other) in enumerate(zip(raw, clean_texts, strict=True)) if one != other]
-    table = {"id": pa.array(ids[changed], pa.int64()), "text": pa.array([raw[place] for place in changed], pa.string())}
-    pq.write_table(pa.table(table), out / TEST_RAW)
+def write_raw(out: Path, ids: Array, rows: Sequence[Row], fields: Sequence[str], clean_texts: Sequence[str]) -> None:
+    """Write `TEST_RAW` of rows with these ids (N,)."""
+    found: dict[str, list[str]] = {"text": [raw_text(row, fields) for row in rows]}
+    chosen = [place for place, text in enumerate(found["text"]) if text != clean_texts[place]]
+    if takes_title(fields):
+        chosen = list(range(len(rows)))
+        found = {"text": [raw_text(row, ["body"]) for row in rows], "title": [raw_text(row, ["title"]) for row in rows]}
+    table = {name: pa.array([texts[place] for place in chosen], pa.string()) for name, texts in found.items()}
+    pq.write_table(pa.table({"id": pa.array(ids[chosen], pa.int64()), **table}), out / TEST_RAW)
 
 
 def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | None = None) -> dict[str, Any]:
@@ -146,8 +157,8 @@ def prepare(data: Data, seed: int, out: Path, progress: Callable[[str], None] | 
     members["calibration"] = stratified(members["train"], labels, data.calibration, seed)
     for name, chosen in members.items():
         _write(out / f"{name}.parquet", rows, chosen, labels)
-    raw = [raw_text(rows[index][0], data.text_fields) for index in members["test"]]
-    write_raw(out, members["test"], raw, [texts[index] for index in members["test"]])
+    test = [rows[index] for index in members["test"]]
+    write_raw(out, members["test"], [row for row, _, _ in test], data.text_fields, [text for _, text, _ in test])
     write_json(out / "labels.json", names)
     write_json(out / "source.json", provenance(data.source, data.text_fields))
     quality = {

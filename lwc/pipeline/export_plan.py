@@ -298,6 +298,9 @@ def _publish(run: FinishedRun, onnx: Path, path: Path, destination: Path) -> Pat
 
     recipe = run.recipe
     with tempfile.TemporaryDirectory() as folder:
-        endpoint, files = recipe.task.load().endpoint, ModelFiles(onnx, run.checkpoint, path)
+        endpoint, files = (
+            recipe.task.load().endpoint,
+            ModelFiles(onnx, run.checkpoint, path, fields=recipe.data.text_fields),
+        )
         build_repository(endpoint, files, Path(folder), recipe.package, recipe.name, "tensorrt")
         return publish(Path(folder), destination, run.folder / "repository-tensorrt", run.passed)

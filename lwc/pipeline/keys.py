@@ -90,7 +90,8 @@ def measuring_machine(recipe: Recipe) -> dict[str, str]:
 
 
 def package_needs(recipe: Recipe) -> dict[str, str]:
-    """The machine and the number of clients, on which a measured queue delay depends."""
+    """The text fields, which the endpoint joins; the machine and the clients on which a measured delay depends."""
+    needs = {"text_fields": ",".join(recipe.data.text_fields)}
     if not recipe.package.measure_queue_delay:
-        return {}
-    return {**measuring_machine(recipe), "users": str(recipe.verify.users)}
+        return needs
+    return {**needs, **measuring_machine(recipe), "users": str(recipe.verify.users)}

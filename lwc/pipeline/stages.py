@@ -121,7 +121,7 @@ def _package(context: StageContext) -> None:
             notes = {"precision": precision}
             if target == "cpu" and served["why"]:
                 notes["precision_reason"] = served["why"]
-            files = ModelFiles(export / graph, inputs["recover"] / "model", notes=notes)
+            files = ModelFiles(export / graph, inputs["recover"] / "model", None, notes, recipe.data.text_fields)
             described[target] = build_repository(endpoint, files, context.out / folder, package, recipe.name, target)
     if package.measure_queue_delay:
         described["cpu"]["queue_delay"] = _measured_delay(context, context.out / "repository")
@@ -153,7 +153,11 @@ def _verify(context: StageContext) -> None:
         context.inputs["package"] / "repository",
         context.inputs["data"],
         context.inputs["evaluate"],
-        ModelFiles(context.inputs["export"] / "base" / "model.onnx", context.inputs["train"] / "model"),
+        ModelFiles(
+            context.inputs["export"] / "base" / "model.onnx",
+            context.inputs["train"] / "model",
+            fields=context.recipe.data.text_fields,
+        ),
         context.inputs["export"] / INT8_ANSWERS if served["precision"] == "int8" else None,
     )
     serving = verify(context.recipe, packaged, context.out, context.progress)
@@ -166,7 +170,7 @@ _TRAINING = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 
 STAGES: tuple[Stage, ...] = (
     Stage(
-        "data", 4, (), ("data",), _data, ("rdata", "pandas", "pyarrow", "datasets", "numpy"),
+        "data", 5, (), ("data",), _data, ("rdata", "pandas", "pyarrow", "datasets", "numpy"),
         external=needs.data_files, account=("source.json", "quality.json", "quarantine.jsonl", "test_raw.parquet"),
         purpose=purposes.data,
     ),
@@ -196,12 +200,12 @@ STAGES: tuple[Stage, ...] = (
         ("torch", "onnx", "onnxruntime", "openvino"), external=needs.measuring_machine, purpose=purposes.export,
     ),
     Stage(
-        "package", 7, ("data", "export", "recover"), ("package", "name"), _package, ("onnx", "tritonclient"),
+        "package", 8, ("data", "export", "recover"), ("package", "name"), _package, ("onnx", "tritonclient"),
         external=needs.package_needs, purpose=purposes.package,
     ),
     # Serving is measured on this machine now: a cached figure would prove nothing.
     Stage(
-        "verify", 2, ("data", "train", "evaluate", "export", "package"), ("verify", "name", "package"), _verify,
+        "verify", 3, ("data", "train", "evaluate", "export", "package"), ("verify", "name", "package"), _verify,
         cached=False, purpose=purposes.verify,
     ),
 )  # fmt: skip

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Protocol, Self
 
 from lwc.core.arrays import Array
 
-Question = str | list[str]
-"""What one request asks about: a text, or the item ids of a history."""
+Question = str | list[str] | dict[str, str]
+"""What one request asks about: a text, a text with its title by input, or the item ids of a history."""
 Answer = str | dict[str, Any] | None
 """What came back, as JSON; None from a model whose answers are not judged."""
 
@@ -30,7 +30,7 @@ class Sample:
     id: int
     question: Question
     label: str | None
-    offline: Question | None
+    offline: str | list[str] | None
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,12 @@ class Wire(Protocol):
     """What such a model takes, in words for an error message."""
     column: ClassVar[str]
     """Column of a samples file with the questions."""
+    like: ClassVar[Mapping[str, Sequence[str]]]
+    """Names that this column and others usually have in people's files, lower case without separators."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Columns that a question is made of: `column`, and those that a file may lack."""
 
     @property
     def outputs(self) -> Sequence[str]:
@@ -78,6 +84,10 @@ class Wire(Protocol):
         Raises:
             ValueError: it cannot be sent, or its labels cannot be compared.
         """
+
+    @classmethod
+    def row_of(cls, line: str) -> Mapping[str, Any]:
+        """A line of a plain text file as a row for `sample`."""
 
     def encode(self, question: Question) -> dict[str, Array]:
         """The inputs of a request for one question; strings as bytes."""
@@ -154,6 +164,8 @@ class Front:
         warm_up_length: tokens of the input that warms the graph up.
         row: number of tokens → one row of each input of the graph.
         described: further entries of ``package.json``.
+        example: a question as JSON for Triton's ``/generate``, which people and programs may send to try the model.
+        about: what people should know who write a request, one paragraph each, for the repository's README.
     """
 
     graph: str
@@ -166,6 +178,8 @@ class Front:
     warm_up_length: int
     row: Callable[[int], dict[str, list[int]]]
     described: Mapping[str, Any]
+    example: Mapping[str, Any]
+    about: Sequence[str] = ()
     labels: Sequence[str] | None = None
     graph_labels: Sequence[str] | None = None
     graph_parameters: Mapping[str, str] | None = None
@@ -182,8 +196,11 @@ class Proof:
 class Endpoint(Protocol):
     """What packaging and verification ask of a task."""
 
-    def front(self, model_dir: Path, graph: Exported, name: str) -> Front:
+    def front(self, model_dir: Path, graph: Exported, name: str, fields: Sequence[str]) -> Front:
         """What stands in front of ``graph``, which was exported from the checkpoint in ``model_dir``, as ``name``.
+
+        ``fields`` are the text fields that the model was trained on, in the order in which they were joined; empty
+        where that is not known.
 
         Raises:
             ModelError: they do not belong together, or the checkpoint lacks what serving needs.

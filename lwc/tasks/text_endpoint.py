@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,13 @@ from lwc.core.errors import DataError, ModelError
 from lwc.core.spelling import number_name
 from lwc.core.store import read_json
 from lwc.data import cleaning
-from lwc.data.prepare import TEST_RAW
+from lwc.data.prepare import TEST_RAW, takes_title
 from lwc.models.source import is_language_model
 from lwc.models.token_names import token_names
 from lwc.tasks.backends import text_reader
 from lwc.tasks.backends.text_reader import TextReader
-from lwc.tasks.endpoint import Exported, Front, Proof, Sample
-from lwc.tasks.text_wire import TextWire
+from lwc.tasks.endpoint import Exported, Front, Proof, Question, Sample
+from lwc.tasks.text_wire import TEXT, TITLE, TextWire
 
 # Neither praise nor blame, and in no vocabulary a problem: what is not known becomes the unknown token.
 _WARM_UP_TEXT = "The product arrived on time and does what its description says. "
@@ -38,12 +38,14 @@ _PROBES = (
 class TextEndpoint:
     """``<name>`` (text → label, scores) in front of ``<name>_tokens`` (token ids → logits).
 
+    A model that was trained on titles and bodies takes ``title`` as an optional second input.
+
     ``classes``: an answer has a score for each label, so the load test expects as many.
     """
 
     classes: bool = True
 
-    def front(self, model_dir: Path, graph: Exported, name: str) -> Front:
+    def front(self, model_dir: Path, graph: Exported, name: str, fields: Sequence[str] = ()) -> Front:
         """Labels and tokenizer come from the checkpoint, the number of scores must be that of the graph."""
         config, tokenizer = (read_json(model_dir / file) for file in ("config.json", "tokenizer_config.json"))
         reader = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
@@ -55,11 +57,14 @@ class TextEndpoint:
         pad_id = _pad_id(tokenizer, reader, model_dir)
         reading = _reading(tokenizer, reader, max_length)
         _check_tokens(model_dir, reading, max_length)
-        tokens = f"{name}_tokens"
+        tokens, titled = f"{name}_tokens", takes_title(fields)
         return Front(
             graph=tokens,
             script=_BACKENDS / "text_model.py",
-            inputs=[{"name": "text", "data_type": "TYPE_STRING", "dims": [1]}],
+            inputs=[
+                {"name": "text", "data_type": "TYPE_STRING", "dims": [1]},
+                *([{"name": TITLE, "data_type": "TYPE_STRING", "dims": [1], "optional": True}] if titled else []),
+            ],
             outputs=[
                 {"name": "label", "data_type": "TYPE_STRING", "dims": [1]},
                 {"name": "scores", "data_type": "TYPE_FP32", "dims": [size]},
@@ -70,6 +75,7 @@ class TextEndpoint:
                 "length_buckets": ",".join(str(size) for size in length_buckets(max_length, graph.shortest)),
                 "pad_id": str(pad_id),
                 "choice": choice,
+                **({"text_fields": ",".join(fields)} if fields else {}),
                 **reading,
             },
             files={
@@ -81,6 +87,8 @@ class TextEndpoint:
             warm_up_length=min(32, max_length),
             row=partial(_text_row, reader, pad_id),
             described={"text_model": name, "token_model": tokens, "outputs": size, "max_length": max_length},
+            example={**({TITLE: "Great cable"} if titled else {}), TEXT: "It works well."},
+            about=_about(fields, reading, choice),
             labels=names,
             graph_labels=names if choice == "class" else [choice],
         )
@@ -89,8 +97,11 @@ class TextEndpoint:
         """The test split in its order, texts as the source has them; labels by name, of a language model tokens."""
         names = [str(name) for name in read_json(data_dir / "labels.json")]
         test = pd.read_parquet(data_dir / "test.parquet", columns=["id", "text", "label"])
-        raw = pd.read_parquet(data_dir / TEST_RAW).set_index("id")["text"]
-        test["text"] = test["id"].map(raw).fillna(test["text"])
+        raw = pd.read_parquet(data_dir / TEST_RAW).set_index("id")
+        title = TITLE if TITLE in raw else None
+        test["text"] = test["id"].map(raw["text"]).fillna(test["text"])
+        if title is not None:
+            test[title] = test["id"].map(raw[title])
         predictions = pd.read_parquet(evaluation_dir / "predictions.parquet", columns=["id", "label", "compressed"])
         if not test["id"].is_unique or not predictions["id"].is_unique or set(test["id"]) != set(predictions["id"]):
             raise DataError(
@@ -106,7 +117,7 @@ class TextEndpoint:
         true, given = joined["label_evaluated"], joined["compressed"]
         name: Callable[[Any], str]
         if pd.api.types.is_string_dtype(true):  # tokens
-            wire, name = TextWire(), str
+            wire, name = TextWire(title=title), str
         elif not (joined["label"] == true).all():
             raise DataError(f"{evaluation_dir}: labels differ from those in {data_dir}", "run the evaluate stage again")
         elif not pd.concat([true, given]).between(0, len(names) - 1).all():
@@ -117,9 +128,40 @@ class TextEndpoint:
         else:
             if not self.classes:  # as the endpoint spells numbers
                 names = [number_name(float(one)) for one in names]
-            wire, name = TextWire(names=tuple(names) if self.classes else None), names.__getitem__
-        rows = zip(joined["id"], joined["text"], true, given, strict=True)
-        return Proof([Sample(int(i), str(text), name(y), name(p)) for i, text, y, p in rows], wire)
+            wire, name = TextWire(names=tuple(names) if self.classes else None, title=title), names.__getitem__
+        asked: list[Question] = [str(text) for text in joined["text"]]
+        if title is not None:
+            pairs = zip(joined[title], joined["text"], strict=True)
+            asked = [{TITLE: str(first), TEXT: str(text)} for first, text in pairs]
+        rows = zip(joined["id"], asked, true, given, strict=True)
+        return Proof([Sample(int(i), question, name(y), name(p)) for i, question, y, p in rows], wire)
+
+
+def _about(fields: Sequence[str], reading: Mapping[str, str], choice: str) -> list[str]:
+    """How the model reads a text, and what its answer means, for people who write requests."""
+    end = "first" if reading["truncation_side"] == "right" else "last"
+    found = [
+        "`text` is a text as users write it. The model decodes entities, removes tags and control characters, and reads"
+        f" the {end} {reading['max_length']} tokens."
+    ]
+    if takes_title(fields):
+        first, second = fields
+        found.append(
+            "The model was trained on titles and bodies, joined into one text:"
+            f" the {first}, a line break, the {second}. If one is empty, there is no line break. Send the body as"
+            " `text` and the title as `title`, which is optional, and the model joins them in this way; or join them"
+            " yourself, and send only `text`."
+        )
+    elif fields:
+        mine, other = ("titles", "body") if fields[0] == "title" else ("bodies", "title")
+        found.append(f"The model was trained on {mine} alone: send `text` without a {other}.")
+    if choice == "class":
+        found.append(
+            "`label` is the line of `labels.txt` with the highest score; `scores` are in the order of its lines."
+        )
+    else:
+        found.append("`scores` is the predicted number, and `label` the nearest one of `labels.txt`.")
+    return found
 
 
 def _answers(config: dict[str, Any], reader: Tokenizer) -> tuple[list[str], int, str]:

@@ -1,4 +1,4 @@
-"""The wire of a model that takes one text and answers with a label."""
+"""The wire of a model that takes one text, with a title or without, and answers with a label."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lwc.core.spelling import plain
 from lwc.metrics.classification import accuracy, confusion_matrix, macro_f1
 from lwc.tasks.endpoint import Answer, Question, Sample, Tensor, WireError, agreement, first_answers
 
+TEXT, TITLE = "text", "title"
 LABEL, SCORES = "label", "scores"
 
 
@@ -22,19 +23,33 @@ LABEL, SCORES = "label", "scores"
 class TextWire:
     """How to ask a model about one text: lwc's own, or any other with one BYTES input.
 
-    ``shape`` is that of the request's one BYTES element. ``label`` names the output with the answer's label and
+    ``input`` takes the text and ``title``, where the model has such an input, its title. ``shape`` is that of the one
+    BYTES element of each. ``label`` names the output with the answer's label and
     ``scores`` that with the scores of all classes; None where the model has none. Without a label answers are not
     judged. Where ``names``, the labels in the order of their ids, are known, other ones are errors.
     """
 
     takes: ClassVar[str] = "one text to one BYTES input"
-    column: ClassVar[str] = "text"
-    input: str = "text"
+    column: ClassVar[str] = TEXT
+    like: ClassVar[Mapping[str, Sequence[str]]] = {
+        TEXT: (
+            "text", "texts", "body", "content", "review", "reviewtext", "reviewbody", "reviewcontent", "comment",
+            "message", "sentence", "document", "description", "feedback", "post", "tweet", "utterance", "input",
+        ),
+        TITLE: ("title", "headline", "summary", "subject", "reviewtitle", "reviewheadline", "reviewsummary"),
+    }  # fmt: skip
+    input: str = TEXT
     shape: tuple[int, ...] = (1, 1)
     outputs: tuple[str, ...] = (LABEL, SCORES)
     label: str | None = LABEL
     scores: str | None = SCORES
     names: tuple[str, ...] | None = None
+    title: str | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """See `lwc.tasks.endpoint.Wire`."""
+        return (TEXT,) if self.title is None else (TEXT, TITLE)
 
     @property
     def judged(self) -> tuple[str, ...]:
@@ -46,8 +61,12 @@ class TextWire:
         cls, model: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], label_output: str | None
     ) -> TextWire | None:
         """By default the label is the output ``label``, where there is one."""
-        shape = tuple(abs(size) if size == -1 else size for size in inputs[0].shape) if inputs else ()
-        if len(inputs) != 1 or inputs[0].datatype != "BYTES" or not shape or math.prod(shape) != 1:
+        shapes = {tuple(abs(size) if size == -1 else size for size in one.shape) for one in inputs}
+        shape, named = min(shapes, default=()), {one.name for one in inputs}
+        if any(one.datatype != "BYTES" for one in inputs) or len(shapes) != 1 or not shape or math.prod(shape) != 1:
+            return None
+        title = TITLE if named == {TEXT, TITLE} else None
+        if title is None and len(inputs) != 1:
             return None
         kinds = {one.name: one.datatype for one in outputs}
         wanted = label_output or LABEL
@@ -60,32 +79,51 @@ class TextWire:
             )
         scores = SCORES if label is not None and kinds.get(SCORES) == "FP32" else None
         names = tuple(kinds) if label is None else tuple(name for name in (label, scores) if name is not None)
-        return cls(inputs[0].name, shape, names, label, scores)
+        return cls(TEXT if title else inputs[0].name, shape, names, label, scores, title=title)
 
     def sample(self, row: Mapping[str, Any], number: int) -> Sample:
-        """Columns id and text and, if known, label (a name) and offline."""
-        text, label, offline = row.get("text"), row.get("label"), row.get("offline")
+        """Columns id and text and, if known, title, label (a name) and offline."""
+        text, label, offline = row.get(TEXT), row.get("label"), row.get("offline")
+        title = row.get(TITLE) if self.title else None
         if self.label is None:
             label, offline, row = None, None, {"id": number}
         if not isinstance(text, str):
             raise ValueError("the text must be a string")
+        if title is not None and not isinstance(title, str):
+            raise ValueError("the title must be a string")
         if label is not None and not isinstance(label, str):
             raise ValueError("the label must be a string: labels are compared by name, not by id")
         if offline is not None and not isinstance(offline, str):
             raise ValueError("offline must be a label's name")
         try:
-            text.encode("utf-8")
+            f"{title}{text}".encode()
             identity = int(row.get("id", number))
         except UnicodeEncodeError as error:
             raise ValueError("the text has a lone surrogate and cannot be sent as UTF-8") from error
         except (TypeError, ValueError) as error:
             raise ValueError(f"id {row.get('id')!r} is not a whole number") from error
         names = [None if name is None else plain(name) for name in (label, offline)]
-        return Sample(identity, text, *names)
+        return Sample(identity, text if title is None else {TITLE: title, TEXT: text}, *names)
+
+    @classmethod
+    def row_of(cls, line: str) -> dict[str, Any]:
+        """A line is a text."""
+        return {TEXT: line}
 
     def encode(self, question: Question) -> dict[str, Array]:
-        """One BYTES element."""
-        return {self.input: np.array([str(question).encode("utf-8")], dtype=np.object_).reshape(self.shape)}
+        """One BYTES element for each input.
+
+        Raises:
+            ValueError: a title for a model that takes none.
+        """
+        parts = question if isinstance(question, dict) else {TEXT: str(question)}
+        if self.title is None and TITLE in parts:
+            raise ValueError(f"a title for a model that takes only {self.input}")
+        names = {TEXT: self.input, TITLE: str(self.title)}
+        return {
+            names[part]: np.array([value.encode("utf-8")], dtype=np.object_).reshape(self.shape)
+            for part, value in parts.items()
+        }
 
     def decode(self, outputs: Mapping[str, Array]) -> str | None:
         """The label's name; None of a model without labels. A score that is not finite is an error, not an answer."""
@@ -109,10 +147,20 @@ class TextWire:
         return plain(label)
 
     def judge(self, answers: Sequence[tuple[int, Answer]], samples: Sequence[Sample]) -> dict[str, Any] | None:
-        """Accuracy, macro-F1 and the confusion matrix (rows: true, columns: served), beside the offline accuracy."""
-        if self.label is None or samples[0].label is None:
+        """Accuracy, macro-F1 and the confusion matrix (rows: true, columns: served), beside the offline accuracy.
+
+        Samples without labels are judged by their offline answers, where every one that was answered has one.
+        """
+        if self.label is None:
             return None
         first, counts = first_answers(answers, samples)
+        judged = all(samples[index].offline is not None for index in first)
+        if samples[0].label is None:
+            return (
+                {**counts, **agreement([(samples[index], str(answer)) for index, answer in answers])}
+                if judged
+                else None
+            )
         known = {str(s.label) for s in samples} | {str(s.offline) for s in samples if s.offline} | set(first.values())
         names = [*(self.names or ()), *sorted(known - set(self.names or ()))]
         ids = {name: number for number, name in enumerate(names)}
@@ -125,7 +173,7 @@ class TextWire:
             "label_names": names,
             "confusion": confusion_matrix(true, given, len(names)).tolist(),
         }
-        if all(samples[index].offline is not None for index in first):
+        if judged:
             figures["offline_accuracy"] = accuracy(true, [ids[str(samples[index].offline)] for index in first])
             figures["accuracy_difference"] = abs(figures["accuracy"] - figures["offline_accuracy"])
             figures |= agreement([(samples[index], str(answer)) for index, answer in answers])

@@ -89,6 +89,22 @@ def test_two_workers_find_every_answer_right(served: tuple[TritonServer, Path], 
     assert result["server"]["models"]["reviews"]["requests"] > 0
 
 
+def test_texts_need_no_labels_ids_or_column_names(served: tuple[TritonServer, Path]) -> None:
+    server, folder = served
+    (folder / "plain.txt").write_text("\n".join(TEXTS))
+    (folder / "plain.csv").write_text("Customer review\n" + "\n".join(TEXTS))
+    for name, words in (("plain.txt", "no labels to check"), ("plain.csv", "from the column 'Customer review'")):
+        command = [sys.executable, "-m", "lwc.cli.main", "loadtest", str(folder / name), "--model", "reviews"]
+        command += ["--url", server.http_url, *SHORT]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        assert words in done.stderr
+        assert json.loads(done.stdout)["errors"] == 0
+    done = subprocess.run([*command, "--min-accuracy", "0.5"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "the samples have no label" in done.stderr
+
+
 def test_what_cannot_be_tested_is_one_usage_error(served: tuple[TritonServer, Path]) -> None:
     for more, model, words in (
         ((), "reviews_tokens", "input_ids INT64"),

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import readme_commands
 import torch
 from histories import recipe, write_chain
 
@@ -112,6 +113,16 @@ def named(history: list[int]) -> list[str]:
 
 def test_the_repository_check_finds_nothing(repository: Path) -> None:
     assert check_repository(repository) == []
+
+
+def test_the_requests_in_the_readme_work(server: TritonServer, repository: Path, view: NextItemView) -> None:
+    generated, inferred = readme_commands.answers(repository, server.http_url)
+    items, _ = offline(view, [0, 1], 10)
+    assert generated["items"] == inferred["outputs"][0]["data"] == items
+    assert generated["skipped"] == 0
+    body = {"history": [NAMES[3]], "k": 3}
+    answer = request("POST", f"http://{server.http_url}/v2/models/shop/generate", 60, json.dumps(body).encode())
+    assert answer.json()["items"] == offline(view, [3], 3)[0]
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])

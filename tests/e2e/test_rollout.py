@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import readme_commands
 from tiny_repository import tiny_repository
 
-from lwc.core.errors import GATE_FAILED, USAGE, ServingError
+from lwc.core.errors import GATE_FAILED, USAGE, RecipeError, ServingError
 from lwc.serving.rollout.canary import Limits
 from lwc.serving.rollout.run import Target, deploy, rollback
 from lwc.serving.triton import server as server_module
 from lwc.serving.triton.embedded import RESTRICTED_HEADER
+from lwc.serving.triton.readme import curl_commands
 from lwc.serving.triton.server import TritonServer
 
 pytestmark = pytest.mark.serving
@@ -215,6 +217,35 @@ def test_a_failed_check_or_load_leaves_everything_as_it_was(
     assert result["check"]["n"] == 12
     assert not load.failures
     assert {answer[1] for answer in load.answers} == {"great1", "great2"}
+
+
+def test_a_renamed_recipe_takes_over_the_live_name_and_titles_pass_the_switch(
+    server: TritonServer, builds: list[Path], tmp_path: Path
+) -> None:
+    renamed = tiny_repository(tmp_path / "next", "next", LABELS[1], bias=3.0, fields=("title", "body"))
+    texts, said = samples(tmp_path, "great1"), list[str]()
+    titled = tmp_path / "titled.csv"
+    titled.write_text("title,text,label\ngood,it works,great1\n")
+    with pytest.raises(RecipeError, match="the live version of reviews takes none"):
+        deploy(renamed, target(server), titled, name="reviews")
+    with Load(server, threads=2) as load:
+        result = deploy(renamed, target(server), texts, Limits(min_accuracy=1.0), name="reviews")
+        load.wait(20)
+    assert not load.failures
+    assert (result["model"], result["version"], result["check"]["accuracy"]) == ("reviews", 2, 1.0)
+    assert loaded(server) == {"reviews", "reviews-v2", "reviews_tokens-v2"}
+    assert ask_once(server) == ("2", *expected(1)[:1], round(1 / (1 + math.exp(-2.0)), 4))
+    (command,) = curl_commands(server.repository, server.http_url)
+    assert "title" in command
+    # Two words of the title, and three and a full stop of the text: 3 − 6.
+    assert readme_commands.ask(command)["scores"][0] == pytest.approx(1 / (1 + math.exp(3.0)), abs=1e-4)
+    again = deploy(renamed, target(server), titled, Limits(min_accuracy=1.0), said.append, "reviews")
+    assert (again["version"], again["check"]) == (2, None)
+    assert "version 2 of reviews has these files already: its samples and limits are not checked again" in said
+    with pytest.raises(RecipeError, match="the new one does not"):
+        deploy(builds[2], target(server))
+    assert rollback(target(server))["version"] == 1
+    assert ask_once(server) == ("1", *expected(0))
 
 
 def lwc(*arguments: str | Path) -> subprocess.Popen[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import readme_commands
 from grid import kept
 from serving_faults import SPEAK_S, Serve, killed
 from tiny_repository import tiny_repository
@@ -74,6 +75,8 @@ def test_a_request_that_kills_triton_2_51_does_not_end_the_service(serve: Serve)
 
     A fault of Triton's HTTP front that no model can prevent.
     """
+    command = serve.hear("try ").removeprefix("try").strip()
+    assert readme_commands.ask(command)["label"] == "other", "the command that it prints must work"
     wanted = [{"name": "label", "parameters": {"classification": 1}}]
     status, _ = ask(serve.urls["http"], json.dumps({"inputs": [TEXT], "outputs": wanted}).encode())
     assert status == 0, "fixed in this Triton: tell the tests of hostile requests"

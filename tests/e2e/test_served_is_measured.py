@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from grid import kept
 from histories import recipe as shop
 from histories import write_chain
 from measured_figures import TIMES
@@ -87,16 +88,23 @@ def checkpoint(folder: Path, texts: Sequence[str], side: str, task: str) -> None
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "truncation_side": side}))
 
 
-def recipe_of(root: Path, task: str, texts: dict[str, str]) -> Recipe:
+def recipe_of(root: Path, task: str, texts: dict[str, str], fields: Sequence[str] = ("body",)) -> Recipe:
     rows = [{"text": text, "label": label} for text, label in texts.items()]
+    if "title" in fields:  # of any length, also none
+        rows = [
+            {"headline": row["text"][: 3 * (at % 20)], "text": row["text"][3 * (at % 20) :], "label": row["label"]}
+            for at, row in enumerate(rows)
+        ]
     (root / "reviews.jsonl").write_text("\n".join(map(json.dumps, rows)))
     columns = {"body": "text"} if task == "causal_lm" else {"body": "text", "label": "label"}
+    columns |= {"title": "headline"} if "title" in fields else {}
     return Recipe.model_validate({
         "schema_version": 1,
         "name": "odd",
         "task": {"kind": task},
         "data": {
             "source": {"kind": "table", "paths": [str(root / "reviews.jsonl")], "columns": columns},
+            "text_fields": list(fields),
             "labels": {"scheme": "none" if task == "causal_lm" else "column"},
             "near_duplicate_threshold": 1.0, "calibration": 16, "split": {"test": 0.5},
         },
@@ -179,6 +187,33 @@ def test_a_server_that_does_not_clean_fails_the_run_without_a_gate(tmp_path: Pat
     one = report["serving"]["http"]["served"]["different"][0]
     assert one["offline"] != one["served"]
     assert any(f"row {one['id']} is {one['served']!r} served" in text for text in report["verdict"]["alerts"])
+
+
+@pytest.mark.parametrize("first", kept(["title", "body"], ["body"]))
+def test_titles_are_sent_by_themselves_and_joined_as_they_were_measured(tmp_path: Path, first: str) -> None:
+    fields = ("title", "body") if first == "title" else ("body", "title")
+    texts = messy(random.Random(5), 200, LABELS[:3], "left")
+    checkpoint(tmp_path / "model", list(texts), "left", "classification")
+    recipe = recipe_of(tmp_path, "classification", texts, fields)
+    results = run(recipe, tmp_path / "runs", lambda *_: None, until="package")
+    folders = {name: result.path for name, result in results.items()}
+    base = ModelFiles(folders["export"] / "base" / "model.onnx", folders["train"] / "model", fields=fields)
+    packaged = Packaged(folders["package"] / "repository", folders["data"], folders["evaluate"], base)
+    serving = verify(recipe, packaged, tmp_path / "verify", lambda *_: None)
+    samples = pd.read_parquet(tmp_path / "verify" / "samples.parquet")
+    assert set(samples["title"] + samples["text"]) <= set(texts), "sent as the source has them"
+    assert samples["title"].eq("").any()
+    for protocol in ("http", "grpc"):
+        served = serving[protocol]["served"]
+        assert (served["covered_all"], served["matches_offline"], served["different"]) == (True, 1.0, [])
+    shutil.copytree(folders["package"] / "repository", tmp_path / "repository")
+    config = tmp_path / "repository" / "odd" / "config.pbtxt"
+    written = config.read_text()
+    assert ",".join(fields) in written
+    config.write_text(written.replace(",".join(fields), ",".join(reversed(fields))))
+    other = Packaged(tmp_path / "repository", folders["data"], folders["evaluate"], base)
+    serving = verify(recipe, other, tmp_path / "other", lambda *_: None)
+    assert serving["http"]["served"]["matches_offline"] < 1.0, "the order of the fields must matter to these texts"
 
 
 @pytest.mark.grid

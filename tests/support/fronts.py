@@ -24,4 +24,5 @@ def text_front(classes: int, parameters: Mapping[str, str]) -> Front:
         warm_up_length=8,
         row=lambda length: {},
         described={},
+        example={"text": "it works"},
     )

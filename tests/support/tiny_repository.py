@@ -20,8 +20,9 @@ WORDS = ["good", "bad", "it", "works", "broke"]
 
 
 def tiny_repository(
-    out: Path, name: str = "reviews", labels: tuple[str, ...] = ("great", "other"), bias: float = 0.0
-) -> Path:
+    out: Path, name: str = "reviews", labels: tuple[str, ...] = ("great", "other"), bias: float = 0.0,
+    fields: tuple[str, ...] = (),
+) -> Path:  # fmt: skip
     """A repository whose model prefers the first label by ``bias`` less the number of words of the text."""
     checkpoint = out.with_name(f"{out.name}-checkpoint")
     checkpoint.mkdir(parents=True)
@@ -34,7 +35,8 @@ def tiny_repository(
     tokenizer.add_special_tokens(["[PAD]"])  # as transformers does for what tokenizer_config.json names
     tokenizer.save(str(checkpoint / "tokenizer.json"))
     onnx.save(_graph(len(labels), bias), checkpoint / "model.onnx")
-    build_repository(TextEndpoint(), ModelFiles(checkpoint / "model.onnx", checkpoint), out, PACKAGE, name)
+    files = ModelFiles(checkpoint / "model.onnx", checkpoint, fields=fields)
+    build_repository(TextEndpoint(), files, out, PACKAGE, name)
     return out
 
 

@@ -21,7 +21,7 @@ from damage import record_2014, record_2018, record_2023
 
 from lwc.core.errors import DataError
 from lwc.core.store import file_digest, read_json
-from lwc.data.cleaning import clean
+from lwc.data.cleaning import clean, join
 from lwc.data.ingest import dedupe, shards
 from lwc.data.ingest.run import ingest
 from lwc.data.ingest.stage import prepare_large
@@ -443,3 +443,36 @@ def test_both_readers_keep_the_test_texts_as_users_send_them(tmp_path: Path) -> 
     both = sent[0].keys() & sent[1].keys()
     assert len(both) > 5
     assert all(sent[0][text] == sent[1][text] for text in both)
+
+
+@pytest.mark.parametrize("fields", [("title", "body"), ("body", "title")])
+def test_both_readers_keep_titles_by_themselves(tmp_path: Path, fields: tuple[str, ...]) -> None:
+    source = random.Random(6)
+    lines = []
+    for number in range(300):
+        body = "<br />".join(source.choice(WORDS) for _ in range(20)) + f" n{number}"
+        lines.append(
+            json.dumps({"text": body, "head": source.choice(["", "A &amp; B", "\n"]), "stars": number % 5 + 1})
+        )
+    (tmp_path / "t.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    columns = Columns(rating="stars", title="head")
+    data = Data(
+        source=TableFile(kind="table", paths=(str(tmp_path / "t.jsonl"),), columns=columns), calibration=20,
+        text_fields=fields,
+    )  # fmt: skip
+    written = {json.loads(line)["text"]: json.loads(line)["head"] for line in lines}
+    for way in ("held", "streamed"):
+        out, scratch = tmp_path / way, tmp_path / f"{way}-scratch"
+        for folder in (out, scratch):
+            folder.mkdir()
+        if way == "held":
+            prepare(data, 17, out)
+        else:
+            prepare_large(data.model_copy(update={"ingest": SMALL}), 17, out, scratch, lambda _: None, 2)
+        test, raw = (pd.read_parquet(out / f"{name}.parquet").set_index("id") for name in ("test", "test_raw"))
+        assert list(raw.columns) == ["text", "title"]
+        assert sorted(raw.index) == sorted(test.index)
+        for number, row in raw.iterrows():
+            assert written[row["text"]].strip() == row["title"].strip()
+            parts = {"title": row["title"], "body": row["text"]}
+            assert clean(join(parts[field] for field in fields)) == test["text"][number]

@@ -133,6 +133,9 @@ CASES: dict[str, tuple[Callable[[Path], object], str, list[str]]] = {
     "padding in words": (parameter("reviews", "pad_id", '"0"', '"[PAD]"'), "reviews/config.pbtxt", ["'[PAD]'"]),
     "lengths that fall": (parameter("reviews", "length_buckets", '"', '"64,'),
         "reviews/config.pbtxt", ["do not rise"]),
+    "a title that goes nowhere": (
+        edit("reviews", "output {", 'input { name: "title" data_type: TYPE_STRING dims: 1 optional: true }\noutput {'),
+        "reviews/config.pbtxt", ["takes title", "text_fields is ''"]),
     "a token past the table": (lambda r: vocabulary(r, {"new": 7}), "reviews/1/tokenizer.json", ["up to 7", "7 rows"]),
     "an added token past the table": (
         lambda r: vocabulary(r, {}, added=9), "reviews/1/tokenizer.json", ["up to 9", "7 rows"]),

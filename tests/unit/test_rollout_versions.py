@@ -300,3 +300,91 @@ def test_limits_name_what_is_past_them() -> None:
     assert len(found) == 3
     assert all(words in "\n".join(found) for words in ("accuracy 0.8000", "0.7000 of the answers", "1.50×"))
     assert "1 of 10 texts failed: oops" in faults({**measured, "failed": 1, "failure": "oops"}, Limits())[0]
+
+
+def test_a_renamed_recipe_is_a_version_of_the_live_model(tmp_path: Path, builds: list[Path]) -> None:
+    folder = tmp_path / "models"
+    renamed = tiny_repository(tmp_path / "next", "next_recipe", labels=("greatest", "other"))
+    deploy(builds[0], Target(folder))
+    assert deploy(renamed, Target(folder), name="reviews")["version"] == 2
+    assert models(folder) == ["reviews", "reviews-v2", "reviews_tokens-v2"]
+    assert served_label(folder) == "greatest"
+    assert "next" not in "".join(path.read_text() for path in folder.rglob("config.pbtxt"))
+    assert deploy(renamed, Target(folder), name="reviews")["version"] == 2, "these files are live"
+    assert rollback(Target(folder)) == {"model": "reviews", "version": 1, "previous": 2}
+    assert served_label(folder) == "great0"
+    assert rollback(Target(folder))["version"] == 2
+    # Under its own name, or a third one, it is another model.
+    assert deploy(renamed, Target(folder))["model"] == "next_recipe"
+    assert deploy(renamed, Target(folder), name="third")["version"] == 1
+    assert not [str(one) for one in inspect_repository(folder) if one.severity == "error"]
+
+
+def other_inputs(config: str) -> str:
+    return config.replace('name: "text"\n', 'name: "history"\n')
+
+
+def more_texts(config: str) -> str:
+    return config.replace(
+        'name: "text"\n  data_type: TYPE_STRING\n  dims: 1', 'name: "text"\n  data_type: TYPE_STRING\n  dims: 2'
+    )
+
+
+def another_input(config: str) -> str:
+    return config + 'input { name: "lang" data_type: TYPE_STRING dims: 1 }\n'
+
+
+def another_output(config: str) -> str:
+    return config.replace('name: "label"\n', 'name: "class"\n')
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (other_inputs, r"it takes text BYTES \[1\], the new one does not"),
+        (more_texts, r"it takes text BYTES \[1\], the new one text BYTES \[2\]"),
+        (another_input, "it can be asked without lang, the new one cannot"),
+        (another_output, "it answers with label BYTES, the new one with class, scores"),
+    ],
+)
+@pytest.mark.parametrize("name", [None, "reviews"])
+def test_a_model_whose_clients_would_fail_is_refused(
+    tmp_path: Path, builds: list[Path], change: Callable[[str], str], words: str, name: str | None
+) -> None:
+    folder, new = tmp_path / "models", tmp_path / "new"
+    deploy(builds[0], Target(folder))
+    before = sorted(folder.rglob("*"))
+    tiny_repository(new, "reviews" if name is None else "next")
+    config = next(path for path in new.glob("*/config.pbtxt") if "_tokens" not in str(path))
+    written = change(config.read_text())
+    assert written != config.read_text()
+    config.write_text(written)
+    with pytest.raises(RecipeError, match=words) as caught:
+        deploy(new, Target(folder), name=name)
+    assert "--as NAME" in caught.value.hint
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_an_input_may_be_added_if_it_is_optional_but_not_taken_away(tmp_path: Path, builds: list[Path]) -> None:
+    folder = tmp_path / "models"
+    deploy(builds[0], Target(folder))
+    titled = tiny_repository(tmp_path / "titled", labels=("titled", "other"), fields=("title", "body"))
+    deploy(titled, Target(folder))
+    assert served_label(folder) == "titled"
+    assert [(one.name, one.optional) for one in read_configs(folder)["reviews"].input] == [
+        ("text", False), ("title", True),
+    ]  # fmt: skip
+    with pytest.raises(RecipeError, match=r"it takes title BYTES \[1\], the new one does not"):
+        deploy(builds[1], Target(folder))
+    assert rollback(Target(folder))["version"] == 1  # what was live before may be live again
+
+
+@pytest.mark.parametrize("name", ["reviews-v1", "reviews_tokens-v1"])
+def test_the_name_of_a_part_of_a_version_is_taken(tmp_path: Path, builds: list[Path], name: str) -> None:
+    folder = tmp_path / "models"
+    deploy(builds[0], Target(folder))
+    with pytest.raises(RecipeError, match=f"{name} is a part of reviews"):
+        deploy(builds[1], Target(folder), name=name)
+    with pytest.raises(RecipeError, match="no folder of a model"):
+        deploy(builds[1], Target(folder), name="../x")
+    assert served_label(folder) == "great0"

@@ -32,6 +32,7 @@ from lwc.serving.triton.config import (
     parse,
     with_instances,
 )
+from lwc.serving.triton.readme import curl_commands
 from lwc.serving.triton.repository import ModelFiles, build_repository
 from lwc.tasks.text_endpoint import TextEndpoint, length_buckets
 
@@ -196,6 +197,7 @@ def test_a_repository_is_complete_and_its_names_are_the_checkpoints(checkpoint: 
     assert names == ["middling", "alpha ünï", "zeta"]
     assert described["choice"] == "class"
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == [
+        "README.md",
         "reviews/1/cleaning.py",
         "reviews/1/model.py",
         "reviews/1/text_reader.py",
@@ -312,3 +314,28 @@ def test_serving_no_repository_is_refused(tmp_path: Path) -> None:
             foreground.serve_embedded(folder, 0, 0, 0, print)
         with pytest.raises(RecipeError, match="no Triton model repository"):
             foreground.serve_docker(folder, 0, 0, 0, print)
+
+
+@pytest.mark.parametrize(
+    ("fields", "inputs", "joined"),
+    [
+        ((), ["text"], ""),
+        (("body",), ["text"], "without a title"),
+        (("title",), ["text"], "without a body"),
+        (("title", "body"), ["text", "title"], "the title, a line break, the body"),
+        (("body", "title"), ["text", "title"], "the body, a line break, the title"),
+    ],
+)
+def test_a_repository_says_how_title_and_body_are_joined(
+    checkpoint: Path, tmp_path: Path, fields: tuple[str, ...], inputs: list[str], joined: str
+) -> None:
+    files = ModelFiles(checkpoint / "model.onnx", checkpoint, fields=fields)
+    described = build_repository(TextEndpoint(), files, tmp_path, PACKAGE, "reviews")
+    config = parse((tmp_path / "reviews" / "config.pbtxt").read_text(encoding="utf-8"))
+    assert [(one.name, one.optional) for one in config.input] == [(name, name == "title") for name in inputs]
+    assert described.get("text_fields") == (",".join(fields) or None)
+    readme = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert joined in readme
+    (command,) = curl_commands(tmp_path, "127.0.0.1:8000")
+    assert command in readme
+    assert ("title" in command) == ("title" in inputs)

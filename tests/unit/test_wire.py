@@ -13,7 +13,7 @@ import pytest
 
 from lwc.recipe import TASKS
 from lwc.serving.loadtest.endpoint import wires
-from lwc.tasks.endpoint import Sample, WireError
+from lwc.tasks.endpoint import Sample, Tensor, WireError
 from lwc.tasks.next_item.wire import ItemWire, ndcg
 from lwc.tasks.text_wire import TextWire
 
@@ -65,6 +65,29 @@ def test_questions_are_sent_as_bytes_in_the_shape_of_the_model() -> None:
     assert TextWire(input="review", shape=(1,)).encode("")["review"].tolist() == [b""]
     assert ItemWire().encode(["a", "ü"])["history"].tolist() == [[b"a", "ü".encode()]]
     assert ItemWire().encode([])["history"].tolist() == [[b""]], "an empty id stands for no item"
+
+
+def test_a_title_is_sent_to_an_input_of_its_own() -> None:
+    wire = TextWire(title="title")
+    sent = wire.encode({"title": "ü", "text": "works"})
+    assert {name: value.tolist() for name, value in sent.items()} == {"title": [["ü".encode()]], "text": [[b"works"]]}
+    assert list(wire.encode("works")) == ["text"]
+    with pytest.raises(ValueError, match="takes only text"):
+        TextWire().encode({"title": "ü", "text": "works"})
+    text, title = (Tensor(name, "BYTES", (-1, 1)) for name in ("text", "title"))
+    fitting = TextWire.fitting("m", [title, text], [Tensor("label", "BYTES", (-1, 1))], None)
+    assert fitting == TextWire(outputs=("label",), scores=None, title="title")
+    other = Tensor("other", "BYTES", (-1, 1))
+    assert TextWire.fitting("m", [text, other], [], None) is None
+    assert TextWire.fitting("m", [text, Tensor("title", "BYTES", (-1, 2))], [], None) is None
+
+
+def test_answers_without_labels_are_judged_by_the_offline_ones() -> None:
+    samples = [Sample(1, "x", None, "a"), Sample(2, "y", None, "b")]
+    found = TextWire().judge([(0, "a"), (1, "a")], samples)
+    assert found is not None
+    assert (found["matches_offline"], found["n"], "accuracy" in found) == (0.5, 2, False)
+    assert TextWire().judge([(0, "a")], [Sample(1, "x", None, None)]) is None
 
 
 def test_a_label_is_read_by_name() -> None:

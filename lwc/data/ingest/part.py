@@ -23,14 +23,16 @@ from lwc.data.ingest.seal import seal
 from lwc.data.ingest.sketches import HyperLogLog, diversity, languages, lengths, months
 from lwc.data.ingest.strings import clean_many
 from lwc.data.labels import label_name, label_value
+from lwc.data.prepare import takes_title
 from lwc.data.rows import Bad, Reason, Row, excerpt
 from lwc.recipe import Columns, Data, Labels
 
 SUFFIXES = ("rows.arrow", "keys.npy", "order.npy", "labels.npy", "bad.jsonl")
 SCHEMA = pa.schema(
     {
-        "text": pa.string(), "raw": pa.string(), "label": pa.dictionary(pa.int32(), pa.string()), "user": pa.string(),
-        "item": pa.string(), "time": pa.int64(), "line": pa.int64(), "key": pa.uint64(),
+        "text": pa.string(), "raw": pa.string(), "title": pa.string(),
+        "label": pa.dictionary(pa.int32(), pa.string()), "user": pa.string(), "item": pa.string(),
+        "time": pa.int64(), "line": pa.int64(), "key": pa.uint64(),
     }
 )  # fmt: skip
 _IN_PIECES = SCHEMA.set(SCHEMA.get_field_index("label"), pa.field("label", pa.string()))
@@ -118,15 +120,18 @@ def make_part(block: Block, data: Data, columns: Columns | None, folder: Path) -
             if one["values"] is not None:
                 values[one["values"]] += one["counts"]
         key, starts = folded.keys[worded], np.append(folded.starts[:-1][worded], folded.starts[-1])
+        none = pa.scalar(None, pa.string())
         # Only what cleaning changed: most texts would be kept twice.
-        changed = pc.if_else(pc.equal(raw, text), pa.scalar(None, pa.string()), raw)
-        named = {"text": text, "raw": changed, "label": label, "user": piece.user, "item": piece.item,
+        sent, title = pc.if_else(pc.equal(raw, text), none, raw), pa.array([None] * len(raw), pa.string())
+        if takes_title(data.text_fields):
+            sent, title = piece.body, piece.title
+        named = {"text": text, "raw": sent, "title": title, "label": label, "user": piece.user, "item": piece.item,
                  "time": piece.time, "line": piece.line}  # fmt: skip
         table = pa.table(named).filter(pa.array(good)).append_column("key", pa.array(key))
         kept.append(table.cast(_IN_PIECES))
         if len(key):
-            none = np.zeros((0, len(key)), dtype=np.uint64)
-            near.append(band_keys(signatures(folded.words, starts), bands) if bands else none)
+            empty = np.zeros((0, len(key)), dtype=np.uint64)
+            near.append(band_keys(signatures(folded.words, starts), bands) if bands else empty)
             summary.add(folded.words, starts)
     table = pa.concat_tables(kept)
     label = table["label"].combine_chunks().dictionary_encode()

@@ -35,7 +35,7 @@ from lwc.data.source import inputs_of, notes_of, provenance, quiet
 from lwc.data.splits import NAMES, kind_of
 from lwc.recipe import Data
 
-VERSION = 4
+VERSION = 5
 
 
 def ingest(

@@ -124,7 +124,7 @@ def write_shard(
     for number, name in enumerate(NAMES):
         rows = _columns(table, kept[split == number], start, int(part[:4]), names, metadata)
         if name != "test":  # verification sends test texts as the source has them
-            rows = rows.drop_columns("raw")
+            rows = rows.drop_columns(["raw", "title"])
         write = partial(pq.write_table, rows, compression="zstd", use_dictionary=_REPEATED, write_statistics=_SORTED)
         write_whole(out / files[name], write, sync=False)
         counts = np.bincount(rows["label"].to_numpy(), minlength=len(names)).tolist()
@@ -140,9 +140,9 @@ def _columns(
     label = table["label"].cast(pa.string())
     columns = {
         "id": pa.array(rows + start, pa.int64()), "text": table["text"], "raw": table["raw"],
-        "label": pc.index_in(label, value_set=pa.array(names, pa.string())).cast(pa.int64()), "user": table["user"],
-        "item": table["item"], "time": table["time"], "file": pa.array(np.full(len(rows), file), pa.int32()),
-        "line": table["line"],
+        "title": table["title"], "label": pc.index_in(label, value_set=pa.array(names, pa.string())).cast(pa.int64()),
+        "user": table["user"], "item": table["item"], "time": table["time"],
+        "file": pa.array(np.full(len(rows), file), pa.int32()), "line": table["line"],
     }  # fmt: skip
     if metadata is not None:
         columns.update(zip(FIELDS, look_up(metadata, table["item"]), strict=True))

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from lwc.core.arrays import Array
 from lwc.core.store import read_json, write_json
 from lwc.data.ingest.run import ingest
-from lwc.data.prepare import TEST_RAW, check_calibration, check_splits, stratified
+from lwc.data.prepare import TEST_RAW, check_calibration, check_splits, stratified, takes_title
 from lwc.data.quality import balance
 from lwc.data.splits import NAMES
 from lwc.recipe import Data
@@ -41,8 +41,9 @@ def prepare_large(
     progress("writing the splits")
     chosen = _chosen(shards, data.limit, seed)
     labels = {name: _write(_tables(shards, name, chosen), out / f"{name}.parquet") for name in NAMES}
-    raw = pa.concat_tables(_tables(shards, "test", chosen, ["id", "raw"])).filter(pc.field("raw").is_valid())
-    pq.write_table(raw.rename_columns(["id", "text"]), out / TEST_RAW)
+    sent = {"id": "id", "raw": "text", **({"title": "title"} if takes_title(data.text_fields) else {})}
+    raw = pa.concat_tables(_tables(shards, "test", chosen, list(sent))).filter(pc.field("raw").is_valid())
+    pq.write_table(raw.rename_columns(list(sent.values())), out / TEST_RAW)
     every = np.concatenate([labels[name] for name in NAMES])
     bounds = np.cumsum([0, *(len(labels[name]) for name in NAMES)])
     members = {name: np.arange(bounds[i], bounds[i + 1]) for i, name in enumerate(NAMES)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from lwc.recipe import Columns, Format, TableFile
 _JSON = (".json", ".jsonl", ".ndjson")
 _COLUMNAR = (".parquet", ".arrow", ".feather")
 WRITTEN_AS_USUAL = Format()
+# Objects whose keys are taken for the columns of a JSON file.
+_LOOKED_AT = 100
 
 
 def mapped(record: Mapping[str, Any], columns: Columns, file: str, line: int, order: Order | None = None) -> Row | Bad:
@@ -78,6 +81,23 @@ def records(
     if suffix in _JSON:
         return _json_records(path, form, wanted)
     return delimited.records(path, suffix, form, wanted)
+
+
+def columns_of(path: Path) -> list[str]:
+    """Names of a table's columns, where nobody has said how it is written; keys of the first objects of a JSON file.
+
+    Raises:
+        DataError: another suffix, or an empty or damaged file.
+    """
+    suffix = _format(path, WRITTEN_AS_USUAL)
+    if suffix in _COLUMNAR:
+        from lwc.data import columnar
+
+        return columnar.names_of(path, suffix)
+    if suffix in _JSON:
+        first = islice(objects(path, lambda value, file, line: object_of(value)), _LOOKED_AT)
+        return list(dict.fromkeys(key for one in first if not isinstance(one, Bad) for key in one))
+    return list(delimited.names_of(path, suffix, WRITTEN_AS_USUAL))
 
 
 def _format(path: Path, form: Format) -> str:

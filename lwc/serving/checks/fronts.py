@@ -15,6 +15,7 @@ from lwc.serving.checks.embeddings import rows_by_input
 from lwc.serving.checks.labels import LABELS, label_count
 from lwc.serving.checks.model import Finding, Model, Repository
 from lwc.tasks.next_item.histories import Catalogue
+from lwc.tasks.text_wire import TITLE
 
 _AGAIN = "package the model again"
 
@@ -40,6 +41,9 @@ def _text(model: Model, called: Model) -> Iterator[Finding]:
     given = model.parameter("token_inputs")
     if given is not None and set(given.split(",")) != (taken := {entry.name for entry in called.config.input}):
         yield model.error(f"token_inputs are {given.split(',')}, {called.name} takes {sorted(taken)}", _AGAIN)
+    fields = (model.parameter("text_fields") or "").split(",")
+    if any(entry.name == TITLE for entry in model.config.input) and sorted(fields) != ["body", "title"]:
+        yield model.error(f"takes {TITLE}, but text_fields is {','.join(fields)!r}", "write title,body or body,title")
     rows = _rows(called, "input_ids")
     pad = _whole(model, "pad_id")
     if isinstance(pad, Finding):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 from lwc.core.errors import ServingError
 from lwc.serving.triton.client import Connection, Refused
 from lwc.tasks.endpoint import Answer, Sample, Wire
-from lwc.tasks.text_wire import TextWire
 
 SECONDS = 60.0
 _WARM_UP = 3
@@ -37,8 +36,10 @@ class _Reply:
     seconds: float
 
 
-def measure(url: str, new: str, live: str | None, samples: Sequence[Sample]) -> dict[str, Any]:
-    """Accuracy of ``new`` on the samples; with a ``live`` model also their agreement and the ratio of their latencies.
+def measure(url: str, models: Mapping[str, Wire], samples: Sequence[Sample]) -> dict[str, Any]:
+    """Accuracy of a new model on the samples; with the live one also their agreement and the ratio of their latencies.
+
+    ``models``: the new one and how it is asked, and, if there is one, the live one after it.
 
     Both answer each text in turn, over one connection each, so that a busy machine slows both alike. A text that a
     model refuses has no label: two refusals agree, and none is right. Latencies are medians in milliseconds.
@@ -46,17 +47,17 @@ def measure(url: str, new: str, live: str | None, samples: Sequence[Sample]) -> 
     Raises:
         ServingError: the connection broke.
     """
-    models, wire = [new] if live is None else [new, live], TextWire()
+    new, live = (*models, None)[:2]
     replies: dict[str, list[_Reply]] = {model: [] for model in models}
     with ExitStack() as stack:
         connections = {model: stack.enter_context(Connection(url, "http", SECONDS)) for model in models}
         for sample in samples[:_WARM_UP]:
             for model in models:
-                _ask(connections[model], model, wire, sample)
+                _ask(connections[model], model, models[model], sample)
         for number, sample in enumerate(samples):
-            for model in models if number % 2 else models[::-1]:
-                replies[model].append(_ask(connections[model], model, wire, sample))
-    mine = replies[new]
+            for model in models if number % 2 else reversed(list(models)):
+                replies[model].append(_ask(connections[model], model, models[model], sample))
+    mine = replies[str(new)]
     failed = [reply for reply in mine if reply.status >= 500]
     measured: dict[str, Any] = {
         "n": len(samples),

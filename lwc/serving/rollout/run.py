@@ -12,12 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tritonclient.grpc import model_config_pb2 as pb
+
 from lwc.core.errors import GATE_FAILED, RecipeError, ServingError
-from lwc.serving.checks.run import check_repository
 from lwc.serving.loadtest.samples import read_samples
 from lwc.serving.rollout import versions as files
 from lwc.serving.rollout.canary import Limits, faults, measure
+from lwc.serving.rollout.clients import check_clients, text_wire
 from lwc.serving.rollout.control import LOAD_SECONDS, Control, connect
+from lwc.serving.rollout.packaged import Packaged, names_of, read_repository
 from lwc.serving.rollout.versions import Place, State, Version
 from lwc.tasks.endpoint import Sample
 from lwc.tasks.text_wire import TextWire
@@ -43,14 +46,17 @@ class Target:
 
 def deploy(
     repository: Path, target: Target, samples: Path | None = None, limits: Limits | None = None,
-    say: Say = lambda text: None,
+    say: Say = lambda text: None, name: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Make ``repository`` the live version of its model in ``target``; returns model, version, previous and check.
+
+    With ``name`` it becomes a version of the model of that name, whatever it was packaged as.
 
     With samples, the new version is asked them beside the live one before the switch, under a name of its own.
 
     Raises:
-        RecipeError, ModelError: the repository or the folder cannot be used, or the options contradict each other.
+        RecipeError, ModelError: the repository or the folder cannot be used, the options contradict each other, or
+            clients of the live version would be refused by the new one.
         ServingError: the new version does not load or is past a limit (exit 3): the live one is as it was.
     """
     limits = limits or Limits()
@@ -58,26 +64,28 @@ def deploy(
         raise RecipeError("a limit needs texts to measure it on", "give --samples")
     if samples is not None and target.url is None:
         raise RecipeError("samples need a server that answers them", "give --url")
-    rows = read_samples(samples, TextWire()) if samples is not None else []
-    if any(sample.label is None for sample in rows):
-        raise RecipeError(f"{samples}: the texts have no label", "add the column label, by which answers are judged")
-    model, models = _read_repository(repository, say)
+    packaged = read_repository(repository, say)
+    model, models = name or packaged.model, packaged.models
+    rows = _read_labelled(samples, packaged, say) if samples is not None else []
     target.folder.mkdir(parents=True, exist_ok=True)
     if repository.resolve().is_relative_to(target.folder.resolve()):
         raise RecipeError(f"{repository} is inside {target.folder}", "deploy from another folder")
     check: dict[str, Any] | None = None
     with _begin(target, model, say) as rollout:
+        check_clients(rollout.place, packaged.config, repository)
         live, last = rollout.live(), rollout.state.last
         digest = files.digest_of(repository, models)
         if live is not None and live.digest == digest:
-            say(f"version {live.number} of {model} is this repository already")
+            unchecked = ": its samples and limits are not checked again" if rows else ""
+            say(f"version {live.number} of {model} has these files already{unchecked}")
             new = live
             rollout.switch(live, live)
         else:
             number = 1 + max([last, *(int(p.name) for p in rollout.place.front.glob("*") if p.name.isdecimal())])
-            new = Version(number, tuple(f"{name}-v{number}" for name in models), digest)
+            new = Version(number, names_of(model, models, number), digest)
             renamed = dict(zip(models, new.models, strict=True))
-            check = rollout.add(new, repository, renamed, lambda: rollout.check(new, live, rows, limits))
+            asked = rollout.asked(new, live, packaged.config, rows)
+            check = rollout.add(new, repository, renamed, lambda: rollout.check(new, asked, rows, limits))
         older = [version for version in rollout.state.versions if version not in (live, new)]
         versions = (*older, *([live] if live not in (None, new) else []), new)
         rollout.retire(State(versions, last=max(last, new.number)))
@@ -111,19 +119,11 @@ def rollback(target: Target, model: str | None = None, say: Say = lambda text: N
     return {"model": model, "version": others[-1].number, "previous": live.number}
 
 
-def _read_repository(repository: Path, say: Say) -> tuple[str, list[str]]:
-    """The model that clients call, and all models, those that others call first."""
-    for line in check_repository(repository):
-        say(line)
-    configs = files.read_configs(repository)
-    called = {name for config in configs.values() for name in files.calls(config)}
-    public = [name for name in configs if name not in called]
-    if len(public) != 1:
-        raise RecipeError(
-            f"{repository}: {len(public)} models that no other calls ({', '.join(public)}); there must be one",
-            "deploy unrelated models from separate folders",
-        )
-    return public[0], files.callees_first(public[0], configs)
+def _read_labelled(samples: Path, packaged: Packaged, say: Say) -> list[Sample]:
+    rows = read_samples(samples, text_wire(packaged.config, packaged.model), say)
+    if any(sample.label is None for sample in rows):
+        raise RecipeError(f"{samples}: the texts have no label", "add the column label, by which answers are judged")
+    return rows
 
 
 @contextmanager
@@ -201,14 +201,37 @@ class _Rollout:
             raise
         return checked
 
-    def check(self, new: Version, live: Version | None, samples: list[Sample], limits: Limits) -> dict[str, Any] | None:
+    def asked(
+        self, new: Version, live: Version | None, config: pb.ModelConfig, samples: list[Sample]
+    ) -> dict[str, TextWire]:
+        """How the new version, which has ``config``, and the live one are asked about samples; empty without any.
+
+        Raises:
+            RecipeError: the live one does not take what the samples have.
+        """
+        if not samples:
+            return {}
+        found = {new.models[-1]: text_wire(config, new.models[-1])}
+        if live is not None:
+            model = self.place.model
+            found[model] = text_wire(files.read_configs(self.place.folder)[model], model)
+            if found[model].title is None and any(isinstance(one.question, dict) for one in samples):
+                raise RecipeError(
+                    f"the samples have titles, and the live version of {model} takes none",
+                    "give samples with title and body in the column text, joined as README.md in the repository says",
+                )
+        return found
+
+    def check(
+        self, new: Version, asked: dict[str, TextWire], samples: list[Sample], limits: Limits
+    ) -> dict[str, Any] | None:
         """The new version on the samples, beside the live one; None without samples or a server."""
         if not samples or self.control is None:
             return None
-        model = self.place.model
-        if live is None:
+        model, live = self.place.model, len(asked) > 1
+        if not live:
             self.say("no live version to compare with: agreement and latency are not checked")
-        measured = measure(self.control.url, new.models[-1], model if live else None, samples)
+        measured = measure(self.control.url, asked, samples)
         found = faults(measured, limits)
         if found:
             raise ServingError(

@@ -28,7 +28,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from lwc.core.errors import RecipeError
 from lwc.core.store import exclusive, file_digest, key_of, read_json, write_json, write_whole
 from lwc.serving.checks.model import Model
-from lwc.serving.triton.config import as_text, parse
+from lwc.serving.triton.config import EXAMPLE, as_text, parse
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _CONFIG = "config.pbtxt"
@@ -230,7 +230,7 @@ def stage(place: Place, repository: Path, version: Version, renamed: Mapping[str
                 called = config.parameters[key]
                 called.string_value = renamed[called.string_value]
         (staging / new / _CONFIG).write_text(as_text(config), encoding="utf-8")
-    served = renamed[place.model]
+    served = version.models[-1]
     front = _front(place.model, version.number, served, parse((staging / served / _CONFIG).read_text("utf-8")))
     folder = staging / place.model / str(version.number)
     folder.mkdir(parents=True)
@@ -299,4 +299,6 @@ def _front(model: str, number: int, served: str, config: pb.ModelConfig) -> pb.M
     for tensor in config.output:
         front.output.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
         step.output_map[tensor.name] = tensor.name
+    if EXAMPLE in config.parameters:
+        front.parameters[EXAMPLE].CopyFrom(config.parameters[EXAMPLE])
     return front

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,6 +26,9 @@ MOST_INSTANCES, INSTANCE_BYTES = 8, 1 << 30
 
 PREFERRED = 8
 """Texts that an instance takes of a queue at once, so that the others get their share; on a CPU more gain nothing."""
+
+# Parameter of a model that clients call: a question as JSON for Triton's /generate.
+EXAMPLE = "example_request"
 
 # Which backend runs the graph: ONNX Runtime on the CPU or with CUDA, or TensorRT.
 Target = Literal["cpu", "gpu", "tensorrt"]
@@ -152,6 +156,6 @@ def front_model(name: str, front: Front, package: Package, target: Target = "cpu
     for tensor in front.outputs:
         config.output.add(**tensor)
     config.instance_group.add(kind="KIND_CPU", count=package.instances)
-    for key, value in front.parameters.items():
+    for key, value in {**front.parameters, EXAMPLE: json.dumps(front.example, ensure_ascii=False)}.items():
         config.parameters[key].string_value = value
     return config

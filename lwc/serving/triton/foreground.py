@@ -12,7 +12,8 @@ from lwc.core.errors import MissingDependency, RecipeError, ServingError
 from lwc.serving.checks.model import Machine
 from lwc.serving.checks.run import check_repository
 from lwc.serving.triton.config import parse
-from lwc.serving.triton.server import TritonServer, docker_command
+from lwc.serving.triton.readme import curl_commands
+from lwc.serving.triton.server import HOST, TritonServer, docker_command
 
 IMAGE = "lwc-triton:26.07"
 CACHE_BYTES = 64 * 1024**2
@@ -67,6 +68,8 @@ def serve_embedded(
             say(f"ready  http {server.http_url}  grpc {server.grpc_url}  metrics {server.metrics_url}")
             say(f"log    {server.log_path}")
             if len(starts) == 1:
+                for command in curl_commands(repository, server.http_url):
+                    say(f"try    {command}")
                 say(_NOTICE)
             try:
                 while server.running and not (dead := server.dead_instances):
@@ -100,6 +103,8 @@ def serve_docker(
         serve.insert(2, "--gpus=all")
     say(f"{' '.join(build)} <<'EOF'\n{DOCKERFILE}EOF")
     say(" ".join(serve))
+    for command in curl_commands(repository, f"{HOST}:{http_port}"):
+        say(f"try    {command}")
     try:
         built = subprocess.run(build, input=DOCKERFILE, text=True, check=False)
         if built.returncode != 0:

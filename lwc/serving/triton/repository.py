@@ -17,6 +17,7 @@ from lwc.export.onnx_io import OnnxInfo, read_io
 from lwc.export.stamp import PLAN, STAMP, read_stamp
 from lwc.recipe import Package
 from lwc.serving.triton.config import Target, WarmUp, as_text, front_model, graph_model, with_instances
+from lwc.serving.triton.readme import README, readme
 from lwc.tasks.endpoint import Endpoint, Exported, Front
 
 
@@ -25,18 +26,20 @@ class ModelFiles:
     """What a repository is made of: an ONNX file, its checkpoint's folder and, for TensorRT, the plan built from it.
 
     ``notes`` are parameters of the graph's configuration for readers: its precision, and why it is not another.
+    ``fields`` are the text fields that the model was trained on, in the order in which they were joined.
     """
 
     onnx: Path
     checkpoint: Path
     plan: Path | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
+    fields: Sequence[str] = ()
 
 
 def build_repository(
     endpoint: Endpoint, files: ModelFiles, out: Path, package: Package, name: str, target: Target = "cpu"
 ) -> dict[str, Any]:
-    """Write the model ``name``, which clients call, and the one that runs the graph, under ``out``.
+    """Write the model ``name``, which clients call, and the one that runs the graph, under ``out``, with a README.
 
     Names, types and dimensions of tensors are read from the ONNX file, everything else from the checkpoint, and for
     ``target`` tensorrt the limits from the stamp of the plan. Returns what ``package.json`` says of the model.
@@ -55,7 +58,7 @@ def build_repository(
         {tensor.name: tensor.dims for tensor in info.outputs},
         min((shapes["min"][1] for shapes in profiles), default=1),
     )
-    front = endpoint.front(files.checkpoint, exported, name)
+    front = endpoint.front(files.checkpoint, exported, name, files.fields)
     if profiles:
         batch, longest = (max(shapes["max"][axis] for shapes in profiles) for axis in (0, 1))
         if longest < front.max_length:
@@ -70,7 +73,8 @@ def build_repository(
         tensor.label_filename = "labels.txt"
     for key, value in {**(front.graph_parameters or {}), **files.notes}.items():
         graph.parameters[key].string_value = value
-    for config, labels in ((front_model(name, front, package, target), front.labels), (graph, front.graph_labels)):
+    public = front_model(name, front, package, target)
+    for config, labels in ((public, front.labels), (graph, front.graph_labels)):
         folder = out / config.name
         (folder / "1").mkdir(parents=True)
         (folder / "config.pbtxt").write_text(as_text(config), encoding="utf-8")
@@ -86,6 +90,7 @@ def build_repository(
     for model, found in ((front.graph, copied), (name, {**front.files, "model.py": front.script})):
         for file, source in found.items():
             shutil.copyfile(source, out / model / "1" / file)
+    (out / README).write_text(readme(public, front), encoding="utf-8")
     return {**front.described, **front.parameters, **files.notes}
 
 

@@ -113,7 +113,7 @@ def _find_limit(
     search = Search(settings.start, settings.precision, settings.repeats)
     with tempfile.TemporaryDirectory(prefix="lwc-limit-") as folder:
         both = Path(folder)
-        for model in packaged.repository.iterdir():
+        for model in (path for path in packaged.repository.iterdir() if path.is_dir()):
             (both / model.name).symlink_to(model.resolve())
         if settings.against_base:
             build_repository(endpoint, packaged.base, both, recipe.package, base)

@@ -2,7 +2,8 @@
 
 Runs in Triton's Python backend, embedded or in the official image, with NumPy and ``tokenizers`` only. Texts come as
 users have them and are cleaned like those that the model was trained and evaluated on. All requests of a batch are
-tokenized together and sent to the token model as one batch, so that texts of unequal length batch.
+tokenized together and sent to the token model as one batch, so that texts of unequal length batch. A model that was
+trained on titles and bodies takes a title too, and joins both as its training data was joined.
 A bad text is an error of its own request and of no other.
 """
 
@@ -14,7 +15,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 # Beside this file in the repository.
-from cleaning import MAX_CHARACTERS, clean
+from cleaning import MAX_CHARACTERS, clean, join
 from text_reader import TextReader
 
 # After tokenizing this many characters the memory that glibc keeps of it, hundreds of bytes each, goes back.
@@ -32,6 +33,8 @@ class TritonPythonModel:
         self.inputs = settings["token_inputs"].split(",")
         self.buckets = [int(size) for size in settings["length_buckets"].split(",")]
         self.pad_id = int(settings["pad_id"])
+        # In their order: inputs of the request, ``body`` by the name of the input with the text.
+        self.fields = ["text" if one == "body" else one for one in settings.get("text_fields", "body").split(",")]
         self.reader = TextReader(folder / args["model_version"], settings, clean)
         clean("\0")  # builds a table that the first text with such a character would wait for
         names = (folder / "labels.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
@@ -66,13 +69,13 @@ class TritonPythonModel:
 
     def read(self, request):
         """Clean texts of a request; ValueError says which one is at fault and why."""
-        raw = pb_utils.get_input_tensor_by_name(request, "text").as_numpy().reshape(-1)
+        given = {"text": strings(request, "text"), "title": strings(request, "title")}
+        raw = given["text"]
+        if given["title"] is not None:
+            # One request has as many titles as texts: Triton refuses others.
+            raw = [join(parts) for parts in zip(*(given[field] for field in self.fields), strict=True)]
         texts = []
-        for position, value in enumerate(raw):
-            try:
-                text = value.decode("utf-8") if isinstance(value, bytes) else str(value)
-            except UnicodeDecodeError:
-                raise ValueError(f"text {position}: not valid UTF-8") from None
+        for position, text in enumerate(raw):
             if len(text) > MAX_CHARACTERS:
                 raise ValueError(f"text {position}: {len(text)} characters, at most {MAX_CHARACTERS}")
             texts.append(self.reader.clean(text))
@@ -121,6 +124,20 @@ class TritonPythonModel:
             chosen, scores = logits.argmax(axis=1), shifted / shifted.sum(axis=1, keepdims=True)
         labels, scores = self.labels[chosen].reshape(-1, 1), scores.astype(np.float32)
         return pb_utils.InferenceResponse([pb_utils.Tensor("label", labels), pb_utils.Tensor("scores", scores)])
+
+
+def strings(request, name):
+    """The elements of an input as strings; None where the request does not have it."""
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    if tensor is None:
+        return None
+    found = []
+    for position, value in enumerate(tensor.as_numpy().reshape(-1)):
+        try:
+            found.append(value.decode("utf-8") if isinstance(value, bytes) else str(value))
+        except UnicodeDecodeError:
+            raise ValueError(f"{name} {position}: not valid UTF-8") from None
+    return found
 
 
 def refuse(message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -23,8 +24,9 @@ class ItemEndpoint:
     another one than it was trained with does not load.
     """
 
-    def front(self, model_dir: Path, graph: Exported, name: str) -> Front:
+    def front(self, model_dir: Path, graph: Exported, name: str, fields: Sequence[str] = ()) -> Front:
         """Graph, checkpoint and catalogue must agree on the number of items."""
+        del fields
         catalogue = Catalogue.read(model_dir / "catalogue.json")
         config = read_json(model_dir / "config.json")
         if int(config["vocab_size"]) != len(catalogue) + 1:
@@ -57,6 +59,14 @@ class ItemEndpoint:
             warm_up_length=min(8, max_length),
             row=_popular,
             described={"model": name, "items": len(catalogue)},
+            example={"history": list(catalogue.items[:2])},
+            about=[
+                "`history` takes the item ids of one user, the oldest first. The model skips ids that are not in its"
+                f" catalogue and counts them in `skipped`; it reads the last {max_length} of the others and never"
+                " recommends one of them. A history without a known item is answered with the most popular items.",
+                f"`k` is optional: how many items to recommend, {min(K, top_k)} by default and at most {top_k}.",
+                "`items` are the recommended ids, the best first, and `scores` are theirs.",
+            ],
         )
 
     def proof(self, data_dir: Path, evaluation_dir: Path, reduced: Path | None = None) -> Proof:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -21,6 +22,10 @@ class ItemWire:
 
     takes: ClassVar[str] = "item ids to a BYTES input 'history'"
     column: ClassVar[str] = "history"
+    like: ClassVar[Mapping[str, Sequence[str]]] = {
+        "history": ("history", "histories", "items", "itemids", "sequence", "itemsequence", "session")
+    }
+    columns: ClassVar[tuple[str, ...]] = (column,)
     outputs: tuple[str, ...] = ("items", "scores", "skipped")
 
     @property
@@ -43,13 +48,20 @@ class ItemWire:
     def sample(self, row: Mapping[str, Any], number: int) -> Sample:
         """Columns history and, if known, label (the item that came next) and offline (the offline list)."""
         history, label, offline = row.get("history"), row.get("label"), row.get("offline")
+        if isinstance(history, str):
+            history = _ids_of(history)
         if not _are_ids(history):
-            raise ValueError("history must be a list of item ids; CSV has no lists")
+            raise ValueError("history must be a list of item ids, or text with item ids that spaces separate")
         if offline is not None and not _are_ids(offline):
             raise ValueError("offline must be a list of item ids")
         if label is not None and not isinstance(label, str):
             raise ValueError("label must be an item id")
         return Sample(number, history or [], label, offline)
+
+    @classmethod
+    def row_of(cls, line: str) -> dict[str, Any]:
+        """A line has the ids of one history."""
+        return {"history": line}
 
     def encode(self, question: Question) -> dict[str, Array]:
         """One history; an empty id stands for none."""
@@ -83,6 +95,16 @@ class ItemWire:
                 figures["offline_ndcg_at_10"] = ndcg([list(offline[index]) for index in first], labels)
                 figures["ndcg_difference"] = abs(figures["ndcg_at_10"] - figures["offline_ndcg_at_10"])
         return figures
+
+
+def _ids_of(text: str) -> Any:
+    """Item ids in a text: a JSON list, or separated by white space."""
+    if not text.lstrip().startswith("["):
+        return text.split()
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"history begins with '[' and is no JSON list: {error}") from error
 
 
 def _are_ids(value: object) -> bool:
