@@ -86,7 +86,9 @@ def test_texts_whose_answer_changed_are_shown_by_kind(tmp_path: Path) -> None:
 
 def test_of_numbers_those_that_moved_most_and_long_texts_are_cut(tmp_path: Path) -> None:
     found = stages(tmp_path, label=[5.0, 1.0, 3.0, 4.0], base=[4.9, 1.2, 3.0, 4.0], compressed=[4.8, 1.1, 1.0, 4.0])
-    section = changed_answers(recipe(task={"kind": "regression"}, data={"labels": {"scheme": "five_class"}}), found)
+    model = {"kind": "pretrained", "source": "x"}
+    numbers = recipe(task={"kind": "regression"}, data={"labels": {"scheme": "five_class"}}, model=model)
+    section = changed_answers(numbers, found)
     assert section is not None
     (table,) = section.blocks
     assert isinstance(table, Table)
