@@ -80,6 +80,11 @@ class Recovery(Optimization):
     """Recovery distillation from the uncut model."""
 
     epochs: Annotated[float, Field(gt=0.0)] = 3.0
+    start: Literal["cut", "linear"] = Field(
+        default="cut",
+        description="linear: the block before each gap is first fitted, by least squares, to what the removed blocks "
+        "did (decision 6)",
+    )
     dropout: bool = Field(
         default=False,
         description="dropout of the student; helps only if the same rows are read many times (decision 6)",
