@@ -50,6 +50,10 @@ class Optimization(Section):
 
     epochs: Annotated[float, Field(gt=0.0)] = 1.0
     batch_size: Positive = 32
+    optimizer: Literal["adamw", "muon"] = Field(
+        default="adamw",
+        description="muon: orthogonalised steps for the matrices of the blocks, AdamW for the rest (decision 6)",
+    )
     learning_rate: Annotated[float, Field(gt=0.0, lt=1.0)] = 2e-4
     warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
