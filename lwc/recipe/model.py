@@ -97,6 +97,11 @@ class Recovery(Optimization):
     logits_weight: Annotated[float, Field(ge=0.0)] = 1.0
     hidden_weight: Annotated[float, Field(ge=0.0)] = 1.0
     label_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    last_block: Literal["all", "read"] = Field(
+        default="all",
+        description="tokens whose hidden states are matched in the last block; read: the first one alone, which the "
+        "classifier of an encoder reads, so that the others are not computed (decision 6)",
+    )
     augment: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
         default=0.0, description="share of rows replaced by random windows of their text, new in every epoch"
     )
@@ -120,8 +125,8 @@ class Recovery(Optimization):
 
     @model_validator(mode="after")
     def _cacheable(self) -> Recovery:
-        if self.cache_teacher == "always" and (self.augment or self.attention_weight):
-            raise ValueError("cache_teacher: always needs augment: 0 and attention_weight: 0")
+        if self.cache_teacher == "always" and (self.augment or self.attention_weight or self.last_block == "read"):
+            raise ValueError("cache_teacher: always needs augment: 0, attention_weight: 0 and last_block: all")
         if not (self.logits_weight or self.hidden_weight or self.attention_weight or self.label_weight):
             raise ValueError("every weight of the loss is 0")
         if self.replace_words and not self.augment:

@@ -24,6 +24,7 @@ from lwc.data.splits import load_split
 from lwc.models.attention import fused_attention
 from lwc.models.batches import Batch, pad, row_groups
 from lwc.models.families import block_list, family_of
+from lwc.models.forward.first_token import first_token_alone
 from lwc.models.forward.kept import answers_folder
 from lwc.models.forward.predict import loss_and_accuracy
 from lwc.models.losses import answer_distance, attention_loss, hidden_loss
@@ -110,7 +111,10 @@ class Lessons:
             loss = loss + settings.logits_weight * apart
             if settings.hidden_weight:
                 pairs = zip(outputs, taught.hidden, strict=True)
-                distances = [hidden_loss(mine.float(), theirs, mask, whole) for mine, theirs in pairs]
+                # The last block may have computed the first token alone.
+                distances = [
+                    hidden_loss(mine.float(), theirs, mask[:, : mine.shape[1]], whole) for mine, theirs in pairs
+                ]
                 loss = loss + settings.hidden_weight * torch.stack(distances).mean()
             if attention:
                 plain = getattr(student, "module", student)  # wrapped where several processes train it
@@ -153,7 +157,8 @@ class Recoverer:
         ask = LiveTeacher(self._teacher, blocks, self._lessons.answers, attention=settings.attention_weight > 0)
         # Logits of every token over a vocabulary fill any disk.
         keepable = settings.attention_weight == 0 and self.train.labels is not None
-        plain = keepable and settings.augment == 0 and taught_by_teacher(settings)
+        narrow = settings.last_block == "read"
+        plain = keepable and settings.augment == 0 and taught_by_teacher(settings) and not narrow
         size = stored_bytes(self.train.encoded, len(blocks), int(self._teacher.config.hidden_size))
         # Asking as it goes is shared by the processes, storing is not.
         repeated = settings.epochs >= 2 * distributed.count() and not distributed.on_gpu()
@@ -163,7 +168,7 @@ class Recoverer:
         if self._answers is not None and keepable:
             self._answers.mkdir(parents=True, exist_ok=True)
             most = int(_MOST_REMEMBERED * shutil.disk_usage(self._answers).free)
-            return RememberedTeacher(ask, self._answers, most)
+            return RememberedTeacher(ask, self._answers / "first" if narrow else self._answers, most)
         return ask
 
     def run(
@@ -175,7 +180,12 @@ class Recoverer:
         if settings.embedding_rate == 0:
             student.get_input_embeddings().requires_grad_(False)
         maps = settings.attention_weight > 0
-        with BlockOutputs(student, range(len(kept))) as capture, fused_attention(*([] if maps else [self._teacher])):
+        narrow = [student, self._teacher] if settings.last_block == "read" else []
+        with (
+            BlockOutputs(student, range(len(kept))) as capture,
+            fused_attention(*([] if maps else [self._teacher])),
+            first_token_alone(*narrow),
+        ):
             objective = Objective(
                 self.train,
                 lambda model, batch: self._lessons.loss(model, batch, teacher, settings, capture),
