@@ -17,6 +17,7 @@ from lwc.models.batches import Batch
 from lwc.models.families import BlockOutput, block_list, family_of, hidden_states
 from lwc.models.losses import hidden_loss
 from lwc.models.types import Model
+from lwc.training.checkpoints import copied
 
 # The penalty on the change, as a share of the mean square of the inputs: some of them are never active.
 _RIDGE = 1e-3
@@ -147,7 +148,7 @@ def start_linearly(
     it takes over the scale and shift of the teacher's.
 
     This is exact if the input of the layer determines the difference of the sums linearly. Otherwise ``after`` says
-    what is left.
+    what is left. A fit that does not come closer on held-out rows is dropped.
 
     Args:
         pairs: for each block of the student its own number in the teacher, and that of the block whose output it
@@ -172,9 +173,12 @@ def start_linearly(
                     call(teacher, batch)
                     yield mine, theirs, batch.mask
 
-            before = _distance(sides(held))
+            old, before = copied(block), _distance(sides(held))
             _refit(block, original, ending, sides(fitted))
-            started.append(asdict(Started(own, target, before, _distance(sides(held)))))
+            after = _distance(sides(held))
+            if not after < before:  # the block was trained for this gap before, or there are hardly any rows
+                block.load_state_dict(old)
+            started.append(asdict(Started(own, target, before, min(before, after))))
     return started
 
 

@@ -122,3 +122,11 @@ def test_recovery_starts_there_and_says_how_near_it_is(base: tuple[Path, Path], 
     [figures] = found["linear"]["start"]
     assert (figures["block"], figures["teacher_block"]) == (0, 2)
     assert figures["after"] < figures["before"]
+
+
+def test_a_fit_that_comes_no_closer_is_dropped() -> None:
+    model = with_identity("gpt2", 2)
+    student, [figures] = started(model, [2])
+    assert figures["after"] == figures["before"] == 0
+    cut = remove_blocks(model, family_of(model), [2])
+    assert all(torch.equal(value, cut.state_dict()[name]) for name, value in student.state_dict().items())
