@@ -17,9 +17,11 @@ from lwc.models.source import hub_id, is_language_model
 from lwc.recipe import TASKS
 from lwc.report.content_types import Report
 from lwc.report.document import Paragraph, Section, Table
-from lwc.report.formats import number, ratio, retention, with_interval
+from lwc.report.formats import number, retention, with_interval
+from lwc.report.latency import marked
 from lwc.report.markdown import plain, render_section
 from lwc.report.quality_contents import Quality, measured
+from lwc.report.verdict import unreliable
 
 if TYPE_CHECKING:  # a second to import
     from huggingface_hub import EvalResult, ModelCardData
@@ -150,7 +152,11 @@ def _gained(report: Report) -> Section | None:
         "blocks": "fewer blocks", "params": "fewer parameters", "size": "smaller file",
         "latency": "lower latency, both in ONNX Runtime", "latency_eager": "lower latency than PyTorch eager",
     }  # fmt: skip
-    rows = tuple((text, ratio(served["ratios"][key])) for key, text in names.items() if key in served["ratios"])
+    rows = tuple(
+        (text, marked(served["ratios"][key], key.startswith("latency") and unreliable(report)))
+        for key, text in names.items()
+        if key in served["ratios"]
+    )
     caption = f"The uncut model in fp32 against what is served: {served['precision']} ONNX on CPU."
     return Section("Size and speed", [Table(("against the uncut model", ""), rows, caption)])
 
