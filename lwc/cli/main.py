@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from lwc import __version__
-from lwc.cli import init, loadtest, store
+from lwc.cli import init, loadtest, push, store
 from lwc.cli import look as looking
 from lwc.cli import run as running
 from lwc.cli import serve as serving
@@ -67,7 +67,7 @@ def _root(
 for command in (
     init.init, running.run, running.plan, running.validate, running.schema, running.score, running.sweep,
     running.compare, running.report, serving.export, serving.serve, serving.deploy, serving.rollback, loadtest.loadtest,
-    looking.families, looking.doctor,
+    push.push, looking.families, looking.doctor,
 ):  # fmt: skip
     app.command()(grouped(command))
 data_app.command("inspect")(looking.data_inspect)

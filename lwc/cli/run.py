@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,6 @@ from lwc.cli.view import RunView
 from lwc.core.errors import GATE_FAILED, OK, USAGE, LwcError
 
 if TYPE_CHECKING:  # `lwc --help` reads no recipe
-    from lwc.pipeline.run import StageResult
     from lwc.recipe import Recipe
     from lwc.report.content_types import Report
 
@@ -62,43 +62,52 @@ def run(
         results = run_line(loaded, runs, until)
         if "verify" in results:
             with RunView() as view, view.stage("report", REPORT):
-                report, repositories = finish(loaded, results, folder, models)
+                report = finish(loaded, results, folder, models)
             run.report, run.files = report, [folder / f"report.{kind}" for kind in ("html", "md", "json")]
     if "verify" not in results:
         if "recover" in results:
-            render.places({"checkpoint": _checkpoint(results)})
+            render.places({"checkpoint": f"{results['recover'].path / 'model'} (Hugging Face folder)"})
         render.note(f"stopped after {until}; `lwc run {recipe}` resumes there")
         raise typer.Exit(OK)
-    places = {"repository": ", ".join(map(str, repositories))}
-    if not report["verdict"]["passed"]:
-        places["repository"] += f" (not published to {models})"
-        kept = [str(place) for place in destinations(loaded, models).values() if place.exists()]
-        if kept:
-            places["published"] = f"{', '.join(kept)} (from an earlier run)"
+    further = {}
+    kept = [str(place) for place in destinations(loaded, models).values() if place.exists()]
+    if kept and not report["verdict"]["passed"]:
+        further["published"] = f"{', '.join(kept)} (from an earlier run, unchanged)"
     if "tensorrt" in loaded.package.targets:
-        places["TensorRT"] = f"not built; run on the GPU machine: lwc export {folder} --to tensorrt"
-    _conclude(report, results, folder, places, as_json)
+        further["TensorRT"] = f"not built; run on the GPU machine: lwc export {folder} --to tensorrt"
+    _conclude(report, folder, further, as_json)
 
 
-def _checkpoint(results: Mapping[str, StageResult]) -> str:
-    return f"{results['recover'].path / 'model'} (Hugging Face folder)"
-
-
-def _conclude(
-    report: Report, results: Mapping[str, StageResult], folder: Path, places: Mapping[str, str], as_json: bool
-) -> NoReturn:
-    """Show a report, where everything is, and the verdict; exit by it."""
+def _conclude(report: Report, folder: Path, further: Mapping[str, str], as_json: bool) -> NoReturn:
+    """Show a report, the verdict, where everything is and what to do next; exit by the verdict."""
     if as_json:
         print_json(report)
     render.note("")
     render.quality_table(report)
     render.note("")
-    render.gates_table(report["gates"])
-    render.note("")
-    render.places({"checkpoint": _checkpoint(results), "report": str(folder / "report.html"), **places})
-    render.note("")
     render.verdict(report["verdict"])
+    render.note("")
+    render.decision(report["gates"], report["verdict"])
+    render.note("")
+    render.places(_places(report, folder, further))
     raise typer.Exit(OK if report["verdict"]["passed"] else GATE_FAILED)
+
+
+def _places(report: Report, folder: Path, further: Mapping[str, str]) -> dict[str, str | list[str]]:
+    """What a run made, by name, and the commands to go on with."""
+    made = report["artifacts"]
+    assert made is not None  # a run's report has them
+    repositories = [os.path.normpath(folder / place) for place in made["repositories"]]
+    lies = ", ".join(repositories) or "gone: `lwc run` makes it again"
+    held_back = repositories and not made["published"]
+    push, serve = f"lwc push {folder} USER/NAME", [f"lwc serve {place}" for place in repositories[:1]]
+    return {
+        "model": f"{folder / made['model']} (Hugging Face folder with its model card)",
+        "report": str(folder / "report.html"),
+        "repository": f"not published: {lies}" if held_back else lies,
+        **further,
+        "next": [f"{one}    # see it served" for one in serve] if held_back else [*serve, push],
+    }
 
 
 def plan(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
@@ -195,17 +204,26 @@ def score(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("ru
     show(importance, as_json, render.importance_table)
 
 
-def report(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
-    """Decide the gates and rewrite the report from finished stages. Publishes nothing. Exit codes as for `lwc run`."""
-    from lwc.pipeline.publish import finished, write_report
+def report(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    models: Models = Path("triton_models"),
+    as_json: AsJson = False,
+) -> None:
+    """Decide the gates and rewrite report and model card from finished stages. Exit codes as for `lwc run`.
+
+    Publishes no repository: `lwc run` does.
+    """
+    from lwc.pipeline.publish import finished, rewrite
     from lwc.pipeline.purposes import REPORT
     from lwc.pipeline.run import run_folder
 
     loaded = load(recipe, overrides)
     results, folder = finished(loaded, runs), run_folder(runs, loaded)
     with RunView() as view, view.stage("report", REPORT):
-        written = write_report(loaded, results, folder)
-    _conclude(written, results, folder, {}, as_json)
+        written = rewrite(loaded, results, folder, models)
+    _conclude(written, folder, {}, as_json)
 
 
 def sweep(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:

@@ -127,23 +127,28 @@ def quality_table(report: Report) -> None:
             found_rates({**limit, "models": models})
 
 
-def gates_table(gates: Sequence[Decision]) -> None:
-    """Every gate with its value, and what its interval says of it."""
+def decision(gates: Sequence[Decision], found: Verdict) -> None:
+    """Every gate, the failed ones last and with how much they failed by, then whether to deploy.
+
+    A failed gate is named once: the verdict's own sentence, which names it too, is for those who read only that.
+    """
     from lwc.report.verdict import gate_line
 
-    for gate in gates:
+    failed = [gate for gate in gates if not gate["passed"]]
+    for gate in (*(gate for gate in gates if gate["passed"]), *failed):
         mark = "[green]pass[/green]" if gate["passed"] else "[bold red]FAIL[/bold red]"
-        said = gate_line(gate)
-        reason = f" — {gate['reason']}" if gate["reason"] and gate["reason"] not in said else ""
-        line(f"{mark} {escape(said + reason)}")
+        measured = gate["value"] is not None and gate["threshold"] is not None
+        line(f"{mark} {escape(gate['reason'] if measured and gate['reason'] else gate_line(gate))}")
         if gate["note"]:
             line(f"     [dim]{escape(gate['note'])}[/dim]")
+    colour = {True: "green", False: "red", None: "yellow"}[found["deploy"]]
+    count = f"{len(failed)} of {len(gates)} gates failed" if len(gates) > 1 else "the gate failed"
+    said = f"Do not deploy: {count}." if failed else found["decision"]
+    line(f"[bold {colour}]{escape(said)}[/bold {colour}]")
 
 
 def verdict(found: Verdict) -> None:
-    """Whether to deploy, what was removed, cost and gain as served, what to know, the gates last: a line each."""
-    colour = {True: "green", False: "red", None: "yellow"}[found["deploy"]]
-    line(f"[bold {colour}]{escape(found['decision'])}[/bold {colour}]")
+    """What was removed, cost and gain as served, and what to know: a line each."""
     note(found["removed"])
     note(found["cost"])
     note(found["gained"])
@@ -151,13 +156,13 @@ def verdict(found: Verdict) -> None:
         line(f"[bold yellow]{escape(alert)}[/bold yellow]")
     for warning in found["warnings"]:
         line(f"[yellow]{escape(warning)}[/yellow]")
-    line(f"[bold]{escape(found['gates'])}[/bold]")
 
 
-def places(paths: Mapping[str, str]) -> None:
-    """Where the results are."""
-    for name, path in paths.items():
-        note(f"{name:<10}  {path}")
+def places(paths: Mapping[str, str | Sequence[str]]) -> None:
+    """Where the results are; of several lines, only the first has the name."""
+    for name, found in paths.items():
+        for number, one in enumerate([found] if isinstance(found, str) else found):
+            note(f"{'' if number else name:<10}  {one}")
 
 
 def importance_table(importance: Importance) -> None:

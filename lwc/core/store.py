@@ -120,8 +120,13 @@ def read_record(run: Path) -> dict[str, Any]:
     return found
 
 
-def publish_folder(source: Path, destination: Path) -> None:
+def publish_folder(source: Path, destination: Path, added: Mapping[str, str] | None = None) -> None:
     """Copy a folder to ``destination``; an older one is replaced by two renames, or stays if the copy fails.
+
+    Copies, never links: people edit a published file in place, and a link would carry the edit into the store.
+
+    Args:
+        added: text files that the copy has besides, by name.
 
     Raises:
         LwcError: the disk is full.
@@ -133,6 +138,8 @@ def publish_folder(source: Path, destination: Path) -> None:
     try:
         # A server that used the source leaves compiled Python behind.
         shutil.copytree(source, fresh, ignore=shutil.ignore_patterns("__pycache__"))
+        for name, text in (added or {}).items():
+            (fresh / name).write_text(text, encoding="utf-8")
     except BaseException as error:
         shutil.rmtree(fresh, ignore_errors=True)
         if disk_full(error):

@@ -59,6 +59,13 @@ def checkpoint_folder(source: str, revision: str | None = None) -> Path:
         ) from error
 
 
+def hub_id(source: str) -> str | None:
+    """The source itself where it is the id of a hub repository, not a folder, a file or an installed package."""
+    if source.startswith((PACKAGE, "/", ".", "~")) or source.count("/") > 1 or Path(source).expanduser().exists():
+        return None
+    return source
+
+
 def checked_hub_id(source: str) -> str:
     """The source itself; raises `ModelError` where it is a path to nothing."""
     if source.startswith(("/", ".", "~")) or source.count("/") > 1:

@@ -44,6 +44,10 @@ class TaskSettings(Row):
     """
     any_weights: ClassVar[bool] = False
     """Whether a checkpoint may be weights alone, without a config.json (a GGUF file)."""
+    pipeline_tag: ClassVar[str | None] = None
+    """The Hugging Face pipeline that runs the model, for its card; None where there is none."""
+    inputs: ClassVar[str] = ""
+    """How input becomes token ids, for the card of a model without a tokenizer; otherwise empty."""
     floor_packages: ClassVar[dict[str, str]] = {}
     """Modules that the floors need besides lwc's own dependencies, and the extra of lwc that installs each."""
     kind: str
@@ -83,6 +87,7 @@ class Classification(TaskSettings):
         counts=("confusion",),
         not_paired="",
     )
+    pipeline_tag: ClassVar[str | None] = "text-classification"
     kind: Literal["classification"] = "classification"
 
 
@@ -99,6 +104,7 @@ class Regression(TaskSettings):
         (("median", "the median of train"), ("tfidf", "TF-IDF + ridge regression")),
         served={"accuracy": "served accuracy of the nearest number", "offline_accuracy": "offline accuracy"},
     )
+    pipeline_tag: ClassVar[str | None] = "text-classification"
     kind: Literal["regression"]
 
     def check(self, recipe: Recipe) -> None:
@@ -126,6 +132,7 @@ class CausalLM(TaskSettings):
     )
     agreement: ClassVar[float] = 0.999
     any_weights: ClassVar[bool] = True
+    pipeline_tag: ClassVar[str | None] = "text-generation"
     kind: Literal["causal_lm"]
 
     def check(self, recipe: Recipe) -> None:
@@ -184,6 +191,11 @@ class NextItem(TaskSettings):
         served={"ndcg_at_10": "served NDCG@10", "offline_ndcg_at_10": "offline NDCG@10"},
     )
     agreement: ClassVar[float] = 0.999
+    inputs: ClassVar[str] = (
+        "There is no tokenizer. catalogue.json lists the items: token 0 is padding, and token i + 1 is item number i of"
+        " its list, counted from 0. The input is the history of a user, oldest item first; the logits after its last"
+        " item score the next one."
+    )
     floor_packages: ClassVar[dict[str, str]] = {"implicit": "recommender"}
     kind: Literal["next_item"]
     split: Literal["leave_last_out", "time"] = Field(

@@ -36,14 +36,22 @@ def report_schema() -> dict[str, Any]:
 def build_report(
     recipe: Recipe, stage_dirs: Mapping[str, Path], environment: Environment, times: Mapping[str, StageTime], out: Path
 ) -> Report:
-    """Collect what the stages left, decide the gates and write the report.
+    """`decide_report`, then `write_report`: a report of stages whose results are published nowhere."""
+    report = decide_report(recipe, stage_dirs, environment, times)
+    write_report(report, stage_dirs, out)
+    return report
+
+
+def decide_report(
+    recipe: Recipe, stage_dirs: Mapping[str, Path], environment: Environment, times: Mapping[str, StageTime]
+) -> Report:
+    """Collect what the stages left and decide the gates; ``artifacts`` is still None.
 
     Args:
         recipe: names the run and holds the gates.
         stage_dirs: stage name → finished folder; a stage that did not run is left out and reads "not measured".
         environment: machine and versions, kept as given; ``date`` and ``libraries`` are shown apart.
         times: stage name → how long it took when it was made, and whether it was reused.
-        out: folder for ``report.json``, ``report.md``, ``report.html`` and ``report_*.png``.
 
     Returns:
         The content of ``report.json``, whose shape `Report` documents.
@@ -51,15 +59,28 @@ def build_report(
     found = collect(recipe, stage_dirs, environment, times)
     decided = explained(recipe.gates, decide(recipe.gates, found), found)
     gates = [*decided, *standing(recipe.gates, found)]
-    report: Report = {**found, "gates": gates, "verdict": verdict(found, gates)}
+    return {**found, "gates": gates, "verdict": verdict(found, gates), "artifacts": None}
+
+
+def write_report(report: Report, stage_dirs: Mapping[str, Path], out: Path) -> None:
+    """Write ``report.json``, ``report.md``, ``report.html`` and ``report_*.png`` to ``out``.
+
+    Args:
+        report: see `decide_report`. The list of its own files is completed here.
+        stage_dirs: stage name → finished folder: latencies of every request, texts and answers are read from there.
+        out: made if it is not there.
+    """
     out.mkdir(parents=True, exist_ok=True)
     for stale in out.glob("report_*.png"):
         stale.unlink()
-    document = compose(report, _figures(report, stage_dirs.get("verify"), out), changed_answers(recipe, stage_dirs))
+    examples = changed_answers(report["task"], stage_dirs)
+    document = compose(report, _figures(report, stage_dirs.get("verify"), out), examples)
     write_whole(out / "report.md", render_markdown(document).encode())
     write_whole(out / "report.html", render_html(document, out).encode())
+    if report["artifacts"] is not None:
+        figures = sorted(path.name for path in out.glob("report_*.png"))
+        report["artifacts"]["report"] = ["report.html", "report.md", "report.json", *figures]
     write_json(out / "report.json", report)
-    return report
 
 
 def _latencies(folder: Path | None) -> dict[str, NDArray[np.float32]]:

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NotRequired, TypeAlias, cast
 
-from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from lwc.core.errors import RecipeError
 from lwc.core.marks import Interval, Intervals
 from lwc.core.store import RECORD, STORE_FOLDER, Store, key_of, read_json, read_record
 from lwc.recipe import TASKS
-from lwc.report.collect import SCHEMA_VERSION
-from lwc.report.content_types import Decision, Ratios, Report, Target
+from lwc.report.content_types import Ratios, Target
 from lwc.report.export_contents import AsServed, ShapeTimes
 from lwc.report.paired import Predictions, holm, other_rows, paired, read_predictions
 from lwc.report.quality_contents import Quality, measured
+from lwc.report.reading import ReadGate, ReadReport, check_metrics, read_report
+from lwc.report.serving_contents import Served
 
 # They name a run, or plan others: no number depends on them.
 _NO_EFFECT = ("name", "description", "sweep")
@@ -50,7 +50,8 @@ class Compared(TypedDict):
     ratios: Ratios
     served: AsServed | None
     latency: list[ShapeTimes]
-    gates: list[Decision]
+    serving: dict[str, Served | None]
+    gates: list[ReadGate]
     cost: Cost
 
 
@@ -113,51 +114,7 @@ def differences(recipes: Sequence[Mapping[str, object]]) -> list[Difference]:
     return [row for row in rows if any(value != row["values"][0] for value in row["values"])]
 
 
-def _report(folder: Path) -> Report:
-    path = folder / "report.json"
-    if not path.is_file():
-        raise RecipeError(
-            f"{folder}: no report.json in it" if folder.is_dir() else f"{folder}: no such folder",
-            "name the folder of a finished run, e.g. runs/amazon_2.5x; `lwc run` writes the report at its end",
-        )
-    content = read_json(path)
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION:
-        raise RecipeError(
-            f"{path}: has schema version {version}, this lwc reads {SCHEMA_VERSION}",
-            "write it again with `lwc report RECIPE`",
-        )
-    try:
-        report: Report = TypeAdapter(Report).validate_python(content)
-    except ValidationError as error:
-        raise _not_a_report(path, error) from error
-    if report["task"] not in TASKS.names():
-        raise RecipeError(
-            f"{path}: not a report: no task {report['task']!r}", f"this lwc has {', '.join(TASKS.names())}"
-        )
-    return report
-
-
-def _not_a_report(path: Path, error: ValidationError) -> RecipeError:
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(map(str, first["loc"]))
-    return RecipeError(f"{path}: not a report: {where}: {first['msg']}", "write it again with `lwc report RECIPE`")
-
-
-def _check_metrics(run: _Run) -> None:
-    """Raise `RecipeError` where a metric is missing: the report's schema leaves open which ones a task has."""
-    quality, metrics = run.report["quality"], TASKS[run.report["task"]].headline.metrics
-    if quality is None:
-        return
-    for found in (quality["base"], quality["unrecovered"], quality["compressed"], *quality["floors"].values()):
-        figures = {metric.key: cast(Mapping[str, object], found).get(metric.key) for metric in metrics}
-        try:
-            TypeAdapter(Intervals).validate_python(figures)
-        except ValidationError as error:
-            raise _not_a_report(run.folder / "report.json", error) from error
-
-
-def load_predictions(folder: Path, report: Report) -> tuple[Predictions | None, str]:
+def load_predictions(folder: Path, report: ReadReport) -> tuple[Predictions | None, str]:
     """The predictions a report is of, or None and the reason in words."""
     made_from = read_record(folder).get("evaluate")
     if made_from is None:
@@ -174,7 +131,7 @@ def load_predictions(folder: Path, report: Report) -> tuple[Predictions | None, 
 class _Run:
     name: str
     folder: Path
-    report: Report
+    report: ReadReport
 
 
 def _untested(
@@ -247,7 +204,8 @@ def _compared(run: _Run) -> Compared:
         "ratios": report["ratios"],
         "served": report["served"],
         "latency": (report["latency"] or {}).get("shapes", []),
-        "gates": report["gates"],
+        "serving": report["serving"] or {},
+        "gates": [{"at": "value", **gate} for gate in report["gates"]],
         "cost": {"stages": seconds, "total": sum(known) if known else None},
     }
 
@@ -275,12 +233,12 @@ def compare(runs: Sequence[Path]) -> Comparison:
         if folder.resolve() in seen:
             raise RecipeError(f"{folder}: is the same run as {seen[folder.resolve()]}", "name each run once")
         seen[folder.resolve()] = folder
-    every = [_Run(name, folder, _report(folder)) for name, folder in zip(_names(folders), folders, strict=True)]
+    every = [_Run(name, folder, read_report(folder)) for name, folder in zip(_names(folders), folders, strict=True)]
     tasks = list(dict.fromkeys(run.report["task"] for run in every))
     if len(tasks) > 1:
         raise RecipeError(f"the runs are of different tasks: {', '.join(tasks)}", "compare runs of one task")
     for run in every:
-        _check_metrics(run)
+        check_metrics(run.folder, run.report)
     rows, tests = [_compared(run) for run in every], _tests(every)
     notes = []
     if any(row["machine"] != rows[0]["machine"] for row in rows):

@@ -9,7 +9,6 @@ from lwc.core.marks import Interval
 from lwc.metrics.headline import Metric
 from lwc.recipe import TASKS
 from lwc.report.compare import Compared, Comparison, Test
-from lwc.report.content_types import Decision
 from lwc.report.document import Document, Paragraph, Section, Table, Tiles
 from lwc.report.export_contents import ShapeTimes
 from lwc.report.formats import NOT_MEASURED, duration, number, ratio, retention, significant, with_interval
@@ -17,6 +16,8 @@ from lwc.report.gates import judged
 from lwc.report.html import render_html
 from lwc.report.markdown import render_markdown
 from lwc.report.quality_contents import measured
+from lwc.report.reading import ReadGate
+from lwc.report.serving_contents import HighestRate
 
 
 def _metrics(c: Comparison) -> tuple[Metric, Metric]:
@@ -89,6 +90,13 @@ def _test_table(c: Comparison) -> Table:
     return Table(header, rows, caption)
 
 
+_HIGHEST = "highest rate"
+_SERVED = (
+    "Triton on the machine of each run, which the clients shared. Answered: with the users or the rate of verify."
+    " verify.find_rate measures the highest rate, and that of the uncut model in turns on the same server."
+)
+
+
 def _by_run(c: Comparison, found: Sequence[Mapping[str, str]], title: str, caption: str = "") -> Table:
     """One row for each key of ``found`` (a mapping for each run, in order), one column for each run."""
     keys = list(dict.fromkeys(key for one in found for key in one))
@@ -96,16 +104,16 @@ def _by_run(c: Comparison, found: Sequence[Mapping[str, str]], title: str, capti
     return Table((title, *(run["name"] for run in c["runs"])), rows, caption)
 
 
-def _gate(gate: Decision) -> str:
+def _gate(gate: ReadGate) -> str:
     value, limit = (significant(one) for one in (gate["value"], gate["threshold"]))
     return f"{'pass' if gate['passed'] else 'FAIL'}: {value} (must be {gate['op']} {limit})"
 
 
-def _gates(gates: Sequence[Decision]) -> dict[str, str]:
+def _gates(gates: Sequence[ReadGate]) -> dict[str, str]:
     """A run's gates by metric and operator; a second one on the same metric is numbered, not lost."""
     found: dict[str, str] = {}
     for gate in gates:
-        name = key = f"{judged(gate['metric'], gate['at'])} {gate['op']}"
+        name = key = f"{judged(gate['metric'], gate.get('at', 'value'))} {gate['op']}"
         again = 1
         while key in found:
             again += 1
@@ -124,6 +132,27 @@ def _served(run: Compared) -> dict[str, str]:
     return {"as served": served["precision"], **{f"as served: {name}": text for name, text in (gained | kept).items()}}
 
 
+def _serving(run: Compared, protocols: Sequence[str]) -> dict[str, str]:
+    """Rows for what a run measured at its endpoint, and for its base on the same server."""
+    rows: dict[str, str] = {}
+    for protocol in protocols:
+        one = run["serving"].get(protocol)
+        rows[f"{protocol}: p95"] = number(one and one["latency_ms"]["p95"], 1, " ms")
+        rows[f"{protocol}: answered"] = number(one and one["throughput_rps"], 0, " requests/s")
+    limit = next((one["limit"] for one in run["serving"].values() if one and "limit" in one), None)
+    within = f"p95 ≤ {limit['objective']['max_p95_ms']:g} ms" if limit else ""
+    rates = {_HIGHEST: limit and limit["compressed"], f"{_HIGHEST} of the base": limit and limit["base"]}
+    rows |= {name: f"{_rate(found)}; {within}" if found else NOT_MEASURED for name, found in rates.items()}
+    return {**rows, f"{_HIGHEST} ÷ that of the base": with_interval(limit and limit["ratio"], 2)}
+
+
+def _rate(found: HighestRate) -> str:
+    if found["rate_rps"] is None:
+        return "no rate"
+    p95 = found["p95_ms"]
+    return f"{significant(found['rate_rps'])} requests/s" + (f" at p95 {p95['median']:.1f} ms" if p95 else "")
+
+
 def _speed(shape: ShapeTimes) -> str:
     return f"{number(shape['base_ms'], 2)} → {number(shape['compressed_ms'], 2)} ms ({ratio(shape['ratio'])})"
 
@@ -137,6 +166,8 @@ def _document(c: Comparison) -> Document:
     sizes = [{**{str(name): ratio(value) for name, value in run["ratios"].items()}, **_served(run)} for run in runs]
     speeds = [{f"{s['batch']} × {s['length']}": _speed(s) for s in run["latency"]} for run in runs]
     gates = [_gates(run["gates"]) for run in runs]
+    protocols = list(dict.fromkeys(protocol for run in runs for protocol in run["serving"]))
+    serving = [_serving(run, protocols) for run in runs]
     costs = [
         {**{k: duration(v) for k, v in run["cost"]["stages"].items()}, "total": duration(run["cost"]["total"])}
         for run in runs
@@ -163,6 +194,10 @@ def _document(c: Comparison) -> Document:
                 _by_run(c, sizes, "ratio"),
                 _by_run(c, speeds, "batch × length", "ONNX Runtime, base → compressed, median.") if any(speeds)
                 else Paragraph(f"Latency of the exported models: {NOT_MEASURED}."),
+            ]),
+            Section("Served", [
+                _by_run(c, serving, "endpoint", _SERVED) if protocols
+                else Paragraph(f"Latency and rate of the endpoint: {NOT_MEASURED}."),
             ]),
             Section("Gates", [_by_run(c, gates, "gate") if any(gates) else Paragraph("No gates were set.", "quiet")]),
             Section("Cost", [_by_run(c, costs, "stage", "Duration of each stage when it was run, reused or not.")]),

@@ -295,8 +295,23 @@ class Findings(TypedDict):
     environment: Environment
 
 
+@with_config(CLOSED)
+class Artifacts(TypedDict):
+    """Where the results of the run are, relative to the folder of this file."""
+
+    model: Annotated[str, Field(description="Hugging Face folder of the compressed model, with its model card")]
+    onnx: Annotated[
+        dict[Literal["base", "compressed", "served"], str],
+        Field(description="files in the store: both models in fp32, and what the CPU repository serves"),
+    ]
+    repositories: Annotated[list[str], Field(description="Triton repositories; empty where they are no longer there")]
+    published: Annotated[bool, Field(description="false: a gate failed or the target was missed")]
+    report: list[str]
+
+
 class Report(Findings):
     """What one run measured. null always means: not measured. Every top-level key is always there."""
 
     gates: list[Decision]
     verdict: Verdict
+    artifacts: Artifacts | None

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from lwc.data.splits import load_labels, load_split
-from lwc.recipe import Recipe
 from lwc.report.document import Paragraph, Section, Table
 
 _SHOWN, _LENGTH = 4, 240
@@ -26,13 +25,13 @@ class Changed(NamedTuple):
     compressed: str
 
 
-def changed_answers(recipe: Recipe, stage_dirs: Mapping[str, Path]) -> Section | None:
+def changed_answers(task: str, stage_dirs: Mapping[str, Path]) -> Section | None:
     """A few texts of each kind of change; of numbers those that moved most. None where a task answers no text.
 
     The texts are spread over the test split, so that they are no selection of the most striking ones.
     """
     evaluated, data = stage_dirs.get("evaluate"), stage_dirs.get("data")
-    if evaluated is None or data is None or recipe.task.kind not in ("classification", "regression"):
+    if evaluated is None or data is None or task not in ("classification", "regression"):
         return None
     predictions = evaluated / "predictions.parquet"
     if not predictions.is_file() or not (data / "test.parquet").is_file():
@@ -45,7 +44,7 @@ def changed_answers(recipe: Recipe, stage_dirs: Mapping[str, Path]) -> Section |
     def text(row: int) -> str:
         return shorten(by_id[found["id"][row]], _LENGTH, placeholder=" …")
 
-    if recipe.task.kind == "regression":
+    if task == "regression":
         order = np.argsort(-np.abs(small - base), kind="stable")[:_SHOWN]
         moved = [Changed(text(row), *(f"{one[row]:.2f}" for one in (label, base, small))) for row in order]
         return Section("Answers that moved most", [_table(moved, "Test texts with the largest difference.")])

@@ -18,6 +18,7 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "==": operator.eq,
 }
 
+_SIDES = {">=": "short by", ">": "short by", "<=": "over by", "<": "over by", "==": "off by"}
 ENDS: dict[At, str] = {"low": "lower end", "high": "upper end"}
 
 
@@ -81,9 +82,9 @@ def _decide_one(gate: Gate, report: Mapping[str, object]) -> Decision:
     if value is not None and threshold is not None:
         passed = OPERATORS[gate.op](value, threshold)
         name = judged(gate.metric, gate.at)
-        reason = "" if passed else f"{name} is {value:.6g}, must be {gate.op} {threshold:.6g}"
-        if not passed and gate.relative_to is not None:
-            reason += f" ({gate.value:g} × {gate.relative_to})"
+        multiple = f" ({gate.value:g} × {gate.relative_to})" if gate.relative_to is not None else ""
+        missed = f"{_SIDES[gate.op]} {abs(value - threshold):.4g}"
+        reason = "" if passed else f"{name} is {value:.6g}, must be {gate.op} {threshold:.6g}{multiple}: {missed}"
     return {
         "metric": gate.metric, "at": gate.at, "op": gate.op, "threshold": threshold, "value": value, "passed": passed,
         "reason": reason, "note": "", "standing": False,

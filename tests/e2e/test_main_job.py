@@ -14,14 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from card import run_card
 from grid import kept
 from measured_figures import differences
 
+from lwc.data.splits import load_split
 from lwc.pipeline.stages import stages_until
 from lwc.recipe.file import load_recipe
 from lwc.report.build import report_schema
 from lwc.serving.triton.server import TritonServer
+from lwc.tasks.text import model_logits
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "recipes" / "tiny.yaml"
@@ -77,11 +82,26 @@ class TestMainJob:
         assert [line.split()[1] for line in lines if line.startswith("…")] == [*stages_until(None), "report"]
         assert "… recover   the uncut model teaches the cut one, 40 steps" in lines
         assert "never run" not in done.stderr
-        (checkpoint,) = [line.split()[1] for line in lines if line.startswith("checkpoint  ")]
-        assert (folder / checkpoint / "model.safetensors").is_file()
-        assert "report      runs/tiny/report.html" in lines
-        assert "repository  triton_models/tiny" in lines
-        assert lines[-1] == "All 6 gates passed."
+        assert sum(line.startswith("pass ") for line in lines) == 6
+        assert lines[-5:] == [
+            "model       runs/tiny/model (Hugging Face folder with its model card)",
+            "report      runs/tiny/report.html",
+            "repository  triton_models/tiny",
+            "next        lwc serve triton_models/tiny",
+            "            lwc push runs/tiny USER/NAME",
+        ]
+        assert (folder / "runs" / "tiny" / "model" / "model.safetensors").is_file()
+
+    def test_the_report_names_every_artifact(
+        self, finished: tuple[Path, subprocess.CompletedProcess[str]], report: dict[str, Any]
+    ) -> None:
+        made, run = report["artifacts"], finished[0] / "runs" / "tiny"
+        assert made["published"]
+        assert set(made["onnx"]) == {"base", "compressed", "served"}
+        assert "report.html" in made["report"]
+        for name in (made["model"], *made["onnx"].values(), *made["repositories"], *made["report"]):
+            assert not Path(name).is_absolute()
+            assert (run / name).exists(), name
 
     def test_the_report_follows_its_schema(self, report: dict[str, Any]) -> None:
         jsonschema.validate(report, report_schema())
@@ -126,7 +146,10 @@ class TestMainJob:
         done = lwc("report", TINY, *stricter, cwd=folder)
         assert done.returncode == 3, done.stderr
         assert "FAIL ratios.blocks" in done.stderr
-        assert done.stderr.splitlines()[-1].startswith("1 of 6 gates failed: ratios.blocks")
+        lines = done.stderr.splitlines()
+        assert "Do not deploy: 1 of 6 gates failed." in lines
+        assert "FAIL ratios.blocks is 2, must be >= 9: short by 7" in lines
+        assert "repository  triton_models/tiny" in lines, "it is still where the run has published it"
         again = lwc("report", TINY, cwd=folder)
         assert again.returncode == 0
         verdict = finished[1].stderr[finished[1].stderr.index("\nRemoved ") :]
@@ -165,22 +188,31 @@ class TestMainJob:
         assert strict.returncode == 3, "a threshold that cannot be met must fail the command"
         assert "FAIL" in strict.stderr
 
-    def test_the_checkpoint_loads_without_lwc(self, finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    def test_the_published_model_gives_the_measured_logits_without_lwc(
+        self, finished: tuple[Path, subprocess.CompletedProcess[str]]
+    ) -> None:
         folder, _ = finished
-        (model,) = (folder / "runs" / ".store" / "recover").glob("*/model")
-        code = (
-            "import sys, torch\n"
-            "from transformers import AutoModelForSequenceClassification as M, AutoTokenizer as T\n"
-            "t, m = T.from_pretrained(sys.argv[1]), M.from_pretrained(sys.argv[1]).eval()\n"
-            "x = t(['good', 'this is a longer and worse review'], padding=True, return_tensors='pt')\n"
-            "print(m(**x).logits.tolist(), m.config.id2label)\n"
-            "assert not any(n.split('.')[0] == 'lwc' for n in sys.modules)"
+        store = folder / "runs" / ".store"
+        (data,), (measured,), (evaluated,) = (
+            list((store / stage).iterdir()) for stage in ("data", "recover", "evaluate")
         )
-        alone = subprocess.run(
-            [sys.executable, "-c", code, str(model)], cwd=folder, capture_output=True, text=True, check=False
+        test = load_split(data, "test")
+        expected, _ = model_logits(measured / "model", test, load_recipe(TINY))
+        (folder / "texts.json").write_text(json.dumps(test.texts))
+        more = (
+            "import json\n"
+            f"texts = json.load(open({str(folder / 'texts.json')!r}))\n"
+            "read = dict(truncation=True, max_length=32, return_tensors='pt')\n"
+            "found = [model(**tokenizer([text], **read)).logits[0].tolist() for text in texts]\n"
+            "print(json.dumps([found, model.config.id2label]))\n"
         )
-        assert alone.returncode == 0, alone.stderr
-        assert "great" in alone.stdout
+        found, labels = json.loads(run_card(folder / "runs" / "tiny" / "model", more).splitlines()[-1])
+        assert np.allclose(found, expected, atol=1e-5)
+        predicted = pq.read_table(evaluated / "predictions.parquet")
+        order = {row: place for place, row in enumerate(predicted["id"].to_pylist())}
+        answers = [predicted["compressed"][order[row]].as_py() for row in test.ids]
+        assert np.argmax(found, axis=1).tolist() == answers
+        assert labels == {"0": "great", "1": "other"}
 
 
 KILL_POINTS = ("train", "remove", "export")

@@ -13,7 +13,7 @@ from lwc.report.gates import lookup
 # For tests that make the stages themselves.
 TIMES: dict[str, StageTime] = {name: {"seconds": 1.0, "hit": False} for name in get_args(StageName)}
 # What was asked and decided, not measured.
-_ASKED = ("schema_version", "recipe", "gates", "verdict", "task")
+_ASKED = ("schema_version", "recipe", "gates", "verdict", "artifacts", "task")
 
 
 def _numbers(node: Any, path: str = "") -> Iterator[str]:

@@ -133,6 +133,20 @@ def test_publishing_replaces_and_leaves_no_rest(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "models").iterdir()] == ["name"]
 
 
+def test_a_published_folder_is_a_copy_and_has_what_is_added_before_it_takes_its_place(tmp_path: Path) -> None:
+    source, place = tmp_path / "made", tmp_path / "models" / "name"
+    source.mkdir()
+    (source / "weights").write_text("measured")
+    publish_folder(source, place, {"README.md": "one"})
+    with (place / "weights").open("r+") as file:
+        file.write("edited..")
+    assert (source / "weights").read_text() == "measured", "people edit a published file in place"
+    with pytest.raises(FileNotFoundError):
+        publish_folder(source, place, {"nowhere/README.md": "two"})
+    assert {path.name: path.read_text() for path in place.iterdir()} == {"weights": "edited..", "README.md": "one"}
+    assert [path.name for path in place.parent.iterdir()] == ["name"]
+
+
 @pytest.mark.parametrize("older", [True, False])
 def test_a_full_disk_while_publishing_leaves_nothing_half_copied(tmp_path: Path, older: bool) -> None:
     source, models = tmp_path / "made", tmp_path / "models"

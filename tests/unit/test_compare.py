@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,6 +128,56 @@ def test_what_each_run_serves_is_beside_its_ratios(tmp_path: Path) -> None:
     assert ["as served", "–", "int8"] in rows
     assert ["as served: latency\\_eager", "–", "7.75×"] in rows
     assert ["as served: accuracy retained", "–", "97.0 % (96.0–98.0)"] in rows
+
+
+def test_what_each_run_serves_and_its_base_on_the_same_server(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, name, wrong(1)) for name in ("searched", "alone", "unserved")]
+
+    def highest(rate: float | None) -> dict[str, Any]:
+        spread = {"n": 3, "low": 40.0, "median": 45.5, "high": 49.0} if rate else None
+        return {"unloaded_ms": {"p50": 5.0, "p95": 8.0}, "rate_rps": rate, "missed_rps": None, "p95_ms": spread,
+                "achieved_rps": None, "why": [], "rates_tried": 4, "rates_in_doubt": 0, "steps": []}  # fmt: skip
+
+    limits: list[Any] = [
+        {"objective": {"max_p95_ms": 50.0}, "protocol": "http", "compressed": highest(184.0), "base": highest(62.0),
+         "ratio": {"value": 2.97, "low": 2.7, "high": 3.2}},
+        {"objective": {"max_p95_ms": 50.0}, "compressed": highest(None), "base": None, "ratio": None},
+    ]  # fmt: skip
+    for folder, limit in zip(runs, limits, strict=False):
+        report = json.loads((folder / "report.json").read_text())
+        one = {"requests": 900, "errors": 0, "throughput_rps": 166.2, "latency_ms": {"p95": 38.24}}
+        write_json(folder / "report.json", {**report, "serving": {"http": {**one, "limit": limit}}})
+    c = compare(runs)
+    assert c["runs"][0]["serving"]["http"]["limit"]["base"]["rate_rps"] == 62.0
+    rows = {row[0]: row[1:] for line in to_markdown(c).splitlines() if len(row := line.strip("| ").split(" | ")) == 4}
+    unknown = "not measured"
+    assert rows["http: p95"] == ["38.2 ms", "38.2 ms", unknown]
+    assert rows["http: answered"] == ["166 requests/s", "166 requests/s", unknown]
+    assert rows["highest rate"] == ["184 requests/s at p95 45.5 ms; p95 ≤ 50 ms", "no rate; p95 ≤ 50 ms", unknown]
+    assert rows["highest rate of the base"] == ["62 requests/s at p95 45.5 ms; p95 ≤ 50 ms", unknown, unknown]
+    assert rows["highest rate ÷ that of the base"] == ["2.97 (2.70–3.20)", unknown, unknown]
+
+
+def test_a_report_of_an_earlier_version_is_compared_with_a_dash_for_what_it_lacks(tmp_path: Path) -> None:
+    now, before = (make_run(tmp_path, name, wrong(*range(40))) for name in ("now", "before"))
+    report = json.loads((now / "report.json").read_text())
+    report["served"] = {**served(), "quality": None, "retention": None}
+    report["served"]["ratios"]["blocks"] = 2.0
+    write_json(now / "report.json", report)
+    old = json.loads((before / "report.json").read_text())
+    for section in ("served", "artifacts"):
+        del old[section]
+    old["verdict"] = {"passed": True, "removed": "Removed nothing.", "words": "of an earlier lwc"}
+    for gate in old["gates"]:
+        for added in ("at", "note", "standing"):
+            del gate[added]
+    write_json(before / "report.json", old)
+    c = compare([now, before])
+    rows = [line.strip("| ").split(" | ") for line in to_markdown(c).splitlines()]
+    assert ["as served", "int8", "–"] in rows
+    assert c["runs"][1]["gates"][0]["at"] == "value"
+    (gate,) = [row for row in rows if row[0].startswith("retention.accuracy")]
+    assert gate[1] == gate[2]
 
 
 def test_tables_hold_ratios_latency_gates_and_cost(tmp_path: Path) -> None:

@@ -7,16 +7,19 @@ from typing import Any
 
 import onnx
 import pytest
+from card import run_card
 from histories import recipe, write_chain
 from measured_figures import TIMES, differences
 
 from lwc.core.errors import TargetError
 from lwc.core.machine import describe
-from lwc.core.store import read_json
+from lwc.core.store import publish_folder, read_json
 from lwc.pipeline.run import plan, run
 from lwc.recipe import Gate
+from lwc.report.build import decide_report
 from lwc.report.collect import collect
 from lwc.report.gates import decide
+from lwc.report.model_card import model_card
 
 pytest.importorskip("implicit")
 
@@ -47,6 +50,13 @@ def test_the_line_learns_the_order_that_popularity_does_not_know(tmp_path: Path,
     refused, empty = differences(report, made)
     assert refused == []
     assert [name for name in empty if not name.startswith("serving.")] == [], "serving was not run here"
+    stages = {name: result.path for name, result in results.items()}
+    checkpoint = stages["recover"] / "model"
+    card = model_card(decide_report(made, stages, describe(), TIMES), checkpoint)
+    publish_folder(checkpoint, tmp_path / "model", {"README.md": card})
+    assert run_card(tmp_path / "model", "print(model.config.n_layer)").split() == ["2"]
+    assert "item number i" in card
+    assert "pipeline_tag" not in card, "the hub has no pipeline for recommenders"
     assert (results["package"].path / "repository" / "shop" / "1" / "catalogue.json").is_file()
     again = plan(made, tmp_path / "runs")
     assert all(stage.hit for stage in again if stage.stage.cached)

@@ -276,15 +276,34 @@ def test_a_missed_target_fails_the_run_and_says_so_though_every_gate_passes(tmp_
     assert "missed at 2.00×" in found["gained"]
 
 
-def test_the_terminal_has_a_line_for_each_part_and_the_gates_last(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_terminal_has_a_line_for_each_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = build(tmp_path, serving=False)[0]["verdict"]
     render.verdict(found)
     lines = capsys.readouterr().err.splitlines()
-    first = [found["decision"], found["removed"], found["cost"], found["gained"]]
-    assert lines == [*first, *found["alerts"], *found["warnings"], found["gates"]]
-    assert len(lines) > 5
+    assert lines == [found["removed"], found["cost"], found["gained"], *found["alerts"], *found["warnings"]]
+    assert len(lines) > 3
+
+
+def test_the_terminal_names_a_failed_gate_once_and_by_how_much(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gates = [
+        {"metric": "ratios.blocks", "op": ">=", "value": 2.25},
+        {"metric": "ratios.params", "op": ">=", "value": 1},
+        {**GATES[1], "value": 0.5},
+        {"metric": "served.ratios.size", "op": ">=", "value": 1},
+    ]  # fmt: skip
+    report = build(tmp_path, make_recipe(gates), serving=False)[0]
+    render.decision(report["gates"], report["verdict"])
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("pass")] == ["ratios.params"]
+    assert lines[-4:] == [
+        "FAIL ratios.blocks is 2, must be >= 2.25: short by 0.25",
+        "FAIL latency.shapes.0.compressed_ms is 5.2, must be <= 5 (0.5 × latency.shapes.0.base_ms): over by 0.2",
+        "FAIL served.ratios.size = not measured (must be >= 1): served was not measured",
+        "Do not deploy: 3 of 4 gates failed.",
+    ]
+    assert "\n".join(lines).count("ratios.blocks") == 1
 
 
 def test_no_gates_is_not_called_a_pass(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from lwc.core.store import write_json
-from lwc.recipe import Recipe
 from lwc.report.document import Paragraph, Table
 from lwc.report.examples import changed_answers
 from lwc.report.importance import _selected
@@ -45,13 +44,6 @@ def test_the_race_is_shown_with_its_winner_marked() -> None:
     assert table.rows[table.strong[0]] == ("2 of 2", "80", "1, 2", "0.0500")
 
 
-def recipe(**sections: Any) -> Recipe:
-    return Recipe.model_validate({
-        "schema_version": 1, "name": "r", "model": {"kind": "config"}, "target": {"ratio": 2, "of": "blocks"},
-        **sections,
-    })  # fmt: skip
-
-
 def stages(folder: Path, **answers: Any) -> dict[str, Path]:
     ids = [11, 12, 13, 14]
     data, evaluate = folder / "data", folder / "evaluate"
@@ -68,7 +60,7 @@ def stages(folder: Path, **answers: Any) -> dict[str, Path]:
 
 def test_texts_whose_answer_changed_are_shown_by_kind(tmp_path: Path) -> None:
     found = stages(tmp_path, label=[1, 0, 1, 0], base=[1, 1, 1, 0], compressed=[0, 0, 1, 0])
-    section = changed_answers(recipe(), found)
+    section = changed_answers("classification", found)
     assert section is not None
     lost, won = section.blocks
     assert isinstance(lost, Table)
@@ -77,7 +69,7 @@ def test_texts_whose_answer_changed_are_shown_by_kind(tmp_path: Path) -> None:
     assert lost.caption == "The base was right, the compressed model is wrong: 1 of 4 texts."
     assert won.rows == (("broke", "bad", "good", "bad"),)
     same = stages(tmp_path / "same", label=[1, 0, 1, 0], base=[1, 0, 1, 0], compressed=[1, 0, 1, 0])
-    section = changed_answers(recipe(), same)
+    section = changed_answers("classification", same)
     assert section is not None
     assert [block.text for block in section.blocks if isinstance(block, Paragraph)] == [
         "No test text changed its answer."
@@ -86,9 +78,7 @@ def test_texts_whose_answer_changed_are_shown_by_kind(tmp_path: Path) -> None:
 
 def test_of_numbers_those_that_moved_most_and_long_texts_are_cut(tmp_path: Path) -> None:
     found = stages(tmp_path, label=[5.0, 1.0, 3.0, 4.0], base=[4.9, 1.2, 3.0, 4.0], compressed=[4.8, 1.1, 1.0, 4.0])
-    model = {"kind": "pretrained", "source": "x"}
-    numbers = recipe(task={"kind": "regression"}, data={"labels": {"scheme": "five_class"}}, model=model)
-    section = changed_answers(numbers, found)
+    section = changed_answers("regression", found)
     assert section is not None
     (table,) = section.blocks
     assert isinstance(table, Table)
@@ -100,5 +90,5 @@ def test_of_numbers_those_that_moved_most_and_long_texts_are_cut(tmp_path: Path)
 def test_a_run_without_its_texts_has_no_examples(tmp_path: Path, gone: str) -> None:
     found = stages(tmp_path, label=[1, 0, 1, 0], base=[1, 0, 1, 0], compressed=[1, 0, 1, 0])
     (tmp_path / gone).unlink()
-    assert changed_answers(recipe(), found) is None
-    assert changed_answers(recipe(), {"data": found["data"]}) is None
+    assert changed_answers("classification", found) is None
+    assert changed_answers("classification", {"data": found["data"]}) is None

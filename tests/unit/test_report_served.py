@@ -86,6 +86,7 @@ def test_the_terminal_says_what_the_report_says(tmp_path: Path, capsys: pytest.C
     report: Any = build(tmp_path, {"served": "int8", "int8": INT8})
     terminal.quality_table(report)
     terminal.verdict(report["verdict"])
+    terminal.decision(report["gates"], report["verdict"])
     said = capsys.readouterr().err
     assert re.search(r"as served, int8 +0\.850", said)
     for part in ("decision", "cost", "gained"):

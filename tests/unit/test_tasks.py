@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as functional
-from measured_figures import TIMES, differences
+from card import run_card
+from huggingface_hub import ModelCard
+from measured_figures import differences
 from planted import SCORERS, config_for, scale_output
 from tiny_llama import periodic_texts, save, trained_folder
 from tiny_models import tiny, tokens
@@ -24,7 +26,6 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from lwc.core.errors import DataError, ModelError, RecipeError
-from lwc.core.machine import describe
 from lwc.core.store import write_json
 from lwc.metrics.causal_lm import TokenSums, token_quality, token_retention
 from lwc.metrics.regression import number_quality, number_retention, spearman
@@ -33,10 +34,10 @@ from lwc.models.families import block_list, family_of
 from lwc.models.load import load_tokenizer
 from lwc.models.losses import IGNORED, answer_distance, distillation_loss, example_accuracy, example_loss
 from lwc.models.surgery import remove_blocks
+from lwc.pipeline.publish import finish
 from lwc.pipeline.run import run
 from lwc.recipe import Recipe
 from lwc.recipe.file import load_recipe
-from lwc.report.build import build_report
 from lwc.tasks.causal_lm import unigram
 from lwc.tasks.regression import numbers_of
 from lwc.tasks.task import Checkpoint
@@ -244,8 +245,8 @@ COMMON: dict[str, Any] = {
 
 def report_of(recipe: Recipe, runs: Path, out: Path) -> tuple[dict[str, Any], dict[str, Path]]:
     results = run(recipe, runs, quiet)
-    folders = {name: result.path for name, result in results.items()}
-    return build_report(recipe, folders, describe(), TIMES, out), folders
+    report = finish(recipe, results, out, out / "triton_models")
+    return dict(report), {name: result.path for name, result in results.items()}
 
 
 @pytest.mark.serving
@@ -277,8 +278,10 @@ def test_a_language_model_goes_the_whole_line(tmp_path: Path) -> None:
     assert (refused, set(empty) - {"environment.gpu"}) == ([], set()), "without a GPU there is no name of one"
     assert report["gates"][0]["value"] == report["retention"]["perplexity"]["value"]
     # Stock transformers loads the cut model: as many blocks as were kept, and the evaluated loss.
-    smaller = AutoModelForCausalLM.from_pretrained(folders["recover"] / "model").eval()
+    smaller = AutoModelForCausalLM.from_pretrained(tmp_path / "report" / "model").eval()
     assert smaller.config.num_hidden_layers == 2
+    assert "pipeline_tag: text-generation" in (tmp_path / "report" / "model" / "README.md").read_text()
+    assert run_card(tmp_path / "report" / "model", "print(model.config.num_hidden_layers)").split()[-1] == "2"
     # The endpoint answers with the next token, as offline; what it is measured against is the uncut model's.
     served = report["serving"]["http"]["served"]
     assert served["matches_offline"] == 1.0
@@ -324,7 +327,7 @@ def test_stars_are_predicted_and_served_as_numbers(tmp_path: Path) -> None:
         "train": {**COMMON["train"], "epochs": 20, "learning_rate": 5e-3, "patience": 20},
         "gates": [{"metric": "retention.spearman", "op": ">=", "value": 0.5}],
     })  # fmt: skip
-    report, folders = report_of(recipe, tmp_path / "runs", tmp_path / "report")
+    report, _ = report_of(recipe, tmp_path / "runs", tmp_path / "report")
     quality = report["quality"]
     assert quality["base"]["spearman"]["value"] > 0.8
     assert quality["base"]["mean_absolute_error"]["value"] < quality["floors"]["median"]["mean_absolute_error"]["value"]
@@ -336,8 +339,14 @@ def test_stars_are_predicted_and_served_as_numbers(tmp_path: Path) -> None:
     served = report["serving"]["http"]["served"]
     assert served["matches_offline"] == 1.0
     assert served["accuracy"] > 0.4  # of the nearest star
-    loaded = AutoModelForSequenceClassification.from_pretrained(folders["recover"] / "model")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "report" / "model")
     assert loaded.config.num_labels == 1
+    card = ModelCard.load(tmp_path / "report" / "model" / "README.md")
+    first = card.data.eval_results[0]
+    assert (first.metric_type, first.metric_value) == (
+        "mean_absolute_error", quality["compressed"]["mean_absolute_error"]["value"]
+    )  # fmt: skip
+    assert run_card(tmp_path / "report" / "model", "print(model.config.num_labels)").split()[-1] == "1"
 
 
 @pytest.mark.parametrize(
