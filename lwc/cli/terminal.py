@@ -133,9 +133,7 @@ def gates_table(gates: Sequence[Decision]) -> None:
 
     for gate in gates:
         mark = "[green]pass[/green]" if gate["passed"] else "[bold red]FAIL[/bold red]"
-        said = gate_line(gate)
-        reason = f" — {gate['reason']}" if gate["reason"] and gate["reason"] not in said else ""
-        line(f"{mark} {escape(said + reason)}")
+        line(f"{mark} {escape(gate_line(gate))}")
         if gate["note"]:
             line(f"     [dim]{escape(gate['note'])}[/dim]")
 
