@@ -199,7 +199,14 @@ def score(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("ru
     """Train (or reuse) the model and rank its blocks."""
     from lwc.core.store import read_json
 
-    results = run_line(load(recipe, overrides), runs, "score")
+    loaded = load(recipe, overrides)
+    if not loaded.score.methods:
+        raise LwcError(
+            f"{loaded.name}: blocks are not scored: score.methods is empty",
+            "add `score: {}` to the recipe, or --set score={}",
+            exit_code=USAGE,
+        )
+    results = run_line(loaded, runs, "score")
     importance = read_json(results["score"].path / "importance.json")
     show(importance, as_json, render.importance_table)
 

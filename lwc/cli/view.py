@@ -34,6 +34,7 @@ class Running:
     Args:
         began: when; all times are seconds of one clock.
         said: its last progress text; may be a `Step`.
+        step: its last `Step`: what a part of a loop says in words between its steps does not end the loop.
         result: its last text that is no step, which is worth keeping when the stage ends.
         since: when the loop's first step was heard, and its number: a resumed loop starts late.
         heard: when the last step was heard.
@@ -43,6 +44,7 @@ class Running:
     began: float
     said: str = ""
     result: str = ""
+    step: Step | None = None
     since: tuple[float, int] = (0.0, 0)
     heard: float = 0.0
 
@@ -50,9 +52,9 @@ class Running:
         """The same stage after it has said ``text``."""
         if not isinstance(text, Step):
             return replace(self, said=text, result=text)
-        last = self.said
-        same = isinstance(last, Step) and last.total == text.total and last.done <= text.done
-        return replace(self, said=text, since=self.since if same else (now, text.done), heard=now)
+        last = self.step
+        same = last is not None and last.total == text.total and last.done <= text.done
+        return replace(self, said=text, step=text, since=self.since if same else (now, text.done), heard=now)
 
     def elapsed(self, now: float) -> str:
         """How long the stage has been at work."""

@@ -5,29 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from lwc.core.errors import ModelError
+from lwc.models.counts import ParameterCounts
 from lwc.models.families import BlockOutput, Family, block_input, block_list
 from lwc.models.types import M, Model
-
-
-@dataclass(frozen=True)
-class ParameterCounts:
-    """Parameters of the whole model and of each block; tied weights count once.
-
-    ``tied`` are those of an output matrix that is the embeddings': an exported file contains them twice.
-    """
-
-    total: int
-    per_block: list[int]
-    tied: int = 0
-
-    def without(self, removed: Collection[int]) -> int:
-        """Parameters left after these blocks are gone."""
-        return self.total - sum(self.per_block[index] for index in removed)
 
 
 def parameter_counts(model: Model, family: Family) -> ParameterCounts:

@@ -28,6 +28,7 @@ from lwc.models.positions import check_shapes
 from lwc.models.source import checkpoint_folder
 from lwc.models.types import Model
 from lwc.models.vocabulary import trim_vocabulary, used_tokens
+from lwc.pipeline.keys import searched_for_latency
 from lwc.pipeline.preflight import Check, Subject, run_checks
 from lwc.pipeline.stage import StageContext
 from lwc.recipe import Pretrained, Recipe, Shap, Trust
@@ -146,7 +147,7 @@ def _trims(subject: Subject) -> None:
     keep = used_tokens(tokenizer, texts, recipe.model.max_length, recipe.vocabulary.min_count)
     smaller, _ = trim_vocabulary(base.model, tokenizer, keep)
     taken = (base.model.get_input_embeddings().weight.numel()) - smaller.get_input_embeddings().weight.numel()
-    if recipe.target.of != "latency":
+    if not searched_for_latency(recipe):
         plan_cut(base.model, family_of(base.model), recipe.target, recipe.select, taken)
 
 
@@ -186,7 +187,7 @@ SHAPE = (
 BASE = (
     *SHAPE,
     Check("free disk space", ("train", "export"), _room),
-    Check("the calibration rows", ("score",), _ranks),
+    Check("the calibration rows", ("score",), _ranks, lambda recipe: bool(recipe.score.methods)),
     Check("attention maps", ("recover",), _attends, lambda recipe: recipe.recover.attention_weight > 0),
     Check("the linear start", ("recover",), _ends_linearly, lambda recipe: recipe.recover.start == "linear"),
     Check("trimming the vocabulary", ("select", "recover"), _trims, lambda recipe: recipe.vocabulary.trim),

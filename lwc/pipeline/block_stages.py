@@ -22,10 +22,12 @@ from lwc.models.types import Model
 from lwc.models.vocabulary import used_tokens
 from lwc.pipeline.before_training import check_base
 from lwc.pipeline.blocks_for_latency import blocks_for_latency
+from lwc.pipeline.keys import searched_for_latency
 from lwc.pipeline.stage import StageContext
 from lwc.recipe import Iterated, Racing
 from lwc.selection.iterated import iterated, quotas
-from lwc.selection.select import CutPlan, describe, plan_cut, select_blocks
+from lwc.selection.plan import CutPlan
+from lwc.selection.select import describe, plan_cut, select_blocks
 from lwc.tasks.task import Checkpoint, task_of, tokenizer_of
 from lwc.training.distillation import Recoverer, blocks_name, random_weights
 
@@ -77,17 +79,20 @@ def _short_recovery(context: StageContext, base: Checkpoint) -> Callable[[Collec
 
 
 def _cut(context: StageContext, base: Checkpoint, family: Family) -> int | None:
-    """How many blocks the target removes, which is how many the measured cut models lack; None for one of latency."""
+    """How many blocks will go, which is how many the measured cut models lack; None where latency decides it."""
     recipe = context.recipe
-    if recipe.target.of == "latency":
+    if searched_for_latency(recipe):
         return None
     plan = plan_cut(base.model, family, recipe.target, recipe.select, _trimmed_parameters(context, base))
     return plan.total - plan.keep or None
 
 
 def score(context: StageContext) -> None:
-    """The score stage: ``importance.json``."""
+    """The score stage: ``importance.json``, none where the recipe lists no method."""
     check_base(context, _base(context))
+    if not context.recipe.score.methods:
+        context.progress("blocks are not scored (score.methods is empty)")
+        return
     base, family = _measured_on(context)
     settings = context.recipe.score
     # Cut models are judged on rows that no score has seen.
@@ -118,9 +123,9 @@ def select(context: StageContext) -> None:
     recipe = context.recipe
     base, family = _measured_on(context)
     calibration = _batches(context, base, "calibration")
-    importance = read_json(context.inputs["score"] / "importance.json")
+    importance = read_json(context.inputs["score"] / "importance.json") if recipe.score.methods else None
     trimmed = _trimmed_parameters(context, base)
-    latency = distributed.from_main(lambda: _measured_latency(context)) if recipe.target.of == "latency" else None
+    latency = distributed.from_main(lambda: _measured_latency(context)) if searched_for_latency(recipe) else None
     keep = None if latency is None else int(latency["keep"])
     plan = plan_cut(base.model, family, recipe.target, recipe.select, trimmed, keep)
     if isinstance(recipe.select, Iterated):

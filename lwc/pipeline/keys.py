@@ -9,7 +9,7 @@ from lwc.core.store import digest_paths, key_of
 from lwc.data.paths import locate_all
 from lwc.data.source import digests_of
 from lwc.models.source import resolve_folder, resolve_source
-from lwc.recipe import Iterated, LlamaProfile, Pretrained, Racing, Recipe
+from lwc.recipe import Iterated, LlamaProfile, Named, Pretrained, Racing, Recipe
 
 # Of the export stage, whose graphs a latency target measures too.
 EXPORT_VERSION = 9
@@ -58,7 +58,9 @@ def score_needs(recipe: Recipe) -> dict[str, str]:
     if trust is not None or recipe.score.fusion == "learned":
         # Scores are judged on models cut as deep as the target asks, whatever the strategy.
         cut = {name: getattr(recipe, name).model_dump(mode="json") for name in ("target", "vocabulary")}
-        needs["target"] = key_of({**cut, "required": [recipe.select.keep_first, recipe.select.keep_last]})
+        select = recipe.select
+        named = {"removed": len(select.blocks)} if isinstance(select, Named) else {}
+        needs["target"] = key_of({**cut, "required": [select.keep_first, select.keep_last], **named})
     if trust is not None and trust.recovery_steps:
         needs["recover"] = _short_recovery(recipe)
     for method in recipe.score.methods:
@@ -69,6 +71,11 @@ def score_needs(recipe: Recipe) -> dict[str, str]:
     return needs
 
 
+def searched_for_latency(recipe: Recipe) -> bool:
+    """Whether measured latency decides how many blocks stay; of named blocks the gates judge it, once exported."""
+    return recipe.target.of == "latency" and not isinstance(recipe.select, Named)
+
+
 def select_needs(recipe: Recipe) -> dict[str, str]:
     """Recovery, the vocabulary, and for a latency target the machine."""
     needs: dict[str, str] = {}
@@ -76,7 +83,7 @@ def select_needs(recipe: Recipe) -> dict[str, str]:
         needs["recover"] = _short_recovery(recipe)
     if recipe.vocabulary.trim:
         needs["vocabulary"] = key_of(recipe.vocabulary.model_dump(mode="json"))
-    if recipe.target.of == "latency":
+    if searched_for_latency(recipe):
         settings = recipe.export.model_dump(mode="json", exclude={"tensorrt"})
         needs["export"] = key_of(
             {**settings, "version": EXPORT_VERSION, "task": recipe.task.key("export"), **measuring_machine(recipe)}

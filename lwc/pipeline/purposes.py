@@ -48,6 +48,8 @@ def train(recipe: Recipe, inputs: Inputs) -> str:
 
 def score(recipe: Recipe, inputs: Inputs) -> str:
     """The score stage."""
+    if not recipe.score.methods:
+        return "checks the base; blocks are not scored"
     methods = _plural(len(recipe.score.methods), "method")
     tested = f", checked on {recipe.score.trust.subsets} cut models" if recipe.score.trust else ""
     return f"ranks the blocks by {methods} on {_many(recipe, inputs, 'calibration')}{tested}"

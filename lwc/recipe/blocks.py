@@ -150,8 +150,7 @@ class Score(Section):
             Taylor(method="taylor"),
             Ablation(method="ablation"),
         ),
-        description="methods to run",
-        min_length=1,
+        description="methods to run; []: blocks are not scored, the default where `select` names the blocks to remove",
     )
     fusion: Literal["mean_rank", "z_score", "robust_rank", "learned"] = Field(
         default="mean_rank",
@@ -165,6 +164,10 @@ class Score(Section):
         names = [m.method for m in self.methods]
         if len(set(names)) != len(names):
             raise ValueError(f"a method is listed twice: {names}")
+        if not names:
+            if self.trust is not None or self.fusion == "learned":
+                raise ValueError("methods is empty, but trust and fusion: learned need scores")
+            return self
         if all(m.reads == "scores" for m in self.methods):
             raise ValueError(f"{names[0]} reads the scores of other methods: list one that measures the model too")
         if not any(m.weight > 0 for m in self.methods):
@@ -189,6 +192,8 @@ class Strategy(Row):
     ``implementation`` names its `lwc.selection.choice.Chooser`; `Iterated`, which recovers between removals, its own.
     """
 
+    reads_scores: ClassVar[bool] = False
+    """Whether the choice goes by the scores of `Score`."""
     strategy: str
     keep_first: Annotated[int, Field(ge=0)] = 0
     keep_last: Annotated[int, Field(ge=0)] = 0
@@ -208,6 +213,7 @@ class Fused(_Spans):
     """The blocks that the fusion of the scores ranks highest."""
 
     implementation: ClassVar[str] = "lwc.selection.strategies:fused"
+    reads_scores: ClassVar[bool] = True
     strategy: Literal["fused"] = "fused"
 
 
@@ -215,6 +221,7 @@ class Single(_Spans):
     """The blocks that one of the scored methods ranks highest."""
 
     implementation: ClassVar[str] = "lwc.selection.strategies:single"
+    reads_scores: ClassVar[bool] = True
     strategy: Literal["single"]
     method: str
 
@@ -239,6 +246,7 @@ class Racing(_Spans):
     """Candidates recover for some steps; the better half continues with twice as many, until one is left."""
 
     implementation: ClassVar[str] = "lwc.selection.racing:racing"
+    reads_scores: ClassVar[bool] = True
     strategy: Literal["racing"]
     candidates: Annotated[int, Field(ge=2, le=64)] = 8
     steps: Positive = Field(default=50, description="recovery steps of the first round")

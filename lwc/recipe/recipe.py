@@ -10,7 +10,7 @@ from lwc.recipe.base import MetricPath, Name, Ratio, Section
 from lwc.recipe.blocks import Fused, Named, Score, Select, Single, Target, Vocabulary
 from lwc.recipe.data import Data
 from lwc.recipe.model import FromConfig, ModelSource, Optimization, Recovery
-from lwc.recipe.serving import LATENCY_SHAPES, Evaluate, Export, Package, Verify
+from lwc.recipe.serving import LATENCY_SHAPES, Evaluate, Export, Package, Shape, Verify
 from lwc.recipe.task import AnyTask, Classification
 
 At: TypeAlias = Literal["value", "low", "high"]
@@ -79,19 +79,22 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_other_sections(cls, value: Any) -> Any:
-        """Named blocks are the target; latency is not timed at lengths that the model does not read."""
+        """Blocks that are named need neither a target nor scores."""
         if not isinstance(value, dict):
             return value
-        select, model, export = (value.get(name, {}) for name in ("select", "model", "export"))
-        value = dict(value)
-        if "target" not in value and isinstance(select, dict) and Named.chosen_by in select:
-            value["target"] = {"ratio": 1.0, "of": "blocks"}
-        longest = model.get("max_length") if isinstance(model, dict) else None
-        if isinstance(export, dict) and "latency_shapes" not in export and type(longest) is int:
-            shapes = [{"batch": one.batch, "length": min(one.length, longest)} for one in LATENCY_SHAPES]
-            if shapes[0]["length"] < LATENCY_SHAPES[0].length and longest > 0:
-                value["export"] = {**export, "latency_shapes": shapes}
+        select = value.get("select")
+        if isinstance(select, Named) or (isinstance(select, dict) and Named.chosen_by in select):
+            return {"target": {"ratio": 1.0, "of": "blocks"}, "score": {"methods": []}, **value}
         return value
+
+    @model_validator(mode="after")
+    def _timed_as_read(self) -> Recipe:
+        """By default latency is timed at no length that the model does not read. First, so that the rules see it."""
+        if "latency_shapes" not in self.export.model_fields_set:
+            longest = self.model.max_length
+            shapes = tuple(Shape(batch=one.batch, length=min(one.length, longest)) for one in LATENCY_SHAPES)
+            self.__dict__["export"] = self.export.model_copy(update={"latency_shapes": shapes})
+        return self
 
     @model_validator(mode="after")
     def _within_reach(self) -> Recipe:
@@ -161,6 +164,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _method_is_scored(self) -> Recipe:
+        if not self.score.methods and self.select.reads_scores:
+            raise ValueError(f"score.methods is empty, but select.strategy {self.select.strategy} goes by the scores")
         weights = {method.method: method.weight for method in self.score.methods}
         if isinstance(self.select, Single):
             chosen = self.select.method

@@ -95,7 +95,7 @@ def _gates(report: Report) -> Section:
             "pass" if gate["passed"] else "FAIL",
             judged(gate["metric"], gate["at"]),
             significant(gate["value"]),
-            f"{gate['op']} {significant(gate['threshold'])}",
+            f"{gate['op']} {significant(gate['threshold'])}" + (f" = {how}" if (how := gate.get("relative")) else ""),
             gate["reason"] if gate["value"] is None or gate["threshold"] is None else "",
         )
         for gate in gates

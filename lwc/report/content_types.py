@@ -6,7 +6,7 @@ measured": a section is ``None`` where its stage did not run.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, NotRequired, TypeAlias
 
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
@@ -244,6 +244,9 @@ class Decision(TypedDict):
     op: Literal[">=", "<=", ">", "<", "=="]
     threshold: Number
     value: Annotated[Number, Field(description="the judged number: of an interval, the one that `at` names")]
+    relative: NotRequired[
+        Annotated[str, Field(description="how the threshold was computed; empty where the recipe states it")]
+    ]
     passed: bool
     reason: Annotated[str, Field(description="empty where the gate passed")]
     note: Annotated[str, Field(description="on an interval: what the judged end shows, or that nothing is decided")]
@@ -288,7 +291,7 @@ class Findings(TypedDict):
     bootstrap: Bootstrap | None
     stages: dict[StageName, StageTime]
     agreement: Annotated[Agreement | None, When("agreement")]
-    importance: Importance | None
+    importance: Annotated[Importance | None, When("scored")]
     selection: Selection | None
     training: Training
     data: DataSection

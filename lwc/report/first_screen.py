@@ -5,10 +5,10 @@ from __future__ import annotations
 from lwc.recipe import TASKS
 from lwc.report.content_types import Report
 from lwc.report.document import Paragraph, Tiles
-from lwc.report.formats import NOT_MEASURED, number, percent, ratio
+from lwc.report.formats import number, percent, ratio
 from lwc.report.noticed import served_quality
 from lwc.report.quality_contents import measured
-from lwc.report.verdict import as_served, ratios_of, unreliable
+from lwc.report.verdict import as_served, ratios_of, target_words, unreliable
 
 STATES = {True: "Deploy", False: "Do not deploy", None: "Not decided"}
 
@@ -68,8 +68,7 @@ def _costs(report: Report) -> Tiles:
 
 def first_screen(report: Report) -> tuple[list[Tiles], list[Paragraph]]:
     """Large figures, then what was removed, the target, and what must be known before deploying."""
-    verdict, target = report["verdict"], report["target"]
-    outcome = {None: NOT_MEASURED, True: "met", False: f"missed at {ratio(target['reached'])}"}[target["met"]]
-    said = f"{verdict['removed']} Target: {ratio(target['ratio'])} in {target['of']}, {outcome}."
+    verdict = report["verdict"]
+    said = f"{verdict['removed']} {target_words(report['target'])}"
     paragraphs = [Paragraph(said), *(Paragraph(one, "bad") for one in verdict["alerts"])]
     return [_gains(report), _costs(report)], paragraphs

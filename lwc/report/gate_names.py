@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_or
 from typing_extensions import is_typeddict
 
 from lwc.core.marks import Fact, Interval, Keyed, Most, Names, Sometimes, When
-from lwc.recipe import FromConfig, Gate, Recipe
+from lwc.recipe import FromConfig, Gate, Named, Recipe
 from lwc.report.content_types import Findings
 from lwc.report.nearest_metric import nearest
 
@@ -50,7 +50,8 @@ def _known(recipe: Recipe) -> _Known:
         "trimmed vocabulary": recipe.vocabulary.trim,
         "rate": verify.rate is not None,
         "against_base": verify.find_rate is not None and verify.find_rate.against_base,
-        "latency target": recipe.target.of == "latency",
+        "latency target": recipe.target.of == "latency" and not isinstance(recipe.select, Named),
+        "scored": bool(recipe.score.methods),
         "ingest": texts and recipe.data.ingest is not None,
         "no ingest": texts and recipe.data.ingest is None,
     }

@@ -74,6 +74,7 @@ def _absent(report: Mapping[str, object], path: str) -> str:
 def _decide_one(gate: Gate, report: Mapping[str, object]) -> Decision:
     value, reason = lookup(report, gate.metric, gate.at)
     threshold: float | None = gate.value
+    relative = "" if gate.relative_to is None else f"{gate.value:g} × {gate.relative_to}"
     if gate.relative_to is not None:
         reference, missing = lookup(report, gate.relative_to)
         threshold = None if reference is None else gate.value * reference
@@ -82,12 +83,12 @@ def _decide_one(gate: Gate, report: Mapping[str, object]) -> Decision:
     if value is not None and threshold is not None:
         passed = OPERATORS[gate.op](value, threshold)
         name = judged(gate.metric, gate.at)
-        multiple = f" ({gate.value:g} × {gate.relative_to})" if gate.relative_to is not None else ""
+        computed = f" ({relative})" if gate.relative_to is not None else ""
         missed = f"{_SIDES[gate.op]} {abs(value - threshold):.4g}"
-        reason = "" if passed else f"{name} is {value:.6g}, must be {gate.op} {threshold:.6g}{multiple}: {missed}"
+        reason = "" if passed else f"{name} is {value:.6g}, must be {gate.op} {threshold:.6g}{computed}: {missed}"
     return {
-        "metric": gate.metric, "at": gate.at, "op": gate.op, "threshold": threshold, "value": value, "passed": passed,
-        "reason": reason, "note": "", "standing": False,
+        "metric": gate.metric, "at": gate.at, "op": gate.op, "threshold": threshold, "relative": relative,
+        "value": value, "passed": passed, "reason": reason, "note": "", "standing": False,
     }  # fmt: skip
 
 

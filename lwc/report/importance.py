@@ -85,6 +85,7 @@ def _trust(trust: TrustFigures) -> list[Block]:
 _WAYS = {
     "racing": "the candidate that was nearest to the uncut model after a short recovery won",
     "named": "the recipe names the blocks to remove",
+    "fused": "only adjacent blocks go (select.contiguous)",
     "single": "the strategy goes by one method, not by the fusion",
     "greedy": "the strategy goes by the loss of cut models, not by single scores",
     "beam": "the strategy goes by the loss of cut models, not by single scores",
@@ -93,10 +94,9 @@ _WAYS = {
 
 
 def _selected(selection: Selection, ranking: Sequence[int]) -> list[Block]:
-    """The strategy, why blocks stay that rank below removed ones, and the race if there was one."""
+    """The strategy, why blocks stay that rank below removed ones (``ranking`` is best first), and the race if any."""
     strategy, removed = selection["strategy"], selection["removed"]
-    blocks: list[Block] = []
-    best = min((ranking.index(block) for block in removed), default=len(ranking))
+    best = min((ranking.index(block) for block in removed if block in ranking), default=len(ranking))
     lower = [block for block in ranking[best:] if block in selection["kept"]]
     said = f"Selection strategy: {strategy}."
     required = [block for block in lower if block in selection.get("required", [])]
@@ -107,24 +107,41 @@ def _selected(selection: Selection, ranking: Sequence[int]) -> list[Block]:
     if free:
         why = _WAYS.get(strategy, "the strategy does not go by single scores")
         said += f" {_named(free)} {'stays' if len(free) == 1 else 'stay'} although removed blocks rank higher: {why}."
-    blocks.append(Paragraph(said))
-    rounds = selection.get("race") or []
-    rows = [
-        (
-            f"{number_} of {len(rounds)}", number(heat["steps"]), ", ".join(map(str, one["removed"])),
-            number(one["distance"], 4) if one["distance"] is not None else "diverged",
-        )
-        for number_, heat in enumerate(rounds, start=1)
-        for one in heat["distances"]
-    ]  # fmt: skip
-    if rows:
-        caption = (
-            "The race: distance from the uncut model's answers on validation after each candidate's short recovery; "
-            "the nearer half goes on, and the first of the last round won."
-        )
-        first = len(rows) - len(rounds[-1]["distances"])
-        blocks.append(Table(("round", "steps", "blocks removed", "distance"), tuple(rows), caption, strong=(first,)))
-    return blocks
+    if ranking and not removed:
+        said += " No block was removed: the target asks for none."
+    return [Paragraph(said), *_race(selection)]
+
+
+def _race(selection: Selection) -> list[Block]:
+    """Every candidate of every round, and what became of it."""
+    if "race" not in selection:
+        return []
+    rounds, total = selection["race"], selection["blocks_before"]
+    if not rounds:
+        return [Paragraph("There was no race: only one choice of blocks obeys the constraints.", "quiet")]
+    rows: list[tuple[str, ...]] = []
+    for number_, heat in enumerate(rounds, start=1):
+        last = number_ == len(rounds)
+        on = 1 if last else len(rounds[number_]["distances"])
+        for place, one in enumerate(heat["distances"]):
+            kept = [block for block in range(total) if block not in one["removed"]]
+            outcome = "out" if place >= on else "wins" if last else "goes on"
+            rows.append((
+                f"{number_} of {len(rounds)}", number(heat["steps"]), _listed(one["removed"]), _listed(kept),
+                "diverged" if one["distance"] is None else number(one["distance"], 4), outcome,
+            ))  # fmt: skip
+    many = len(rounds[0]["distances"])
+    caption = (
+        f"The race of {many} candidates: how far each was from the uncut model after so many steps of recovery, by the"
+        " figure that recovery is judged by on the validation split; lower is better. More steps bring every candidate"
+        " nearer, so distances compare within a round only."
+    )
+    header = ("round", "steps", "removed", "kept", "distance", "")
+    return [Table(header, tuple(rows), caption, strong=(len(rows) - len(rounds[-1]["distances"]),))]
+
+
+def _listed(blocks: Sequence[int]) -> str:
+    return ", ".join(map(str, blocks))
 
 
 def _named(blocks: Sequence[int]) -> str:
@@ -135,7 +152,11 @@ def importance_section(report: Report, figures: Mapping[str, Figure]) -> Section
     """Scores, what was left out, agreement and trust."""
     importance, selection = report["importance"], report["selection"]
     if not importance:
-        return Section("Importance", [Paragraph(f"Importance: {NOT_MEASURED}.")])
+        scored = report["recipe"]["resolved"].get("score", {}).get("methods", True)
+        named = selection and selection["strategy"] == "named"
+        why = "The recipe names the blocks to remove, so they" if named else "The recipe lists no method, so the blocks"
+        said = f"Importance: {NOT_MEASURED}." if scored else f"{why} were not scored. `score: {{}}` ranks them."
+        return Section("Importance and selection", [Paragraph(said), *(_selected(selection, []) if selection else [])])
     blocks: list[Block] = [figures["importance"]] if "importance" in figures else []
     blocks.append(_methods(importance))
     blocks += [

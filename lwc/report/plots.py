@@ -53,9 +53,10 @@ def retention_plot(report: Report, path: Path) -> str:
     with drawing(path, 5.4, 4.2) as figure:
         axes = figure.add_subplot()
         axes.axhline(100, color=GREY, lw=1, zorder=0)
-        axes.axvline(target, color=GREY, lw=1, ls="--", zorder=0)
         top = axes.get_xaxis_transform()
-        axes.text(target, 1.01, "target", transform=top, ha="center", va="bottom", color=SOFT, size=9)
+        if target > 1:  # 1 asks for nothing
+            axes.axvline(target, color=GREY, lw=1, ls="--", zorder=0)
+            axes.text(target, 1.01, "target", transform=top, ha="center", va="bottom", color=SOFT, size=9)
         axes.plot(1, 100, "s", color=INK, ms=7, label="base model")
         spread = 0.012 * (max(x, target) - 1 + 0.5)
         metrics = TASKS[report["task"]].headline.metrics

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lwc.recipe import TASKS
-from lwc.report.content_types import Decision, Findings, Verdict
+from lwc.report.content_types import Decision, Findings, Target, Verdict
 from lwc.report.formats import NOT_MEASURED, number, ratio, retention, significant, with_interval
 from lwc.report.gates import judged
 from lwc.report.latency import doubt
@@ -76,8 +76,16 @@ def unreliable(report: Findings) -> bool:
     return bool(doubt(report["served"]["latency"] if report["served"] else report["latency"]))
 
 
+def target_words(target: Target) -> str:
+    """The target and whether it was met. A ratio of 1 asks for nothing: the recipe names the blocks."""
+    if target["ratio"] <= 1:
+        return "No target was set."
+    outcome = {None: NOT_MEASURED, True: "met", False: f"missed at {ratio(target['reached'])}"}[target["met"]]
+    return f"Target: {ratio(target['ratio'])} in {target['of']}, {outcome}."
+
+
 def _gain(report: Findings) -> str:
-    ratios, target, selection = ratios_of(report), report["target"], report["selection"]
+    ratios, selection = ratios_of(report), report["selection"]
     left = f"{len(selection['kept'])} of {selection['blocks_before']} blocks" if selection else "blocks"
     eager = ratios.get("latency_eager")
     than = f", {times(eager, 'lower', 'higher')} than in PyTorch eager" if eager is not None else ""
@@ -88,51 +96,78 @@ def _gain(report: Findings) -> str:
         f"{times(ratios['size'], 'smaller', 'larger')} file",
         f"{times(ratios['latency'], 'lower', 'higher')} latency than the uncut model in ONNX Runtime{than}",
     )
-    outcome = {None: NOT_MEASURED, True: "met", False: f"missed at {ratio(target['reached'])}"}[target["met"]]
-    return (
-        f"Gained: {', '.join(parts)}; as served: {as_served(report)}. The target was {ratio(target['ratio'])} in "
-        f"{target['of']}: {outcome}."
-    )
+    return f"Gained: {', '.join(parts)}; as served: {as_served(report)}. {target_words(report['target'])}"
 
 
 def gate_line(gate: Decision) -> str:
-    """One gate in words, with value and threshold."""
+    """One gate in words, with value and threshold, each once."""
     name, limit = judged(gate["metric"], gate["at"]), significant(gate["threshold"])
-    line = f"{name} = {significant(gate['value'])} (must be {gate['op']} {limit})"
+    computed = f" = {gate['relative']}" if gate.get("relative") else ""
+    line = f"{name} = {significant(gate['value'])} (must be {gate['op']} {limit}{computed})"
     return f"{line}: {gate['reason']}" if gate["value"] is None or gate["threshold"] is None else line
 
 
-def _gates(failed: Sequence[Decision], decided: Sequence[Decision], missed: bool) -> str:
-    total = len(decided)
+_PUBLISHED, _HELD_BACK = (
+    "`lwc run` publishes the repository and exits with 0",
+    "`lwc run` publishes nothing and exits with 3",
+)
+
+
+def _gates(report: Findings, failed: Sequence[Decision], decided: Sequence[Decision]) -> str:
+    """What the gates decided, and what `lwc run` does by it. The decision has the figures of the first failed gate."""
+    total, missed = len(decided), report["target"]["met"] is False
     if failed:
-        return f"{len(failed)} of {total} gates failed: {'; '.join(gate_line(g) for g in failed)}."
+        first, *others = failed
+        names = "; ".join([judged(first["metric"], first["at"]), *map(gate_line, others)])
+        return f"{len(failed)} of {total} gates failed: {names}. So {_HELD_BACK}."
     if decided and all(gate["standing"] for gate in decided):
-        said = "No gates were set; the served answers equal the offline ones."
+        said = "No gates were set; the served answers equal the offline ones"
     elif total:
-        said = f"All {total} gates passed." if total > 1 else "The gate passed."
+        said = f"All {total} gates passed" if total > 1 else "The gate passed"
     else:
-        said = "No gates were set, so nothing was decided."
-    return f"{said} The run did not pass, because the target was missed." if missed else said
+        said = "No gates were set, so nothing was decided"
+    if missed:
+        return f"{said}, but the target was missed, so {_HELD_BACK}."
+    better = _floor_gate(report)
+    if better:
+        return (
+            f"{said}, so {_PUBLISHED}, although the model should not be deployed. To hold such a model back, add the"
+            f" gate {better}."
+        )
+    return f"{said}: {_PUBLISHED}."
+
+
+def _floor_gate(report: Findings) -> str:
+    """A gate that a floor which is as good as the model fails; empty where there is none such."""
+    reading = TASKS[report["task"]].headline
+    metric, titles = reading.metrics[0], better_floors(report)
+    for key, title in reading.floors:
+        if title in titles:
+            model = "served.quality" if report["served"] else "quality.compressed"
+            op = "<" if metric.lower_is_better else ">"
+            floor = f"quality.floors.{key}.{metric.key}"
+            return f'{{metric: {model}.{metric.key}, op: "{op}", value: 1, relative_to: {floor}}}'
+    return ""
 
 
 def _decide(report: Findings, failed: Sequence[Decision], decided: Sequence[Decision]) -> tuple[bool | None, str]:
     """Whether to deploy (None: nothing decides), and the sentence that says so with its one reason."""
     if failed:
         more = f"; {len(failed) - 1} more failed" if len(failed) > 1 else ""
-        return False, f"Do not deploy: a gate failed: {gate_line(failed[0])}{more}."
+        return False, f"Do not deploy, because a gate failed: {gate_line(failed[0])}{more}."
     target = report["target"]
     if target["met"] is False:
         asked = f"{ratio(target['ratio'])} in {target['of']}"
-        return False, f"Do not deploy: the target of {asked} was missed at {ratio(target['reached'])}."
+        return False, f"Do not deploy, because the target of {asked} was missed at {ratio(target['reached'])}."
     better, set_by_recipe = better_floors(report), [gate for gate in decided if not gate["standing"]]
     names = " and ".join(metric.name for metric in TASKS[report["task"]].headline.metrics)
     if better:
-        passed = "the gates passed, but " if set_by_recipe else ""
-        return False, f"Do not deploy: {passed}the model does not beat {' or '.join(better)} in {names}."
+        passed = ", although the gates passed" if set_by_recipe else ""
+        return False, f"Do not deploy, because the model does not beat {' or '.join(better)} in {names}{passed}."
     if report["quality"] is None:
-        return None, "Not decided: quality was not measured."
+        return None, "Not decided, because quality was not measured."
     if not set_by_recipe:
-        return None, "Not decided: the recipe sets no gates."
+        return None, "Not decided, because the recipe sets no gates."
     return True, f"Deploy: {f'all {len(decided)} gates' if len(decided) > 1 else 'the gate'} passed."
 
 
@@ -140,7 +175,7 @@ def verdict(report: Findings, decided: Sequence[Decision]) -> Verdict:
     """Whether the run passed and its model is to be deployed, and what a reader must know, in sentences."""
     failed = [gate for gate in decided if not gate["passed"]]
     missed = report["target"]["met"] is False
-    gates = _gates(failed, decided, missed)
+    gates = _gates(report, failed, decided)
     deploy, decision = _decide(report, failed, decided)
     removed, cost, gained = _removed(report), _cost(report), _gain(report)
     first, noticed = alerts(report, decided), warnings(report, decided)

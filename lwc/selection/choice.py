@@ -23,10 +23,11 @@ AfterRecovery = Callable[[Subset, int, Say], float]
 class Choice:
     """Scores, how many of ``total`` blocks stay, which must, and two ways to measure a subset.
 
-    ``recovered`` is None where nothing can be recovered; ``notes`` is what a strategy tells of its way.
+    ``importance`` is None where the recipe's ``score.methods`` is empty, ``recovered`` where nothing can be recovered;
+    ``notes`` is what a strategy tells of its way.
     """
 
-    importance: Importance
+    importance: Importance | None
     total: int
     keep: int
     required: frozenset[int]
@@ -35,6 +36,12 @@ class Choice:
     seed: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
     say: Say = lambda _: None
+
+    @property
+    def scored(self) -> Importance:
+        """The scores, for a strategy with ``reads_scores``: its recipe has some."""
+        assert self.importance is not None
+        return self.importance
 
     @property
     def removable(self) -> list[int]:

@@ -11,8 +11,9 @@ from lwc.models.families import Family
 from lwc.models.surgery import remove_blocks
 from lwc.models.types import Model
 from lwc.recipe import Iterated
+from lwc.selection.plan import CutPlan
 from lwc.selection.search import greedily
-from lwc.selection.select import CutPlan, measured
+from lwc.selection.select import measured
 
 Heal = Callable[[Model, list[int], int], Model]
 """(cut model, the teacher's blocks it has, round) → the same model after a short recovery."""

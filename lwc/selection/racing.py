@@ -20,7 +20,7 @@ def candidates(config: Racing, choice: Choice) -> list[Subset]:
     """
     first: list[Subset] = []
     if not config.contiguous:
-        ranking = [block for block in choice.importance["fused"]["ranking"] if block not in choice.required]
+        ranking = [block for block in choice.scored["fused"]["ranking"] if block not in choice.required]
         first.append(frozenset(ranking[choice.keep - len(choice.required) :]))
         even = {i * choice.total // choice.keep for i in range(choice.keep)}
         spread = frozenset(range(choice.total)) - even

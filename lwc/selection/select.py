@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from lwc.core.errors import TargetError
 from lwc.core.progress import Say
 from lwc.importance.contents import Importance
 from lwc.importance.resampling import Rows
 from lwc.models.batches import Batch
-from lwc.models.families import Family, block_list, family_of
+from lwc.models.families import Family, family_of
 from lwc.models.forward.pieces import part_of, pieces_of
 from lwc.models.forward.prefix import outcomes
 from lwc.models.forward.undisturbed import undisturbed
-from lwc.models.surgery import ParameterCounts, parameter_counts
+from lwc.models.surgery import parameter_counts
 from lwc.models.types import Model
-from lwc.recipe import Named, Recipe, Strategy, Target
-from lwc.selection.choice import AfterRecovery, Choice, Chooser, Losses, Subset, free_spans
-from lwc.selection.target import blocks_to_keep, ratios
+from lwc.recipe import Recipe, Strategy, Target
+from lwc.selection.choice import AfterRecovery, Choice, Chooser, Losses, Subset
+from lwc.selection.plan import CutPlan, check_counts, plan_of_counts
+from lwc.selection.target import ratios
 
 
 def measured(model: Model, family: Family, batches: Sequence[Batch], rows: int | None) -> Losses:
@@ -36,96 +35,17 @@ def measured(model: Model, family: Family, batches: Sequence[Batch], rows: int |
     return losses
 
 
-def required_blocks(
-    total: int, protected: Sequence[int], settings: Strategy, keep: int, target: Target
-) -> frozenset[int]:
-    """Blocks that must stay.
-
-    Raises:
-        TargetError: they are more than the target leaves room for.
-    """
-    required = frozenset(protected) | settings.ends(total)
-    if len(required) > keep:
-        raise TargetError(
-            f"blocks {sorted(required)} must stay, but {target.ratio:g}x of {target.of} "
-            f"leaves room for {keep} of {total}",
-            "lower the ratio, or select.keep_first / select.keep_last",
-        )
-    return required
-
-
-@dataclass(frozen=True)
-class CutPlan:
-    """What is asked of a model: how many blocks stay (``keep``), which must (``required``), and who chooses the rest.
-
-    ``trimmed``: parameters that vocabulary trimming will take.
-    """
-
-    target: Target
-    settings: Strategy
-    counts: ParameterCounts
-    keep: int
-    required: frozenset[int]
-    trimmed: int
-
-    @property
-    def total(self) -> int:
-        """Blocks of the model as it is."""
-        return len(self.counts.per_block)
-
-
 def plan_cut(
     model: Model, family: Family, target: Target, settings: Strategy, trimmed: int = 0, keep: int | None = None
 ) -> CutPlan:
-    """Work out the cut. ``keep`` is given where it was measured (a target of latency).
-
-    Raises:
-        TargetError: the target cannot be reached, or the constraints keep more blocks than it allows.
-    """
-    counts = parameter_counts(model, family)
-    total = len(counts.per_block)
-    protected = [block for block in family.protected if block < total]
-    if isinstance(settings, Named):
-        keep = _named(settings, target, counts, protected, trimmed)
-    elif keep is None:
-        keep = blocks_to_keep(target, counts, protected, trimmed)
-    required = required_blocks(total, protected, settings, keep, target)
-    if getattr(settings, "contiguous", False):
-        free_spans(total, total - keep, required)
-    return CutPlan(target, settings, counts, keep, required, trimmed)
-
-
-def _named(settings: Named, target: Target, counts: ParameterCounts, protected: Sequence[int], trimmed: int) -> int:
-    """How many blocks stay where the recipe names those that go."""
-    total = len(counts.per_block)
-    fault = settings.fault(total)
-    fixed = sorted(set(protected) & set(settings.blocks))
-    if fault or fixed:
-        raise TargetError(
-            fault or f"select.blocks removes block {fixed[0]}, which this model type cannot lose",
-            "name other blocks; `lwc score` ranks them",
-        )
-    kept = [block for block in range(total) if block not in settings.blocks]
-    if target.of != "latency" and not target.reached(ratios(counts, kept, trimmed)[target.of]):
-        raise TargetError(
-            f"without blocks {sorted(settings.blocks)}, {target.of} is {ratios(counts, kept, trimmed)[target.of]:.3g}x,"
-            f" not {target.ratio:g}x",
-            "leave out the target, or name more blocks",
-        )
-    return len(kept)
+    """`plan_of_counts` of a model."""
+    return plan_of_counts(parameter_counts(model, family), family.protected, target, settings, trimmed, keep)
 
 
 def check_target(recipe: Recipe, model: Model) -> None:
-    """Raise `TargetError` where no choice of blocks reaches the target.
-
-    One of latency, or one that a trimmed vocabulary may reach, must be measured first.
-    """
-    target, family = recipe.target, family_of(model)
-    if target.of == "latency":
-        fewer = len(block_list(model, family)) - (target.ratio > 1)
-        plan_cut(model, family, target, recipe.select, keep=fewer)
-    elif target.of == "blocks" or not recipe.vocabulary.trim:
-        plan_cut(model, family, target, recipe.select)
+    """`check_counts` of a model."""
+    family = family_of(model)
+    check_counts(recipe, parameter_counts(model, family), family.protected)
 
 
 def describe(kept: Sequence[int], plan: CutPlan) -> dict[str, Any]:
@@ -149,7 +69,7 @@ def select_blocks(
     model: Model,
     family: Family,
     batches: Sequence[Batch],
-    importance: Importance,
+    importance: Importance | None,
     plan: CutPlan,
     recovered: AfterRecovery | None = None,
     seed: int = 0,

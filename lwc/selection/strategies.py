@@ -19,7 +19,7 @@ def _by_score(scores: Sequence[float], contiguous: bool, choice: Choice) -> Subs
 
 def fused(config: Fused, choice: Choice) -> Subset:
     """Removes what the fused ranking puts last; the span with the lowest sum of fused scores."""
-    found = choice.importance["fused"]
+    found = choice.scored["fused"]
     if config.contiguous:
         return _by_score(found["scores"], True, choice)
     return frozenset(
@@ -33,7 +33,7 @@ def single(config: Single, choice: Choice) -> Subset:
     Raises:
         RecipeError: the method was not scored, or left out for what it gave.
     """
-    methods, excluded = choice.importance["methods"], choice.importance["excluded"]
+    methods, excluded = choice.scored["methods"], choice.scored["excluded"]
     if config.method not in methods or config.method in excluded:
         usable = [name for name in methods if name not in excluded]
         raise RecipeError(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection
 
 from lwc.core.errors import TargetError
-from lwc.models.surgery import ParameterCounts
+from lwc.models.counts import ParameterCounts
 from lwc.recipe import Target
 
 

@@ -145,7 +145,7 @@ def test_terminal_report_and_comparison_name_the_end(run: Path, capsys: pytest.C
     assert end["note"] in shown
     assert "cannot decide" in value["note"]
     assert value["note"] in shown
-    assert NAMED.search(report["verdict"]["gates"])
+    assert NAMED.search(report["verdict"]["decision"])
     page = (run / "report.html").read_text("utf-8")
     assert "retention.accuracy (lower end, 95%)" in page
     assert "non-inferiority" in page

@@ -252,7 +252,7 @@ def test_verdict_comes_first_and_says_removed_cost_gained(tmp_path: Path) -> Non
     for part in ("accuracy", "macro-F1", "retention", "3 of 6 blocks (2.00× in blocks)", "1.31× fewer parameters",
                  "1.90× lower latency than the uncut model in ONNX Runtime", "met"):  # fmt: skip
         assert part in summary
-    assert "All 5 gates passed." in summary
+    assert summary.endswith("All 5 gates passed: `lwc run` publishes the repository and exits with 0.")
     assert page.index("Removed 3 of 6") < page.index("<section>")
     assert text.index("Removed 3 of 6") < text.index("\n## ")
 
@@ -261,10 +261,30 @@ def test_failed_gates_are_named_with_value_and_threshold(tmp_path: Path) -> None
     recipe = make_recipe([{"metric": "retention.macro_f1", "op": ">=", "value": 1.5}])
     report, page, _ = build(tmp_path, recipe)
     assert not report["verdict"]["passed"]
-    assert re.search(
-        r"1 of 3 gates failed: retention\.macro_f1 = \d\.\d+ \(must be >= 1\.5\)", report["verdict"]["summary"]
-    )
-    assert ">Do not deploy: a gate failed: retention.macro_f1" in page
+    said = report["verdict"]["summary"]
+    figures = r"retention\.macro_f1 = \d\.\d+ \(must be >= 1\.5\)"
+    assert re.match(rf"Do not deploy, because a gate failed: {figures}\. ", said)
+    assert len(re.findall(figures, said)) == 1, "once is enough"
+    assert "1 of 3 gates failed: retention.macro_f1. So `lwc run` publishes nothing and exits with 3." in said
+    assert ">Do not deploy, because a gate failed: retention." in page
+
+
+def test_every_failed_gate_has_its_figures_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = make_recipe([
+        {"metric": "retention.macro_f1", "op": ">=", "value": 1.5},
+        {"metric": "quality.compressed.accuracy", "op": ">", "value": 2, "relative_to": "quality.base.accuracy"},
+        {"metric": "serving.http.error_rate", "op": "<=", "value": -1},
+    ])  # fmt: skip
+    report, page, _ = build(tmp_path, recipe)
+    said, gates = report["verdict"]["summary"], report["gates"]
+    for gate in gates[:3]:
+        assert said.count(f"{gate['metric']} = ") == 1
+    render.decision(gates[:3], report["verdict"])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("FAIL")]
+    value = f"{gates[1]['value']:.6g}"
+    assert lines[1].count(value) == 1
+    assert f"must be > {gates[1]['threshold']:.6g} (2 × quality.base.accuracy): short by" in lines[1]
+    assert "2 × quality.<wbr>base.<wbr>accuracy" in page
 
 
 def test_a_missed_target_fails_the_run_and_says_so_though_every_gate_passes(tmp_path: Path) -> None:
@@ -272,7 +292,10 @@ def test_a_missed_target_fails_the_run_and_says_so_though_every_gate_passes(tmp_
     recipe = recipe.model_copy(update={"target": recipe.target.model_copy(update={"ratio": 2.5})})
     found = build(tmp_path, recipe)[0]["verdict"]
     assert not found["passed"]
-    assert found["gates"].startswith("All 3 gates passed. The run did not pass")
+    assert found["gates"] == (
+        "All 3 gates passed, but the target was missed, so `lwc run` publishes nothing and exits with 3."
+    )
+    assert found["decision"] == "Do not deploy, because the target of 2.50× in blocks was missed at 2.00×."
     assert "missed at 2.00×" in found["gained"]
 
 
@@ -310,7 +333,7 @@ def test_no_gates_is_not_called_a_pass(tmp_path: Path) -> None:
     report, page, _ = build(tmp_path, make_recipe([]))
     assert "No gates were set" in report["verdict"]["summary"]
     assert (report["verdict"]["passed"], report["verdict"]["deploy"]) == (True, None)
-    assert ">Not decided: the recipe sets no gates.<" in page
+    assert ">Not decided, because the recipe sets no gates.<" in page
 
 
 def test_a_model_that_answers_the_majority_is_called_out(tmp_path: Path) -> None:

@@ -40,8 +40,12 @@ def test_the_race_is_shown_with_its_winner_marked() -> None:
     ]  # fmt: skip
     text, (table,) = said({"strategy": "racing", "removed": [1, 2], "race": race}, [1, 2, 3, 0])
     assert "nearest to the uncut model after a short recovery" in text
-    assert table.rows[2] == ("1 of 2", "40", "0, 1", "diverged")
-    assert table.rows[table.strong[0]] == ("2 of 2", "80", "1, 2", "0.0500")
+    assert table.rows[0] == ("1 of 2", "40", "1, 2", "0, 3", "0.0800", "goes on")
+    assert table.rows[2] == ("1 of 2", "40", "0, 1", "2, 3", "diverged", "out")
+    assert table.rows[table.strong[0]] == ("2 of 2", "80", "1, 2", "0, 3", "0.0500", "wins")
+    assert "race of 3 candidates" in table.caption
+    text, tables = said({"strategy": "racing", "removed": [1, 2], "race": []}, [0, 3, 1, 2])
+    assert ("only one choice of blocks obeys the constraints" in text, tables) == (True, [])
 
 
 def stages(folder: Path, **answers: Any) -> dict[str, Path]:
@@ -62,7 +66,7 @@ def test_texts_whose_answer_changed_are_shown_by_kind(tmp_path: Path) -> None:
     found = stages(tmp_path, label=[1, 0, 1, 0], base=[1, 1, 1, 0], compressed=[0, 0, 1, 0])
     section = changed_answers("classification", found)
     assert section is not None
-    lost, won = section.blocks
+    lost, won, _ = section.blocks
     assert isinstance(lost, Table)
     assert isinstance(won, Table)
     assert lost.rows == (("<b>works</b>", "good", "good", "bad"),)
@@ -71,19 +75,39 @@ def test_texts_whose_answer_changed_are_shown_by_kind(tmp_path: Path) -> None:
     same = stages(tmp_path / "same", label=[1, 0, 1, 0], base=[1, 0, 1, 0], compressed=[1, 0, 1, 0])
     section = changed_answers("classification", same)
     assert section is not None
-    assert [block.text for block in section.blocks if isinstance(block, Paragraph)] == [
-        "No test text changed its answer."
-    ]
+    first = section.blocks[0]
+    assert isinstance(first, Paragraph)
+    assert first.text == "No test text changed its answer."
 
 
 def test_of_numbers_those_that_moved_most_and_long_texts_are_cut(tmp_path: Path) -> None:
-    found = stages(tmp_path, label=[5.0, 1.0, 3.0, 4.0], base=[4.9, 1.2, 3.0, 4.0], compressed=[4.8, 1.1, 1.0, 4.0])
+    # As evaluation stores them: positions in the list of labels.
+    found = stages(tmp_path, label=[4, 0, 2, 3], base=[4, 1, 2, 3], compressed=[4, 0, 0, 3])
+    write_json(found["data"] / "labels.json", ["1", "2", "3", "4", "5"])
     section = changed_answers("regression", found)
     assert section is not None
-    (table,) = section.blocks
+    table = section.blocks[0]
     assert isinstance(table, Table)
-    assert table.rows[0][1:] == ("3.00", "3.00", "1.00")
+    assert [row[1:] for row in table.rows] == [("3", "3", "1"), ("1", "2", "1")], "no text whose number stayed"
+    assert table.rows[0][0].endswith(" …")
     assert len(table.rows[0][0]) <= 240
+    assert table.caption.startswith("2 of 4 texts changed their nearest number.")
+
+
+def test_of_a_language_model_the_end_of_the_text_is_shown_with_both_tokens(tmp_path: Path) -> None:
+    base = ["the", ".", "a", "to"]
+    found = stages(tmp_path, label=base, base=base, compressed=["the", "!", "b", "to"])
+    texts = {"id": [11, 12, 13, 14], "text": ["one", "two", "start " * 100 + "end", "four"], "label": [0, 0, 0, 0]}
+    pq.write_table(pa.table(texts), found["data"] / "test.parquet")
+    section = changed_answers("causal_lm", found)
+    assert section is not None
+    table = section.blocks[0]
+    assert isinstance(table, Table)
+    assert table.header == ("text", "base", "compressed")
+    assert {row[1:] for row in table.rows} == {(".", "!"), ("a", "b")}
+    (long,) = (row[0] for row in table.rows if row[1] == "a")
+    assert (long[0], long[-3:], len(long) <= 240) == ("…", "end", True)
+    assert table.caption.startswith("2 of 4 texts")
 
 
 @pytest.mark.parametrize("gone", ["data/test.parquet", "evaluate/predictions.parquet"])

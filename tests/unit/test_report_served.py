@@ -10,10 +10,12 @@ from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 from test_report import ENVIRONMENT, add, make_recipe, make_stages
 
 from lwc.cli import terminal
 from lwc.report.build import build_report, report_schema
+from lwc.report.gate_names import unmeasured
 from lwc.report.latency import doubt
 
 SHAPES = ((1, 24.0, 16.0, 4.0), (8, 160.0, 96.0, 16.0))
@@ -136,7 +138,21 @@ def test_a_floor_that_is_better_is_the_first_thing_said_though_every_gate_passes
     add(tmp_path / "stages", "export", "export.json", {"served": served("fp32")})
     found = build_report(make_recipe(), folders, ENVIRONMENT, {}, tmp_path / "out")["verdict"]
     assert (found["passed"], found["deploy"]) == (True, False)
-    assert found["summary"].startswith("Do not deploy: the gates passed, but the model does not beat TF-IDF")
+    assert found["decision"] == (
+        "Do not deploy, because the model does not beat TF-IDF + logistic regression in accuracy and macro-F1,"
+        " although the gates passed."
+    )
+    # The terminal, report.md and the page end with the same words; the gate that they offer fails this run.
+    assert "`lwc run` publishes the repository and exits with 0, although" in found["gates"]
+    offered = re.search(r"\{metric: .*\}", found["gates"])
+    assert offered
+    for written in ("report.md", "report.html"):
+        text = (tmp_path / "out" / written).read_text().replace("\\_", "_").replace("<wbr>", "")
+        assert "publishes the repository and exits with 0, although the model should not be deployed" in text
+    stricter = make_recipe([yaml.safe_load(offered[0])])
+    assert unmeasured(stricter) == []
+    again = build_report(stricter, folders, ENVIRONMENT, {}, tmp_path / "again")["verdict"]
+    assert (again["passed"], again["deploy"]) == (False, False)
     assert [one.partition(":")[0] for one in found["alerts"]] == [
         f"The {model} model does not beat TF-IDF + logistic regression" for model in ("base", "compressed")
     ]

@@ -154,6 +154,22 @@ def test_racing_halves_the_field_and_doubles_the_steps() -> None:
     assert said[-1] == "step 80/80 · round 2/2, candidate 2/2 · loss 0.4"
 
 
+def test_a_race_has_no_more_candidates_than_there_are_choices() -> None:
+    asked: list[tuple[int, Subset]] = []
+
+    def recovered(removed: Subset, steps: int, say: Say) -> float:
+        asked.append((steps, removed))
+        return float(sum(removed))
+
+    # One of three blocks goes: the fused choice and the evenly spaced one are among the three subsets.
+    given = choice(3, 2, recovered=recovered)
+    config = chosen("racing", candidates=4, steps=10)
+    assert sorted(map(sorted, candidates(config, given))) == [[0], [1], [2]]
+    assert racing(config, given) == frozenset({0})
+    assert [steps for steps, _ in asked] == [10, 10, 10, 20, 20]
+    assert len(set(asked)) == len(asked), "no candidate recovers twice in a round"
+
+
 def test_a_candidate_whose_recovery_diverges_loses_the_race() -> None:
     def recovered(removed: Subset, steps: int, say: Say) -> float:
         if removed == frozenset({0, 1, 2}):

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -106,6 +107,24 @@ def test_time_left_counts_the_steps_of_this_process_and_of_this_loop(capsys: pyt
     assert lines[2] == "  recover   1:00 · step 115/200 · 3.9 s/it · 5:34 left"
     assert lines[3] == "  recover   1:30 · step 1/50", "one step has no pace"
     assert lines[4].endswith("0:00 left")
+
+
+def test_time_left_of_a_race_is_that_of_all_its_candidates() -> None:
+    # Each of four candidates takes ten steps of a second, and ten more seconds to begin and to be judged.
+    clock = Clock()
+    with RunView(clock) as view:
+        view.event("start", "select", "a race")
+        for candidate in range(3):
+            say = part(partial(view.event, "progress", "select"), f"candidate {candidate + 1}/4", candidate, 4)
+            say("asking the uncut model")
+            clock.now += 10
+            for step in range(1, 11):
+                clock.now += 1
+                say(Step(step, 10))
+        assert view._running is not None
+        # Ten steps are left, and those before took nearly two seconds each, all told.
+        left = view._running.left(clock())
+        assert "0:15" < left < "0:20 left", left
 
 
 def test_the_thread_speaks_for_a_silent_stage_never_within_a_line_and_ends_with_the_view(
