@@ -137,10 +137,10 @@ def _serving(run: Compared, protocols: Sequence[str]) -> dict[str, str]:
     rows: dict[str, str] = {}
     for protocol in protocols:
         one = run["serving"].get(protocol)
-        rows[f"{protocol}: p95"] = number(one and one["latency_ms"]["p95"], 1, " ms")
-        rows[f"{protocol}: answered"] = number(one and one["throughput_rps"], 0, " requests/s")
+        rows[f"{protocol}: p95"] = number(one and one.get("latency_ms", {}).get("p95"), 1, " ms")
+        rows[f"{protocol}: answered"] = number(one and one.get("throughput_rps"), 0, " requests/s")
     limit = next((one["limit"] for one in run["serving"].values() if one and "limit" in one), None)
-    within = f"p95 ≤ {limit['objective']['max_p95_ms']:g} ms" if limit else ""
+    within = f"p95 ≤ {significant(limit['objective'].get('max_p95_ms'))} ms" if limit else ""
     rates = {_HIGHEST: limit and limit["compressed"], f"{_HIGHEST} of the base": limit and limit["base"]}
     rows |= {name: f"{_rate(found)}; {within}" if found else NOT_MEASURED for name, found in rates.items()}
     return {**rows, f"{_HIGHEST} ÷ that of the base": with_interval(limit and limit["ratio"], 2)}
@@ -150,7 +150,9 @@ def _rate(found: HighestRate) -> str:
     if found["rate_rps"] is None:
         return "no rate"
     p95 = found["p95_ms"]
-    return f"{significant(found['rate_rps'])} requests/s" + (f" at p95 {p95['median']:.1f} ms" if p95 else "")
+    return f"{significant(found['rate_rps'])} requests/s" + (
+        f" at p95 {number(p95.get('median'), 1)} ms" if p95 else ""
+    )
 
 
 def _speed(shape: ShapeTimes) -> str:
@@ -183,7 +185,7 @@ def _document(c: Comparison) -> Document:
         verdict=[*map(Paragraph, (finding(test) for test in c["tests"])), *(Paragraph(t, "bad") for t in c["notes"])],
         tiles=[Tiles([
             (r["name"], number(measured(q, metric.key) if (q := r["quality"]["compressed"]) else None),
-             f"{metric.name}, {ratio(r['ratios'][r['target']['of']])} in {r['target']['of']}")
+             f"{metric.name}, {ratio(r['ratios'].get(r['target']['of']))} in {r['target']['of']}")
             for r in runs
         ])],
         sections=[
