@@ -37,6 +37,7 @@ from lwc.recipe.labels import NO_LABEL
 
 TEST_RAW = "test_raw.parquet"
 """Test texts as users send them (id, text), of those rows that cleaning changes. Verification sends these."""
+_OF_TEST = ("given", "left_out", "used", "cleaned")
 _MORE_ROWS = "use more data, larger data.split shares, or data.split.by: random"
 
 
@@ -222,7 +223,7 @@ def prepare(
         "split_given": ["train", *own] if own else [],
         "rows_in_no_split": kept_rows.in_no_split,
         **({"shared_by_splits": shared} if own else {}),
-        **({"test_rows": dict(kept_rows.of_test)} if "test" in own else {}),
+        **({"test_rows": {one: kept_rows.of_test[one] for one in _OF_TEST}} if "test" in own else {}),
         "rows_without_user": users.count(None),
         "rows_without_time": sum(row.time is None for row, _, _ in rows),
         "largest_user": largest,

@@ -194,7 +194,8 @@ def test_one_order_from_the_data_to_the_endpoint(models: dict[tuple[int, ...], P
     data, test = found["data"].path, load_split(found["data"].path, "test")
     assert load_labels(data) == read_json(found["evaluate"].path / "evaluation.json")["label_names"] == own
     listed = [path.read_text().split() for path in (found["package"].path / "repository").rglob("labels.txt")]
-    assert listed and all(names == own for names in listed)
+    assert [set(names) for names in listed] == [set(own)] * len(listed) != []
+    assert all(names == own for names in listed)
     predicted = pq.read_table(found["evaluate"].path / "predictions.parquet")["base"].to_numpy()
     assert (predicted == test.labels).all()
     session = onnxruntime.InferenceSession(found["export"].path / "base" / "model.onnx")
