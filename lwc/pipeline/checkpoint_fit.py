@@ -30,7 +30,7 @@ def unfit_checkpoint(recipe: Recipe) -> list[tuple[Location, str]]:
         place = _folder(source.source, recipe.task.any_weights)
         if place is None:
             return []
-        saved = Saved(place, CAUSAL_LM if recipe.task.any_weights else CLASSIFICATION, None)
+        saved = Saved(place, CAUSAL_LM if recipe.task.any_weights else CLASSIFICATION)
         return _unfit(recipe, saved)
     except MissingDependency:
         return []

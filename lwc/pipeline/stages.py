@@ -171,7 +171,7 @@ _TRAINING = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 STAGES: tuple[Stage, ...] = (
     Stage(
         "data", 5, (), ("data",), _data, ("rdata", "pandas", "pyarrow", "datasets", "numpy"),
-        external=needs.data_files, account=("source.json", "quality.json", "quarantine.jsonl", "test_raw.parquet"),
+        external=needs.data_needs, account=("source.json", "quality.json", "quarantine.jsonl", "test_raw.parquet"),
         purpose=purposes.data,
     ),
     Stage(

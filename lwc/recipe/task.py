@@ -48,6 +48,8 @@ class TaskSettings(Row):
     """The Hugging Face pipeline that runs the model, for its card; None where there is none."""
     inputs: ClassVar[str] = ""
     """How input becomes token ids, for the card of a model without a tokenizer; otherwise empty."""
+    has_head: ClassVar[bool] = False
+    """Whether answers are the outputs of a classification head, of which a checkpoint may bring its own."""
     floor_packages: ClassVar[dict[str, str]] = {}
     """Modules that the floors need besides lwc's own dependencies, and the extra of lwc that installs each."""
     kind: str
@@ -88,6 +90,7 @@ class Classification(TaskSettings):
         not_paired="",
     )
     pipeline_tag: ClassVar[str | None] = "text-classification"
+    has_head: ClassVar[bool] = True
     kind: Literal["classification"] = "classification"
 
 
@@ -105,6 +108,7 @@ class Regression(TaskSettings):
         served={"accuracy": "served accuracy of the nearest number", "offline_accuracy": "offline accuracy"},
     )
     pipeline_tag: ClassVar[str | None] = "text-classification"
+    has_head: ClassVar[bool] = True
     kind: Literal["regression"]
 
     def check(self, recipe: Recipe) -> None:
@@ -230,6 +234,9 @@ class NextItem(TaskSettings):
             "model.kind: pretrained (items are not words)": recipe.model.kind == "pretrained",
             "model.vocab_size (it is the catalogue's)": "vocab_size" in recipe.model.model_fields_set,
             "data.ingest": recipe.data.ingest is not None,
+            "data.validation, data.test (task.split decides which events are asked)": len(recipe.data.sources) > 1,
+            "data.source.columns.split (task.split decides which events are asked)": recipe.data.columns.split
+            is not None,
             "data.calibration: 1 (blocks are scored on the histories of at least 2 users)": recipe.data.calibration < 2,
             "model.norm: post": getattr(recipe.model, "norm", None) == "post",
             "select.weights: random": recipe.select.weights == "random",

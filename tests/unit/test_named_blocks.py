@@ -204,13 +204,13 @@ def test_headers_of_the_weights_count_what_the_model_counts(tmp_path: Path, mode
     kind = AutoModelForCausalLM if task == CAUSAL_LM else AutoModelForSequenceClassification
     model = tiny(model_type, blocks=3, task=kind)
     model.save_pretrained(tmp_path)
-    assert saved_counts(Saved(tmp_path, task, None)) == parameter_counts(model, family_of(model))
+    assert saved_counts(Saved(tmp_path, task)) == parameter_counts(model, family_of(model))
 
 
 def test_a_checkpoint_that_gets_a_new_head_is_counted_without_one(tmp_path: Path) -> None:
     model = tiny("bert", blocks=3)
     model.base_model.save_pretrained(tmp_path)
-    found, whole = saved_counts(Saved(tmp_path, CLASSIFICATION, None)), parameter_counts(model, family_of(model))
+    found, whole = saved_counts(Saved(tmp_path, CLASSIFICATION)), parameter_counts(model, family_of(model))
     assert found.per_block == whole.per_block
     assert (
         whole.total - sum(p.numel() for p in model.bert.pooler.parameters())
