@@ -1,7 +1,7 @@
 """mkdocs hook: pages that are made from the code, so that they cannot differ from it.
 
-``reference/recipe.md`` comes from the JSON Schema of the recipe and ``reference/cli.md`` from the Typer application; the
-decisions in the navigation are listed by their titles.
+``reference/recipe.md`` comes from the JSON Schema of the recipe and ``reference/cli.md`` from the Typer application.
+The decisions in the navigation are listed by their titles.
 """
 
 from __future__ import annotations
