@@ -183,7 +183,7 @@ STAGES: tuple[Stage, ...] = (
         external=needs.score_needs, shared=True, purpose=purposes.score,
     ),
     Stage(
-        "select", 4, ("data", "train", "score"), ("target", "select"), _select, _TRAINING,
+        "select", 5, ("data", "train", "score"), ("target", "select"), _select, _TRAINING,
         external=needs.select_needs, shared=True, purpose=purposes.select,
     ),
     Stage("remove", 3, ("train", "select"), (), _remove, _TRAINING, purpose=purposes.remove),

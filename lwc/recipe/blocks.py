@@ -18,31 +18,41 @@ class Method(Row):
 
     reads: ClassVar[Literal["model", "scores"]] = "model"
     version: ClassVar[int] = 1
-    method: str
-    weight: Annotated[float, Field(ge=0.0)] = 1.0
+    method: str = Field(description="name of the method")
+    weight: Annotated[float, Field(ge=0.0)] = Field(default=1.0, description="weight in the fusion; 0: only reported")
 
 
 class BlockInfluence(Method):
+    """Block influence: 1 − cosine of a block's input and output (Men et al. 2024)."""
+
     implementation: ClassVar[str] = "lwc.importance.block_influence:block_influence"
     method: Literal["block_influence"]
 
 
 class EmpiricalFisher(Method):
+    """Empirical Fisher information of a block's weights, from squared gradients of single examples."""
+
     implementation: ClassVar[str] = "lwc.importance.fisher:fisher"
     method: Literal["fisher"]
 
 
 class Taylor(Method):
+    """First-order change of the loss if a block's update were zero (Molchanov et al. 2019)."""
+
     implementation: ClassVar[str] = "lwc.importance.taylor:taylor"
     method: Literal["taylor"]
 
 
 class Ablation(Method):
+    """Loss with a block bypassed, less the loss of the whole model."""
+
     implementation: ClassVar[str] = "lwc.importance.ablation:ablation"
     method: Literal["ablation"]
 
 
 class AngularDistance(Method):
+    """Angle between a block's input and output (Gromov et al. 2024)."""
+
     implementation: ClassVar[str] = "lwc.importance.angular_distance:angular_distance"
     method: Literal["angular_distance"]
 
@@ -53,7 +63,9 @@ class MutualInformation(Method):
     implementation: ClassVar[str] = "lwc.importance.mutual_information:mutual_information"
     version: ClassVar[int] = 2
     method: Literal["mutual_information"]
-    permutations: Annotated[int, Field(ge=1)] = 20
+    permutations: Annotated[int, Field(ge=1)] = Field(
+        default=20, description="shuffles of the labels, whose mean estimates the bias"
+    )
 
 
 class Conductance(Method):
@@ -61,7 +73,9 @@ class Conductance(Method):
 
     implementation: ClassVar[str] = "lwc.importance.conductance:conductance"
     method: Literal["conductance"]
-    steps: Annotated[int, Field(ge=2, le=1000)] = 16
+    steps: Annotated[int, Field(ge=2, le=1000)] = Field(
+        default=16, description="points on the path from the baseline to the input"
+    )
 
 
 class Shap(Method):
@@ -69,8 +83,8 @@ class Shap(Method):
 
     implementation: ClassVar[str] = "lwc.importance.shap:shap"
     method: Literal["shap"]
-    permutations: Annotated[int, Field(ge=1)] = 8
-    exact: bool = False
+    permutations: Annotated[int, Field(ge=1)] = Field(default=8, description="sampled orders, each with its reverse")
+    exact: bool = Field(default=False, description="enumerate all coalitions instead")
 
 
 class LlamaProfile(Method):
@@ -79,9 +93,9 @@ class LlamaProfile(Method):
     implementation: ClassVar[str] = "lwc.importance.llama_profile:llama_profile"
     method: Literal["llama_profile"]
     source: str = Field(description="local path, hub id, or package:<module> with a GGUF file")
-    gguf_file: str | None = None
-    texts: Positive = 64
-    max_length: Annotated[int, Field(ge=8, le=4096)] = 128
+    gguf_file: str | None = Field(default=None, description="name of the GGUF file, where the folder has several")
+    texts: Positive = Field(default=64, description="calibration texts to read")
+    max_length: Annotated[int, Field(ge=8, le=4096)] = Field(default=128, description="tokens of a text to read")
 
 
 class LlmExpert(Method):
@@ -91,11 +105,11 @@ class LlmExpert(Method):
     reads: ClassVar[Literal["model", "scores"]] = "scores"
     method: Literal["llm_expert"]
     base_url: Address
-    model: str
-    api_key_env: str = "OPENAI_API_KEY"
-    timeout_seconds: Annotated[float, Field(gt=0.0)] = 60.0
-    retries: Annotated[int, Field(ge=0, le=10)] = 2
-    max_tokens: Positive = 2000
+    model: str = Field(description="name of the model that the endpoint serves")
+    api_key_env: str = Field(default="OPENAI_API_KEY", description="environment variable that contains the key")
+    timeout_seconds: Annotated[float, Field(gt=0.0)] = Field(default=60.0, description="longest wait for an answer")
+    retries: Annotated[int, Field(ge=0, le=10)] = Field(default=2, description="further tries after a failed one")
+    max_tokens: Positive = Field(default=2000, description="longest answer in tokens")
     required: bool = Field(default=False, description="fail the run when the expert gives no usable answer")
 
 
@@ -111,9 +125,15 @@ AnyMethod = Annotated[Method, METHODS]
 class Trust(Section):
     """How reliable the scores are: resampled, and compared with the loss of models that were really cut."""
 
-    resamples: Annotated[int, Field(ge=5)] = 5
-    seeds: Annotated[int, Field(ge=3)] = 3
-    bootstrap: Annotated[int, Field(ge=100)] = 200
+    resamples: Annotated[int, Field(ge=5)] = Field(
+        default=5, description="bootstrap draws of the calibration rows whose rankings are compared"
+    )
+    seeds: Annotated[int, Field(ge=3)] = Field(
+        default=3, description="random halves of the calibration rows whose rankings are compared"
+    )
+    bootstrap: Annotated[int, Field(ge=100)] = Field(
+        default=200, description="resamples of the cut models for the intervals of rank correlations"
+    )
     subsets: Annotated[int, Field(ge=20)] = Field(default=20, description="random block subsets that are measured")
     recovery_steps: Annotated[int, Field(ge=0)] = Field(
         default=0, description="measure the subsets again after this many recovery steps; 0 = do not"
@@ -121,6 +141,8 @@ class Trust(Section):
 
 
 class Score(Section):
+    """How blocks are ranked."""
+
     methods: tuple[AnyMethod, ...] = Field(
         default=(
             BlockInfluence(method="block_influence"),
@@ -128,11 +150,15 @@ class Score(Section):
             Taylor(method="taylor"),
             Ablation(method="ablation"),
         ),
+        description="methods to run",
         min_length=1,
     )
-    fusion: Literal["mean_rank", "z_score", "robust_rank", "learned"] = "mean_rank"
-    batch_size: Positive = 16
-    trust: Trust | None = None
+    fusion: Literal["mean_rank", "z_score", "robust_rank", "learned"] = Field(
+        default="mean_rank",
+        description="how the methods' scores become one ranking; learned: weights fitted on the loss of cut models",
+    )
+    batch_size: Positive = Field(default=16, description="calibration rows at once; does not change the scores")
+    trust: Trust | None = Field(default=None, description="also measure how reliable the scores are")
 
     @model_validator(mode="after")
     def _methods_once(self) -> Score:

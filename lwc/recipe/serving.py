@@ -12,19 +12,28 @@ from lwc.recipe.base import Fraction, Positive, Section
 
 
 class Evaluate(Section):
-    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 2000
-    batch_size: Positive = 32
+    """How the test split is read."""
+
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = Field(
+        default=2000, description="bootstrap resamples of the 95% intervals"
+    )
+    batch_size: Positive = Field(default=32, description="rows that are evaluated at once")
 
 
 class Shape(Section):
-    batch: Positive
-    length: Positive
+    """The shape of an input."""
+
+    batch: Positive = Field(description="texts")
+    length: Positive = Field(description="tokens of each text")
 
 
 class Int8(Section):
     """Eight-bit weights and activations for the CPU; operators that change answers stay in fp32."""
 
-    mode: Literal["dynamic", "static"] = "dynamic"
+    mode: Literal["dynamic", "static"] = Field(
+        default="dynamic",
+        description="ranges of activations: measured for each batch (dynamic), or once on calibration rows (static)",
+    )
     min_agreement: Annotated[float, Field(ge=0.5, le=1.0)] = Field(
         default=0.985, description="share of calibration labels to keep; below it, operators fall back to fp32"
     )
@@ -39,9 +48,9 @@ class Int8(Section):
 class Profile(Section):
     """Shapes that a TensorRT plan takes, batch × length: the smallest, the one it is tuned for, the largest."""
 
-    min: Shape
-    opt: Shape
-    max: Shape
+    min: Shape = Field(description="the smallest input")
+    opt: Shape = Field(description="the input that the plan is tuned for")
+    max: Shape = Field(description="the largest input")
 
     @model_validator(mode="after")
     def _rises(self) -> Profile:
@@ -74,7 +83,7 @@ def gap(profiles: Sequence[Profile]) -> tuple[int, int] | None:
 class TensorRT(Section):
     """What ``lwc export --to tensorrt`` builds. No stage of ``lwc run`` reads it."""
 
-    precision: Literal["fp16", "fp32"] = "fp16"
+    precision: Literal["fp16", "fp32"] = Field(default="fp16", description="precision of the plan")
     profiles: tuple[Profile, ...] = Field(
         default=(), description="by default one, from 1 × 1 to package.max_batch_size × model.max_length"
     )
@@ -96,30 +105,38 @@ LATENCY_SHAPES = (Shape(batch=1, length=64), Shape(batch=8, length=64))
 
 
 class Export(Section):
-    int8: Int8 | None = None
+    """Graphs that are exported, and how they are checked and timed."""
+
+    int8: Int8 | None = Field(default=None, description="also export an int8 graph, which CPUs serve")
     fp16: bool = Field(default=False, description="also write an fp16 graph for GPUs, checked for overflow")
-    tensorrt: TensorRT = TensorRT()
+    tensorrt: TensorRT = Field(default=TensorRT(), description="the plan that `lwc export --to tensorrt` builds")
     openvino: bool = Field(
         default=False,
         description="also time the compressed graphs in OpenVINO (pip install 'lwc[openvino]'), which may serve them"
         " faster on CPUs; the report says by how much",
     )
-    parity_tolerance: Annotated[float, Field(gt=0.0)] = 1e-4
+    parity_tolerance: Annotated[float, Field(gt=0.0)] = Field(
+        default=1e-4, description="largest difference of a logit between PyTorch and ONNX Runtime"
+    )
     latency_shapes: tuple[Shape, ...] = Field(
         default=LATENCY_SHAPES,
         min_length=1,
         description="batches and lengths in tokens to time; the default's length is at most model.max_length",
     )
-    latency_repeats: Annotated[int, Field(ge=3)] = 20
+    latency_repeats: Annotated[int, Field(ge=3)] = Field(default=20, description="timed calls of each shape")
 
 
 class Package(Section):
+    """The Triton repository."""
+
     targets: tuple[Literal["cpu", "gpu", "tensorrt"], ...] = Field(
         default=("cpu",),
         description="repositories: cpu (NAME/, always), gpu (NAME-gpu/, ONNX Runtime with CUDA), tensorrt"
         " (NAME-tensorrt/, written by `lwc export --to tensorrt` where the plan is built)",
     )
-    max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    max_batch_size: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default=32, description="most texts of a request, and of a batch that the server forms"
+    )
     queue_delay_microseconds: Annotated[int, Field(ge=0)] = Field(
         default=0,
         description="longest time a request waits to be batched with others; requests that queue while all instances"
@@ -157,7 +174,7 @@ class FindRate(Section):
     max_p95_ms: Annotated[float, Field(gt=0.0)]
     max_error_rate: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     against_base: bool = Field(default=True, description="also search for the uncut model; windows alternate")
-    start: Annotated[float, Field(ge=0.5, le=1e6)] = 10.0
+    start: Annotated[float, Field(ge=0.5, le=1e6)] = Field(default=10.0, description="requests/s to start from")
     seconds: Annotated[float, Field(ge=1.0)] = Field(default=5.0, description="length of a window")
     precision: Annotated[float, Field(ge=0.01, le=1.0)] = Field(
         default=0.1, description="largest relative gap between the highest rate met and the lowest rate missed"
@@ -166,17 +183,25 @@ class FindRate(Section):
 
 
 class Verify(Section):
-    users: Positive = 4
+    """The load test of the served model."""
+
+    users: Positive = Field(default=4, description="concurrent clients, each of which waits for its answer")
     connections: Positive = Field(default=64, description="replaces users when requests arrive at a rate")
     rate: Annotated[float, Field(gt=0.0)] | None = Field(
         default=None,
         description="requests/s, sent whether answered or not (open loop); by default users wait",
     )
-    arrivals: Literal["poisson", "constant"] = "poisson"
+    arrivals: Literal["poisson", "constant"] = Field(default="poisson", description="spacing of requests with rate")
     rate_tolerance: Fraction = Field(default=0.05, description="share of rate that may go unanswered without a warning")
     find_rate: FindRate | None = Field(default=None, description="uses the first entry of protocols")
-    seconds: Annotated[float, Field(ge=1.0)] = 15.0
-    warmup_seconds: Annotated[float, Field(ge=0.0)] = 2.0
-    protocols: tuple[Literal["http", "grpc"], ...] = Field(default=("http", "grpc"), min_length=1)
-    min_requests: Positive = 50
-    startup_seconds: Annotated[float, Field(gt=0.0)] = 60.0
+    seconds: Annotated[float, Field(ge=1.0)] = Field(default=15.0, description="length of a load test")
+    warmup_seconds: Annotated[float, Field(ge=0.0)] = Field(
+        default=2.0, description="load before the measured time; left out of every figure"
+    )
+    protocols: tuple[Literal["http", "grpc"], ...] = Field(
+        default=("http", "grpc"), min_length=1, description="one load test each"
+    )
+    min_requests: Positive = Field(default=50, description="fewer requests fail the run")
+    startup_seconds: Annotated[float, Field(gt=0.0)] = Field(
+        default=60.0, description="longest time until the server is ready"
+    )

@@ -16,6 +16,7 @@ from lwc.report.collect import collect
 from lwc.report.content import compose
 from lwc.report.content_types import Environment, Report, StageTime
 from lwc.report.document import Figure
+from lwc.report.examples import changed_answers
 from lwc.report.gate_notes import explained
 from lwc.report.gates import decide, standing
 from lwc.report.html import render_html
@@ -54,7 +55,7 @@ def build_report(
     out.mkdir(parents=True, exist_ok=True)
     for stale in out.glob("report_*.png"):
         stale.unlink()
-    document = compose(report, _figures(report, stage_dirs.get("verify"), out))
+    document = compose(report, _figures(report, stage_dirs.get("verify"), out), changed_answers(recipe, stage_dirs))
     write_whole(out / "report.md", render_markdown(document).encode())
     write_whole(out / "report.html", render_html(document, out).encode())
     write_json(out / "report.json", report)

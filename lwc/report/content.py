@@ -155,7 +155,7 @@ def _words(report: Report) -> Section:
     return Section("The verdict in words", said + [Paragraph(one, "bad") for one in verdict["warnings"]])
 
 
-def compose(report: Report, figures: Mapping[str, Figure]) -> Document:
+def compose(report: Report, figures: Mapping[str, Figure], examples: Section | None = None) -> Document:
     """The document of a finished report; ``figures`` are those that could be drawn, by name."""
     recipe, verdict = report["recipe"], report["verdict"]
     tiles, paragraphs = first_screen(report)
@@ -173,6 +173,8 @@ def compose(report: Report, figures: Mapping[str, Figure]) -> Document:
         (environment_section(report), "closed"),
         (_stages(report), "closed"),
     ]
+    if examples is not None:
+        folded.insert(2, (examples, "closed"))
     return Document(
         title=recipe["name"],
         subtitle=" · ".join(part for part in parts if part),

@@ -9,6 +9,7 @@ from lwc.importance.contents import FusedScores, Importance, KendallTau, Learned
 from lwc.report.content_types import Report
 from lwc.report.document import Figure, Paragraph, Section, Table
 from lwc.report.formats import NOT_MEASURED, number, with_interval
+from lwc.report.stage_contents import Selection
 
 Block = Paragraph | Table | Figure
 
@@ -81,6 +82,55 @@ def _trust(trust: TrustFigures) -> list[Block]:
     return [Paragraph(trust["verdict"], tone), Table(header, tuple(rows), caption, strong=(len(rows) - 1,))]
 
 
+_WAYS = {
+    "racing": "the candidate that was nearest to the uncut model after a short recovery won",
+    "named": "the recipe names the blocks to remove",
+    "single": "the strategy goes by one method, not by the fusion",
+    "greedy": "the strategy goes by the loss of cut models, not by single scores",
+    "beam": "the strategy goes by the loss of cut models, not by single scores",
+    "iterated": "blocks were ranked again after each round of recovery",
+}
+
+
+def _selected(selection: Selection, ranking: Sequence[int]) -> list[Block]:
+    """The strategy, why blocks stay that rank below removed ones, and the race if there was one."""
+    strategy, removed = selection["strategy"], selection["removed"]
+    blocks: list[Block] = []
+    best = min((ranking.index(block) for block in removed), default=len(ranking))
+    lower = [block for block in ranking[best:] if block in selection["kept"]]
+    said = f"Selection strategy: {strategy}."
+    required = [block for block in lower if block in selection.get("required", [])]
+    if required:
+        must = "must stay" if len(required) == 1 else "must all stay"
+        said += f" {_named(required)} {must} by keep_first, keep_last or the model type, whatever the scores say."
+    free = [block for block in lower if block not in required]
+    if free:
+        why = _WAYS.get(strategy, "the strategy does not go by single scores")
+        said += f" {_named(free)} {'stays' if len(free) == 1 else 'stay'} although removed blocks rank higher: {why}."
+    blocks.append(Paragraph(said))
+    rounds = selection.get("race") or []
+    rows = [
+        (
+            f"{number_} of {len(rounds)}", number(heat["steps"]), ", ".join(map(str, one["removed"])),
+            number(one["distance"], 4) if one["distance"] is not None else "diverged",
+        )
+        for number_, heat in enumerate(rounds, start=1)
+        for one in heat["distances"]
+    ]  # fmt: skip
+    if rows:
+        caption = (
+            "The race: distance from the uncut model's answers on validation after each candidate's short recovery; "
+            "the nearer half goes on, and the first of the last round won."
+        )
+        first = len(rows) - len(rounds[-1]["distances"])
+        blocks.append(Table(("round", "steps", "blocks removed", "distance"), tuple(rows), caption, strong=(first,)))
+    return blocks
+
+
+def _named(blocks: Sequence[int]) -> str:
+    return f"{'Block' if len(blocks) == 1 else 'Blocks'} {', '.join(map(str, sorted(blocks)))}"
+
+
 def importance_section(report: Report, figures: Mapping[str, Figure]) -> Section:
     """Scores, what was left out, agreement and trust."""
     importance, selection = report["importance"], report["selection"]
@@ -106,5 +156,5 @@ def importance_section(report: Report, figures: Mapping[str, Figure]) -> Section
     else:
         blocks.append(Paragraph("The reliability of these scores was not measured (recipe: score.trust).", "quiet"))
     if selection:
-        blocks.append(Paragraph(f"Selection strategy: {selection['strategy']}.", "quiet"))
+        blocks += _selected(selection, importance["fused"]["ranking"])
     return Section("Importance and selection", blocks)

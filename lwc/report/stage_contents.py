@@ -74,6 +74,7 @@ class Selection(TypedDict):
     blocks_before: int
     kept: Annotated[list[int], Keyed("blocks"), Sometimes()]
     removed: Annotated[list[int], Keyed("blocks"), Sometimes()]
+    required: NotRequired[Annotated[list[int], Keyed("blocks"), Sometimes()]]
     weights: NotRequired[str]
     target: NotRequired[AskedRatio]
     ratios: NotRequired[PlannedRatios]

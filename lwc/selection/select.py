@@ -138,6 +138,7 @@ def describe(kept: Sequence[int], plan: CutPlan) -> dict[str, Any]:
         "blocks_before": plan.total,
         "kept": list(kept),
         "removed": removed,
+        "required": sorted(plan.required),
         "ratios": ratios(plan.counts, kept, plan.trimmed),
         "params_before": plan.counts.total,
         "params_after": plan.counts.without(removed) - plan.trimmed,
