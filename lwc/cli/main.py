@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from lwc import __version__
-from lwc.cli import init, loadtest
+from lwc.cli import init, loadtest, store
 from lwc.cli import look as looking
 from lwc.cli import run as running
 from lwc.cli import serve as serving
@@ -46,6 +46,8 @@ data_app = typer.Typer(help="Inspect or ingest data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 repo_app = typer.Typer(help="Check a Triton repository.", no_args_is_help=True)
 app.add_typer(repo_app, name="repo")
+store_app = typer.Typer(help="List or prune stage results.", no_args_is_help=True)
+app.add_typer(store_app, name="store")
 
 
 def _version(asked: bool) -> None:
@@ -71,6 +73,8 @@ for command in (
 data_app.command("inspect")(looking.data_inspect)
 data_app.command("ingest")(looking.data_ingest)
 repo_app.command("check")(serving.repo_check)
+store_app.command("ls")(store.store_ls)
+store_app.command("prune")(store.store_prune)
 
 
 def _quiet() -> None:

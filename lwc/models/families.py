@@ -43,7 +43,9 @@ class Family:
     block 0 where it is set; ``as_output`` wraps hidden states (B, T, D) the way a block of this type returns them.
     ``tasks``: what models of this type do here; a decoder does `CAUSAL_LM` too, and its classifier reads the last token
     that is not padding. ``prefix`` is what stands before ``blocks`` in the names of a task model's weights
-    (transformers' ``base_model_prefix``), None where that is not checked.
+    (transformers' ``base_model_prefix``), None where that is not checked. ``after_attention`` is the path in a block of
+    the module that follows the attention, if it is called with the attention's result and the block's input, (B, T, D)
+    each, and no token sees another after it.
     """
 
     model_type: str
@@ -58,6 +60,7 @@ class Family:
     numbered_field: str | None = None
     tasks: tuple[str, ...] = (CLASSIFICATION,)
     prefix: str | None = None
+    after_attention: str | None = None
     pooling: Pooling = "first"
     pooling_field: str | None = None
 
@@ -67,21 +70,29 @@ class Family:
         return CAUSAL_LM in self.tasks
 
 
+_BERT = "attention.output"
 _PATTERN = ("sliding_window_pattern", "_sliding_window_pattern")
 
 FAMILIES: dict[str, Family] = {
     row.model_type: row
     for row in (
         # Encoders.
-        Family("bert", "encoder.layer", prefix="bert"),
-        Family("roberta", "encoder.layer", prefix="roberta"),
-        Family("xlm-roberta", "encoder.layer", prefix="roberta"),
-        Family("camembert", "encoder.layer", prefix="roberta"),
-        Family("electra", "encoder.layer", prefix="electra"),
+        Family("bert", "encoder.layer", prefix="bert", after_attention=_BERT),
+        Family("roberta", "encoder.layer", prefix="roberta", after_attention=_BERT),
+        Family("xlm-roberta", "encoder.layer", prefix="roberta", after_attention=_BERT),
+        Family("camembert", "encoder.layer", prefix="roberta", after_attention=_BERT),
+        Family("electra", "encoder.layer", prefix="electra", after_attention=_BERT),
         Family("distilbert", "transformer.layer", depth_field="n_layers", prefix="distilbert"),
         Family("mpnet", "encoder.layer", as_output=lambda hidden: (hidden,), prefix="mpnet"),
-        Family("deberta", "encoder.layer", as_output=_pair, prefix="deberta"),
-        Family("deberta-v2", "encoder.layer", as_output=_pair, convolution_field="conv_kernel_size", prefix="deberta"),
+        Family("deberta", "encoder.layer", as_output=_pair, prefix="deberta", after_attention=_BERT),
+        Family(
+            "deberta-v2",
+            "encoder.layer",
+            as_output=_pair,
+            convolution_field="conv_kernel_size",
+            prefix="deberta",
+            after_attention=_BERT,
+        ),
         # Block 0 has no attention norm: the embedding norm takes its place.
         Family("modernbert", "layers", protected=(0,), prefix="model", pooling_field="classifier_pooling"),
         # Decoders.

@@ -21,6 +21,7 @@ from lwc.models.batches import Batch
 from lwc.models.causal import locate_causal
 from lwc.models.checkpoint import check_checkpoint
 from lwc.models.families import CAUSAL_LM, CLASSIFICATION, block_list, check_padding, family_of
+from lwc.models.forward.first_token import after_attention
 from lwc.models.load import load_tokenizer
 from lwc.models.loaded import reading
 from lwc.models.positions import check_shapes
@@ -34,6 +35,7 @@ from lwc.recipe.variants import variants
 from lwc.selection.select import check_target, plan_cut
 from lwc.tasks.task import Checkpoint, task_of, tokenizer_of
 from lwc.tasks.text import cut_at
+from lwc.training.linear_start import ending_of
 from lwc.training.teacher import attention_maps
 
 _BYTES = 4  # of a parameter on disk
@@ -125,6 +127,18 @@ def _attends(subject: Subject) -> None:
     attention_maps(output, range(len(block_list(model, family_of(model)))), model.config.model_type)
 
 
+def _reads_first(subject: Subject) -> None:
+    after_attention(_base(subject).model)
+
+
+@torch.inference_mode()
+def _ends_linearly(subject: Subject) -> None:
+    recipe, model = subject.recipe, _base(subject).model
+    inputs = task_of(recipe).inputs(_calibration(subject)[0])
+    blocks = block_list(model, family_of(model))
+    ending_of(blocks[-1], lambda: model(**{name: value[:1] for name, value in inputs.items()}), model.config.model_type)
+
+
 def _trims(subject: Subject) -> None:
     recipe, base = subject.recipe, _base(subject)
     assert subject.data is not None
@@ -163,6 +177,7 @@ def _method(kind: type) -> Callable[[Recipe], bool]:
 SHAPE = (
     Check("the target, and the blocks that must stay", ("select", "sweep"), _cut),
     Check("lengths of export.latency_shapes", ("export",), _shapes),
+    Check("recover.last_block", ("recover",), _reads_first, lambda recipe: recipe.recover.last_block == "read"),
     Check("a learned fusion", ("score",), _learns, lambda recipe: recipe.score.fusion == "learned"),
     Check("exact Shapley values", ("score",), _players, _method(Shap)),
 )
@@ -173,6 +188,7 @@ BASE = (
     Check("free disk space", ("train", "export"), _room),
     Check("the calibration rows", ("score",), _ranks),
     Check("attention maps", ("recover",), _attends, lambda recipe: recipe.recover.attention_weight > 0),
+    Check("the linear start", ("recover",), _ends_linearly, lambda recipe: recipe.recover.start == "linear"),
     Check("trimming the vocabulary", ("select", "recover"), _trims, lambda recipe: recipe.vocabulary.trim),
 )
 """Before the base is trained, and before its blocks are scored: it may come from an earlier run."""

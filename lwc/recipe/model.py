@@ -50,6 +50,10 @@ class Optimization(Section):
 
     epochs: Annotated[float, Field(gt=0.0)] = 1.0
     batch_size: Positive = 32
+    optimizer: Literal["adamw", "muon"] = Field(
+        default="adamw",
+        description="muon: orthogonalised steps for the matrices of the blocks, AdamW for the rest (decision 6)",
+    )
     learning_rate: Annotated[float, Field(gt=0.0, lt=1.0)] = 2e-4
     warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
@@ -80,6 +84,11 @@ class Recovery(Optimization):
     """Recovery distillation from the uncut model."""
 
     epochs: Annotated[float, Field(gt=0.0)] = 3.0
+    start: Literal["cut", "linear"] = Field(
+        default="cut",
+        description="linear: the block before each gap is first fitted, by least squares, to what the removed blocks "
+        "did (decision 6)",
+    )
     dropout: bool = Field(
         default=False,
         description="dropout of the student; helps only if the same rows are read many times (decision 6)",
@@ -88,6 +97,11 @@ class Recovery(Optimization):
     logits_weight: Annotated[float, Field(ge=0.0)] = 1.0
     hidden_weight: Annotated[float, Field(ge=0.0)] = 1.0
     label_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    last_block: Literal["all", "read"] = Field(
+        default="all",
+        description="tokens whose hidden states are matched in the last block; read: the first one alone, which the "
+        "classifier of an encoder reads, so that the others are not computed (decision 6)",
+    )
     augment: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
         default=0.0, description="share of rows replaced by random windows of their text, new in every epoch"
     )
@@ -111,8 +125,8 @@ class Recovery(Optimization):
 
     @model_validator(mode="after")
     def _cacheable(self) -> Recovery:
-        if self.cache_teacher == "always" and (self.augment or self.attention_weight):
-            raise ValueError("cache_teacher: always needs augment: 0 and attention_weight: 0")
+        if self.cache_teacher == "always" and (self.augment or self.attention_weight or self.last_block == "read"):
+            raise ValueError("cache_teacher: always needs augment: 0, attention_weight: 0 and last_block: all")
         if not (self.logits_weight or self.hidden_weight or self.attention_weight or self.label_weight):
             raise ValueError("every weight of the loss is 0")
         if self.replace_words and not self.augment:

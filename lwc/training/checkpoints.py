@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lwc.core import distributed
 from lwc.core.store import file_digest, write_json
@@ -79,7 +79,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def copied(model: Model) -> dict[str, Tensor]:
+def copied(model: Model | nn.Module) -> dict[str, Tensor]:
     """The weights as they are now. Tied ones do not share memory, which safetensors refuses."""
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 

@@ -18,20 +18,23 @@ from transformers import PreTrainedModel, set_seed
 
 from lwc.core import distributed
 from lwc.core.errors import Diverged
+from lwc.core.machine import precision_here
 from lwc.core.store import read_json, write_json
 from lwc.data.splits import load_split
 from lwc.models.attention import fused_attention
-from lwc.models.batches import Batch
+from lwc.models.batches import Batch, pad, row_groups
 from lwc.models.families import block_list, family_of
+from lwc.models.forward.first_token import first_token_alone
 from lwc.models.forward.kept import answers_folder
 from lwc.models.forward.predict import loss_and_accuracy
 from lwc.models.losses import answer_distance, attention_loss, hidden_loss
-from lwc.models.placement import placed
+from lwc.models.placement import device_of, placed
 from lwc.models.surgery import remove_blocks
 from lwc.models.types import M, Model, Output
 from lwc.models.vocabulary import coverage, trim_vocabulary, used_tokens
 from lwc.recipe import Recipe, Recovery
 from lwc.tasks.task import Checkpoint, Reader, Say, Task, task_of, tokenizer_of, validation_batches
+from lwc.training.linear_start import start_linearly
 from lwc.training.loop import Objective, TrainingResult, fit
 from lwc.training.teacher import (
     BlockOutputs,
@@ -47,6 +50,8 @@ from lwc.training.teacher import (
 _MOST_STORED = 8 << 30
 # Share of the free disk that answers for several cuts may take: they go when the last of these is made.
 _MOST_REMEMBERED = 0.25
+# Train rows that the linear start reads: 80,000 tokens of the first run, where its largest fit has 1,537 unknowns.
+_START_ROWS = 1024
 
 
 def matched_blocks(kept: Sequence[int], count: int) -> list[int]:
@@ -106,7 +111,10 @@ class Lessons:
             loss = loss + settings.logits_weight * apart
             if settings.hidden_weight:
                 pairs = zip(outputs, taught.hidden, strict=True)
-                distances = [hidden_loss(mine.float(), theirs, mask, whole) for mine, theirs in pairs]
+                # The last block may have computed the first token alone.
+                distances = [
+                    hidden_loss(mine.float(), theirs, mask[:, : mine.shape[1]], whole) for mine, theirs in pairs
+                ]
                 loss = loss + settings.hidden_weight * torch.stack(distances).mean()
             if attention:
                 plain = getattr(student, "module", student)  # wrapped where several processes train it
@@ -135,6 +143,7 @@ class Recoverer:
         live = distributed.on_gpu() or distributed.count() > 1 or recipe.recover.cache_teacher == "never"
         self._answers = None if answers is None or live else answers_folder(answers, teacher.model)
         self.train = task.recovery_rows(recipe, teacher, data_dir, progress)
+        self.started: list[dict[str, float]] = []
         self._lessons = Lessons(task, recipe, teacher.reader)
         self.validation = validation_batches(recipe, task.rows(recipe, teacher.reader, data_dir, "validation"))
         with fused_attention(placed(teacher.model)):  # whole attention maps of long texts would not fit
@@ -148,7 +157,8 @@ class Recoverer:
         ask = LiveTeacher(self._teacher, blocks, self._lessons.answers, attention=settings.attention_weight > 0)
         # Logits of every token over a vocabulary fill any disk.
         keepable = settings.attention_weight == 0 and self.train.labels is not None
-        plain = keepable and settings.augment == 0 and taught_by_teacher(settings)
+        narrow = settings.last_block == "read"
+        plain = keepable and settings.augment == 0 and taught_by_teacher(settings) and not narrow
         size = stored_bytes(self.train.encoded, len(blocks), int(self._teacher.config.hidden_size))
         # Asking as it goes is shared by the processes, storing is not.
         repeated = settings.epochs >= 2 * distributed.count() and not distributed.on_gpu()
@@ -158,18 +168,24 @@ class Recoverer:
         if self._answers is not None and keepable:
             self._answers.mkdir(parents=True, exist_ok=True)
             most = int(_MOST_REMEMBERED * shutil.disk_usage(self._answers).free)
-            return RememberedTeacher(ask, self._answers, most)
+            return RememberedTeacher(ask, self._answers / "first" if narrow else self._answers, most)
         return ask
 
     def run(
         self, student: Model, kept: Sequence[int], settings: Recovery, scratch: Path, progress: Say
     ) -> TrainingResult:
         """Recover ``student``, which has the teacher's blocks ``kept``, in place."""
+        self.started = self._start(student, kept, settings, progress)
         teacher = self._teacher_for(kept, settings, scratch, progress)
         if settings.embedding_rate == 0:
             student.get_input_embeddings().requires_grad_(False)
         maps = settings.attention_weight > 0
-        with BlockOutputs(student, range(len(kept))) as capture, fused_attention(*([] if maps else [self._teacher])):
+        narrow = [student, self._teacher] if settings.last_block == "read" else []
+        with (
+            BlockOutputs(student, range(len(kept))) as capture,
+            fused_attention(*([] if maps else [self._teacher])),
+            first_token_alone(*narrow),
+        ):
             objective = Objective(
                 self.train,
                 lambda model, batch: self._lessons.loss(model, batch, teacher, settings, capture),
@@ -181,6 +197,26 @@ class Recoverer:
             result = fit(student, objective, settings, self._recipe.seed, scratch / "checkpoints", progress)
         student.requires_grad_(True)
         return result
+
+    def _start(self, student: Model, kept: Sequence[int], settings: Recovery, say: Say) -> list[dict[str, float]]:
+        """Make ``student`` what recovery starts from; returns what `start_linearly` measured, if that is asked for."""
+        if settings.start == "cut":
+            return []
+        matched = matched_blocks(kept, len(block_list(self._teacher, family_of(self._teacher))))
+        rows, mixed = self.train.of_epoch(0), precision_here(settings.precision) == "bf16"
+        device = device_of(placed(student))
+
+        def call(model: Model, batch: Batch) -> None:
+            with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+                self._lessons.output(model, self._lessons.task.inputs(batch), attention=False)
+
+        order = row_groups(rows.encoded, settings.batch_size, length_bucketed=True, seed=self._recipe.seed)
+        chosen = order[: math.ceil(_START_ROWS / settings.batch_size)]
+        groups = [pad(rows.encoded, group, rows.labels).to(device) for group in chosen]
+        with fused_attention(student, self._teacher):
+            return start_linearly(
+                student.eval(), self._teacher, list(zip(kept, matched, strict=True)), groups, call, say
+            )
 
     def in_steps(self, steps: int) -> Recovery:
         """The recipe's recovery, shortened to so many steps."""
@@ -258,6 +294,8 @@ def recover(
     task.save(Checkpoint(student.model.to("cpu"), student.reader), out / "model")
     matched = matched_blocks(kept, len(block_list(teacher.model, family_of(teacher.model))))
     added = {"n_train": len(recoverer.train), "matched_teacher_blocks": matched, "vocabulary": vocabulary}
+    if recoverer.started:
+        added["start"] = recoverer.started
     write_json(out / "metrics.json", {**asdict(result), **added})
 
 

@@ -26,11 +26,13 @@ from lwc.core.progress import Step
 from lwc.core.store import canonical
 from lwc.models.attention import fused_attention
 from lwc.models.batches import Batch, pad, row_groups
+from lwc.models.families import block_list, family_of
 from lwc.models.types import Model
 from lwc.recipe import Optimization
 from lwc.tasks.task import Judge, Rows, Say
 from lwc.training import checkpoints
 from lwc.training.checkpoints import Progress, copied
+from lwc.training.muon import Muon
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 """Without ``checkpoint_every``: a GPU takes thousands of steps in a minute, two cores fifty."""
@@ -80,12 +82,25 @@ def learning_rate(step: int, total: int, settings: Optimization) -> float:
     return settings.learning_rate * max(0.0, (total - step) / max(1, total - warmup))
 
 
-def parameter_groups(model: Model, weight_decay: float, embedding_rate: float = 1.0) -> list[dict[str, Any]]:
-    """Weight decay on matrices only: norms and biases are scales, not directions. ``scale`` multiplies the rate."""
+def parameter_groups(
+    model: Model, weight_decay: float, embedding_rate: float = 1.0, orthogonal: bool = False
+) -> list[dict[str, Any]]:
+    """Weight decay on matrices only: norms and biases are scales, not directions. ``scale`` multiplies the rate.
+
+    With ``orthogonal``, the matrices of the blocks are a group of their own, for `Muon`.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
     embeddings: set[Tensor] = set(model.get_input_embeddings().parameters()) if embedding_rate != 1.0 else set()
-    others = [p for p in trained if p not in embeddings]
+    blocks = block_list(model, family_of(model)).parameters() if orthogonal else ()
+    matrices: set[Tensor] = {p for p in blocks if p.ndim == 2}
+    others = [p for p in trained if p not in embeddings and p not in matrices]
     groups = [
+        {
+            "params": [p for p in trained if p in matrices],
+            "weight_decay": weight_decay,
+            "scale": 1.0,
+            "orthogonal": True,
+        },
         {"params": [p for p in others if p.ndim >= 2], "weight_decay": weight_decay, "scale": 1.0},
         {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0, "scale": 1.0},
         {"params": [p for p in trained if p in embeddings], "weight_decay": weight_decay, "scale": embedding_rate},
@@ -110,7 +125,7 @@ def fit(
     With ``objective.average`` > 0 the exponential moving average of the weights is judged and kept
     (Polyak & Juditsky 1992; decay min(average, (1 + t) / (10 + t)), so that the start is forgotten).
 
-    AdamW, linear warm-up and decay, clipped gradients, length-bucketed batches. State is written to
+    AdamW or `Muon`, linear warm-up and decay, clipped gradients, length-bucketed batches. State is written to
     ``checkpoint_dir`` every ``settings.checkpoint_every`` steps, or minute; where there is a whole checkpoint,
     training resumes from it, mid-epoch, to the same result as without the interruption.
 
@@ -125,8 +140,9 @@ def fit(
     set_seed(seed + distributed.rank())  # dropout draws of their own
     accelerator = _accelerator()
     mixed = precision_here(settings.precision) == "bf16"
-    groups = parameter_groups(model, settings.weight_decay, objective.embedding_rate)
-    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    orthogonal = settings.optimizer == "muon"
+    groups = parameter_groups(model, settings.weight_decay, objective.embedding_rate, orthogonal)
+    optimizer = (Muon if orthogonal else torch.optim.AdamW)(groups, lr=settings.learning_rate, fused=True)
     model, optimizer = accelerator.prepare(model, optimizer)
     plain = accelerator.unwrap_model(model)
 

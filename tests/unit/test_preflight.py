@@ -84,6 +84,7 @@ def checked(checks: tuple[Check, ...], made: Recipe, data: Path, stages: Collect
         (["target={ratio: 3, of: params}", "vocabulary.trim=true"], "select", TargetError, "cannot be reached"),
         # ModernBERT's first block must stay, and so must the last.
         (["target.ratio=4", "select={keep_last: 1}"], "select", TargetError, r"blocks \[0, 3\] must stay"),
+        (["recover.last_block=read"], "recover", ModelError, "other tokens than the first"),
         (["model.blocks=3", "score.fusion=learned"], "score", DataError, "at least 4 cut models, got 3"),
         (["model.blocks=11", "score.methods=[{method: shap, exact: true}]"], "score", ModelError, "exact Shapley"),
     ],
@@ -100,8 +101,13 @@ def test_what_the_base_cannot_do_is_told_before_it_is_trained(
 
 
 def test_a_sound_recipe_passes_and_says_what_was_checked(rows: Path, data: Path) -> None:
+    levers = ("attention_weight=1", "start=linear", "last_block=read")
     made = recipe(
-        rows, "recover.attention_weight=1", "vocabulary.trim=true", "score={fusion: learned, methods: [{method: shap}]}"
+        rows,
+        "model.norm=post",
+        *(f"recover.{lever}" for lever in levers),
+        "vocabulary.trim=true",
+        "score={fusion: learned, methods: [{method: shap}]}",
     )
     assert checked(BASE, made, data) == [check.title for check in BASE]
     assert "attention maps" not in checked(BASE, recipe(rows), data), "nobody asked"

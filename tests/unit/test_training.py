@@ -126,12 +126,13 @@ def test_same_seed_same_weights(tmp_path: Path) -> None:
 
 
 # 7 is in the middle of an epoch of 6 steps, and between checkpoints at 6 and 9.
-@pytest.mark.parametrize("step", [1, 7, 13])
-def test_interrupted_run_resumes_to_the_same_result(tmp_path: Path, step: int) -> None:
-    whole, expected = run(tmp_path / "whole")
+@pytest.mark.parametrize(("step", "optimizer"), [(1, "adamw"), (7, "adamw"), (13, "adamw"), (7, "muon")])
+def test_interrupted_run_resumes_to_the_same_result(tmp_path: Path, step: int, optimizer: str) -> None:
+    settings = SETTINGS.model_copy(update={"optimizer": optimizer})
+    whole, expected = run(tmp_path / "whole", settings=settings)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", loss=interrupted_at(step))
-    resumed, result = run(tmp_path / "cut")
+        run(tmp_path / "cut", settings=settings, loss=interrupted_at(step))
+    resumed, result = run(tmp_path / "cut", settings=settings)
     assert result.resumed_from == step - step % 3
     assert same(whole, resumed)
     assert result.history == expected.history
