@@ -25,7 +25,7 @@ def data_inspect(recipe: RecipePath, overrides: Overrides = None, as_json: AsJso
     with RunView() as view, view.stage("data", data(loaded, {})) as say:
         quality = inspect(loaded, say)
     show(quality, as_json, render.tree)
-    for text in data_warnings(cast("DataQuality", quality), loaded.task.name, list(loaded.data.labels.map)):
+    for text in data_warnings(cast("DataQuality", quality), loaded.task.name, loaded.train.skip):
         render.warning(text)
 
 
@@ -49,7 +49,7 @@ def data_ingest(
     page = folder / "quality.html"
     labels, task, found = loaded.data.labels, loaded.task.name, cast(Ingested, quality)
     page.write_text(data_page(found, loaded.name, labels, task), encoding="utf-8")
-    for text in data_warnings(found, task, list(labels.map)):
+    for text in data_warnings(found, task):
         render.warning(text)
     if as_json:
         print_json(quality)

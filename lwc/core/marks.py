@@ -10,8 +10,8 @@ from typing_extensions import TypedDict
 
 Fact: TypeAlias = Literal[
     "int8", "fp16", "openvino", "trust", "recovered cut models", "learned fusion", "trimmed vocabulary", "rate",
-    "find_rate", "against_base", "ingest", "no ingest", "latency target", "beam", "racing", "iterated", "texts",
-    "histories", "confusion", "tokens", "agreement", "accuracy", "ndcg_at_10",
+    "find_rate", "against_base", "ingest", "no ingest", "own splits", "latency target", "beam", "racing", "iterated",
+    "texts", "histories", "confusion", "tokens", "agreement", "accuracy", "ndcg_at_10",
 ]  # fmt: skip
 """What a recipe asks for, and what its task measures (`lwc.report.gate_names`)."""
 Names: TypeAlias = Literal[

@@ -34,6 +34,7 @@ _HINTS: Mapping[str, tuple[str, str]] = {
     Reason.NO_RATING: _STARS,
     Reason.RATING_NO_NUMBER: _STARS,
     Reason.NO_LABEL: ("", "map data.source.columns.label to the column with the class"),
+    Reason.NO_SPLIT: ("say in every row which split it is of", ""),
     Reason.BAD_TIME: (
         "write times as ISO 8601",
         "leave data.source.columns.time out if nothing needs times; for dates such as 03/04/2023, set"
@@ -47,15 +48,17 @@ _HINTS: Mapping[str, tuple[str, str]] = {
 
 
 def read_good(
-    source: DataSource, take: Callable[[Row], Bad | None], quarantine: Path, progress: Progress
+    source: DataSource, take: Callable[[Row], Bad | None], quarantine: Path, progress: Progress, more: bool = False
 ) -> tuple[int, Counter[str]]:
     """Hand every row of a source to ``take``; bad lines, and rows that it refuses, go to ``quarantine``.
+
+    With ``more`` they are added to those of another source.
 
     Returns:
         How many rows were read, and how many were bad by reason. Both count the rows that a damaged file has lost.
     """
     read, counts = 0, Counter[str]()
-    with quarantine.open("w", encoding="utf-8") as file:
+    with quarantine.open("a" if more else "w", encoding="utf-8") as file:
         for number, item in enumerate(read_rows(source, progress), start=1):
             if number % 5000 == 0:
                 progress(f"{number:,} rows read")

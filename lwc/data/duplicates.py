@@ -69,8 +69,10 @@ def _shingles(folded: str) -> set[int]:
     return {zlib.crc32(" ".join(words[i : i + _SHINGLE]).encode()) for i in range(len(words) - _SHINGLE + 1)}
 
 
-def near_duplicates(folded: Sequence[str], threshold: float) -> set[int]:
+def near_duplicates(folded: Sequence[str], threshold: float, whole: int = 0) -> set[int]:
     """Texts whose word 3-gram Jaccard similarity with an earlier kept text is at least ``threshold``.
+
+    The first ``whole`` texts are all kept.
 
     MinHash with banding (Broder 1997; Leskovec et al., Mining of Massive Datasets, ch. 3) finds candidates, whose exact
     similarity decides: there are no false positives, and at 0.9 about 1% of the pairs are missed.
@@ -90,7 +92,7 @@ def near_duplicates(folded: Sequence[str], threshold: float) -> set[int]:
         signature = ((values[None, :] * a[:, None] + b[:, None]) % _PRIME).min(axis=1)
         keys = [signature[start : start + per_band].tobytes() for start in range(0, _PERMUTATIONS, per_band)]
         candidates = {other for table, key in zip(tables, keys, strict=True) for other in table.get(key, ())}
-        if any(_jaccard(mine, shingles[other]) >= threshold for other in candidates):
+        if index >= whole and any(_jaccard(mine, shingles[other]) >= threshold for other in candidates):
             dropped.add(index)
             continue
         for table, key in zip(tables, keys, strict=True):

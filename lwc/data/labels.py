@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from lwc.core.errors import DataError
-from lwc.core.spelling import number_name
+from lwc.core.spelling import likeness, number_name
 from lwc.data.rows import Row
 from lwc.recipe import Data, Labels
-from lwc.recipe.data import NO_LABEL, STAR_NAMES
+from lwc.recipe.labels import NO_LABEL, STAR_NAMES
 
 
 def label_name(row: Row, labels: Labels) -> str | None:
@@ -33,11 +33,12 @@ def label_name(row: Row, labels: Labels) -> str | None:
     if row.rating is None:
         hint = "use labels: {scheme: column}" if row.label is not None else "map data.source.columns.rating"
         raise DataError(f"{row.file}: labels.scheme is {scheme}, but the source has no star ratings", hint)
-    return star_name(row.rating, scheme)
+    found = star_name(row.rating, scheme)
+    return None if found is None else labels.name(found)
 
 
 def star_name(stars: float, scheme: str) -> str | None:
-    """The class of a number of stars under a star scheme; see `label_name`."""
+    """The class of a number of stars under a star scheme, before `data.labels.map`; see `label_name`."""
     if scheme == "five_class":
         return str(math.floor(stars + 0.5))
     if 2 < stars < 4:
@@ -50,11 +51,19 @@ def label_value(row: Row, labels: Labels) -> str:
     return row.label or "" if labels.scheme == "column" else number_name(row.rating or 0)
 
 
+class ClassesDiffer(DataError):
+    """The classes that the data contain, ``found``, are not those that were named."""
+
+    def __init__(self, message: str, hint: str, found: Iterable[str]) -> None:
+        super().__init__(message, hint)
+        self.found = sorted(found)
+
+
 def label_names(labels: Labels, found: Counter[str]) -> list[str]:
     """Class names in the order of their ids.
 
     Raises:
-        DataError: the data contain a class that the recipe does not name.
+        ClassesDiffer: the data contain a class that the recipe does not name.
     """
     known = labels.known()
     if labels.scheme != "column" and known is not None:
@@ -62,11 +71,25 @@ def label_names(labels: Labels, found: Counter[str]) -> list[str]:
     names = list(known) if known is not None else sorted(found)
     unnamed = sorted(set(found) - set(names))
     if unnamed:
-        raise DataError(
+        raise ClassesDiffer(
             f"labels {listed(unnamed)} occur in the data but not in data.labels.names",
             "add them, map them to a name with data.labels.map, or leave names out",
+            found,
         )
     return names
+
+
+def unused_keys(labels: Labels, values: Collection[str], head: Collection[str] = ()) -> list[str]:
+    """Names in ``data.labels.map`` that neither a row nor an output of the checkpoint's ``head`` has.
+
+    ``values`` are those that the labels of the rows are made from.
+    """
+    if labels.scheme == "column":
+        there = {likeness(one) for one in values}
+    else:
+        there = {likeness(star_name(float(one), labels.scheme) or "") for one in values}
+    there |= {likeness(one) for one in head}
+    return [one for one in labels.map if likeness(one) not in there] if values else []
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
@@ -85,7 +108,8 @@ def check_values(data: Data, values: Counter[str]) -> list[dict[str, Any]]:
         DataError: almost every row has a label of its own, or no row has the stars of a class.
     """
     scheme = data.labels.scheme
-    made = {one: data.labels.name(one) if scheme == "column" else star_name(float(one), scheme) for one in values}
+    of_stars = {one: one if scheme == "column" else star_name(float(one), scheme) for one in values}
+    made = {one: None if name is None else data.labels.name(name) for one, name in of_stars.items()}
     found, total = set(made.values()), values.total()
     if scheme == "column" and total >= _FEW and 2 * len(found) > total:
         column = data.columns.label or "label"
@@ -94,7 +118,7 @@ def check_values(data: Data, values: Counter[str]) -> list[dict[str, Any]]:
             " it holds ids or measurements, not classes",
             "map data.source.columns.label to the column of the class; round numbers to a few values first",
         )
-    empty = [name for name in STAR_NAMES.get(scheme, ()) if name not in found]
+    empty = [name for name in STAR_NAMES.get(scheme, ()) if name not in of_stars.values()]
     if empty and values:
         stars = ", ".join(f"{value} ({values[value]:,} rows)" for value in sorted(values, key=float)[:10])
         raise DataError(

@@ -12,6 +12,8 @@ from typing import NamedTuple
 class Row(NamedTuple):
     """A review. ``rating`` is 1 to 5 stars, ``time`` is in seconds since 1970, ``line`` counts from 1.
 
+    ``split`` is the value of a split column.
+
     A tuple, because there are millions: creating a frozen dataclass takes several times as long.
     """
 
@@ -24,6 +26,7 @@ class Row(NamedTuple):
     user: str | None = None
     item: str | None = None
     time: int | None = None
+    split: str | None = None
 
 
 class Reason(StrEnum):
@@ -51,6 +54,7 @@ class Reason(StrEnum):
     RATING_NAN = "rating is NaN"
     RATING_OUTSIDE = "rating is outside 1 to 5"
     NO_LABEL = "no label"
+    NO_SPLIT = "no split"
     BAD_TIME = "time is neither a number of seconds nor a date"
     TIME_OUTSIDE = "time is out of range"
     NO_USER = "no user"

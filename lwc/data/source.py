@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from lwc.core.store import digest_paths, file_digest
 from lwc.data.rows import Progress, Rows
 from lwc.recipe import Columns, DataSource
+from lwc.recipe.data import SplitName
 
 S = TypeVar("S", bound=DataSource)
 
@@ -88,12 +89,25 @@ def digests_of(settings: DataSource) -> dict[str, str]:
     return {name: digest_paths([path]) for name, path in source.files(settings).items()}
 
 
-def provenance(settings: DataSource, text_fields: Sequence[str]) -> dict[str, Any]:
-    """The content of ``source.json``: the settings, and name, size and SHA-256 of every file."""
-    files = _source_of(settings).files(settings).values()
+def provenance(sources: Mapping[SplitName, DataSource], text_fields: Sequence[str]) -> dict[str, Any]:
+    """The content of ``source.json``: the settings, and name, size and SHA-256 of every file.
+
+    ``sources`` are those of the splits, or the one that all splits are drawn from, as ``train``.
+    """
+    main = sources["train"]
+    further = {split: one.model_dump(mode="json") for split, one in sources.items() if split != "train"}
+    files = [
+        {
+            "name": path.name, "bytes": path.stat().st_size, "sha256": file_digest(path),
+            **({"split": split} if further else {}),
+        }
+        for split, one in sources.items()
+        for path in _source_of(one).files(one).values()
+    ]  # fmt: skip
     return {
-        "source": settings.kind,
-        "settings": settings.model_dump(mode="json"),
+        "source": main.kind,
+        "settings": main.model_dump(mode="json"),
+        **({"settings_of_splits": further} if further else {}),
         "text_fields": list(text_fields),
-        "files": [{"name": path.name, "bytes": path.stat().st_size, "sha256": file_digest(path)} for path in files],
+        "files": files,
     }

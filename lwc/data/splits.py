@@ -89,16 +89,22 @@ def positions_of(seed: int, owners: Sequence[str]) -> Array:
 
 
 def assign(
-    kind: str, settings: Split, labels: Sequence[int], owners: Sequence[str], times: Sequence[int | None], seed: int
+    kind: str,
+    shares: tuple[float, float],
+    labels: Sequence[int],
+    owners: Sequence[str],
+    times: Sequence[int | None],
+    seed: int,
 ) -> Array:
     """The split of each row (N,): 0 train, 1 validation, 2 test.
 
     Args:
+        shares: of validation and test; 0 draws none.
         kind: ``user`` keeps all rows of an `owner` together, by a hash. ``time`` puts the oldest rows into train, the
             newest into test, and rows of the same moment together. ``random`` is stratified by label.
     """
     count = len(labels)
-    first, second = 1 - settings.validation - settings.test, 1 - settings.test
+    first, second = 1 - sum(shares), 1 - shares[1]
     if kind == "user":
         positions = positions_of(seed, owners)
     elif kind == "time":

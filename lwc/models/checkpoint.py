@@ -11,7 +11,7 @@ from typing import Any
 
 from lwc.core.errors import ModelError
 from lwc.models.families import CAUSAL_LM, CLASSIFICATION, FAMILIES
-from lwc.models.head_labels import described, match_labels, output_names
+from lwc.models.head_labels import described, output_names
 from lwc.models.saved import INDEX, WEIGHTS, Fault, Saved, sizes
 from lwc.models.tokenizer_files import tokenizer_fault, vocabulary_fault
 
@@ -30,24 +30,20 @@ _POSITION_TABLES = ("position_embeddings.weight", "wpe.weight")
 _POSITIONS = ("max_position_embeddings", "n_positions")
 
 
-def check_checkpoint(folder: Path, labels: Sequence[str] | None = None, task: str = CLASSIFICATION) -> list[str]:
-    """Raise the first fault of the checkpoint in ``folder``; return what its user should be warned of.
+def check_checkpoint(folder: Path, task: str = CLASSIFICATION) -> None:
+    """Raise the first fault of the checkpoint in ``folder``, for one of the tasks that families name.
 
-    ``labels`` are the class names of the data, None where they are not known or not classes. ``task`` is one of the
-    tasks that families name. Costs milliseconds, whatever the size of the weights.
+    Costs milliseconds, whatever the size of the weights.
 
     Raises:
         ModelError: it is no checkpoint for this task, or its files contradict each other.
         MissingDependency: its tokenizer needs a package.
     """
-    saved = Saved(folder, task, labels)
+    saved = Saved(folder, task)
     for rule in RULES:
         fault = rule(saved)
         if fault is not None:
             raise ModelError(*fault)
-    if labels is None or saved.head is None:
-        return []
-    return match_labels(output_names(saved.config, saved.head[1]), labels).warnings(folder)
 
 
 def _adapter(saved: Saved) -> Fault | None:
@@ -252,10 +248,7 @@ def _labels(saved: Saved) -> Fault | None:
             f"{path}: {len(own)} labels ({described(own)}), {head[0]} has {head[1]} outputs",
             "config.json and weights must be of the same model",
         )
-    if saved.labels is None or head is None:
-        return None
-    fault = match_labels(own, saved.labels).fault(saved.folder)
-    return Fault(*fault) if fault else None
+    return None
 
 
 def _tied(saved: Saved) -> Fault | None:

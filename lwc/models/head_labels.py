@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from lwc.core.spelling import likeness
+from lwc.recipe import Labels
 
 _UNNAMED = re.compile(r"label_(\d+)", re.IGNORECASE)
 _SHOWN = 8
@@ -45,6 +47,26 @@ def output_names(config: Mapping[str, Any], outputs: int | None = None) -> list[
     return own
 
 
+def class_names(own: Sequence[str], labels: Labels) -> list[str]:
+    """What the recipe calls the outputs of a head with these names.
+
+    A name that ``labels.map`` lists, and that is no class of the recipe itself, is the class that it leads to. Outputs
+    without a name are, in order, the classes of ``labels.names``, else their numbers.
+    """
+    known = {likeness(name) for name in (*labels.map.values(), *(labels.known() or ()))}
+    meant = {likeness(name): to for name, to in labels.map.items()}
+    found = [name if likeness(name) in known else meant.get(likeness(name), name) for name in own]
+    if labels.names is not None and found == list(own) and unnamed(own) and len(own) == len(labels.names):
+        numbered = match_labels(own, labels.names).order is not None  # classes that are called 0, 1, …
+        return list(own if numbered else labels.names)
+    return found
+
+
+def unnamed(own: Sequence[str]) -> bool:
+    """Whether these outputs have no names but numbers."""
+    return all(_UNNAMED.fullmatch(name) for name in own)
+
+
 @dataclass(frozen=True)
 class Match:
     """``order``: for each class the output that stands for it; None where they cannot be matched by name."""
@@ -52,35 +74,6 @@ class Match:
     own: Sequence[str]
     classes: Sequence[str]
     order: list[int] | None
-
-    @property
-    def unnamed(self) -> bool:
-        """Whether the outputs have no names but numbers."""
-        return all(_UNNAMED.fullmatch(name) for name in self.own)
-
-    def fault(self, folder: Path) -> tuple[str, str] | None:
-        """(message, hint) where the head has as many outputs as there are classes, and other names."""
-        if self.order is not None or self.unnamed or len(self.own) != len(self.classes):
-            return None
-        return (
-            f"{folder}: its head's outputs are {described(self.own)}, the data's classes {described(self.classes)}: "
-            "the names do not match",
-            "write the data's class names into id2label and label2id of its config.json, in the order of the outputs",
-        )
-
-    def warnings(self, folder: Path) -> list[str]:
-        """What a user should know about the head."""
-        if self.order is not None:
-            return []
-        if len(self.own) != len(self.classes):
-            return [
-                f"{folder}: its head has {len(self.own)} outputs ({described(self.own)}), the data "
-                f"{len(self.classes)} classes ({described(self.classes)}): a new head is trained in its place"
-            ]
-        return [
-            f"{folder}: its head's outputs have no names ({described(self.own)}): they are taken as "
-            f"{described(self.classes)}, in this order"
-        ]
 
 
 def match_labels(own: Sequence[str], classes: Sequence[str]) -> Match:
@@ -93,8 +86,38 @@ def match_labels(own: Sequence[str], classes: Sequence[str]) -> Match:
     return Match(own, classes, None)
 
 
+def named_as(own: Sequence[str]) -> list[str]:
+    """The outputs as classes are named after them: LABEL_1 is 1."""
+    return [_UNNAMED.sub(r"\1", name) for name in own]
+
+
+def differing(place: str, own: Sequence[str], classes: Sequence[str], may_be_new: bool = True) -> tuple[str, str]:
+    """(message, hint) where a head's outputs are not the classes; ``may_be_new`` of a base that is trained."""
+    fresh = "; or train a new head with model.head: new" if may_be_new else ""
+    if len(own) != len(classes):
+        return (
+            f"{place}: its head has {len(own)} outputs ({described(own)}), the data {len(classes)} classes"
+            f" ({described(classes)})",
+            f"merge or name the classes as the head's with data.labels.map, or name another checkpoint{fresh}",
+        )
+    if unnamed(own):
+        return (
+            f"{place}: its head's outputs have no names ({described(own)}), the data's classes are"
+            f" {described(classes)}: nothing says which is which",
+            f"list the classes in the order of the outputs: data.labels.names: [{', '.join(classes)}], if that is the"
+            f" order it was trained in{fresh}",
+        )
+    alone = [name for name in own if _plain(name) not in set(map(_plain, classes))]
+    pairs = ", ".join(f"{name}: …" for name in (alone or own)[:_SHOWN])
+    return (
+        f"{place}: its head's outputs are {described(own)}, the data's classes {described(classes)}: the names do not"
+        " match",
+        f"say which class each output is: data.labels.map: {{{pairs}}}{fresh}",
+    )
+
+
 def _plain(name: str) -> str:
-    return _UNNAMED.sub(r"\1", name.strip()).casefold()
+    return likeness(_UNNAMED.sub(r"\1", name))
 
 
 def described(names: Sequence[str]) -> str:

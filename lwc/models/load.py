@@ -60,13 +60,23 @@ def check_weights(source: str, folder: Path, sha256: str) -> None:
         )
 
 
-def load_classifier(folder: Path, label_names: list[str] | None = None, trust_remote_code: bool = False) -> Model:
+def load_classifier(
+    folder: Path,
+    label_names: list[str] | None = None,
+    trust_remote_code: bool = False,
+    order: list[int] | None = None,
+    new_head: bool = False,
+) -> Model:
     """A sequence classifier in float32 and eval mode, with eager attention (exact and exportable).
 
     With ``label_names``, a head that the checkpoint lacks, or has for another number of classes, is initialised.
     Anything else that is missing is an error, since scores computed on random weights look like any others. Where the
     checkpoint has the same classes in another order, its head is reordered: labels are mapped by name, never by
     position. What can be seen without loading is checked by `lwc.models.checkpoint`.
+
+    Args:
+        order: for each of ``label_names`` the output of the checkpoint's head, which must be whole; by default by name.
+        new_head: initialise the output layer even if the checkpoint has one.
 
     Raises:
         ModelError: no usable checkpoint, weights were not found in it, or they are no numbers.
@@ -91,8 +101,11 @@ def load_classifier(folder: Path, label_names: list[str] | None = None, trust_re
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    check_loaded(folder, model, info, frozenset() if label_names is None else HEAD)
-    order = None if label_names is None else match_labels(own, label_names).order
+    check_loaded(folder, model, info, frozenset() if label_names is None or order is not None else HEAD)
+    if new_head:
+        _initialise(_output_layer(model, config.num_labels), config)
+    elif order is None and label_names is not None:
+        order = match_labels(own, label_names).order
     if order is not None and order != sorted(order):
         _reorder_classes(model, order)
     loaded: Model = model.eval()
@@ -113,21 +126,32 @@ def load_model(folder: Path) -> Model:
     raise ModelError(f"{folder}: {kind} is no sequence classifier or causal language model", "name another one")
 
 
-def _reorder_classes(model: Model, order: list[int]) -> None:
-    """Make output i of the head what output ``order[i]`` was."""
+def _output_layer(model: Model, outputs: int) -> nn.Linear:
     layers = [
         module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module.out_features == len(order) and not HEAD.isdisjoint(name.split("."))
+        if isinstance(module, nn.Linear) and module.out_features == outputs and not HEAD.isdisjoint(name.split("."))
     ]
     if not layers:
         raise ModelError(
-            f"{type(model).__name__}: its classes are in another order, and its output layer was not found",
-            "reorder labels.names in the recipe to the checkpoint's id2label",
+            f"{type(model).__name__}: the output layer of its head was not found",
+            "list labels.names in the order of the checkpoint's id2label, or name a checkpoint without a head",
         )
+    return layers[-1]
+
+
+def _reorder_classes(model: Model, order: list[int]) -> None:
+    """Make output i of the head what output ``order[i]`` was."""
     with torch.no_grad():
-        for parameter in layers[-1].parameters():
+        for parameter in _output_layer(model, len(order)).parameters():
             parameter.copy_(parameter[order].clone())
+
+
+def _initialise(layer: nn.Linear, config: Any) -> None:
+    """As transformers initialises the output layer of a new head."""
+    nn.init.normal_(layer.weight, std=getattr(config, "initializer_range", 0.02))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Tokenizer:

@@ -42,7 +42,6 @@ class Saved:
 
     folder: Path
     task: str
-    labels: Sequence[str] | None
 
     def has(self, name: str) -> bool:
         """Whether the folder contains this file."""

@@ -17,7 +17,7 @@ _VOCABULARIES = ("vocab.txt", "vocab.json", "tokenizer.json")
 
 def check_tokenizer(folder: Path) -> None:
     """Raise where the folder contains no tokenizer, or one that cannot be converted to a tokenizer.json here."""
-    fault = tokenizer_fault(Saved(folder, CLASSIFICATION, None))
+    fault = tokenizer_fault(Saved(folder, CLASSIFICATION))
     if fault is not None:
         raise ModelError(*fault)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lwc.core.errors import MissingDependency, ModelError
 from lwc.core.machine import cpu_limit, cpu_model, precision_here
-from lwc.core.store import digest_paths, key_of
+from lwc.core.store import canonical, digest_paths, key_of
 from lwc.data.paths import locate_all
 from lwc.data.source import digests_of
+from lwc.models.head import head_of
 from lwc.models.source import resolve_folder, resolve_source
 from lwc.recipe import Iterated, LlamaProfile, Pretrained, Racing, Recipe
 
@@ -20,14 +22,40 @@ def data_files(recipe: Recipe) -> dict[str, str]:
     ingest = recipe.data.ingest
     metadata = locate_all(ingest.metadata) if ingest is not None else {}
     found = {name: digest_paths([path]) for name, path in metadata.items()}
-    for source in (recipe.data.source, *recipe.task.sources):
+    for source in (*recipe.data.sources.values(), *recipe.task.sources):
         found.update(digests_of(source))
     return found
 
 
+def data_needs(recipe: Recipe) -> dict[str, str]:
+    """The content of the data's files, and the head of the checkpoint, whose classes and order the data take."""
+    head = _head(recipe)
+    return {**data_files(recipe), **({} if head is None else {"the checkpoint's head": head})}
+
+
+def _head(recipe: Recipe) -> str | None:
+    """Names of the outputs of the checkpoint's own head; of a hub id, whose config may not be here, the id."""
+    model = recipe.model
+    if not recipe.task.has_head or not isinstance(model, Pretrained) or model.head == "new":
+        return None
+    try:
+        if not Path(resolve_source(model.source)).is_dir():
+            return f"{model.source}@{model.revision}"
+        head = head_of(model)
+    except (MissingDependency, ModelError):
+        return None  # said before the first stage that runs, by `lwc.pipeline.preflight`
+    return None if head is None else canonical(list(head.outputs))
+
+
 def train_needs(recipe: Recipe) -> dict[str, str]:
-    """The content of a checkpoint in a local folder or a package, and the precision of training on this machine."""
-    needs = {"precision": precision_here(recipe.train.precision)}
+    """The content of a checkpoint in a local folder or a package, and the precision of training on this machine.
+
+    For a head that is kept also what the recipe calls its classes.
+    """
+    needs = {} if recipe.train.skip else {"precision": precision_here(recipe.train.precision)}
+    labels = recipe.data.labels
+    if (labels.map or labels.names) and _head(recipe) is not None:
+        needs["data.labels"] = key_of({"map": labels.map, "names": labels.names})
     if isinstance(recipe.model, Pretrained):
         resolve = resolve_folder if recipe.task.any_weights else resolve_source
         folder = Path(resolve(recipe.model.source))

@@ -41,6 +41,8 @@ def data(recipe: Recipe, inputs: Inputs) -> str:
 def train(recipe: Recipe, inputs: Inputs) -> str:
     """The train stage."""
     model = recipe.model
+    if recipe.train.skip:
+        return "takes your checkpoint as the base, without training"
     made = f"trains {_plural(model.blocks, 'block')} from scratch" if isinstance(model, FromConfig) else "fine-tunes"
     what = " the model" if isinstance(model, Pretrained) else ""
     return f"{made}{what} on {_many(recipe, inputs, 'train')}, {_plural(recipe.train.epochs, 'epoch')}"

@@ -226,7 +226,7 @@ def _of_data(recipe: Recipe, folder: Path) -> list[tuple[str, str]]:
     notes = data_notes(quality)
     if quality.get("rows_bad"):
         notes.append(f"{bad} lists the bad rows.")
-    warnings = data_warnings(quality, recipe.task.name, list(recipe.data.labels.map))
+    warnings = data_warnings(quality, recipe.task.name, recipe.train.skip)
     return [*(("warning", text) for text in warnings), *(("note", text) for text in notes)]
 
 

@@ -170,8 +170,13 @@ _TRAINING = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 
 STAGES: tuple[Stage, ...] = (
     Stage(
+<<<<<<< HEAD
         "data", 5, (), ("data",), _data, ("rdata", "pandas", "pyarrow", "datasets", "numpy"),
         external=needs.data_files, account=("source.json", "quality.json", "quarantine.jsonl", "test_raw.parquet"),
+=======
+        "data", 4, (), ("data",), _data, ("rdata", "pandas", "pyarrow", "datasets", "numpy"),
+        external=needs.data_needs, account=("source.json", "quality.json", "quarantine.jsonl", "test_raw.parquet"),
+>>>>>>> wt-classes
         purpose=purposes.data,
     ),
     Stage(

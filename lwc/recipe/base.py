@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, Union, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 from pydantic_core import CoreSchema, core_schema
 
 
@@ -16,6 +25,26 @@ class Section(BaseModel):
     """Base of every recipe section: immutable, unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class Lean(Section):
+    """A section that leaves out of its dump, and so of cache keys, what its ``added`` fields are by default.
+
+    A field that is added to a section thus changes no key of the recipes that do not use it.
+    """
+
+    added: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return self._lean(serialize)
+
+    def _lean(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = serialize(self)
+        for name in self.added:
+            if getattr(self, name) == type(self).model_fields[name].get_default(call_default_factory=True):
+                found.pop(name, None)
+        return found
 
 
 class Row(Section):

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, field_validator, model_serializer, model_validator
+from pydantic import SerializerFunctionWrapHandler as Serialize
 
-from lwc.core.spelling import number_name, plain
-from lwc.recipe.base import Fraction, Positive, Row, Section, Table
+from lwc.recipe.base import Fraction, Lean, Positive, Row, Section, Table
+from lwc.recipe.labels import LabelName, Labels
 
 
-class Columns(Section):
+class Columns(Lean):
     """Column names of a table; unset columns do not exist in the source."""
 
+    added: ClassVar[tuple[str, ...]] = ("split",)
     body: str | None = "text"
     title: str | None = None
     rating: str | None = None
@@ -29,6 +23,9 @@ class Columns(Section):
     user: str | None = None
     item: str | None = None
     time: str | None = None
+    split: str | None = Field(
+        default=None, description="column that says of each row whether it is of train, validation or test"
+    )
 
 
 class Format(Section):
@@ -109,24 +106,18 @@ class McAuleyFile(DataSource):
     paths: Paths
 
 
-class TableFile(DataSource):
+class TableFile(DataSource, Lean):
     """CSV, TSV, JSON, Parquet or Arrow files (by suffix, may be compressed) with a column map, read as one.
 
     A path may be a folder or a pattern.
     """
 
     implementation: ClassVar[str] = "lwc.data.sources.table:SOURCE"
+    added: ClassVar[tuple[str, ...]] = ("format",)
     kind: Literal["table"]
     paths: Paths
     columns: Columns = Columns()
     format: Format = Format()
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        found: dict[str, Any] = serialize(self)
-        if self.format == Format():  # a recipe that does not need the section keeps its cache key
-            found.pop("format", None)
-        return found
 
 
 class HubDataset(DataSource):
@@ -154,78 +145,25 @@ SOURCES = Table("kind", AmazonSample, McAuleyFile, TableFile, HubDataset, Amazon
 AnySource = Annotated[DataSource, SOURCES]
 
 
-STAR_NAMES = {
-    "binary": ("negative", "positive"),
-    "three_class": ("negative", "neutral", "positive"),
-    "five_class": ("1", "2", "3", "4", "5"),
-}
-NO_LABEL = "none"
+SplitName = Literal["train", "validation", "test"]
 
 
-def _label(value: object) -> object:
-    """Accept a number as a label, by its one name; true and false have several spellings."""
-    if isinstance(value, bool):
-        raise ValueError(f'a label is text: write it in quotes, as the data spell it ("{str(value).lower()}")')
-    if isinstance(value, int | float):
-        return number_name(value)
-    return plain(value) if isinstance(value, str) else value
+class Split(Lean):
+    """The shares of rows that are drawn for validation and test, if the data do not say which rows these are.
 
+    ``auto`` is user-disjoint where users exist (a row without one counts as a user of its own), else temporal, else
+    random stratified.
+    """
 
-LabelName = Annotated[str, BeforeValidator(_label), Field(min_length=1)]
-
-
-class Labels(Section):
-    """How labels are made: star schemes (binary: >=4 vs <=2, the others dropped), a label column, or none."""
-
-    scheme: Literal["binary", "three_class", "five_class", "column", "none"] = "binary"
-    # Order of the class names; needed only to fix ids of a label column.
-    names: tuple[LabelName, ...] | None = None
-    map: dict[LabelName, LabelName] = Field(
-        default={}, description="class names by value of the label column; other values are their own names"
-    )
-
-    @field_validator("map", mode="before")
-    @classmethod
-    def _one_name_a_value(cls, value: Any) -> Any:
-        keys = [str(_label(key)) for key in value] if isinstance(value, dict) else []
-        twice = [key for key, count in Counter(keys).items() if count > 1]
-        if twice:
-            raise ValueError(f"{twice[0]} is given twice: a whole number with and without decimals is one value")
-        return value
-
-    @model_validator(mode="after")
-    def _of_a_column(self) -> Labels:
-        names = self.names or ()
-        if self.scheme != "column" and (self.names is not None or self.map):
-            given = "names" if self.names is not None else "map"
-            raise ValueError(f"{given} is for a label column, and scheme is {self.scheme}: leave it out")
-        if len(set(names)) < len(names):
-            raise ValueError(f"names lists {next(one for one in names if names.count(one) > 1)!r} twice")
-        for name in (*names, *self.map.values()):
-            if "\n" in name or "\r" in name:
-                raise ValueError(f"{name!r} contains a line break: the served labels are lines of a file")
-        strange = sorted(set(self.map.values()) - set(names)) if names else []
-        if strange:
-            raise ValueError(f"map leads to {strange[0]!r}, which names does not list")
-        return self
-
-    def name(self, value: str) -> str:
-        """The class name of a value of the label column."""
-        value = plain(value)
-        return self.map.get(value, value)
-
-    def known(self) -> tuple[str, ...] | None:
-        """The class names; None if only the data know them."""
-        return self.names if self.scheme == "column" else STAR_NAMES.get(self.scheme, (NO_LABEL,))
-
-
-class Split(Section):
-    """``auto`` is user-disjoint where users exist (a row without one counts as a user of its own), else temporal, else
-    random stratified."""
-
+    added: ClassVar[tuple[str, ...]] = ("map",)
     by: Literal["auto", "user", "time", "random"] = "auto"
     validation: Fraction = 0.1
     test: Fraction = 0.2
+    map: dict[LabelName, SplitName | Literal["none"]] = Field(
+        default={},
+        description="what the values of a split column mean, if they are not train, validation (valid, val, dev) or"
+        " test; none: leave these rows out",
+    )
 
     @model_validator(mode="after")
     def _leaves_train(self) -> Split:
@@ -246,8 +184,19 @@ class Ingest(Section):
     )
 
 
-class Data(Section):
+class Data(Lean):
+    added: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
     source: AnySource = AmazonSample(kind="amazon-sample")
+    train: AnySource | None = Field(default=None, description="the train rows, instead of source")
+    validation: AnySource | None = Field(
+        default=None,
+        description="your validation rows; without kind, a source like that of train with these settings changed",
+    )
+    test: AnySource | None = Field(
+        default=None,
+        description="your test rows, which stay whole; without kind, a source like that of train with these settings"
+        " changed",
+    )
     text_fields: tuple[Literal["title", "body"], ...] = Field(default=("body",), min_length=1)
     labels: Labels = Labels()
     split: Split = Split()
@@ -255,7 +204,8 @@ class Data(Section):
     max_bad_rows: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
     limit: Positive | None = Field(
         default=None,
-        description="random subsample of rows, after cleaning; of whole histories if items are recommended",
+        description="random subsample of rows, after cleaning; of whole histories if items are recommended; rows of"
+        " validation and test that the data name stay",
     )
     calibration: Positive = Field(
         default=256,
@@ -263,45 +213,106 @@ class Data(Section):
     )
     ingest: Ingest | None = Field(default=None, description="read the source as a stream, through shards on disk")
 
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, serialize: Serialize) -> dict[str, Any]:
+        found = self._lean(serialize)
+        if self.train is not None:  # which is read instead
+            found.pop("source", None)
+        return found
+
+    @model_validator(mode="before")
+    @classmethod
+    def _like_train(cls, value: Any) -> Any:
+        first = (value.get("train") or value.get("source")) if isinstance(value, dict) else None
+        if not isinstance(first, dict):
+            return value
+        given = {name: value.get(name) for name in ("validation", "test")}
+        like = {name: one for name, one in given.items() if isinstance(one, dict) and "kind" not in one}
+        return {**value, **{name: {**first, **one} for name, one in like.items()}}
+
+    @model_validator(mode="after")
+    def _one_way_to_split(self) -> Data:
+        given = [name for name in ("validation", "test") if getattr(self, name) is not None]
+        column = next((found for one in self.sources.values() if (found := columns_of(one).split) is not None), None)
+        if self.train is not None and "source" in self.model_fields_set:
+            raise ValueError("source and train are both given: train is read instead of source, leave one out")
+        if given and self.train is None and "source" not in self.model_fields_set:
+            raise ValueError(f"{given[0]} is given, and no train: name the rows to train on, data.train")
+        if given and column is not None:
+            raise ValueError(f"{given[0]} is given, and columns.split names {column!r}: leave one out")
+        if self.split.map and column is None:
+            raise ValueError("split.map is for a split column, and columns.split names none: leave it out")
+        if self.ingest is not None and (given or column is not None):
+            what = f"data.{given[0]}" if given else "columns.split"
+            raise ValueError(
+                f"data.ingest with {what}: lwc splits a stream itself; leave ingest out to read the rows into memory"
+            )
+        return self
+
     @model_validator(mode="after")
     def _titles_exist(self) -> Data:
-        if "title" in self.text_fields and (fix := self.source.title_missing) is not None:
-            raise ValueError(f"text_fields names title, which the source does not have: {fix}")
+        for source in self.sources.values():
+            if "title" in self.text_fields and (fix := source.title_missing) is not None:
+                raise ValueError(f"text_fields names title, which the source does not have: {fix}")
         return self
 
     @property
+    def main(self) -> DataSource:
+        """The train rows; all rows if the recipe names no others."""
+        return self.source if self.train is None else self.train
+
+    @property
+    def sources(self) -> dict[SplitName, DataSource]:
+        """The sources by the split that they are; ``train`` has all rows if it is the only one."""
+        given: dict[SplitName, DataSource | None] = {
+            "train": self.main,
+            "validation": self.validation,
+            "test": self.test,
+        }
+        return {name: source for name, source in given.items() if source is not None}
+
+    @property
     def columns(self) -> Columns:
-        """The column map of the source; empty where it has none."""
-        found: Columns | None = getattr(self.source, "columns", None)
-        return Columns(body=None) if found is None else found
+        """The column map of the main source; empty where it has none."""
+        return columns_of(self.main)
 
     @property
     def label_field(self) -> Literal["rating", "label"] | None:
         """The field of a row that labels are made from."""
         return {"column": "label", "none": None}.get(self.labels.scheme, "rating")
 
-    def reading(self) -> DataSource:
-        """The source with only the columns that texts and their labels need."""
-        label = self.label_field
+    def reading(self, source: DataSource | None = None) -> DataSource:
+        """A source, by default the main one, with only the columns that texts, their labels and the split need."""
+        label, source = self.label_field, source or self.main
         # Without ratings, a label column is what an error advises.
-        labels = {"rating", "label"} if label == "rating" and self.columns.rating is None else {label}
-        return self.source.reading({*self.text_fields, *(one for one in labels if one), "user", "item", "time"})
+        labels = {"rating", "label"} if label == "rating" and columns_of(source).rating is None else {label}
+        fields = {*self.text_fields, *(one for one in labels if one), "user", "item", "time", "split"}
+        return source.reading(fields)
 
     def check_texts(self) -> None:
         """Raise `ValueError` where a text field has no column, or the column of the label."""
-        if not hasattr(self.source, "columns"):
-            return
+        for split, source in self.sources.items():
+            if hasattr(source, "columns"):
+                place = f"data.{'source' if split == 'train' and self.train is None else split}.columns"
+                self._check_columns(columns_of(source), place)
+
+    def _check_columns(self, columns: Columns, place: str) -> None:
         label = self.label_field
-        answer = getattr(self.columns, label) if label is not None else None
+        answer = getattr(columns, label) if label is not None else None
         for field in self.text_fields:
-            column = getattr(self.columns, field)
+            column = getattr(columns, field)
             if column is None:
                 raise ValueError(
-                    f"data.text_fields names {field}, but data.source.columns.{field} is null:"
-                    f" map it, or leave {field} out"
+                    f"data.text_fields names {field}, but {place}.{field} is null: map it, or leave {field} out"
                 )
             if column == answer:
                 raise ValueError(
-                    f"data.source.columns: {field} and {label} are both {column!r}, so the model would read the answer:"
+                    f"{place}: {field} and {label} are both {column!r}, so the model would read the answer:"
                     f" map {field} to another column, or leave {field} out of data.text_fields"
                 )
+
+
+def columns_of(source: DataSource) -> Columns:
+    """The column map of a source; empty where it has none."""
+    found: Columns | None = getattr(source, "columns", None)
+    return Columns(body=None) if found is None else found

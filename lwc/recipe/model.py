@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
-from lwc.recipe.base import Positive, Section
+from lwc.recipe.base import Lean, Positive, Section
 from lwc.recipe.data import AnySource
 
 
-class Pretrained(Section):
+class Pretrained(Lean):
     """A checkpoint: local path, ``package:<module>`` (weights in an installed package), or hub id."""
 
+    added: ClassVar[tuple[str, ...]] = ("head",)
     kind: Literal["pretrained"]
     source: str
     sha256: str | None = Field(default=None, description="SHA-256 of the weights file, checked before use")
     revision: str | None = None
     trust_remote_code: bool = False
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
+    head: Literal["own", "new"] = Field(
+        default="own",
+        description="own: the checkpoint's head, whose outputs must be the classes of the data; a new one if it has"
+        " none. new: a new head, whatever the checkpoint has",
+    )
 
 
 class FromConfig(Section):
@@ -71,6 +86,47 @@ class Optimization(Section):
     def steps(self, rows: int) -> int:
         """Steps of a whole training on so many rows."""
         return max(1, round(self.epochs * math.ceil(rows / self.batch_size)))
+
+
+SKIP = "skip"
+
+
+class Training(Optimization):
+    """The training of the base, or the one word ``skip``: the checkpoint is the base as it is."""
+
+    skip: bool = Field(default=False, exclude=True, repr=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _word(cls, value: Any) -> Any:
+        if value == SKIP:
+            return {SKIP: True}
+        if isinstance(value, str):
+            raise ValueError("settings of the training, or the one word skip")
+        if isinstance(value, dict) and SKIP in value:
+            raise ValueError("write train: skip, without settings: nothing is trained")
+        return value
+
+    @field_validator("epochs", mode="before")
+    @classmethod
+    def _some(cls, value: Any) -> Any:
+        if value == 0:
+            raise ValueError("0 epochs train nothing; write `train: skip` to use the checkpoint as it is")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any] | str:
+        found: dict[str, Any] = serialize(self)
+        return SKIP if self.skip else found
+
+
+class OrSkip:
+    """Annotation of a `Training`: its JSON Schema is the settings, or the word."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        settings = handler(core)
+        handler.resolve_ref_schema(settings)["properties"].pop(SKIP, None)
+        return {"anyOf": [settings, {"const": SKIP, "type": "string"}]}
 
 
 class Unlabelled(Section):

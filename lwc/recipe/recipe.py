@@ -9,8 +9,13 @@ from pydantic import Field, model_validator
 from lwc.recipe.base import MetricPath, Name, Ratio, Section
 from lwc.recipe.blocks import Fused, Named, Score, Select, Single, Target, Vocabulary
 from lwc.recipe.data import Data
+<<<<<<< HEAD
 from lwc.recipe.model import FromConfig, ModelSource, Optimization, Recovery
 from lwc.recipe.serving import LATENCY_SHAPES, Evaluate, Export, Package, Verify
+=======
+from lwc.recipe.model import SKIP, FromConfig, ModelSource, OrSkip, Recovery, Training
+from lwc.recipe.serving import Evaluate, Export, Package, Verify
+>>>>>>> wt-classes
 from lwc.recipe.task import AnyTask, Classification
 
 At: TypeAlias = Literal["value", "low", "high"]
@@ -58,7 +63,7 @@ class Recipe(Section):
     task: AnyTask = Classification()
     data: Data = Data()
     model: ModelSource
-    train: Optimization = Optimization()
+    train: Annotated[Training, OrSkip()] = Training()
     score: Score = Score()
     target: Target
     select: Select = Fused()
@@ -143,6 +148,18 @@ class Recipe(Section):
                 f"select.keep_first {select.keep_first} and select.keep_last {select.keep_last} keep {must} of"
                 f" {total} blocks, {target.ratio:g}x of {target.of} leaves room for {left}"
             )
+
+    @model_validator(mode="after")
+    def _something_to_keep(self) -> Recipe:
+        model = self.model
+        if self.train.skip and isinstance(model, FromConfig):
+            raise ValueError(
+                f"train: {SKIP} keeps a trained checkpoint, and model.kind config starts from random weights: name a"
+                " checkpoint with model.kind pretrained, or give train its settings"
+            )
+        if self.train.skip and not isinstance(model, FromConfig) and model.head == "new":
+            raise ValueError(f"train: {SKIP} keeps the checkpoint's head, and model.head is new: leave one out")
+        return self
 
     @model_validator(mode="after")
     def _requests_suffice(self) -> Recipe:

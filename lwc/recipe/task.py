@@ -44,6 +44,8 @@ class TaskSettings(Row):
     """
     any_weights: ClassVar[bool] = False
     """Whether a checkpoint may be weights alone, without a config.json (a GGUF file)."""
+    has_head: ClassVar[bool] = False
+    """Whether answers are the outputs of a classification head, of which a checkpoint may bring its own."""
     floor_packages: ClassVar[dict[str, str]] = {}
     """Modules that the floors need besides lwc's own dependencies, and the extra of lwc that installs each."""
     kind: str
@@ -83,6 +85,7 @@ class Classification(TaskSettings):
         counts=("confusion",),
         not_paired="",
     )
+    has_head: ClassVar[bool] = True
     kind: Literal["classification"] = "classification"
 
 
@@ -99,6 +102,7 @@ class Regression(TaskSettings):
         (("median", "the median of train"), ("tfidf", "TF-IDF + ridge regression")),
         served={"accuracy": "served accuracy of the nearest number", "offline_accuracy": "offline accuracy"},
     )
+    has_head: ClassVar[bool] = True
     kind: Literal["regression"]
 
     def check(self, recipe: Recipe) -> None:
@@ -218,6 +222,9 @@ class NextItem(TaskSettings):
             "model.kind: pretrained (items are not words)": recipe.model.kind == "pretrained",
             "model.vocab_size (it is the catalogue's)": "vocab_size" in recipe.model.model_fields_set,
             "data.ingest": recipe.data.ingest is not None,
+            "data.validation, data.test (task.split decides which events are asked)": len(recipe.data.sources) > 1,
+            "data.source.columns.split (task.split decides which events are asked)": recipe.data.columns.split
+            is not None,
             "data.calibration: 1 (blocks are scored on the histories of at least 2 users)": recipe.data.calibration < 2,
             "model.norm: post": getattr(recipe.model, "norm", None) == "post",
             "select.weights: random": recipe.select.weights == "random",

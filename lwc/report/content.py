@@ -21,6 +21,7 @@ from lwc.report.serving import serving_section
 from lwc.report.setting import data_section, environment_section
 
 Block = Paragraph | Table | Figure
+BASE_AS_IT_IS = "The base is your checkpoint, not trained here."
 
 
 def _quality(report: Report, figures: Mapping[str, Figure]) -> Section:
@@ -45,6 +46,8 @@ def _quality(report: Report, figures: Mapping[str, Figure]) -> Section:
         f"{number(drawn and drawn['resamples'])} bootstrap resamples, seed {number(drawn and drawn['seed'])}."
         + (f" Lower is better for {' and '.join(lower)}." if lower else "")
     )
+    if (report["training"]["train"] or {}).get("skipped"):
+        caption = f"{BASE_AS_IT_IS} {caption}"
     header = ("model", *(metric.name for metric in shown))
     before, after = report["retention_unrecovered"] or {}, report["retention"] or {}
     served = (reduced["retention"] or {}) if reduced else {}

@@ -82,6 +82,14 @@ Duplicates: TypeAlias = dict[Literal["exact", "conflicting_labels", "near"], int
 """Rows removed, by reason."""
 
 
+SharedRows: TypeAlias = dict[
+    Literal["test_in_train", "test_in_validation", "validation_in_train", "train_left_out", "validation_left_out"], int
+]
+"""Rows whose text is in two splits that the data name, and those that are left out therefore."""
+TestRows: TypeAlias = dict[Literal["given", "left_out", "used", "cleaned"], int]
+"""Rows of a test split that the data name: all, those that the label scheme leaves out, those used, and changed."""
+
+
 class LabelToken(TypedDict):
     """A word that gives a class away: the share of the class's train texts with it, and of all others."""
 
@@ -117,11 +125,17 @@ class DataQuality(TypedDict, total=False):
     rows_bad: Annotated[dict[str, int], Field(description="quarantined rows by reason")]
     rows_left_out_by_label_scheme: Annotated[int, When("texts")]
     label_values: Annotated[list[LabelValue], When("texts"), Sometimes()]
+    label_map_unused: list[str]
+    head: Annotated[list[str], Field(description="outputs of the checkpoint's own head, if it is kept")]
     label_tokens: Annotated[list[LabelToken], When("texts"), Sometimes()]
     duplicates: Annotated[Duplicates, When("texts")]
     rows_beyond_limit: Annotated[int, When("no ingest")]
     rows_used: Annotated[int, When("texts")]
     split_by: str
+    split_given: Annotated[list[str], Field(description="splits that the data name; the others are drawn from train")]
+    rows_in_no_split: Annotated[int, When("no ingest"), Sometimes()]
+    shared_by_splits: Annotated[SharedRows, When("own splits"), Sometimes()]
+    test_rows: Annotated[TestRows, When("own splits"), Sometimes()]
     rows_without_user: Annotated[int, When("texts")]
     rows_without_time: Annotated[int, When("texts")]
     largest_user: Annotated[
@@ -161,6 +175,7 @@ Truncated: TypeAlias = dict[Literal["count", "of", "max_length"], int]
 class SourceFile(TypedDict, total=False):
     """A file that rows were read from."""
 
+    split: str
     name: str
     bytes: int
     sha256: str
@@ -171,6 +186,7 @@ class Source(TypedDict, total=False):
 
     source: str
     settings: dict[str, Any]
+    settings_of_splits: dict[str, Any]
     text_fields: list[str]
     files: list[SourceFile]
 

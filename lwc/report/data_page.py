@@ -141,7 +141,7 @@ def _document(q: Ingested, name: str, folder: Path, labels: Labels, task: str) -
         passed=True,
         state="ingested",
         verdict=[
-            *(Paragraph(one, "bad") for one in data_warnings(q, task, list(labels.map))),
+            *(Paragraph(one, "bad") for one in data_warnings(q, task)),
             *(Paragraph(one, "quiet") for one in q.get("read_as", [])),
             Paragraph(_near(q)),
         ],

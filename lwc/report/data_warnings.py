@@ -17,15 +17,20 @@ _FORM = "case, number form, spacing, HTML entities or characters that do not sho
 _MOST = 3  # as many examples as fit into a sentence
 
 
-def data_warnings(quality: DataQuality, task: str, label_map: Sequence[str] = ()) -> list[str]:
-    """Warnings about lost rows, labels, duplicates, small classes and shared times.
+def data_warnings(quality: DataQuality, task: str, skipped: bool = False) -> list[str]:
+    """Warnings about lost rows, labels, splits, duplicates, small classes and shared times.
 
     Args:
         quality: ``quality.json`` of the data stage.
         task: the name of the recipe's task; only classes need rows of their own.
-        label_map: the values that ``data.labels.map`` names.
+        skipped: the checkpoint is the base as it is, and so was trained before.
     """
-    found = [*lost_rows(quality.get("rows_bad", {})), *_spellings(quality), *_unused(quality, label_map)]
+    found = [
+        *lost_rows(quality.get("rows_bad", {})),
+        *_splits(quality, skipped),
+        *_spellings(quality),
+        *_unused(quality),
+    ]
     if "confusion" in TASKS[task].headline.counts:
         found += [*_alike(quality), *_missing(quality), *_small_classes(quality)]
     return [*found, *_one_user(quality), *_given_away(quality), *_duplicates(quality), *_histories(quality)]
@@ -54,7 +59,17 @@ def data_notes(quality: DataQuality) -> list[str]:
     bad = quality.get("rows_bad", {})
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(bad.items(), key=lambda one: -one[1]))
     left_out = f"{sum(bad.values()):,} of {quality['rows_read']:,} rows are bad and left out ({reasons})."
-    return [*quality.get("read_as", []), *([left_out] if bad else [])]
+    found = [*quality.get("read_as", []), *([left_out] if bad else [])]
+    test = quality.get("test_rows", {})
+    if cleaned := test.get("cleaned", 0):
+        found.append(
+            f"Cleaning (entities, tags, spaces, control characters) changes {cleaned:,} of the {test['used']:,} texts"
+            " of your test split, and would at the endpoint: what reads them raw may get other answers for them."
+        )
+    if head := quality.get("head", []):
+        shown = ", ".join(head[:8]) + (f" and {len(head) - 8} more" if len(head) > 8 else "")
+        found.append(f"The checkpoint's own head is used. Its outputs: {shown}.")
+    return found
 
 
 def _quoted(names: Sequence[str]) -> str:
@@ -126,11 +141,45 @@ def _spellings(quality: DataQuality) -> Iterator[str]:
             yield f'The label "{name}" is written {counted}: it is one class.'
 
 
-def _unused(quality: DataQuality, label_map: Sequence[str]) -> Iterator[str]:
-    values = {likeness(one["value"]) for one in quality.get("label_values", [])}
-    unused = [value for value in label_map if likeness(value) not in values] if values else []
+def _unused(quality: DataQuality) -> Iterator[str]:
+    unused = quality.get("label_map_unused", [])
     if unused:
-        yield f"data.labels.map names {_quoted(unused)}, which no row has."
+        beside = " and no output of the checkpoint's head" if quality.get("head") else ""
+        yield f"data.labels.map names {_quoted(unused)}, which no row{beside} has."
+
+
+def _splits(quality: DataQuality, skipped: bool) -> Iterator[str]:
+    """What speaks against the figures of a test split: rows that the model may know, or that are not in it."""
+    given = quality.get("split_given", [])
+    if "test" not in given and (quality.get("head") or skipped):
+        why = "has a head for these labels" if quality.get("head") else "is taken as it is"
+        yield (
+            f"The checkpoint {why}, and lwc drew the test split itself: the checkpoint may have been trained on test"
+            " rows, so the base's figures may be too good, and the retention too low. Name the rows it was not trained"
+            " on: data.test, or data.source.columns.split."
+        )
+    shared = quality.get("shared_by_splits", {})
+    rows = quality.get("splits", {}).get("test", {}).get("rows", 0)
+    if count := shared.get("test_in_train", 0):
+        yield (
+            f"{count:,} of the {rows:,} test rows are in your train split too. The test split stays whole, and the"
+            f" {shared['train_left_out']:,} train rows that are also in validation or test are not trained on here. A"
+            " checkpoint that was trained on them has seen these test rows."
+        )
+    if count := shared.get("test_in_validation", 0):
+        yield (
+            f"{count:,} of the {rows:,} test rows are in your validation split too, from which they are left out"
+            f" ({shared['validation_left_out']:,} rows)."
+        )
+    test = quality.get("test_rows", {})
+    lost = test.get("given", 0) - test.get("used", 0)
+    if lost:
+        left_out = test.get("left_out", 0)
+        scheme = f", {left_out:,} of them by data.labels.scheme" if left_out else ""
+        yield (
+            f"{lost:,} of the {test['given']:,} rows of your test split are not in it{scheme}; the bad ones are in"
+            " quarantine.jsonl. The figures, the base's too, are of the other rows."
+        )
 
 
 def _small_classes(quality: DataQuality) -> Iterator[str]:

@@ -53,12 +53,15 @@ def _known(recipe: Recipe) -> _Known:
         "latency target": recipe.target.of == "latency",
         "ingest": texts and recipe.data.ingest is not None,
         "no ingest": texts and recipe.data.ingest is None,
+        "own splits": texts and (len(recipe.data.sources) > 1 or recipe.data.columns.split is not None),
     }
     facts = {recipe.select.strategy, headline.asked, *headline.counts, *headline.served}
     facts |= {fact for fact, true in asked.items() if true}
     shown = (*headline.metrics, *headline.further)
     metrics = [metric.key for metric in shown]
     names = recipe.data.labels.known()
+    # A head may spell them otherwise.
+    named_by_head = recipe.data.labels.names is None and getattr(recipe.model, "head", "new") == "own"
     classes = _numbers(len(names) if names and "confusion" in facts else None)
     most = {metric.key: metric.most for metric in shown}
     figures = [f"{key}_{precision}" for key in metrics[:2] for precision in ("fp32", "int8")]
@@ -77,7 +80,7 @@ def _known(recipe: Recipe) -> _Known:
         "blocks": _numbers(recipe.model.blocks if isinstance(recipe.model, FromConfig) else None),
         "classes": classes,
         "served classes": classes,
-        "labels": None if names is None else _plain(names),
+        "labels": None if names is None or named_by_head else _plain(names),
         "pairs of methods": _numbers(len(recipe.score.methods)),
         "word percentiles": _plain(["p5", "p25", "p50", "p75", "p95", "p99"]),
         "sample of words": _plain(["words", "ratio"]),

@@ -52,8 +52,8 @@ def alerts(report: Findings, gates: Sequence[Decision]) -> list[str]:
 
 def warnings(report: Findings, gates: Sequence[Decision]) -> list[str]:
     """Lost rows and other findings in the data, training warnings, what was not measured or differs as it may."""
-    labels = report["recipe"]["resolved"].get("data", {}).get("labels", {})
-    found = data_warnings(report["data"]["quality"] or {}, report["task"], list(labels.get("map", ())))
+    skipped = bool((report["training"]["train"] or {}).get("skipped"))
+    found = data_warnings(report["data"]["quality"] or {}, report["task"], skipped)
     found += [*(report["training"]["train"] or {}).get("warnings", []), *_no_retention(report)]
     found += _served_otherwise(report, gates, allowed=True)
     if not report["serving"]:

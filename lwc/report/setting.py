@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lwc.report.content_types import DataQuality, Report, Source, Truncated
+from lwc.report.content_types import DataQuality, Report, Source, SourceFile, Truncated
 from lwc.report.data_warnings import RULES, label_values
 from lwc.report.document import Paragraph, Section, Table
 from lwc.report.formats import NOT_MEASURED, number, percent, significant
+
+
+def _of(file: SourceFile) -> str:
+    return f" ({file['split']})" if "split" in file else ""
 
 
 def _source(source: Source | None) -> str:
@@ -18,7 +22,7 @@ def _source(source: Source | None) -> str:
         for key, value in source.items()
         if key != "source" and isinstance(value, str | int | float) and not isinstance(value, bool)
     ]
-    facts += [f"{file['name']}, SHA-256 {file['sha256'][:16]}…" for file in source.get("files", ())]
+    facts += [f"{file['name']}{_of(file)}, SHA-256 {file['sha256'][:16]}…" for file in source.get("files", ())]
     return "; ".join([source["source"], *facts] if "source" in source else facts)
 
 
@@ -41,7 +45,12 @@ def _counts(value: object) -> str:
 def split_by(quality: DataQuality) -> str:
     """The kind of split, and how many rows a split by user had to place on their own."""
     kind, alone = str(quality.get("split_by") or NOT_MEASURED), quality.get("rows_without_user")
-    if kind == "user" and alone:
+    given = quality.get("split_given") or []
+    if kind == "own":
+        return "the data"
+    if given:
+        kind = f"{kind}; {' and '.join(given)} as the data say"
+    if quality.get("split_by") == "user" and alone:
         return f"{kind}; {number(alone)} rows without a user, each counted as its own user"
     return kind
 

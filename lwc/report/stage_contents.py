@@ -34,6 +34,7 @@ class Trained(TypedDict, total=False):
     ]
     seconds: float
     resumed_from: int
+    skipped: Annotated[bool, Sometimes(), Field(description="true: the checkpoint is the base as it is")]
     n_train: int
     truncated: Annotated[int, Sometimes(), Field(description="train texts that were cut")]
     warnings: Annotated[list[str], Sometimes(), Field(description="what to know about the checkpoint it started from")]

@@ -15,9 +15,10 @@ from lwc.core.errors import DataError
 from lwc.data.splits import Examples
 from lwc.metrics.classification import classification_quality, macro_f1, retention
 from lwc.models.forward.predict import predict
+from lwc.models.head import Head
 from lwc.models.losses import distillation_loss
 from lwc.models.types import Model, Tokenizer
-from lwc.recipe import Evaluate, Recipe
+from lwc.recipe import Evaluate, Labels, Recipe
 from lwc.tasks.endpoint import Endpoint
 from lwc.tasks.floors import tfidf_features
 from lwc.tasks.task import Judge, validation_batches
@@ -31,6 +32,14 @@ class Classification(TextTask):
     """Cross-entropy; judged by macro-F1, and in recovery by the KL divergence from the teacher."""
 
     endpoint: Endpoint = TextEndpoint()
+
+    def labels(self, head: Head, labels: Labels) -> Labels:
+        """The classes are those of the head, in its order."""
+        return head.labels(labels)
+
+    def order(self, head: Head, labels: Labels, label_names: list[str]) -> list[int]:
+        """By name."""
+        return head.order(labels, label_names)
 
     def outputs(self, label_names: list[str]) -> list[str]:
         """One output a class."""

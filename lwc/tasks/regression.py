@@ -10,14 +10,16 @@ import numpy as np
 from sklearn.linear_model import Ridge
 
 from lwc.core.arrays import Array
-from lwc.core.errors import DataError
+from lwc.core.errors import DataError, ModelError
 from lwc.core.spelling import is_number
 from lwc.data.labels import listed
 from lwc.data.splits import Examples, load_labels
 from lwc.metrics.regression import number_quality, number_retention
 from lwc.models.forward.predict import predict
+from lwc.models.head import Head
+from lwc.models.head_labels import described
 from lwc.models.types import Model, Tokenizer
-from lwc.recipe import Evaluate, Recipe
+from lwc.recipe import Evaluate, Labels, Recipe
 from lwc.tasks.endpoint import Endpoint
 from lwc.tasks.floors import tfidf_features
 from lwc.tasks.task import Checkpoint, Judge, Say, validation_batches
@@ -32,6 +34,16 @@ class Regression(TextTask):
     """Judged by squared error, and in recovery by the squared distance from the teacher's numbers."""
 
     endpoint: Endpoint = TextEndpoint(classes=False)
+
+    def labels(self, head: Head, labels: Labels) -> Labels:
+        """Numbers have no names; the head must have one output."""
+        _check_one(head)
+        return labels
+
+    def order(self, head: Head, labels: Labels, label_names: list[str]) -> list[int]:
+        """The one output."""
+        _check_one(head)
+        return [0]
 
     def outputs(self, label_names: list[str]) -> list[str]:
         """The number."""
@@ -78,6 +90,15 @@ class Regression(TextTask):
             lambda base, cut: number_retention(labels, base, cut, n_boot, seed),
         )
         return measured, {name: np.abs(values - numbers).argmin(axis=1) for name, values in logits.items()}
+
+
+def _check_one(head: Head) -> None:
+    if len(head.outputs) != 1:
+        raise ModelError(
+            f"{head.place}: its head has {len(head.outputs)} outputs ({described(head.outputs)}), a regressor has one",
+            "name a checkpoint that gives one number"
+            + ("" if head.stays else ", or train a new head with model.head: new"),
+        )
 
 
 def _parsed(names: Sequence[str]) -> list[float]:

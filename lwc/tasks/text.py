@@ -15,28 +15,30 @@ from transformers import set_seed
 from lwc.core.arrays import Array
 from lwc.core.errors import ModelError
 from lwc.core.store import read_json
-from lwc.data.ingest.stage import prepare_large
-from lwc.data.prepare import prepare
+from lwc.data.own_splits import split_words
 from lwc.data.splits import Examples, load_labels, load_split
 from lwc.data.unlabelled import more_texts
 from lwc.models.augment import Windows, near_words
 from lwc.models.batches import Batch, Encoded, batches, encode
 from lwc.models.checkpoint import check_checkpoint
-from lwc.models.families import check_padding, family_of
+from lwc.models.families import CLASSIFICATION, check_padding, family_of
 from lwc.models.forward.answer import Answer
 from lwc.models.forward.kept import asked_once
+from lwc.models.head import Head
 from lwc.models.load import build_from_config, check_weights, load_classifier, load_model, load_tokenizer
 from lwc.models.load import save_checkpoint as save
 from lwc.models.losses import label_loss
 from lwc.models.placement import placed
 from lwc.models.positions import positions
+from lwc.models.saved import Saved
 from lwc.models.source import checkpoint_folder, resolve_source
 from lwc.models.tokenizer import train_wordpiece
 from lwc.models.tokenizer_files import too_few_embeddings
 from lwc.models.types import Model, Output, Tokenizer
 from lwc.models.unknown import check_known
-from lwc.recipe import Evaluate, FromConfig, Pretrained, Recipe
+from lwc.recipe import Evaluate, FromConfig, Labels, Pretrained, Recipe
 from lwc.tasks.floors import check_features
+from lwc.tasks.own_head import head_in, prepared
 from lwc.tasks.task import MODELS, Checkpoint, Evaluation, Graph, Measure, Rows, Say
 from lwc.tasks.text_endpoint import check_names
 
@@ -51,15 +53,10 @@ class TextTask:
     """One answer to each text: a label or a number. A language model answers each token, see `lwc.tasks.causal_lm`."""
 
     def prepare(self, recipe: Recipe, out: Path, scratch: Path, say: Say) -> dict[str, Any]:
-        if recipe.data.ingest is not None:
-            quality = prepare_large(recipe.data, recipe.seed, out, scratch, say)
-        else:
-            quality = prepare(recipe.data, recipe.seed, out, say)
+        quality = prepared(recipe, self.labels, out, scratch, say)
         splits = quality["splits"]
         sizes = ", ".join(f"{splits[name]['rows']:,} {name}" for name in ("train", "validation", "test"))
-        kind = quality["split_by"]
-        split = "at random" if kind == "random" else f"by {kind}"
-        say(f"{sizes} texts of {read_json(out / 'source.json')['source']}, split {split}")
+        say(f"{sizes} texts of {read_json(out / 'source.json')['source']}, {split_words(quality)}")
         return quality
 
     def check(self, recipe: Recipe, data_dir: Path, stages: Collection[str]) -> None:
@@ -69,8 +66,16 @@ class TextTask:
         if "evaluate" in stages:
             check_features(load_split(data_dir, "train").texts)
 
+    def labels(self, head: Head, labels: Labels) -> Labels:
+        """The labels of data that a checkpoint's own head answers; raises `ModelError` where it does not fit."""
+        raise NotImplementedError
+
     def outputs(self, label_names: list[str]) -> list[str]:
         """Names of the head's outputs."""
+        raise NotImplementedError
+
+    def order(self, head: Head, labels: Labels, label_names: list[str]) -> list[int]:
+        """For each of `outputs` that of a checkpoint's own head; raises `ModelError` where it does not fit."""
         raise NotImplementedError
 
     def targets(self, label_ids: Array, label_names: list[str]) -> Array:
@@ -91,11 +96,16 @@ class TextTask:
         else:
             if source.sha256 is not None:
                 check_weights(source.source, Path(resolve_source(source.source)), source.sha256)
-            folder, outputs = checkpoint_folder(source.source, source.revision), self.outputs(names)
-            for warning in check_checkpoint(folder, outputs if len(outputs) > 1 else None):
-                warn(warning)
-            set_seed(recipe.seed)  # the new head is random: the same recipe gives the same model
-            model = load_classifier(folder, outputs, source.trust_remote_code)
+            folder, outputs, head = (
+                checkpoint_folder(source.source, source.revision),
+                self.outputs(names),
+                head_in(recipe),
+            )
+            check_checkpoint(folder)
+            order = None if head is None else self.order(head, recipe.data.labels, names)
+            set_seed(recipe.seed)  # a new head is random: the same recipe gives the same model
+            fresh = source.head == "new" and Saved(folder, CLASSIFICATION).head is not None
+            model = load_classifier(folder, outputs, source.trust_remote_code, order, new_head=fresh)
             tokenizer = load_tokenizer(folder, source.trust_remote_code)
             check_vocabulary(tokenizer, model, source)
             cut_at(tokenizer, model, source)

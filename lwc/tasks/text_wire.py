@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,12 +11,24 @@ import numpy as np
 
 from lwc.core.arrays import Array
 from lwc.core.errors import RecipeError
-from lwc.core.spelling import plain
+from lwc.core.spelling import likeness, plain
 from lwc.metrics.classification import accuracy, confusion_matrix, macro_f1
 from lwc.tasks.endpoint import Answer, Question, Sample, Tensor, WireError, agreement, first_answers
 
 TEXT, TITLE = "text", "title"
 LABEL, SCORES = "label", "scores"
+
+
+def as_answered(labels: Iterable[str], answers: Collection[str]) -> dict[str, str]:
+    """Each label as the model spells it: users write POSITIVE and positive for one class."""
+    alike: dict[str, list[str]] = {}
+    for answer in answers:
+        alike.setdefault(likeness(answer), []).append(answer)
+    found = {}
+    for label in set(labels):
+        near = [] if label in answers else alike.get(likeness(label), [])
+        found[label] = near[0] if len(near) == 1 else label
+    return found
 
 
 @dataclass(frozen=True)
@@ -161,10 +173,11 @@ class TextWire:
                 if judged
                 else None
             )
-        known = {str(s.label) for s in samples} | {str(s.offline) for s in samples if s.offline} | set(first.values())
+        spelled = as_answered([str(s.label) for s in samples], {*(self.names or ()), *first.values()})
+        known = set(spelled.values()) | {str(s.offline) for s in samples if s.offline} | set(first.values())
         names = [*(self.names or ()), *sorted(known - set(self.names or ()))]
         ids = {name: number for number, name in enumerate(names)}
-        true = [ids[str(samples[index].label)] for index in first]
+        true = [ids[spelled[str(samples[index].label)]] for index in first]
         given = [ids[label] for label in first.values()]
         figures: dict[str, Any] = {
             "accuracy": accuracy(true, given),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -170,10 +169,6 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "contradiction": (config(label2id={"bad": 2, "fair": 1, "good": 0}), "label2id says output 2"),
     "other count": (config(id2label=None, label2id=None, num_labels=10**9), "num_labels is 1000000000, the head has 3"),
     "too few labels": (config(id2label={"0": "bad", "1": "fair"}), r"2 labels \(bad, fair\), classifier\.weight has 3"),
-    "other classes": (config(id2label={"0": "a", "1": "b", "2": "c"}, label2id=None), "a, b, c, .* bad, fair, good"),
-    "one other class": (
-        config(id2label={"0": "good", "1": "bad", "2": "odd"}, label2id=None), "good, bad, odd, .* do not match"
-    ),
     # Tokenizer.
     "no tokenizer": (without("tokenizer.json", "tokenizer_config.json"), "no tokenizer"),
     "damaged tokenizer": (written("tokenizer.json", '{"version": "1.0", "model"'), r"tokenizer\.json: cannot be read"),
@@ -187,7 +182,7 @@ def test_each_fault_has_one_message(name: str, saved: Path) -> None:
     damage, message = FAULTS[name]
     damage(saved)
     with pytest.raises(ModelError, match=message) as caught:
-        check_checkpoint(saved, CLASSES)
+        check_checkpoint(saved)
     assert caught.value.hint
     assert str(saved) in caught.value.message
 
@@ -211,7 +206,7 @@ def test_each_fault_has_one_message(name: str, saved: Path) -> None:
 )  # fmt: skip
 def test_what_is_sound_passes_without_a_word(change: Callable[[Path], None], saved: Path) -> None:
     change(saved)
-    assert check_checkpoint(saved, CLASSES) == []
+    check_checkpoint(saved)
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -222,12 +217,12 @@ def test_every_family_passes(model_type: str, tmp_path: Path) -> None:
     for name, one in (("head", named(model, CLASSES)), ("bare", model.base_model)):
         one.save_pretrained(tmp_path / name)
         save_tokenizer(tmp_path / name)
-        assert check_checkpoint(tmp_path / name, CLASSES) == []
+        check_checkpoint(tmp_path / name)
     if FAMILIES[model_type].decoder:
         tiny(model_type, task=AutoModelForCausalLM).save_pretrained(tmp_path / "lm")
         save_tokenizer(tmp_path / "lm")
-        assert check_checkpoint(tmp_path / "lm", CLASSES) == []  # a language model may become a classifier
-        assert check_checkpoint(tmp_path / "lm", task=CAUSAL_LM) == []
+        check_checkpoint(tmp_path / "lm")  # a language model may become a classifier
+        check_checkpoint(tmp_path / "lm", task=CAUSAL_LM)
     else:
         with pytest.raises(ModelError, match=f"model type '{model_type}' does not do causal-lm"):
             check_checkpoint(tmp_path / "head", task=CAUSAL_LM)
@@ -256,26 +251,6 @@ def test_labels_match_by_name_without_case(own: list[str], order: list[int] | No
 def test_exact_names_come_before_names_without_case() -> None:
     assert match_labels(["a", "A"], ["A", "a"]).order == [1, 0]
     assert match_labels(["LABEL_1", "LABEL_0"], ["0", "1"]).order == [1, 0]
-
-
-@pytest.mark.parametrize(
-    ("change", "warning"),
-    [
-        (config(id2label=None, label2id=None), r"no names \(LABEL_0, LABEL_1, LABEL_2\): .* taken as bad, fair, good"),
-        (
-            both(
-                config(id2label={"0": "no", "1": "yes"}, label2id=None),
-                weights(lambda found: {k: v[:2] if k.startswith("classifier") else v for k, v in found.items()}),
-            ),
-            r"2 outputs \(no, yes\), the data 3 classes \(bad, fair, good\): a new head",
-        ),
-    ],
-)
-def test_a_head_that_is_not_used_by_name_is_told(change: Callable[[Path], None], warning: str, saved: Path) -> None:
-    change(saved)
-    assert len(check_checkpoint(saved)) == 0  # without classes there is nothing to compare
-    (found,) = check_checkpoint(saved, CLASSES)
-    assert re.search(warning, found)
 
 
 def test_a_head_in_capitals_and_another_order_gives_the_same_classes(saved: Path) -> None:
@@ -308,7 +283,7 @@ def test_blocks_that_a_defaulted_depth_would_leave_out(tmp_path: Path) -> None:
     tiny("gpt2", 13).save_pretrained(tmp_path)
     save_tokenizer(tmp_path)
     config(n_layer=None)(tmp_path)
-    assert check_checkpoint(tmp_path) == []
+    check_checkpoint(tmp_path)
     with pytest.raises(ModelError, match=r"the model uses none of \d+ weights of blocks, e\.g\. transformer\.h\.12"):
         load_classifier(tmp_path)
 
@@ -369,10 +344,10 @@ def test_the_renaming_of_wrapped_weights_works(wrap: Callable[[str], str], saved
 def run_hint(folder: Path) -> None:
     """Run the command in the hint of the one fault, after which there is none."""
     with pytest.raises(ModelError) as caught:
-        check_checkpoint(folder, CLASSES)
+        check_checkpoint(folder)
     code = caught.value.hint.split('python -c "')[1].rsplit('"', 1)[0]
     exec(code, {})
-    assert check_checkpoint(folder, CLASSES) == []
+    check_checkpoint(folder)
 
 
 @pytest.mark.parametrize("raised", [ImportError("No module named 'sentencepiece'"), RuntimeError("gencode 7")])
@@ -406,7 +381,7 @@ def test_a_hub_id_is_the_folder_in_the_cache(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     folder = checkpoint_folder("owner/name")
     assert folder.name == commit
-    assert check_checkpoint(folder, CLASSES) == []
+    check_checkpoint(folder)
     assert checkpoint_folder(str(saved)) == saved
     with pytest.raises(MissingDependency, match="owner/other: not a local folder, and not reachable"):
         checkpoint_folder("owner/other")

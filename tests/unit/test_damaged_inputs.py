@@ -97,7 +97,7 @@ def test_a_safetensors_header_of_other_values(changes: dict[str, Any], tmp_path:
     header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], **changes}}).encode()
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     with pytest.raises(ModelError, match="without a safetensors header"):
-        _ = Saved(tmp_path, CLASSIFICATION, None).weights
+        _ = Saved(tmp_path, CLASSIFICATION).weights
 
 
 @pytest.mark.parametrize(

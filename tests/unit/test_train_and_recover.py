@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -166,28 +165,6 @@ def test_fine_tuning_from_a_checkpoint_is_seeded(base: tuple[Path, Path], tmp_pa
         for turn in range(2)
     ]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-
-
-@pytest.mark.parametrize(
-    ("names", "said"),
-    [
-        ({"0": "GREAT", "1": "Other"}, []),
-        (None, ["its head's outputs have no names (LABEL_0, LABEL_1): they are taken as other, great, in this order"]),
-    ],
-)
-def test_what_a_head_cannot_say_is_told_and_kept(
-    names: dict[str, str] | None, said: list[str], base: tuple[Path, Path], tmp_path: Path
-) -> None:
-    data, out = base
-    source = Path(shutil.copytree(out / "model", tmp_path / "source"))
-    config = {**json.loads((source / "config.json").read_text()), "id2label": names, "label2id": None}
-    (source / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
-    recipe, lines = recipe_of({"kind": "pretrained", "source": str(source), "max_length": 16}, epochs=0.1), list[str]()
-    (tmp_path / "out").mkdir()
-    train_base(recipe, data, tmp_path / "out", tmp_path / "scratch", lines.append)
-    said = [f"{source}: {line}" for line in said]
-    assert [line for line in lines if line.startswith("warning")] == [f"warning: {line}" for line in said]
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text()).get("warnings", []) == said
 
 
 KILLED = """

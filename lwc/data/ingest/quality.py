@@ -53,7 +53,7 @@ def describe(
     why = [int(np.count_nonzero(decisions == one)) for one in range(4)]  # bincount would take 8 bytes a row
     threshold, lengths = data.near_duplicate_threshold, total["lengths"]
     return {
-        "source": data.source.kind,
+        "source": data.main.kind,
         "text_fields": list(data.text_fields),
         "rows_read": total["read"],
         "rows_bad": dict(total["bad"]),

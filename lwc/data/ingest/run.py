@@ -28,7 +28,7 @@ from lwc.data.ingest.progress import Meter
 from lwc.data.ingest.quality import describe, totals
 from lwc.data.ingest.reading import Job, read_all
 from lwc.data.ingest.seal import seal, unbroken
-from lwc.data.labels import check_values, label_names
+from lwc.data.labels import check_values, label_names, unused_keys
 from lwc.data.paths import locate_all
 from lwc.data.quality import SAMPLE, giveaways
 from lwc.data.source import inputs_of, notes_of, provenance, quiet
@@ -97,6 +97,7 @@ def _line(job: Job) -> dict[str, Any]:
     quality = describe(data, total, decisions, written, rule.kind, names)
     quality["read_as"] = notes_of(data.reading())
     quality["label_values"] = values
+    quality["label_map_unused"] = unused_keys(data.labels, total["values"])
     quality["label_tokens"] = giveaways(*shards.sample(out, "train", SAMPLE), names)
     if joined is not None:
         quality["metadata"] = read_json(joined / "done.json")
@@ -197,7 +198,7 @@ def _finish(
     out = job.out
     _quarantine(job, parts)
     write_json(out / "labels.json", names)
-    write_json(out / "source.json", provenance(job.data.source, job.data.text_fields))
+    write_json(out / "source.json", provenance(job.data.sources, job.data.text_fields))
     write_json(out / "quality.json", quality)
     contents = {name: digest for one in written for name, digest in one["files"].items()}
     own = ("labels.json", "source.json", "quality.json", "quarantine.jsonl")

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lwc.core.arrays import Array
+from lwc.core.spelling import likeness
 from lwc.core.store import read_json, write_json
 from lwc.data.ingest.run import ingest
 from lwc.data.prepare import TEST_RAW, check_calibration, check_splits, stratified, takes_title
@@ -25,7 +26,13 @@ _COLUMNS = ["id", "text", "label", "user", "item", "time"]
 
 
 def prepare_large(
-    data: Data, seed: int, out: Path, scratch: Path, progress: Callable[[str], None], workers: int | None = None
+    data: Data,
+    seed: int,
+    out: Path,
+    scratch: Path,
+    progress: Callable[[str], None],
+    head: Sequence[str] | None = None,
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Write what `lwc.data.prepare.prepare` writes, by way of shards in ``scratch``, which survive a kill.
 
@@ -55,6 +62,9 @@ def prepare_large(
     for name, found in labels.items():
         quality["splits"][name] = balance(np.bincount(found, minlength=len(names)), names)
     quality["rows_used"] = len(every)
+    quality["head"] = list(head or ())
+    named = {likeness(one) for one in quality["head"]}
+    quality["label_map_unused"] = [one for one in quality["label_map_unused"] if likeness(one) not in named]
     quality.pop("seconds")
     write_json(out / "quality.json", quality)
     for name in ("labels.json", "source.json", "quarantine.jsonl"):

@@ -49,9 +49,12 @@ def mapped(record: Mapping[str, Any], columns: Columns, file: str, line: int, or
         if columns.label is not None and label is None:
             raise BadValue(Reason.NO_LABEL)
         title, user, item = text_of(value(columns.title)), user_of(value(columns.user)), id_of(value(columns.item))
+        split = name_of(value(columns.split))
+        if columns.split is not None and split is None:
+            raise BadValue(Reason.NO_SPLIT)
     except BadValue as error:
         return Bad(file, line, error.reason, excerpt(body), error.detail)
-    return Row(file, line, body, title, rating, label, user, item, time)
+    return Row(file, line, body, title, rating, label, user, item, time, split)
 
 
 def _kind(value: object) -> str:

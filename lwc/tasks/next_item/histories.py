@@ -165,7 +165,7 @@ def read_events(
         DataError: the source has no rows, or more than ``data.max_bad_rows`` of them are bad.
     """
     fields = data.text_fields if texts else ()
-    source = data.source.reading({"user", "item", "time", *fields})
+    source = data.main.reading({"user", "item", "time", *fields})
     events: list[Event] = []
 
     def take(row: Row) -> Bad | None:

@@ -42,10 +42,10 @@ def prepare(recipe: Recipe, task: NextItem, out: Path, progress: Callable[[str],
             "targets_not_in_train": sum(question.target not in trained for question in questions),
             "targets_not_in_catalogue": sum(question.target not in known for question in questions),
         }
-    write_json(out / "source.json", provenance(data.source, data.text_fields if with_reviews else ()))
+    write_json(out / "source.json", provenance(data.sources, data.text_fields if with_reviews else ()))
     same, example = alike(catalogue.items)
     quality = {
-        "source": data.source.kind,
+        "source": data.main.kind,
         **account,
         **left_out,
         "events_beyond_limit": sum(len(mine) for mine in every.values()) - used,
