@@ -50,7 +50,7 @@ def recipe_page() -> str:
 
     schema = Recipe.model_json_schema()
     definitions: dict[str, Any] = schema["$defs"]
-    lines = [_RECIPE_TEXT, *_table(schema)]
+    lines = [_RECIPE_TEXT, *_table(schema, definitions)]
     done: set[str] = set()
     for key, value in schema["properties"].items():
         names = [name for name in _reached(value, definitions) if name not in done]
@@ -59,7 +59,14 @@ def recipe_page() -> str:
         for name in names:
             done.add(name)
             section = definitions[name]
-            lines += ["", f"### {_called(name, section)}", "", section.get("description", ""), "", *_table(section)]
+            lines += [
+                "",
+                f"### {_called(name, section)} {{ #{name} }}",
+                "",
+                section.get("description", ""),
+                "",
+                *_table(section, definitions),
+            ]
     return "\n".join(lines) + "\n"
 
 
@@ -81,7 +88,7 @@ def _reached(value: Any, definitions: dict[str, Any], seen: set[str] | None = No
     return found
 
 
-def _table(section: dict[str, Any]) -> Iterator[str]:
+def _table(section: dict[str, Any], definitions: dict[str, Any]) -> Iterator[str]:
     yield "| key | type | default | |"
     yield "|---|---|---|---|"
     required = section.get("required", ())
@@ -89,21 +96,24 @@ def _table(section: dict[str, Any]) -> Iterator[str]:
         default = "required" if key in required else f"`{json.dumps(value.get('default'))}`"
         if "$ref" in value or isinstance(value.get("default"), dict | list):
             default = "" if value.get("default") else default
-        yield f"| `{key}` | {_type(value)} | {default} | {_cell(value.get('description', ''))} |"
+        yield f"| `{key}` | {_type(value, definitions)} | {default} | {_cell(value.get('description', ''))} |"
 
 
-def _type(value: dict[str, Any]) -> str:
+def _type(value: dict[str, Any], definitions: dict[str, Any]) -> str:
+    """The type in words; one that has a section links to it."""
     if "$ref" in value:
-        return str(value["$ref"].rpartition("/")[2])
+        name = str(value["$ref"].rpartition("/")[2])
+        known = definitions[name]
+        return f"[{name}](#{name})" if "properties" in known else _type(known, definitions)
     if "const" in value:
         return f"`{value['const']}`"
     if "enum" in value:
         return ", ".join(f"`{one}`" for one in value["enum"])
     for many in ("anyOf", "oneOf"):
         if many in value:
-            return " or ".join(dict.fromkeys(_type(one) for one in value[many]))
+            return " or ".join(dict.fromkeys(_type(one, definitions) for one in value[many]))
     if value.get("type") == "array":
-        return f"list of {_type(value.get('items', {}))}"
+        return f"list of {_type(value.get('items', {}), definitions)}"
     limits = [
         f"{sign} {value[key]:g}"
         for key, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))

@@ -39,7 +39,6 @@ app = typer.Typer(
     name="lwc",
     help="Layerwise compression for deployment: from labelled reviews to a verified Triton endpoint.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 data_app = typer.Typer(help="Inspect or ingest data.", no_args_is_help=True)

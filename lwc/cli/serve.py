@@ -87,7 +87,9 @@ def serve(
 
     key = os.environ.get("LWC_ADMIN_KEY", "")
     if docker and control:
-        raise RecipeError("--control works only with the embedded server", "add its flags to deploy/serve.sh")
+        raise RecipeError(
+            "--control works only with the embedded server", "set LWC_MODEL_CONTROL=explicit for deploy/serve.sh"
+        )
     if docker:
         raise typer.Exit(serve_docker(repository, http_port, grpc_port, metrics_port, render.note))
     serve_embedded(repository, http_port, grpc_port, metrics_port, render.note, control, key)

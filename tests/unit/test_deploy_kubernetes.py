@@ -42,12 +42,9 @@ def assert_hardened(pod: Object, container: Object, model: str) -> None:
     assert own["seccompProfile"] == {"type": "RuntimeDefault"}
     for kind in ("requests", "limits"):
         assert set(container["resources"][kind]) >= {"cpu", "memory"}
-    paths = {kind: container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "liveness", "readiness")}
-    assert paths == {
-        "startup": "/v2/health/live",
-        "liveness": "/v2/health/live",
-        "readiness": f"/v2/models/{model}/ready",
-    }
+    paths = {kind: container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness")}
+    assert paths == {"startup": "/v2/health/live", "readiness": f"/v2/models/{model}/ready"}
+    assert container["livenessProbe"]["exec"]["command"] == ["python3", "/opt/lwc/ready.py", "--alive"]
     mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     shm = volumes[mounts["/dev/shm"]["name"]]["emptyDir"]
@@ -261,7 +258,7 @@ def test_kserve_is_locked_down_and_probes_the_model() -> None:
     assert variables["LWC_REPOSITORY"] == "/mnt/models"
     [port] = container["ports"]
     assert str(port["containerPort"]) == variables["LWC_HTTP_PORT"]
-    for kind in ("startup", "liveness", "readiness"):
+    for kind in ("startup", "readiness"):
         assert container[f"{kind}Probe"]["httpGet"]["port"] == port["containerPort"]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import http.server
+import json
 import os
 import re
 import subprocess
@@ -13,16 +15,21 @@ import time
 import tomllib
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from deploy_files import DEPLOY, GPU_METRICS, METRICS, ROOT
 from fronts import text_front
 from packaging.requirements import Requirement
 from ports import free_ports
+from tiny_repository import tiny_repository
 
-from lwc.core.errors import MissingDependency
+from lwc.core.errors import MissingDependency, ServingError
 from lwc.recipe import Package
+from lwc.serving.rollout.control import connect
+from lwc.serving.rollout.run import Target, deploy, rollback
 from lwc.serving.triton.config import as_text, front_model
 from lwc.serving.triton.embedded import assemble_backends
 from lwc.serving.triton.environment import ensure
@@ -129,6 +136,17 @@ def test_serve_sh_gives_the_flags_of_production(tmp_path: Path) -> None:
     assert not [flag for flag in given if "gpu-metrics" in flag]
 
 
+def test_model_control_is_off_unless_asked_for_with_a_key(tmp_path: Path) -> None:
+    explicit = {"--model-control-mode=explicit", "--load-model=*", "--strict-readiness=false"}
+    given = flags(tmp_path, LWC_MODEL_CONTROL="explicit", LWC_ADMIN_KEY="secret")
+    assert explicit <= set(given)
+    assert len([flag for flag in given if flag.startswith(("--model-control", "--strict"))]) == 2
+    for variables in ({"LWC_MODEL_CONTROL": "explicit"}, {"LWC_MODEL_CONTROL": "all", "LWC_ADMIN_KEY": "secret"}):
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            flags(tmp_path, **variables)
+        assert "LWC_MODEL_CONTROL" in refused.value.stderr
+
+
 def test_without_a_key_each_start_makes_one_that_nobody_knows(tmp_path: Path) -> None:
     keys = set()
     for _ in range(2):
@@ -151,10 +169,10 @@ def test_a_model_that_asks_for_a_response_cache_gets_one(tmp_path: Path) -> None
     assert given[-2:] == ["--cache-config=local,size=1048576", "--log-verbose=1"]
 
 
-def ready(model: str, port: int) -> subprocess.CompletedProcess[str]:
+def ready(model: str, port: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     variables = {"LWC_MODEL": model, "LWC_HTTP_PORT": str(port), "http_proxy": "http://127.0.0.1:9"}
     return subprocess.run(
-        [sys.executable, DEPLOY / "ready.py"], env=variables, capture_output=True, text=True, check=False
+        [sys.executable, DEPLOY / "ready.py", *arguments], env=variables, capture_output=True, text=True, check=False
     )
 
 
@@ -229,33 +247,51 @@ def open_over_grpc(port: int) -> list[str]:
     return answered
 
 
-@pytest.mark.serving
-def test_serve_sh_starts_a_real_triton(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def served(tmp_path: Path, repository: Path, model: str, **variables: str) -> Iterator[tuple[int, int, int]]:
+    """Ports (HTTP, gRPC, metrics) of a real Triton that serve.sh has started, once ``model`` is ready."""
     try:
         server = ensure()
     except MissingDependency as error:
         pytest.skip(str(error))
-    model = tmp_path / "models" / "echo"
-    (model / "1").mkdir(parents=True)
-    (model / "config.pbtxt").write_text(ECHO, encoding="utf-8")
-    (model / "1" / "model.py").write_text(ECHO_MODEL, encoding="utf-8")
     ports = free_ports(3)
-    variables = server.variables()
-    variables["PATH"] += f"{os.pathsep}{server.triton / 'bin'}"
-    variables |= {"LWC_REPOSITORY": str(model.parent), "LWC_MODEL": "echo"}
-    variables |= dict(zip(("LWC_HTTP_PORT", "LWC_GRPC_PORT", "LWC_METRICS_PORT"), map(str, ports), strict=True))
+    environment = server.variables()
+    environment["PATH"] += f"{os.pathsep}{server.triton / 'bin'}"
+    environment |= {"LWC_REPOSITORY": str(repository), "LWC_MODEL": model, **variables}
+    environment |= dict(zip(("LWC_HTTP_PORT", "LWC_GRPC_PORT", "LWC_METRICS_PORT"), map(str, ports), strict=True))
     backends = assemble_backends(tmp_path / "backends", server)
     own = [f"--{name}-address=127.0.0.1" for name in ("http", "grpc", "metrics")]
     own += [f"--backend-directory={backends}", "--exit-timeout-secs=3"]
     log = tmp_path / "log"
     with log.open("wb") as out:
-        process = subprocess.Popen([DEPLOY / "serve.sh", *own], env=variables, stdout=out, stderr=out)
+        process = subprocess.Popen([DEPLOY / "serve.sh", *own], env=environment, stdout=out, stderr=out)
     try:
         deadline = time.monotonic() + 60
-        while ready("echo", ports[0]).returncode != 0:
+        while ready(model, ports[0]).returncode != 0:
             assert process.poll() is None, log.read_text(errors="replace")[-3000:]
             assert time.monotonic() < deadline, log.read_text(errors="replace")[-3000:]
             time.sleep(0.2)
+        yield ports[0], ports[1], ports[2]
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+
+
+def echo_repository(folder: Path) -> Path:
+    model = folder / "models" / "echo"
+    (model / "1").mkdir(parents=True)
+    (model / "config.pbtxt").write_text(ECHO, encoding="utf-8")
+    (model / "1" / "model.py").write_text(ECHO_MODEL, encoding="utf-8")
+    return model.parent
+
+
+@pytest.mark.serving
+def test_serve_sh_starts_a_real_triton(tmp_path: Path) -> None:
+    with served(tmp_path, echo_repository(tmp_path), "echo") as ports:
         assert ready("another", ports[0]).returncode == 1
         http_url = f"http://127.0.0.1:{ports[0]}/v2"
         assert status(f"{http_url}/health/ready") == 200
@@ -273,10 +309,45 @@ def test_serve_sh_starts_a_real_triton(tmp_path: Path) -> None:
         found = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
         # Where the machine has a GPU its metrics come on top.
         assert found - GPU_METRICS == METRICS
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
+        with pytest.raises(ServingError, match="403"):
+            connect(f"127.0.0.1:{ports[0]}", "")
+
+
+@pytest.mark.serving
+def test_the_liveness_probe_finds_a_dead_model_process_that_triton_calls_ready(tmp_path: Path) -> None:
+    with served(tmp_path, echo_repository(tmp_path), "echo") as ports:
+        assert ready("echo", ports[0], "--alive").returncode == 0
+        [process] = [one for one in psutil.Process().children(recursive=True) if "echo_0_0" in one.cmdline()]
+        process.kill()
+        deadline = time.monotonic() + 10
+        while process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for path in ("health/live", "health/ready", "models/echo/ready"):
+            assert status(f"http://127.0.0.1:{ports[0]}/v2/{path}") == 200, "Triton now reports it: simplify the probe"
+        for arguments in ((), ("--alive",)):
+            found = ready("echo", ports[0], *arguments)
+            assert found.returncode == 1
+            assert f"model processes died: {process.pid}" in found.stderr
+
+
+@pytest.mark.serving
+def test_with_model_control_serve_sh_takes_what_lwc_deploy_rolls_out(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    versions = [tiny_repository(tmp_path / name, bias=bias) for name, bias in (("first", 0.0), ("second", 5.0))]
+    deploy(versions[0], Target(folder))
+    with served(tmp_path, folder, "reviews", LWC_MODEL_CONTROL="explicit", LWC_ADMIN_KEY="secret") as ports:
+        url = f"127.0.0.1:{ports[0]}"
+        with pytest.raises(ServingError, match="403"):
+            deploy(versions[1], Target(folder, url, "a wrong key"))
+        assert generated(url) == "other"
+        assert deploy(versions[1], Target(folder, url, "secret"))["version"] == 2
+        assert generated(url) == "great"
+        rollback(Target(folder, url, "secret"))
+        assert generated(url) == "other"
+        assert ready("reviews", ports[0], "--alive").returncode == 0, "unloaded models are not dead"
+
+
+def generated(url: str) -> str:
+    """The label of a text."""
+    with urllib.request.urlopen(f"http://{url}/v2/models/reviews/generate", b'{"text": "good"}', timeout=10) as answer:
+        return str(json.loads(answer.read())["label"])
