@@ -6,7 +6,7 @@ import gc
 import hashlib
 import math
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from lwc.models.surgery import remove_blocks
 from lwc.models.types import M, Model, Output
 from lwc.models.vocabulary import coverage, trim_vocabulary, used_tokens
 from lwc.recipe import Recipe, Recovery
-from lwc.tasks.task import Checkpoint, Reader, Say, Task, task_of, tokenizer_of, validation_batches
+from lwc.tasks.task import Checkpoint, Judge, Reader, Rows, Say, Task, task_of, tokenizer_of, validation_batches
 from lwc.training.linear_start import start_linearly
 from lwc.training.loop import Objective, TrainingResult, fit
 from lwc.training.teacher import (
@@ -70,15 +70,17 @@ def taught_by_teacher(settings: Recovery) -> bool:
 
 @dataclass(frozen=True)
 class Lessons:
-    """How every cut of one base is taught: by the task, with its reader, as the recipe says.
+    """How every cut of one base is taught: by the task, with its reader.
+
+    ``label_loss``: model, its output and the batch → the mean loss on the labels, a scalar.
 
     Logits as in Hinton et al. 2015; hidden states as in Sun et al. 2019 (patient distillation), matched by
     `matched_blocks` and measured in units of the teacher's own size.
     """
 
     task: Task
-    recipe: Recipe
     reader: Reader
+    label_loss: Callable[[Model, Output, Batch], Tensor]
 
     def output(self, model: Model, inputs: Mapping[str, Tensor], attention: bool) -> Output:
         """One pass forward in training."""
@@ -123,32 +125,48 @@ class Lessons:
                 distances = [attention_loss(*pair, mask, whole) for pair in pairs]
                 loss = loss + settings.attention_weight * torch.stack(distances).mean()
         if settings.label_weight:
-            own = self.task.loss(self.recipe, self.reader, student, output, batch)
-            loss = loss + settings.label_weight * own
+            loss = loss + settings.label_weight * self.label_loss(student, output, batch)
         return loss
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What cut models learn from and are judged on.
+
+    Args:
+        train: rows that the teacher answers.
+        validation: batches on which a loss is measured.
+        judge: the teacher, or None where the loss does not use it → how a model in training is judged.
+    """
+
+    train: Rows
+    validation: Sequence[Batch]
+    judge: Callable[[Model | None], Judge]
 
 
 class Recoverer:
     """Recovery distillation from one uncut model on one corpus, of as many cut models as are asked for.
 
-    The weights kept are those closest to the teacher on the validation split (`Task.judge`).
+    The weights kept are those that the corpus's judge scores highest.
     """
 
     def __init__(
-        self, recipe: Recipe, data_dir: Path, teacher: Checkpoint, progress: Say, answers: Path | None = None
+        self,
+        lessons: Lessons,
+        corpus: Corpus,
+        teacher: Model,
+        settings: Recovery,
+        seed: int,
+        answers: Path | None = None,
     ) -> None:
-        task = task_of(recipe)
-        self._recipe, self._teacher = recipe, teacher.model
+        self._lessons, self._teacher, self._settings, self._seed = lessons, teacher, settings, seed
         # A GPU answers sooner than a disk, and each of several processes reads batches of its own.
-        live = distributed.on_gpu() or distributed.count() > 1 or recipe.recover.cache_teacher == "never"
-        self._answers = None if answers is None or live else answers_folder(answers, teacher.model)
-        self.train = task.recovery_rows(recipe, teacher, data_dir, progress)
+        live = distributed.on_gpu() or distributed.count() > 1 or settings.cache_teacher == "never"
+        self._answers = None if answers is None or live else answers_folder(answers, teacher)
+        self.train, self.validation = corpus.train, corpus.validation
         self.started: list[dict[str, float]] = []
-        self._lessons = Lessons(task, recipe, teacher.reader)
-        self.validation = validation_batches(recipe, task.rows(recipe, teacher.reader, data_dir, "validation"))
-        with fused_attention(placed(teacher.model)):  # whole attention maps of long texts would not fit
-            asked = teacher.model if taught_by_teacher(recipe.recover) else None
-            self._judge = task.judge(recipe, teacher.reader, data_dir, asked)
+        with fused_attention(placed(teacher)):  # whole attention maps of long texts would not fit
+            self._judge = corpus.judge(teacher if taught_by_teacher(settings) else None)
 
     def _teacher_for(self, kept: Sequence[int], settings: Recovery, scratch: Path, progress: Say) -> Teacher:
         blocks = matched_blocks(kept, len(block_list(self._teacher, family_of(self._teacher))))
@@ -194,7 +212,7 @@ class Recoverer:
                 settings.embedding_rate,
                 fused=not maps,
             )
-            result = fit(student, objective, settings, self._recipe.seed, scratch / "checkpoints", progress)
+            result = fit(student, objective, settings, self._seed, scratch / "checkpoints", progress)
         student.requires_grad_(True)
         return result
 
@@ -210,7 +228,7 @@ class Recoverer:
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
                 self._lessons.output(model, self._lessons.task.inputs(batch), attention=False)
 
-        order = row_groups(rows.encoded, settings.batch_size, length_bucketed=True, seed=self._recipe.seed)
+        order = row_groups(rows.encoded, settings.batch_size, length_bucketed=True, seed=self._seed)
         chosen = order[: math.ceil(_START_ROWS / settings.batch_size)]
         groups = [pad(rows.encoded, group, rows.labels).to(device) for group in chosen]
         with fused_attention(student, self._teacher):
@@ -219,8 +237,8 @@ class Recoverer:
             )
 
     def in_steps(self, steps: int) -> Recovery:
-        """The recipe's recovery, shortened to so many steps."""
-        settings = self._recipe.recover
+        """The recovery that was asked for, shortened to so many steps."""
+        settings = self._settings
         per_epoch = math.ceil(len(self.train) / settings.batch_size)
         return settings.model_copy(update={"epochs": steps / per_epoch})
 
@@ -256,6 +274,18 @@ class Recoverer:
         return figures
 
 
+def recoverer_of(
+    recipe: Recipe, data_dir: Path, teacher: Checkpoint, progress: Say, answers: Path | None = None
+) -> Recoverer:
+    """Recovery as a recipe says, on its train split, judged on its validation split (`Task.judge`)."""
+    task, reader = task_of(recipe), teacher.reader
+    train = task.recovery_rows(recipe, teacher, data_dir, progress)
+    validation = validation_batches(recipe, task.rows(recipe, reader, data_dir, "validation"))
+    corpus = Corpus(train, validation, partial(task.judge, recipe, reader, data_dir))
+    lessons = Lessons(task, reader, partial(task.loss, recipe, reader))
+    return Recoverer(lessons, corpus, teacher.model, recipe.recover, recipe.seed, answers)
+
+
 def blocks_name(blocks: Collection[int]) -> str:
     """Block numbers as part of a folder's name; a digest where they would be too long for one."""
     name = "-".join(map(str, sorted(blocks)))
@@ -286,7 +316,7 @@ def recover(
     """
     task = task_of(recipe)
     teacher, student = (task.load(stages[name] / "model") for name in ("train", "remove"))
-    recoverer = Recoverer(recipe, stages["data"], teacher, progress, answers)
+    recoverer = recoverer_of(recipe, stages["data"], teacher, progress, answers)
     result = recoverer.run(student.model, kept, recipe.recover, scratch, progress)
     vocabulary = None
     if recipe.vocabulary.trim:
