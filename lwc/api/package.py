@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -61,7 +61,7 @@ def package(
     from lwc.serving.triton.repository import ModelFiles, build_repository
 
     try:
-        TypeAdapter(Annotated[str, Name]).validate_python(name)
+        TypeAdapter[str](Name).validate_python(name)
     except ValidationError as error:
         rule = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise RecipeError(f"name is {name!r}; it {rule}", "choose another one") from error

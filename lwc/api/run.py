@@ -31,6 +31,13 @@ class Run:
     passed: bool
     folder: Path
 
+    @property
+    def model(self) -> Path:
+        """The compressed model as a Hugging Face folder with its model card."""
+        made = self.report["artifacts"]
+        assert made is not None  # a run's report has them
+        return self.folder / made["model"]
+
 
 def read_recipe(path: Path, overrides: Sequence[str], *more: Check) -> Recipe:
     """The recipe of a file, with overrides applied, and its gates and the variants of its sweep checked.
@@ -83,6 +90,6 @@ def run(
     folder = run_folder(base, loaded)
     with tracked(loaded, base) as tracking:
         results = run_stages(loaded, base, lambda kind, stage, text: say(f"{stage}: {text}") if text else None)
-        report, _ = finish(loaded, results, folder, models)
+        report = finish(loaded, results, folder, models)
         tracking.report, tracking.files = report, [folder / f"report.{kind}" for kind in ("html", "md", "json")]
     return Run(report, report["verdict"]["passed"], folder)

@@ -27,7 +27,8 @@ from lwc.recipe import Iterated, Racing
 from lwc.selection.iterated import iterated, quotas
 from lwc.selection.select import CutPlan, describe, plan_cut, select_blocks
 from lwc.tasks.task import Checkpoint, task_of, tokenizer_of
-from lwc.training.distillation import Recoverer, blocks_name, random_weights, recoverer_of
+from lwc.training.distillation import Recoverer, blocks_name, random_weights
+from lwc.training.recovery import recoverer_of
 
 
 def _base(context: StageContext) -> Checkpoint:

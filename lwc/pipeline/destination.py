@@ -8,7 +8,6 @@ from pathlib import Path
 from lwc.core.errors import RecipeError
 from lwc.recipe import Recipe
 
-
 # Written with every repository.
 _README = "README.md"
 

@@ -22,8 +22,8 @@ from lwc.models.placement import beside, device_of, placed
 from lwc.models.surgery import remove_blocks
 from lwc.tasks.task import Checkpoint
 from lwc.tasks.text import model_logits
-from lwc.training.distillation import recover, recoverer_of
 from lwc.training.fine_tuning import train_base
+from lwc.training.recovery import recover, recoverer_of
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")]
 

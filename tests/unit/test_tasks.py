@@ -43,7 +43,7 @@ from lwc.tasks.regression import numbers_of
 from lwc.tasks.task import Checkpoint
 from lwc.tasks.text_endpoint import TextEndpoint, _answers
 from lwc.tasks.text_wire import TextWire
-from lwc.training.distillation import recoverer_of
+from lwc.training.recovery import recoverer_of
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 OF_TOKENS = sorted(set(SCORERS) - {"llama_profile", "mutual_information"})

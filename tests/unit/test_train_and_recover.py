@@ -28,8 +28,8 @@ from lwc.pipeline.stage import StageContext
 from lwc.pipeline.stages import STAGES
 from lwc.recipe import Recipe, Target
 from lwc.tasks.task import Checkpoint
-from lwc.training.distillation import recover, recoverer_of
 from lwc.training.fine_tuning import train_base
+from lwc.training.recovery import recover, recoverer_of
 
 NAMES = ["other", "great"]
 WORDS = (["bad", "broken", "awful", "refund", "never"], ["good", "love", "great", "works", "again"])
