@@ -9,8 +9,8 @@ from lwc.core.errors import RecipeError
 from lwc.recipe import Recipe
 
 
-def check_destination(destination: Path) -> None:
-    """Refuse to replace a folder that holds anything but Triton models.
+def check_destination(destination: Path, other: str = "name another --triton-models folder") -> None:
+    """Refuse to replace a folder that holds anything but Triton models. ``other`` says how to choose another one.
 
     Raises:
         RecipeError: something else lies there, or nothing can be written there.
@@ -18,12 +18,12 @@ def check_destination(destination: Path) -> None:
     nearest = next(path for path in (destination, *destination.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         problem = "cannot be written to" if nearest.is_dir() else "is a file"
-        raise RecipeError(f"{destination}: {nearest} {problem}", "name another --triton-models folder")
+        raise RecipeError(f"{destination}: {nearest} {problem}", other)
     strange = [path.name for path in destination.glob("*") if not (_is_model(path) or _is_our_readme(path))]
     if strange:
         raise RecipeError(
             f"{destination}: holds {strange[0]!r}, which is not a Triton model and would be overwritten",
-            "move it away, or name another --triton-models folder",
+            f"move it away, or {other}",
         )
 
 

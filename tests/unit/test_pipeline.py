@@ -307,6 +307,7 @@ def test_a_published_repository_is_replaced_with_its_readme_but_not_with_somebod
 def test_only_triton_models_are_replaced(tmp_path: Path) -> None:
     (tmp_path / "tiny" / "tiny").mkdir(parents=True)
     (tmp_path / "tiny" / "tiny" / "config.pbtxt").write_text("")
+    (tmp_path / "tiny" / "README.md").write_text("as every repository of lwc has one")
     check_destination(tmp_path / "tiny")
     check_destination(tmp_path / "new")
     (tmp_path / "tiny" / "thesis.docx").write_text("years of work")
