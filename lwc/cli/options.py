@@ -36,11 +36,9 @@ def load(path: Path, overrides: list[str] | None, *more: Check) -> Recipe:
 
     ``more`` are further checks, whose findings are listed with the recipe's other problems.
     """
-    from lwc.recipe.file import load_recipe
-    from lwc.recipe.variants import unfit_variants
-    from lwc.report.gate_names import CHECKS
+    from lwc.api.run import read_recipe
 
-    return load_recipe(path, overrides or (), [*CHECKS, unfit_variants, *more])
+    return read_recipe(path, overrides or (), *more)
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -43,6 +43,17 @@ class Candidate:
     refused: str = ""
 
 
+def quantized(
+    whole: Path, path: Path, settings: Int8, calibration: Sequence[dict[str, Array]], reference: Array
+) -> Candidate:
+    """`quantize`, refused where no operator is left in int8."""
+    figures = quantize(whole, path, settings, calibration, reference)
+    if figures["quantized"]:
+        return Candidate(path, figures)
+    kept = f"{settings.min_agreement:.1%} of {len(reference)} calibration labels"
+    return Candidate(path, figures, f"every operator had to return to fp32 to keep {kept}")
+
+
 def make_int8(
     whole: Path,
     path: Path,
@@ -57,10 +68,10 @@ def make_int8(
     of both graphs on ``validation``. Int8 is refused if it has no operator left, or if it loses more than
     ``settings.max_accuracy_drop``.
     """
-    figures = quantize(whole, path, settings, calibration, reference)
-    if figures["quantized"] == 0:
-        kept = f"{settings.min_agreement:.1%} of {len(reference)} calibration labels"
-        return Candidate(path, figures, f"every operator had to return to fp32 to keep {kept}")
+    candidate = quantized(whole, path, settings, calibration, reference)
+    if candidate.refused:
+        return candidate
+    figures = candidate.figures
     held_out, _, labels = texts.inputs("validation")
     found = {
         f"accuracy_{name}": accuracy(labels, logits(file, held_out).argmax(axis=1))

@@ -57,7 +57,7 @@ def score_blocks(
         RecipeError: recovery of cut models is asked for and the trial cannot recover one.
         ExpertError: the recipe requires an LLM expert's answer, and there is none.
     """
-    count = check_calibration(batches)
+    count = check_calibration(batches, settings)
     if settings.trust is not None and settings.trust.recovery_steps > 0 and trial.recover is None:
         raise RecipeError("score.trust.recovery_steps: nothing here can recover a cut model", "set it to 0")
     blocks = len(block_list(model, family))
@@ -105,19 +105,20 @@ def score_blocks(
     return finite
 
 
-def check_calibration(batches: Sequence[Batch]) -> int:
-    """The number of rows; raises `DataError` where blocks cannot be scored on them."""
+def check_calibration(batches: Sequence[Batch], settings: Score) -> int:
+    """The number of rows; raises `DataError` where blocks cannot be scored on them as the settings ask."""
     if not batches:
         raise DataError("the calibration set is empty", "raise data.calibration")
-    if batches[0].labels.ndim > 1:  # tokens are their own labels
-        return sum(len(batch) for batch in batches)
-    labels = torch.cat([batch.labels for batch in batches])
-    if len(set(labels.tolist())) < 2:
+    count = sum(len(batch) for batch in batches)
+    read = any(method.labels for method in settings.methods) or settings.trust or settings.fusion == "learned"
+    if batches[0].labels.ndim > 1 or not read:  # tokens are their own labels
+        return count
+    if len(set(torch.cat([batch.labels for batch in batches]).tolist())) < 2:
         raise DataError(
-            f"all {len(labels)} calibration rows have one label: loss and gradients would measure a constant answer",
+            f"all {count} calibration rows have one label: loss and gradients would measure a constant answer",
             "raise data.calibration, or balance the data",
         )
-    return len(labels)
+    return count
 
 
 def _finite(value: object) -> Any:

@@ -106,12 +106,27 @@ def load_causal(source: CausalSource, types: Sequence[str] | None = None) -> tup
     """(model in float32 and eval mode with eager attention, family, tokenizer).
 
     Raises:
-        ModelError: not one of these model types (default: any decoder of the family table), weights missing (scores of
-            random weights look like any), or no tokenizer.
+        ModelError: as `load_causal_model`, or no tokenizer.
+    """
+    if source.gguf_file is None and Path(source.place).is_dir():
+        check_checkpoint(Path(source.place), task=CAUSAL_LM)
+    model, family = load_causal_model(source, types)
+    how = {"gguf_file": source.gguf_file} if source.gguf_file else {}
+    with reading(source.name):
+        tokenizer = AutoTokenizer.from_pretrained(source.place, **how)
+    return model, family, tokenizer
+
+
+def load_causal_model(source: CausalSource, types: Sequence[str] | None = None) -> tuple[Model, Family]:
+    """(model in float32 and eval mode with eager attention, family).
+
+    Raises:
+        ModelError: not one of these model types (default: any decoder of the family table), or weights missing (scores
+            of random weights look like any).
     """
     how: dict[str, Any] = {"gguf_file": source.gguf_file} if source.gguf_file else {}
     if source.gguf_file is None and Path(source.place).is_dir():
-        check_checkpoint(Path(source.place), task=CAUSAL_LM)
+        check_checkpoint(Path(source.place), task=CAUSAL_LM, tokenizer=False)
     kind = model_type(source, types)
     with reading(source.name):
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -122,7 +137,6 @@ def load_causal(source: CausalSource, types: Sequence[str] | None = None) -> tup
             ignore_mismatched_sizes=True,
             **(how or {"use_safetensors": True}),
         )
-        tokenizer = AutoTokenizer.from_pretrained(source.place, **how)
     check_loaded(source.name, model, info)
     family = family_of(model)
     if not family.decoder:
@@ -137,4 +151,4 @@ def load_causal(source: CausalSource, types: Sequence[str] | None = None) -> tup
         # Weights read from GGUF are float32 by now, but the model counts as quantized and refuses to be saved.
         del model.hf_quantizer, model.config.quantization_config
         model.is_quantized = False
-    return model.eval(), family, tokenizer
+    return model.eval(), family

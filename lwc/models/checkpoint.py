@@ -30,17 +30,18 @@ _POSITION_TABLES = ("position_embeddings.weight", "wpe.weight")
 _POSITIONS = ("max_position_embeddings", "n_positions")
 
 
-def check_checkpoint(folder: Path, task: str = CLASSIFICATION) -> None:
+def check_checkpoint(folder: Path, task: str = CLASSIFICATION, tokenizer: bool = True) -> None:
     """Raise the first fault of the checkpoint in ``folder``, for one of the tasks that families name.
 
-    Costs milliseconds, whatever the size of the weights.
+    Without ``tokenizer``, its files are not looked at: it may be somewhere else. Costs milliseconds, whatever the size
+    of the weights.
 
     Raises:
         ModelError: it is no checkpoint for this task, or its files contradict each other.
         MissingDependency: its tokenizer needs a package.
     """
     saved = Saved(folder, task)
-    for rule in RULES:
+    for rule in RULES if tokenizer else RULES[: -len(_TOKENIZER_RULES)]:
         fault = rule(saved)
         if fault is not None:
             raise ModelError(*fault)
@@ -278,8 +279,9 @@ def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers[:_SHOWN])) + (" …" if len(numbers) > _SHOWN else "")
 
 
+_TOKENIZER_RULES = (tokenizer_fault, vocabulary_fault)
 RULES: tuple[Callable[[Saved], Fault | None], ...] = (
     _adapter, _config, _weights_file, _quantized, _known_family, _precision, _wrapper, _depth, _per_block, _sizes,
-    _labels, _tied, tokenizer_fault, vocabulary_fault,
+    _labels, _tied, *_TOKENIZER_RULES,
 )  # fmt: skip
 """Files first, then config, weights, head and tokenizer: a rule may rely on those before it."""

@@ -20,9 +20,10 @@ from transformers import (
 
 from lwc.core.errors import ModelError
 from lwc.core.store import file_digest
-from lwc.models.causal import load_causal, locate_causal
+from lwc.models.causal import load_causal_model, locate_causal
 from lwc.models.head_labels import match_labels
 from lwc.models.loaded import check_loaded, reading
+from lwc.models.saved import CLASSIFIER_SUFFIX
 from lwc.models.source import is_language_model
 from lwc.models.tokenizer_files import check_tokenizer
 from lwc.models.types import Model, Tokenizer
@@ -120,8 +121,8 @@ def load_model(folder: Path) -> Model:
     """
     kind = (AutoConfig.from_pretrained(folder).architectures or ["no architecture"])[0]
     if is_language_model([kind]):
-        return load_causal(locate_causal(str(folder)))[0]
-    if kind.endswith("ForSequenceClassification"):
+        return load_causal_model(locate_causal(str(folder)))[0]
+    if kind.endswith(CLASSIFIER_SUFFIX):
         return load_classifier(folder)
     raise ModelError(f"{folder}: {kind} is no sequence classifier or causal language model", "name another one")
 

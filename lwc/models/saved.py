@@ -19,6 +19,8 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _EMBEDDINGS = ("word_embeddings.weight", "tok_embeddings.weight", "embed_tokens.weight", "wte.weight")
 HEAD_OUTPUTS = ("classifier.weight", "classifier.out_proj.weight", "score.weight")
 """The last layer of a sequence classifier's head, in every family of the table."""
+CLASSIFIER_SUFFIX = "ForSequenceClassification"
+"""End of the class name of every sequence classifier of transformers."""
 
 
 class Weight(NamedTuple):

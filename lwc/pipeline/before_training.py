@@ -117,7 +117,7 @@ def _calibration(subject: Subject) -> list[Batch]:
 
 
 def _ranks(subject: Subject) -> None:
-    check_calibration(_calibration(subject))
+    check_calibration(_calibration(subject), subject.recipe.score)
 
 
 @torch.inference_mode()

@@ -30,6 +30,7 @@ from lwc.selection.plan import CutPlan
 from lwc.selection.select import describe, plan_cut, select_blocks
 from lwc.tasks.task import Checkpoint, task_of, tokenizer_of
 from lwc.training.distillation import Recoverer, blocks_name, random_weights
+from lwc.training.recovery import recoverer_of
 
 
 def _base(context: StageContext) -> Checkpoint:
@@ -54,7 +55,7 @@ def _recoverer(context: StageContext, base: Checkpoint) -> Recoverer:
     # Cut models that are compared are taught the same batches.
     answers = context.answers or context.scratch / "teacher"
     teacher = base._replace(model=copy.deepcopy(base.model))
-    return Recoverer(context.recipe, context.inputs["data"], teacher, context.progress, answers)
+    return recoverer_of(context.recipe, context.inputs["data"], teacher, context.progress, answers)
 
 
 def _after_recovery(

@@ -74,7 +74,7 @@ def _remove(context: StageContext) -> None:
 
 
 def _recover(context: StageContext) -> None:
-    from lwc.training.distillation import recover
+    from lwc.training.recovery import recover
 
     kept = read_json(context.inputs["remove"] / "cut.json")["kept"]
     recover(context.recipe, kept, context.inputs, context.out, context.scratch, context.progress, context.answers)

@@ -14,9 +14,11 @@ class Method(Row):
 
     ``version`` is raised when its scores change: cached ones of another version are not read.
     ``reads``: a method of ``scores`` runs after the others, on their results (`lwc.importance.types.ScorerOfScores`).
+    ``labels``: whether the scores depend on the labels of the calibration rows.
     """
 
     reads: ClassVar[Literal["model", "scores"]] = "model"
+    labels: ClassVar[bool] = True
     version: ClassVar[int] = 1
     method: str = Field(description="name of the method")
     weight: Annotated[float, Field(ge=0.0)] = Field(default=1.0, description="weight in the fusion; 0: only reported")
@@ -26,6 +28,7 @@ class BlockInfluence(Method):
     """Block influence: 1 − cosine of a block's input and output (Men et al. 2024)."""
 
     implementation: ClassVar[str] = "lwc.importance.block_influence:block_influence"
+    labels: ClassVar[bool] = False
     method: Literal["block_influence"]
 
 
@@ -54,6 +57,7 @@ class AngularDistance(Method):
     """Angle between a block's input and output (Gromov et al. 2024)."""
 
     implementation: ClassVar[str] = "lwc.importance.angular_distance:angular_distance"
+    labels: ClassVar[bool] = False
     method: Literal["angular_distance"]
 
 
@@ -91,6 +95,7 @@ class LlamaProfile(Method):
     """Depth profile of a LLaMA-family causal LM, interpolated over relative depth."""
 
     implementation: ClassVar[str] = "lwc.importance.llama_profile:llama_profile"
+    labels: ClassVar[bool] = False
     method: Literal["llama_profile"]
     source: str = Field(description="local path, hub id, or package:<module> with a GGUF file")
     gguf_file: str | None = Field(default=None, description="name of the GGUF file, where the folder has several")
@@ -103,6 +108,7 @@ class LlmExpert(Method):
 
     implementation: ClassVar[str] = "lwc.importance.llm_expert:rank_with_expert"
     reads: ClassVar[Literal["model", "scores"]] = "scores"
+    labels: ClassVar[bool] = False
     method: Literal["llm_expert"]
     base_url: Address
     model: str = Field(description="name of the model that the endpoint serves")

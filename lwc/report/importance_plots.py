@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
@@ -43,6 +44,19 @@ def _methods_on_top(axes: Axes, names: Sequence[str], fontsize: float | None = N
 
 def importance_heatmap(importance: Importance, selection: Selection | None, path: Path) -> str:
     """Blocks × methods: colour per method, raw scores and their intervals written in, removed blocks framed."""
+    with drawing(path, *heatmap_size(importance)) as figure:
+        draw_heatmap(figure, importance, selection)
+    return path.name
+
+
+def heatmap_size(importance: Importance) -> tuple[float, float]:
+    """Width and height, in inches, that `draw_heatmap` needs."""
+    columns, trust = len(importance["methods"]) + 1, importance.get("trust")
+    return 2.1 + (1.45 if trust else 1.25) * columns, 1.2 + (0.5 if trust else 0.36) * importance["blocks"]
+
+
+def draw_heatmap(figure: Canvas, importance: Importance, selection: Selection | None) -> None:
+    """Draw `importance_heatmap` on an empty figure."""
     scored = importance["methods"].items()
     rows: list[tuple[str, Sequence[float | None]]] = [(name, method["scores"]) for name, method in scored]
     rows.append(("fused", importance["fused"]["scores"]))
@@ -53,24 +67,21 @@ def importance_heatmap(importance: Importance, selection: Selection | None, path
     blocks = int(importance["blocks"])
     removed = set(selection["removed"]) if selection else set()
     colours = np.stack([_unit_range(scores) for _, scores in rows], axis=1)
-    with drawing(path, 2.1 + (1.45 if trust else 1.25) * len(rows), 1.2 + (0.5 if trust else 0.36) * blocks) as figure:
-        axes = figure.add_subplot()
-        axes.imshow(colours, cmap="Blues", vmin=0, vmax=1.25, aspect="auto")
-        for i in range(blocks):
-            for j, (name, scores) in enumerate(rows):
-                colour = "white" if colours[i, j] > 0.75 else INK
-                text = significant(scores[i]) + _interval(intervals.get(name), i)
-                axes.text(j, i, text, ha="center", va="center", color=colour, size=7.5 if trust else 8.5)
-            if i in removed:
-                box = Rectangle((-0.48, i - 0.45), len(rows) - 0.04, 0.9, fill=False, ec=RED, lw=1.6)
-                axes.add_patch(box)
-        axes.axvline(len(rows) - 1.5, color="white", lw=4)
-        _methods_on_top(axes, [name for name, _ in rows])
-        state = ["" if not selection else "  removed" if i in removed else "  kept" for i in range(blocks)]
-        axes.set_yticks(range(blocks), [f"block {i}{state[i]}" for i in range(blocks)])
-        for i, label in enumerate(axes.get_yticklabels()):
-            label.set_color(RED if i in removed else INK)
-    return path.name
+    axes = figure.add_subplot()
+    axes.imshow(colours, cmap="Blues", vmin=0, vmax=1.25, aspect="auto")
+    for i in range(blocks):
+        for j, (name, scores) in enumerate(rows):
+            colour = "white" if colours[i, j] > 0.75 else INK
+            text = significant(scores[i]) + _interval(intervals.get(name), i)
+            axes.text(j, i, text, ha="center", va="center", color=colour, size=7.5 if trust else 8.5)
+        if i in removed:
+            axes.add_patch(Rectangle((-0.48, i - 0.45), len(rows) - 0.04, 0.9, fill=False, ec=RED, lw=1.6))
+    axes.axvline(len(rows) - 1.5, color="white", lw=4)
+    _methods_on_top(axes, [name for name, _ in rows])
+    state = ["" if not selection else "  removed" if i in removed else "  kept" for i in range(blocks)]
+    axes.set_yticks(range(blocks), [f"block {i}{state[i]}" for i in range(blocks)])
+    for i, label in enumerate(axes.get_yticklabels()):
+        label.set_color(RED if i in removed else INK)
 
 
 def agreement_matrix(tau: KendallTau, path: Path) -> str:

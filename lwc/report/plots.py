@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import matplotlib as mpl
 import numpy as np
@@ -39,7 +40,12 @@ def drawing(path: Path, width: float, height: float) -> Iterator[Canvas]:
     with mpl.rc_context(STYLE):
         figure = Canvas(figsize=(width, height), layout="constrained")
         yield figure
-        figure.savefig(path, dpi=_DPI, metadata={"Software": None}, format="png", bbox_inches="tight", pad_inches=0.08)
+        write_png(figure, path)
+
+
+def write_png(figure: Canvas, file: Path | BinaryIO) -> None:
+    """Write a figure, the same bytes every time."""
+    figure.savefig(file, dpi=_DPI, metadata={"Software": None}, format="png", bbox_inches="tight", pad_inches=0.08)
 
 
 def _shorten(text: str, width: int = 18) -> str:

@@ -67,8 +67,9 @@ class CausalLM(TextTask):
 
     def judge(self, recipe: Recipe, reader: Tokenizer, data_dir: Path, teacher: Model | None = None) -> Judge:
         """By the loss, with a teacher too."""
-        groups = validation_batches(recipe, self.rows(recipe, reader, data_dir, "validation"))
+        return self.judged(validation_batches(recipe, self.rows(recipe, reader, data_dir, "validation")), None)
 
+    def judged(self, groups: Sequence[Batch], labels: Array | None, teacher: Model | None = None) -> Judge:
         def judge(model: Model) -> dict[str, float]:
             was_training = model.training
             model.eval()

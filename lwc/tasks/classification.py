@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lwc.core.arrays import Array
 from lwc.core.errors import DataError
 from lwc.data.splits import Examples
 from lwc.metrics.classification import classification_quality, macro_f1, retention
+from lwc.models.batches import Batch
 from lwc.models.forward.predict import predict
 from lwc.models.head import Head
 from lwc.models.losses import distillation_loss
@@ -52,15 +54,21 @@ class Classification(TextTask):
     def judge(self, recipe: Recipe, reader: Tokenizer, data_dir: Path, teacher: Model | None = None) -> Judge:
         """With a few hundred rows, closeness to the teacher says more than the labels."""
         rows = self.rows(recipe, reader, data_dir, "validation")
-        labels, groups = np.asarray(rows.labels), validation_batches(recipe, rows)
+        return self.judged(validation_batches(recipe, rows), rows.labels, teacher)
+
+    def judged(self, groups: Sequence[Batch], labels: Array | None, teacher: Model | None = None) -> Judge:
         target = None if teacher is None else torch.from_numpy(predict(teacher, groups))
 
         def judge(model: Model) -> dict[str, float]:
             logits = predict(model, groups)
-            predicted = logits.argmax(axis=1)
-            f1, accuracy = macro_f1(labels, predicted), float((predicted == labels).mean())
-            score = f1 if target is None else -float(distillation_loss(torch.from_numpy(logits), target, 1.0))
-            return {"macro_f1": f1, "accuracy": accuracy, "score": score}
+            figures = {}
+            if labels is not None:
+                predicted = logits.argmax(axis=1)
+                figures = {"macro_f1": macro_f1(labels, predicted), "accuracy": float((predicted == labels).mean())}
+            if target is None:
+                return {**figures, "score": figures["macro_f1"]}
+            apart = float(distillation_loss(torch.from_numpy(logits), target, 1.0))
+            return {**(figures or {"kl_divergence": apart}), "score": -apart}
 
         return judge
 

@@ -15,6 +15,7 @@ from lwc.core.spelling import is_number
 from lwc.data.labels import listed
 from lwc.data.splits import Examples, load_labels
 from lwc.metrics.regression import number_quality, number_retention
+from lwc.models.batches import Batch
 from lwc.models.forward.predict import predict
 from lwc.models.head import Head
 from lwc.models.head_labels import described
@@ -62,13 +63,17 @@ class Regression(TextTask):
 
     def judge(self, recipe: Recipe, reader: Tokenizer, data_dir: Path, teacher: Model | None = None) -> Judge:
         rows = self.rows(recipe, reader, data_dir, "validation")
-        labels, groups = np.asarray(rows.labels), validation_batches(recipe, rows)
+        return self.judged(validation_batches(recipe, rows), rows.labels, teacher)
+
+    def judged(self, groups: Sequence[Batch], labels: Array | None, teacher: Model | None = None) -> Judge:
         wanted = labels if teacher is None else predict(teacher, groups)[:, 0]
 
         def judge(model: Model) -> dict[str, float]:
             found = predict(model, groups)[:, 0]
-            error = float(np.abs(found - labels).mean())
-            return {"mean_absolute_error": error, "score": -float(((found - wanted) ** 2).mean())}
+            apart = float(((found - wanted) ** 2).mean())
+            if labels is None:
+                return {"squared_distance": apart, "score": -apart}
+            return {"mean_absolute_error": float(np.abs(found - labels).mean()), "score": -apart}
 
         return judge
 

@@ -36,10 +36,10 @@ from lwc.models.tokenizer import train_wordpiece
 from lwc.models.tokenizer_files import too_few_embeddings
 from lwc.models.types import Model, Output, Tokenizer
 from lwc.models.unknown import check_known
-from lwc.recipe import Evaluate, FromConfig, Labels, Pretrained, Recipe
+from lwc.recipe import Evaluate, FromConfig, Labels, Pretrained, Recipe, Recovery
 from lwc.tasks.floors import check_features
 from lwc.tasks.own_head import head_in, prepared
-from lwc.tasks.task import MODELS, Checkpoint, Evaluation, Graph, Measure, Rows, Say
+from lwc.tasks.task import MODELS, Checkpoint, Evaluation, Graph, Judge, Measure, Rows, Say
 from lwc.tasks.text_endpoint import check_names
 
 A = TypeVar("A")
@@ -80,6 +80,13 @@ class TextTask:
 
     def targets(self, label_ids: Array, label_names: list[str]) -> Array:
         """What the head learns of label ids (N,)."""
+        raise NotImplementedError
+
+    def judged(self, groups: Sequence[Batch], labels: Array | None, teacher: Model | None = None) -> Judge:
+        """`Task.judge` on these batches, whose rows have ``labels`` (N,) in their own order.
+
+        Labels may be missing where a teacher is there to be close to. Tokens are their own.
+        """
         raise NotImplementedError
 
     def quality(
@@ -138,12 +145,7 @@ class TextTask:
             texts = [*texts, *more_texts(settings.unlabelled, recipe.data, data_dir, recipe.seed, say)]
         labels = np.pad(train.labels, (0, len(texts) - len(train)))
         rows = self.encoded(recipe, reader, texts, labels, load_labels(data_dir))
-        if not settings.augment:
-            return rows
-        near = _near_words(teacher, rows.encoded) if settings.replace_words else {}
-        share, replaced = settings.augment, settings.replace_words
-        windows = Windows(reader, texts, rows.encoded, share, recipe.seed, replaced, near)
-        return Rows(rows.encoded, rows.labels, windows.epoch)
+        return augmented(teacher, rows, texts, settings, recipe.seed)
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         return batch.inputs
@@ -184,6 +186,15 @@ class TextTask:
         texts = load_split(data_dir, "test").texts
         chosen = [texts[row] for row in spread(len(texts), PARITY_TEXTS)]
         return text_graph(*checkpoint, chosen, recipe.model.max_length)
+
+
+def augmented(teacher: Checkpoint[Tokenizer], rows: Rows, texts: Sequence[str], settings: Recovery, seed: int) -> Rows:
+    """The rows of these texts, with other windows and words of them in each epoch where the settings ask for it."""
+    if not settings.augment:
+        return rows
+    near = _near_words(teacher, rows.encoded) if settings.replace_words else {}
+    windows = Windows(teacher.reader, texts, rows.encoded, settings.augment, seed, settings.replace_words, near)
+    return Rows(rows.encoded, rows.labels, windows.epoch)
 
 
 def _near_words(teacher: Checkpoint[Tokenizer], encoded: Encoded) -> dict[int, list[int]]:

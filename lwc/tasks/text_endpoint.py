@@ -175,6 +175,11 @@ def _answers(config: dict[str, Any], reader: Tokenizer) -> tuple[list[str], int,
         size = int(config["vocab_size"])
         return token_names(reader, size), size, "class"
     if config.get("problem_type") == "regression":
+        if not config.get("numbers"):
+            raise ModelError(
+                "the model's config does not name the numbers that its labels stand for",
+                "set them before the model is saved or exported: model.config.numbers = [1.0, 2.0, …]",
+            )
         return [number_name(number) for number in config["numbers"]], 1, "number"
     names = _labels(config)
     return names, len(names), "class"

@@ -1,4 +1,4 @@
-"""The recover stage: the uncut model teaches the cut one."""
+"""Recovery distillation: the uncut model teaches the cut one."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import gc
 import hashlib
 import math
 import shutil
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +19,6 @@ from lwc.core import distributed
 from lwc.core.errors import Diverged
 from lwc.core.machine import precision_here
 from lwc.core.store import read_json, write_json
-from lwc.data.splits import load_split
 from lwc.models.attention import fused_attention
 from lwc.models.batches import Batch, pad, row_groups
 from lwc.models.families import block_list, family_of
@@ -31,9 +29,8 @@ from lwc.models.losses import answer_distance, attention_loss, hidden_loss
 from lwc.models.placement import device_of, placed
 from lwc.models.surgery import remove_blocks
 from lwc.models.types import M, Model, Output
-from lwc.models.vocabulary import coverage, trim_vocabulary, used_tokens
-from lwc.recipe import Recipe, Recovery
-from lwc.tasks.task import Checkpoint, Reader, Say, Task, task_of, tokenizer_of, validation_batches
+from lwc.recipe import Recovery
+from lwc.tasks.task import Judge, Reader, Rows, Say, Task
 from lwc.training.linear_start import start_linearly
 from lwc.training.loop import Objective, TrainingResult, fit
 from lwc.training.teacher import (
@@ -70,15 +67,17 @@ def taught_by_teacher(settings: Recovery) -> bool:
 
 @dataclass(frozen=True)
 class Lessons:
-    """How every cut of one base is taught: by the task, with its reader, as the recipe says.
+    """How every cut of one base is taught: by the task, with its reader.
+
+    ``label_loss``: model, its output and the batch → the mean loss on the labels, a scalar.
 
     Logits as in Hinton et al. 2015; hidden states as in Sun et al. 2019 (patient distillation), matched by
     `matched_blocks` and measured in units of the teacher's own size.
     """
 
     task: Task
-    recipe: Recipe
     reader: Reader
+    label_loss: Callable[[Model, Output, Batch], Tensor]
 
     def output(self, model: Model, inputs: Mapping[str, Tensor], attention: bool) -> Output:
         """One pass forward in training."""
@@ -123,32 +122,48 @@ class Lessons:
                 distances = [attention_loss(*pair, mask, whole) for pair in pairs]
                 loss = loss + settings.attention_weight * torch.stack(distances).mean()
         if settings.label_weight:
-            own = self.task.loss(self.recipe, self.reader, student, output, batch)
-            loss = loss + settings.label_weight * own
+            loss = loss + settings.label_weight * self.label_loss(student, output, batch)
         return loss
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What cut models learn from and are judged on.
+
+    Args:
+        train: rows that the teacher answers.
+        validation: batches on which a loss is measured.
+        judge: the teacher, or None where the loss does not use it → how a model in training is judged.
+    """
+
+    train: Rows
+    validation: Sequence[Batch]
+    judge: Callable[[Model | None], Judge]
 
 
 class Recoverer:
     """Recovery distillation from one uncut model on one corpus, of as many cut models as are asked for.
 
-    The weights kept are those closest to the teacher on the validation split (`Task.judge`).
+    The weights kept are those that the corpus's judge scores highest.
     """
 
     def __init__(
-        self, recipe: Recipe, data_dir: Path, teacher: Checkpoint, progress: Say, answers: Path | None = None
+        self,
+        lessons: Lessons,
+        corpus: Corpus,
+        teacher: Model,
+        settings: Recovery,
+        seed: int,
+        answers: Path | None = None,
     ) -> None:
-        task = task_of(recipe)
-        self._recipe, self._teacher = recipe, teacher.model
+        self._lessons, self._teacher, self._settings, self._seed = lessons, teacher, settings, seed
         # A GPU answers sooner than a disk, and each of several processes reads batches of its own.
-        live = distributed.on_gpu() or distributed.count() > 1 or recipe.recover.cache_teacher == "never"
-        self._answers = None if answers is None or live else answers_folder(answers, teacher.model)
-        self.train = task.recovery_rows(recipe, teacher, data_dir, progress)
+        live = distributed.on_gpu() or distributed.count() > 1 or settings.cache_teacher == "never"
+        self._answers = None if answers is None or live else answers_folder(answers, teacher)
+        self.train, self.validation = corpus.train, corpus.validation
         self.started: list[dict[str, float]] = []
-        self._lessons = Lessons(task, recipe, teacher.reader)
-        self.validation = validation_batches(recipe, task.rows(recipe, teacher.reader, data_dir, "validation"))
-        with fused_attention(placed(teacher.model)):  # whole attention maps of long texts would not fit
-            asked = teacher.model if taught_by_teacher(recipe.recover) else None
-            self._judge = task.judge(recipe, teacher.reader, data_dir, asked)
+        with fused_attention(placed(teacher)):  # whole attention maps of long texts would not fit
+            self._judge = corpus.judge(teacher if taught_by_teacher(settings) else None)
 
     def _teacher_for(self, kept: Sequence[int], settings: Recovery, scratch: Path, progress: Say) -> Teacher:
         blocks = matched_blocks(kept, len(block_list(self._teacher, family_of(self._teacher))))
@@ -194,7 +209,7 @@ class Recoverer:
                 settings.embedding_rate,
                 fused=not maps,
             )
-            result = fit(student, objective, settings, self._recipe.seed, scratch / "checkpoints", progress)
+            result = fit(student, objective, settings, self._seed, scratch / "checkpoints", progress)
         student.requires_grad_(True)
         return result
 
@@ -210,7 +225,7 @@ class Recoverer:
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
                 self._lessons.output(model, self._lessons.task.inputs(batch), attention=False)
 
-        order = row_groups(rows.encoded, settings.batch_size, length_bucketed=True, seed=self._recipe.seed)
+        order = row_groups(rows.encoded, settings.batch_size, length_bucketed=True, seed=self._seed)
         chosen = order[: math.ceil(_START_ROWS / settings.batch_size)]
         groups = [pad(rows.encoded, group, rows.labels).to(device) for group in chosen]
         with fused_attention(student, self._teacher):
@@ -219,8 +234,8 @@ class Recoverer:
             )
 
     def in_steps(self, steps: int) -> Recovery:
-        """The recipe's recovery, shortened to so many steps."""
-        settings = self._recipe.recover
+        """The recovery that was asked for, shortened to so many steps."""
+        settings = self._settings
         per_epoch = math.ceil(len(self.train) / settings.batch_size)
         return settings.model_copy(update={"epochs": steps / per_epoch})
 
@@ -268,46 +283,3 @@ def random_weights(model: M, seed: int) -> M:
     kind: type[PreTrainedModel] = type(model)
     fresh: M = kind._from_config(model.config, attn_implementation="eager").float()
     return fresh.eval()
-
-
-def recover(
-    recipe: Recipe,
-    kept: Sequence[int],
-    stages: Mapping[str, Path],
-    out: Path,
-    scratch: Path,
-    progress: Say,
-    answers: Path | None = None,
-) -> None:
-    """Recovery on the train split of the model cut to blocks ``kept``; writes ``model/`` and ``metrics.json``.
-
-    ``stages`` are the folders of ``data``, ``train`` (the teacher) and ``remove`` (the student). ``answers`` keeps what
-    the uncut model says for other cuts (`lwc.training.teacher.RememberedTeacher`).
-    """
-    task = task_of(recipe)
-    teacher, student = (task.load(stages[name] / "model") for name in ("train", "remove"))
-    recoverer = Recoverer(recipe, stages["data"], teacher, progress, answers)
-    result = recoverer.run(student.model, kept, recipe.recover, scratch, progress)
-    vocabulary = None
-    if recipe.vocabulary.trim:
-        student, vocabulary = _trimmed(recipe, student, stages["data"])
-    task.save(Checkpoint(student.model.to("cpu"), student.reader), out / "model")
-    matched = matched_blocks(kept, len(block_list(teacher.model, family_of(teacher.model))))
-    added = {"n_train": len(recoverer.train), "matched_teacher_blocks": matched, "vocabulary": vocabulary}
-    if recoverer.started:
-        added["start"] = recoverer.started
-    write_json(out / "metrics.json", {**asdict(result), **added})
-
-
-def _trimmed(recipe: Recipe, student: Checkpoint, data_dir: Path) -> tuple[Checkpoint, dict[str, Any]]:
-    """Trimmed after recovery, while teacher and student still read the same ids: the logits do not change."""
-    train, validation = load_split(data_dir, "train"), load_split(data_dir, "validation")
-    tokenizer = tokenizer_of(student)
-    keep = used_tokens(tokenizer, train.texts, recipe.model.max_length, recipe.vocabulary.min_count)
-    smaller, trimmed = trim_vocabulary(student.model.to("cpu"), tokenizer, keep)
-    figures = {
-        "before": len(tokenizer),
-        "after": len(trimmed),
-        "coverage_of_validation": coverage(tokenizer, trimmed, validation.texts),
-    }
-    return Checkpoint(smaller, trimmed), figures

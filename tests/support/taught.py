@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -16,7 +17,7 @@ from lwc.training.teacher import BlockOutputs, LiveTeacher, Teacher
 RECIPE = Recipe.model_validate(
     {"schema_version": 1, "name": "taught", "model": {"kind": "config"}, "target": {"ratio": 2, "of": "blocks"}}
 )
-LESSONS = Lessons(TASK, RECIPE, None)
+LESSONS = Lessons(TASK, None, partial(TASK.loss, RECIPE, None))
 
 
 def live_teacher(model: Any, blocks: Sequence[int], attention: bool = False) -> LiveTeacher:

@@ -18,8 +18,9 @@ from lwc.models.batches import Batch, batches
 from lwc.models.families import FAMILIES, block_list, family_of
 from lwc.models.load import load_classifier, load_tokenizer, save_checkpoint
 from lwc.models.surgery import remove_blocks
-from lwc.training.distillation import matched_blocks, recover
+from lwc.training.distillation import matched_blocks
 from lwc.training.linear_start import Ridge, start_linearly
+from lwc.training.recovery import recover
 
 # These norm what a block adds to the residual stream.
 NORMED = {"gemma2", "gemma3_text"}

@@ -22,8 +22,8 @@ from lwc.models.placement import beside, device_of, placed
 from lwc.models.surgery import remove_blocks
 from lwc.tasks.task import Checkpoint
 from lwc.tasks.text import model_logits
-from lwc.training.distillation import Recoverer, recover
 from lwc.training.fine_tuning import train_base
+from lwc.training.recovery import recover, recoverer_of
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")]
 
@@ -75,7 +75,7 @@ def test_train_recover_and_evaluate(base: tuple[Path, Path], tmp_path: Path) -> 
 def test_a_short_recovery_stays_on_the_gpu(base: tuple[Path, Path], tmp_path: Path) -> None:  # noqa: F811
     folder, out = base
     model, tokenizer = load_model(out / "model"), load_tokenizer(out / "model")
-    recoverer = Recoverer(recipe_of(), folder, Checkpoint(model, tokenizer), quiet)
+    recoverer = recoverer_of(recipe_of(), folder, Checkpoint(model, tokenizer), quiet)
     assert device_of(model).type == "cuda"
     short = recoverer.after({1, 2, 3}, 2, tmp_path / "a", quiet)
     longer = recoverer.after({1, 2, 3}, 48, tmp_path / "b", quiet)

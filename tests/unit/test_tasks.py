@@ -43,7 +43,7 @@ from lwc.tasks.regression import numbers_of
 from lwc.tasks.task import Checkpoint
 from lwc.tasks.text_endpoint import TextEndpoint, _answers
 from lwc.tasks.text_wire import TextWire
-from lwc.training.distillation import Recoverer
+from lwc.training.recovery import recoverer_of
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 OF_TOKENS = sorted(set(SCORERS) - {"llama_profile", "mutual_information"})
@@ -289,7 +289,7 @@ def test_a_language_model_goes_the_whole_line(tmp_path: Path) -> None:
     # A race measures in batches that training fits into: the logits of a token are as many as the vocabulary.
     small = recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": 2})})
     teacher = Checkpoint(model, load_tokenizer(folders["train"] / "model"))
-    recoverer = Recoverer(small, folders["data"], teacher, quiet)
+    recoverer = recoverer_of(small, folders["data"], teacher, quiet)
     assert max(len(batch) for batch in recoverer.validation) == 2
     page = (tmp_path / "report" / "report.html").read_text()
     assert "perplexity" in page

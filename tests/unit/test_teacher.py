@@ -25,8 +25,9 @@ from lwc.models.load import load_classifier, load_tokenizer, save_checkpoint
 from lwc.models.losses import attention_loss
 from lwc.models.surgery import remove_blocks
 from lwc.recipe import Data, Recipe, Recovery, Unlabelled
-from lwc.training.distillation import random_weights, recover
+from lwc.training.distillation import random_weights
 from lwc.training.loop import parameter_groups
+from lwc.training.recovery import recover
 from lwc.training.teacher import (
     BlockOutputs,
     RememberedTeacher,

@@ -27,8 +27,8 @@ from lwc.pipeline.stage import StageContext
 from lwc.pipeline.stages import STAGES
 from lwc.recipe import Recipe, Target
 from lwc.tasks.task import Checkpoint
-from lwc.training.distillation import Recoverer, recover
 from lwc.training.fine_tuning import train_base
+from lwc.training.recovery import recover, recoverer_of
 
 NAMES = ["other", "great"]
 WORDS = (["bad", "broken", "awful", "refund", "never"], ["good", "love", "great", "works", "again"])
@@ -135,7 +135,7 @@ def test_a_few_steps_of_recovery_tell_the_loss_of_a_cut_model(base: tuple[Path, 
     data, out = base
     model, tokenizer = load_classifier(out / "model"), load_tokenizer(out / "model")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    recoverer = Recoverer(recipe_of(), data, Checkpoint(model, tokenizer), quiet)
+    recoverer = recoverer_of(recipe_of(), data, Checkpoint(model, tokenizer), quiet)
     short = recoverer.after({1, 2, 3}, 2, tmp_path / "a", quiet)
     longer = recoverer.after({1, 2, 3}, 48, tmp_path / "b", quiet)
     assert 0 < longer["distance"] < short["distance"], "recovery shortens the way to the teacher's answers"

@@ -27,12 +27,14 @@ RUN pip install --no-cache-dir 'tokenizers>=0.20,<1'
 RESTARTS = 3
 RESTART_SECONDS = 600.0
 WATCH_SECONDS = 0.5
+# The embedded server has no GPU backend, whatever the machine has.
+EMBEDDED = Machine(gpus=0)
 _NOTICE = """\
 The embedded server is for development and tests; in production use an image of 26.07 or later (--docker).
 Ctrl-C stops it."""
 
 
-def _check(repository: Path, say: Callable[[str], None], machine: Machine) -> None:
+def check_servable(repository: Path, say: Callable[[str], None], machine: Machine = EMBEDDED) -> None:
     """Refuse what the server would refuse, with both sides of each fault; say what it would ignore."""
     if not repository.is_dir() or not any(repository.glob("*/config.pbtxt")):
         raise RecipeError(
@@ -59,7 +61,7 @@ def serve_embedded(
     if control and not key:
         raise RecipeError("--control without a key", "set LWC_ADMIN_KEY, here and for `lwc deploy`")
     if not (control and repository.is_dir() and not any(repository.glob("*/"))):  # empty: the first deploy fills it
-        _check(repository, say, Machine(gpus=0))  # it has no GPU backend, whatever the machine has
+        check_servable(repository, say)
     server = TritonServer(repository, http_port, grpc_port, metrics_port, control=control, key=key)
     starts: deque[float] = deque(maxlen=RESTARTS + 1)
     while True:
@@ -93,7 +95,7 @@ def serve_docker(
     repository: Path, http_port: int, grpc_port: int, metrics_port: int, say: Callable[[str], None]
 ) -> int:
     """Print the commands that serve in the official image, and run them; returns the exit status."""
-    _check(repository, say, Machine())
+    check_servable(repository, say, Machine())
     build = ["docker", "build", "--tag", IMAGE, "-"]
     serve = docker_command(repository.resolve(), http_port, grpc_port, metrics_port, IMAGE)
     configs = [parse(path.read_text(encoding="utf-8")) for path in sorted(repository.glob("*/config.pbtxt"))]

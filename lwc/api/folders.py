@@ -1,0 +1,41 @@
+"""Folders that are written whole or not at all, and never over something else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lwc.core.errors import USAGE, LwcError, disk_full, no_space
+
+
+@contextmanager
+def new_folder(place: Path, ours: str) -> Iterator[Path]:
+    """A folder to fill, which becomes ``place`` at the end of the block, or vanishes if the block raises.
+
+    An earlier ``place`` is replaced if it is empty or has the file ``ours``.
+
+    Raises:
+        LwcError: ``place`` is something else, or the disk is full.
+    """
+    if place.exists() and (not place.is_dir() or (any(place.iterdir()) and not (place / ours).is_file())):
+        raise LwcError(f"{place} exists and is not an earlier result of this kind", "name another folder", USAGE)
+    place.absolute().parent.mkdir(parents=True, exist_ok=True)
+    made = place.with_name(f".{place.name}.new-{os.getpid()}")
+    old = place.with_name(f".{place.name}.old-{os.getpid()}")
+    for aside in (made, old):
+        shutil.rmtree(aside, ignore_errors=True)
+    made.mkdir()
+    try:
+        yield made
+        if place.exists():
+            place.rename(old)
+        made.rename(place)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException as error:
+        shutil.rmtree(made, ignore_errors=True)
+        if disk_full(error):
+            raise no_space(place) from error
+        raise
