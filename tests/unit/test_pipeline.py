@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_repository import tiny_repository
 
 from lwc.cli.terminal import plan_lines
 from lwc.core.errors import LwcError, ModelError, RecipeError
@@ -294,14 +293,6 @@ def test_where_nothing_can_be_written_is_told_before_the_run(tmp_path: Path, mon
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(RecipeError, match="cannot be written to"):
         check_destination(tmp_path / "models" / "tiny")
-
-
-def test_a_published_repository_is_replaced_with_its_readme_but_not_with_somebodys(tmp_path: Path) -> None:
-    published = tiny_repository(tmp_path / "tiny")
-    check_destination(published)
-    (published / "README.md").write_text("# My notes\n")
-    with pytest.raises(RecipeError, match=r"README\.md"):
-        check_destination(published)
 
 
 def test_only_triton_models_are_replaced(tmp_path: Path) -> None:
