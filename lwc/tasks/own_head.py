@@ -50,7 +50,7 @@ def prepared(
     outputs = None if head is None else head.outputs
     try:
         if data.ingest is not None:
-            return prepare_large(data, recipe.seed, out, scratch, say, outputs)
+            return prepare_large(data, recipe.seed, out, scratch, say, head=outputs)
         return prepare(data, recipe.seed, out, say, outputs)
     except ClassesDiffer as error:
         # Where the recipe gives the names, or a class has only too few rows, the mistake is another.

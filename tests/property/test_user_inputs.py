@@ -101,7 +101,7 @@ def test_the_sound_inputs_pass(sound: Sound, alone: Path, monkeypatch: pytest.Mo
     recipes: dict[str, dict[str, Any]] = {"small": SMALL}
     for name, folder in sound.checkpoints.items():
         task = {"task": {"kind": name}} if name == "causal_lm" else {}
-        labels = {"scheme": "none"} if task else {"scheme": "column"}
+        labels = {"scheme": "none"} if task else {"scheme": "column", "names": ["bad", "good"]}
         recipes[name] = {**SMALL, "model": {"kind": "pretrained", "source": str(folder), "max_length": 16}, **task,
                          "data": {**SMALL["data"], "labels": labels}}  # fmt: skip
     (alone / "rows.csv").write_bytes((sound.data / "rows.csv").read_bytes())

@@ -261,3 +261,22 @@ def test_a_split_that_lwc_draws_for_a_checkpoint_with_a_head_is_warned_of(
     assert any('data.labels.map names "Nobody", which no row and no output' in line for line in said)
     assert data_warnings({"split_by": "random", "split_given": ["train", "test"], "head": ["a"]}, "regression") == []
     assert len(data_warnings({"split_by": "random"}, "causal_lm", skipped=True)) == 1
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_stream_takes_the_classes_of_the_head_too(
+    models: dict[tuple[int, ...], Path], known: bool, tmp_path: Path
+) -> None:
+    own = [CLASSES[one].upper() if known else f"CLASS {one}" for one in ORDER]
+    model = renamed(models[ORDER], tmp_path / "model", own)
+    recipe = finetuned.recipe(model, {**data_of(tmp_path, False, {}), "ingest": {"shard_mib": 1}})
+    if not known:
+        with pytest.raises(
+            ModelError, match="CLASS 2, CLASS 0, CLASS 1, the data's classes negative, neutral, positive"
+        ):
+            run(recipe, tmp_path / "runs", quiet, until="data")
+        return
+    found = run(recipe, tmp_path / "runs", quiet, until="train")
+    assert load_labels(found["data"].path) == own
+    assert read_json(found["data"].path / "quality.json")["head"] == own
+    assert read_json(found["train"].path / "metrics.json")["validation"]["accuracy"] == 1.0

@@ -298,7 +298,7 @@ def test_where_nothing_can_be_written_is_told_before_the_run(tmp_path: Path, mon
 def test_only_triton_models_are_replaced(tmp_path: Path) -> None:
     (tmp_path / "tiny" / "tiny").mkdir(parents=True)
     (tmp_path / "tiny" / "tiny" / "config.pbtxt").write_text("")
-    (tmp_path / "tiny" / "README.md").write_text("as every repository of lwc has one")
+    (tmp_path / "tiny" / "README.md").write_text("This repository was written by lwc.")
     check_destination(tmp_path / "tiny")
     check_destination(tmp_path / "new")
     (tmp_path / "tiny" / "thesis.docx").write_text("years of work")

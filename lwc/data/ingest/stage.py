@@ -31,8 +31,8 @@ def prepare_large(
     out: Path,
     scratch: Path,
     progress: Callable[[str], None],
-    head: Sequence[str] | None = None,
     workers: int | None = None,
+    head: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Write what `lwc.data.prepare.prepare` writes, by way of shards in ``scratch``, which survive a kill.
 
