@@ -99,7 +99,7 @@ def test_a_wrong_command_would_be_found() -> None:
         (["walk"], "no command walk"),
         (["run", "x.yaml", "--untill", "y"], "untill"),
         (["loadtest", "x", "--users", "few"], "valid integer"),
-        (["rollback"], "DIR"),
+        (["rollback"], "directory"),
     ):
         with pytest.raises(Exception, match=said):
             parse(wrong)
