@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from lwc.core.children import ProcessGroup
 from lwc.core.machine import cpu_limit
 from lwc.serving.loadtest.endpoint import connect
 from lwc.serving.loadtest.run import Load, run_loadtest
@@ -76,13 +77,10 @@ CONFIGURATIONS: dict[str, Change] = {
 @contextmanager
 def neighbours(count: int) -> Iterator[None]:
     """Run ``count`` programs that use a core each."""
-    programs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-    try:
+    with ProcessGroup() as group:
+        for _ in range(count):
+            subprocess.Popen([sys.executable, "-c", "while True: pass"], process_group=group.id)
         yield
-    finally:
-        for program in programs:
-            program.kill()
-            program.wait()
 
 
 def cpu_seconds(pid: int) -> float:

@@ -8,9 +8,6 @@ from pathlib import Path
 from lwc.core.errors import RecipeError
 from lwc.recipe import Recipe
 
-# Written with every repository.
-_README = "README.md"
-
 
 def check_destination(destination: Path, other: str = "name another --triton-models folder") -> None:
     """Refuse to replace a folder that holds anything but Triton models. ``other`` says how to choose another one.
@@ -22,13 +19,23 @@ def check_destination(destination: Path, other: str = "name another --triton-mod
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         problem = "cannot be written to" if nearest.is_dir() else "is a file"
         raise RecipeError(f"{destination}: {nearest} {problem}", other)
-    others = [path.name for path in destination.glob("*") if not (path / "config.pbtxt").is_file()]
-    strange = [name for name in others if name != _README]
+    strange = [path.name for path in destination.glob("*") if not (_is_model(path) or _is_our_readme(path))]
     if strange:
         raise RecipeError(
             f"{destination}: holds {strange[0]!r}, which is not a Triton model and would be overwritten",
             f"move it away, or {other}",
         )
+
+
+def _is_model(path: Path) -> bool:
+    return (path / "config.pbtxt").is_file()
+
+
+def _is_our_readme(path: Path) -> bool:
+    """Whether this is the page that `lwc.serving.triton.readme` puts into a repository, not one that somebody wrote."""
+    if path.name != "README.md" or not path.is_file():
+        return False
+    return "written by lwc" in path.read_text(encoding="utf-8", errors="replace")
 
 
 def destinations(recipe: Recipe, models: Path) -> dict[str, Path]:

@@ -17,13 +17,17 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Table:
-    """A header and rows of plain text; a row whose index is in ``strong`` or ``bad`` is marked."""
+    """A header and rows of plain text; a row whose index is in ``strong`` or ``bad`` is marked.
+
+    ``stacked``: on a phone, the cells of a row are below each other, as in every table of more than four columns.
+    """
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     caption: str = ""
     strong: tuple[int, ...] = ()
     bad: tuple[int, ...] = ()
+    stacked: bool = False
 
 
 @dataclass(frozen=True)

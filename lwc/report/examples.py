@@ -74,7 +74,7 @@ def _classes(answers: Answers, names: Names) -> list[Paragraph | Table]:
         ]
         if rows:
             caption = f"{title}: {int(mask.sum()):,} of {len(label):,} texts."
-            tables.append(Table(("text", "label", "base", "compressed"), tuple(rows), caption))
+            tables.append(Table(("text", "label", "base", "compressed"), tuple(rows), caption, stacked=True))
     return tables or [Paragraph("No test text changed its answer.")]
 
 
@@ -90,7 +90,7 @@ def _numbers(answers: Answers, names: Names) -> list[Paragraph | Table]:
     caption = (
         f"{int((moved > 0).sum()):,} of {len(label):,} texts changed their nearest number. The largest differences:"
     )
-    return [Table(("text", "label", "base", "compressed"), tuple(rows), caption)]
+    return [Table(("text", "label", "base", "compressed"), tuple(rows), caption, stacked=True)]
 
 
 def _tokens(answers: Answers, names: Names) -> list[Paragraph | Table]:
@@ -99,7 +99,7 @@ def _tokens(answers: Answers, names: Names) -> list[Paragraph | Table]:
     if not rows:
         return [Paragraph("No test text changed its most likely next token.")]
     caption = f"{int(changed.sum()):,} of {len(changed):,} texts changed the most likely token after their end."
-    return [Table(("text", "base", "compressed"), tuple(rows), caption)]
+    return [Table(("text", "base", "compressed"), tuple(rows), caption, stacked=True)]
 
 
 # Of a recommender, evaluation stores the lists of the compressed model only.

@@ -70,5 +70,7 @@ def first_screen(report: Report) -> tuple[list[Tiles], list[Paragraph]]:
     """Large figures, then what was removed, the target, and what must be known before deploying."""
     verdict = report["verdict"]
     said = f"{verdict['removed']} {target_words(report['target'])}"
-    paragraphs = [Paragraph(said), *(Paragraph(one, "bad") for one in verdict["alerts"])]
+    # What the run does otherwise says nothing new.
+    published = [Paragraph(verdict["gates"])] if verdict["passed"] and verdict["deploy"] is False else []
+    paragraphs = [Paragraph(said), *published, *(Paragraph(one, "bad") for one in verdict["alerts"])]
     return [_gains(report), _costs(report)], paragraphs

@@ -136,7 +136,7 @@ def _race(selection: Selection) -> list[Block]:
         " figure that recovery is judged by on the validation split; lower is better. More steps bring every candidate"
         " nearer, so distances compare within a round only."
     )
-    header = ("round", "steps", "removed", "kept", "distance", "")
+    header = ("round", "steps", "removed", "kept", "distance", "outcome")
     return [Table(header, tuple(rows), caption, strong=(len(rows) - len(rounds[-1]["distances"]),))]
 
 

@@ -32,7 +32,7 @@ def _removed(report: Findings) -> str:
     )
     return (
         f"Removed {len(gone)} of {selection['blocks_before']} blocks ({_blocks(gone)}){tokens}; "
-        f"kept {len(kept)} blocks ({_blocks(kept)})."
+        f"kept {len(kept)} block{'' if len(kept) == 1 else 's'} ({_blocks(kept)})."
     )
 
 

@@ -313,12 +313,15 @@ def test_recovery_brings_the_cut_model_closer(made: tuple[Any, Any], recovered: 
     assert all(weight.requires_grad for weight in recovered.model.parameters())
 
 
-def test_recovery_needs_no_labels_and_leaves_everything_else_alone(made: tuple[Any, Any], tmp_path: Path) -> None:
+def test_recovery_needs_no_labels_and_leaves_everything_else_alone(
+    made: tuple[Any, Any], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     model, tokenizer = made
     lwc.remove_blocks(model, [2]).save_pretrained(tmp_path / "cut")
     cut = AutoModelForSequenceClassification.from_pretrained(tmp_path / "cut")
     before = {name: value.clone() for one in (model, cut) for name, value in one.state_dict().items()}
     accelerator = Accelerator(mixed_precision="bf16", cpu=True)
+    request.addfinalizer(accelerator.state._reset_state)
     torch.manual_seed(3), random.seed(3), np.random.seed(3)
     drawn = torch.rand(1).item(), random.random(), np.random.rand()
     torch.manual_seed(3), random.seed(3), np.random.seed(3)

@@ -66,6 +66,16 @@ def test_the_line_learns_the_order_that_popularity_does_not_know(tmp_path: Path,
         assert missed[0] == first, f"{change} changes nothing before"
 
 
+def test_named_blocks_go_and_nothing_is_scored(tmp_path: Path) -> None:
+    write_chain(tmp_path / "shop.csv", users=60)
+    train = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-2, "precision": "fp32"}
+    made = recipe(tmp_path / "shop.csv", select={"blocks": [1]}, train=train, recover=train)
+    results = run(made, tmp_path / "runs", lambda *_: None, until="recover")
+    assert read_json(results["select"].path / "selection.json")["removed"] == [1]
+    assert not (results["score"].path / "importance.json").exists()
+    assert read_json(results["remove"].path / "cut.json") == {"kept": [0, 2]}
+
+
 def test_a_target_out_of_reach_is_told_before_the_training(tmp_path: Path) -> None:
     write_chain(tmp_path / "shop.csv")
     made = recipe(tmp_path / "shop.csv", target={"ratio": 50, "of": "params"})

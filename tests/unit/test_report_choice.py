@@ -69,6 +69,7 @@ def test_texts_whose_answer_changed_are_shown_by_kind(tmp_path: Path) -> None:
     lost, won, _ = section.blocks
     assert isinstance(lost, Table)
     assert isinstance(won, Table)
+    assert lost.stacked, "a phone has no room for a text beside three answers"
     assert lost.rows == (("<b>works</b>", "good", "good", "bad"),)
     assert lost.caption == "The base was right, the compressed model is wrong: 1 of 4 texts."
     assert won.rows == (("broke", "bad", "good", "bad"),)

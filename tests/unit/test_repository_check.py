@@ -38,7 +38,7 @@ def repository(tmp_path: Path) -> Path:
     folder = tmp_path / "repository"
     for name in ("m", "m_tokens"):
         (folder / name / "1").mkdir(parents=True)
-    package = Package(max_batch_size=128, intra_op_threads=1)
+    package = Package(max_batch_size=128, instances=1, intra_op_threads=1)
     write_graph(folder / "m_tokens" / "1" / "model.onnx")
     info = read_io(folder / "m_tokens" / "1" / "model.onnx")
     assert info == OnnxInfo(

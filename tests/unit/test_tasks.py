@@ -294,6 +294,7 @@ def test_a_language_model_goes_the_whole_line(tmp_path: Path) -> None:
     page = (tmp_path / "report" / "report.html").read_text()
     assert "perplexity" in page
     assert "served agreement with the uncut model" in page
+    assert "Answers that changed" in page
     assert "macro-F1" not in page
 
 
@@ -335,6 +336,7 @@ def test_stars_are_predicted_and_served_as_numbers(tmp_path: Path) -> None:
     assert report["parity"]["passed"]
     refused, empty = differences(report, recipe)
     assert (refused, set(empty) - {"environment.gpu"}) == ([], set()), "without a GPU there is no name of one"
+    assert "nearest number" in (tmp_path / "report" / "report.md").read_text()
     assert report["verdict"]["passed"]
     served = report["serving"]["http"]["served"]
     assert served["matches_offline"] == 1.0

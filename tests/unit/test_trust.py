@@ -312,7 +312,9 @@ def test_the_report_and_the_terminal_say_the_verdict(tmp_path: Any, monkeypatch:
     first = {name: (tmp_path / figure.file).read_bytes() for name, figure in figures.items()}
     importance_figures(found, {"removed": [3]}, tmp_path)
     assert first == {name: (tmp_path / figure.file).read_bytes() for name, figure in figures.items()}
-    section = importance_section({"importance": found, "selection": {"strategy": "fused"}}, figures)
+    section = importance_section(
+        {"importance": found, "selection": {"strategy": "fused", "removed": [3], "kept": [0, 1, 2, 4]}}, figures
+    )
     assert found["trust"]["verdict"] in [getattr(block, "text", "") for block in section.blocks]
     with render.console.capture() as said:
         render.importance_table(found)

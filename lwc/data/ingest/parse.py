@@ -48,6 +48,7 @@ class Piece:
     user: pa.Array
     item: pa.Array
     time: pa.Array
+    split: pa.Array
     line: pa.Array
     file: pa.Array
     bad: tuple[Bad, ...] = ()
@@ -133,7 +134,7 @@ def of_rows(items: Sequence[Row | Bad]) -> Piece:
 
 def _plain(raw: bytes, name: str, first: int, columns: Columns | None, seen: set[str]) -> Piece | None:
     """The rows of lines, each of which is an ordinary record; None if one may be anything else."""
-    if columns is not None and columns.label is not None:
+    if columns is not None and (columns.label is not None or columns.split is not None):
         return None
     table = _table(raw, columns)
     if table is None:
@@ -176,6 +177,7 @@ def _plain(raw: bytes, name: str, first: int, columns: Columns | None, seen: set
         user=user,
         item=item,
         time=time,
+        split=pa.nulls(count, pa.string()),
         line=pa.array(np.arange(first, first + count)),
         file=pa.repeat(name, count),
     )
