@@ -22,7 +22,7 @@ def test_a_lone_client_waits_for_nobody_and_gets_no_delay(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A client alone pays a delay of 50 ms twice in every request, in the text model and in the token model."""
+    """A client alone pays a delay of 50 ms in every request."""
     monkeypatch.setattr(delay, "ROUNDS", 2)
     build_repository(
         TextEndpoint(), ModelFiles(checkpoint / "model.onnx", checkpoint), tmp_path, Package(intra_op_threads=1), "r"
@@ -36,7 +36,7 @@ def test_a_lone_client_waits_for_nobody_and_gets_no_delay(
     slow, fast = found["figures"]
     assert (slow["delay"], fast["delay"]) == (50_000, 0)
     assert slow["p50_ms"] > 50.0
-    assert slow["throughput"] < 10.0
+    assert slow["throughput"] < 20.0
     assert (fast["wins"], slow["wins"]) == (1.0, 0.0)
     assert fast["gain"] > 1.0
     assert len(told) == 4

@@ -108,7 +108,7 @@ def recipe_of(root: Path, task: str, texts: dict[str, str], fields: Sequence[str
             "labels": {"scheme": "none" if task == "causal_lm" else "column"},
             "near_duplicate_threshold": 1.0, "calibration": 16, "split": {"test": 0.5},
         },
-        "model": {"kind": "pretrained", "source": str(root / "model"), "max_length": MAX_LENGTH},
+        "model": {"kind": "pretrained", "source": str(root / "model"), "max_length": MAX_LENGTH, "head": "new"},
         "train": {"epochs": 6, "batch_size": 8, "learning_rate": 3e-3, "patience": 6, "precision": "fp32"},
         "recover": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-4, "precision": "fp32"},
         "score": {"methods": [{"method": "block_influence"}]},

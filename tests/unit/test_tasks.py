@@ -324,7 +324,7 @@ def test_stars_are_predicted_and_served_as_numbers(tmp_path: Path) -> None:
         **COMMON,
         "task": {"kind": "regression"},
         "data": {"source": source, "labels": {"scheme": "column"}, "calibration": 20},
-        "model": {"kind": "pretrained", "source": str(tmp_path / "bert"), "max_length": 16},
+        "model": {"kind": "pretrained", "source": str(tmp_path / "bert"), "max_length": 16, "head": "new"},
         "train": {**COMMON["train"], "epochs": 20, "learning_rate": 5e-3, "patience": 20},
         "gates": [{"metric": "retention.spearman", "op": ">=", "value": 0.5}],
     })  # fmt: skip
