@@ -81,7 +81,8 @@ def checkpoint(folder: Path, texts: Sequence[str], side: str, task: str) -> None
         tokenizer.eos_token = "[SEP]"
         model = tiny("llama", 3, vocab_size=len(tokenizer), pad_token_id=0, task=AutoModelForCausalLM)
     else:
-        model = tiny("modernbert", 3, vocab_size=len(tokenizer), pad_token_id=0)
+        outputs = {"num_labels": 1} if task == "regression" else {}
+        model = tiny("modernbert", 3, vocab_size=len(tokenizer), pad_token_id=0, **outputs)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     settings = folder / "tokenizer_config.json"  # transformers does not save a side that was set later
@@ -108,7 +109,8 @@ def recipe_of(root: Path, task: str, texts: dict[str, str], fields: Sequence[str
             "labels": {"scheme": "none" if task == "causal_lm" else "column"},
             "near_duplicate_threshold": 1.0, "calibration": 16, "split": {"test": 0.5},
         },
-        "model": {"kind": "pretrained", "source": str(root / "model"), "max_length": MAX_LENGTH, "head": "new"},
+        "model": {"kind": "pretrained", "source": str(root / "model"), "max_length": MAX_LENGTH,
+                  "head": "own" if task == "regression" else "new"},
         "train": {"epochs": 6, "batch_size": 8, "learning_rate": 3e-3, "patience": 6, "precision": "fp32"},
         "recover": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-4, "precision": "fp32"},
         "score": {"methods": [{"method": "block_influence"}]},
