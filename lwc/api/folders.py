@@ -12,16 +12,17 @@ from lwc.core.errors import USAGE, LwcError, disk_full, no_space
 
 
 @contextmanager
-def new_folder(place: Path, ours: str) -> Iterator[Path]:
+def new_folder(place: Path, ours: str | None = None) -> Iterator[Path]:
     """A folder to fill, which becomes ``place`` at the end of the block, or vanishes if the block raises.
 
-    An earlier ``place`` is replaced if it is empty or has the file ``ours``.
+    An earlier ``place`` is replaced if it is empty or has the file ``ours``, by which a result is known.
 
     Raises:
         LwcError: ``place`` is something else, or the disk is full.
     """
-    if place.exists() and (not place.is_dir() or (any(place.iterdir()) and not (place / ours).is_file())):
-        raise LwcError(f"{place} exists and is not an earlier result of this kind", "name another folder", USAGE)
+    if place.exists() and not (place.is_dir() and (not any(place.iterdir()) or (ours and (place / ours).is_file()))):
+        what = "exists" if ours is None else "exists and is not an earlier result of this kind"
+        raise LwcError(f"{place} {what}", "name another folder", USAGE)
     place.absolute().parent.mkdir(parents=True, exist_ok=True)
     made = place.with_name(f".{place.name}.new-{os.getpid()}")
     old = place.with_name(f".{place.name}.old-{os.getpid()}")

@@ -171,9 +171,7 @@ def tokenizer_of(
     if tokenizer is None:
         raise ModelError("no tokenizer", "pass the model's tokenizer")
     if isinstance(tokenizer, str | PathLike):
-        folder = _folder_of(tokenizer)
-        if not (folder / "tokenizer_config.json").is_file() and Path(tokenizer).is_dir():
-            folder = Path(tokenizer)  # a Trainer may save it once, beside its checkpoints
+        folder = tokenizer_folder(tokenizer)
         found: Any = _language_tokenizer(folder) if language else load_tokenizer(folder)
     else:
         found = copy.deepcopy(tokenizer)
@@ -192,6 +190,12 @@ def tokenizer_of(
     found.padding_side = "right"
     found.model_max_length = length_of(model, found, max_length)
     return found  # type: ignore[no-any-return,unused-ignore]
+
+
+def tokenizer_folder(source: str | PathLike[str]) -> Path:
+    """Where the tokenizer of a source is: a Trainer may save it once, beside its checkpoints."""
+    folder = _folder_of(source)
+    return folder if (folder / "tokenizer_config.json").is_file() or not Path(source).is_dir() else Path(source)
 
 
 def _language_tokenizer(folder: Path) -> Any:

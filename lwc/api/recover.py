@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import copy
-import random
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor
 
 from lwc.api.models import (
@@ -29,6 +24,7 @@ from lwc.api.models import (
     tokenizer_of,
 )
 from lwc.api.settings import checked, told
+from lwc.api.state import own_state
 from lwc.api.texts import Given, Labels, Texts, read, rows_of, targets_of
 from lwc.core.arrays import Array
 from lwc.core.errors import DataError, ModelError, RecipeError
@@ -111,7 +107,7 @@ def recover(
         raise DataError("label_weight without labels", "pass labels, or set label_weight to 0")
     origin = _checked_kept(kept, student, whole) if kept is not None else kept_blocks(student, whole)
     own = next(student.parameters())
-    with _own_state(), exact(whole) as taught, tempfile.TemporaryDirectory(prefix="lwc-recover-") as temporary:
+    with own_state(), exact(whole) as taught, tempfile.TemporaryDirectory(prefix="lwc-recover-") as temporary:
         pupil: Any = copy.deepcopy(student).float().eval()
         pupil.set_attn_implementation("eager")  # as a checkpoint's: training switches to the fused kernel by itself
         place = device_of(taught)
@@ -207,22 +203,3 @@ def _checked_kept(kept: Sequence[int], student: Any, teacher: Any) -> list[int]:
             "give each block of the student its number in the teacher, in rising order",
         )
     return found
-
-
-@contextmanager
-def _own_state() -> Iterator[None]:
-    """Training leaves the caller's random states and Accelerate's state (a Trainer's precision, for example) alone."""
-    shared = [kind._shared_state for kind in (AcceleratorState, GradientState, PartialState)]
-    before = [dict(state) for state in shared]
-    python, numpy = random.getstate(), np.random.get_state()
-    for state in shared:
-        state.clear()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        for state, saved in zip(shared, before, strict=True):
-            state.clear()
-            state.update(saved)
-        random.setstate(python)
-        np.random.set_state(numpy)

@@ -73,6 +73,7 @@ def run(
     Raises:
         LwcError: the recipe is wrong, something it needs is missing, or a stage failed; ``hint`` says what to do.
     """
+    from lwc.api.state import own_state
     from lwc.pipeline.preflight import MACHINE, Subject, run_checks, serves
     from lwc.pipeline.publish import finish
     from lwc.pipeline.run import run as run_stages
@@ -88,7 +89,7 @@ def run(
     if serves(subject):
         ensure(say)
     folder = run_folder(base, loaded)
-    with tracked(loaded, base) as tracking:
+    with own_state(), tracked(loaded, base) as tracking:
         results = run_stages(loaded, base, lambda kind, stage, text: say(f"{stage}: {text}") if text else None)
         report = finish(loaded, results, folder, models)
         tracking.report, tracking.files = report, [folder / f"report.{kind}" for kind in ("html", "md", "json")]

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from lwc import __version__
-from lwc.cli import init, loadtest, push, store
+from lwc.cli import init, loadtest, push, steps, store
 from lwc.cli import look as looking
 from lwc.cli import run as running
 from lwc.cli import serve as serving
@@ -31,6 +31,7 @@ from lwc.core.errors import (
     memory_full,
     no_space,
 )
+from lwc.core.machine import versions
 
 # Libraries written in Rust (safetensors, tokenizers) report a full disk in an exception that is no OSError.
 _OS_ERROR = re.compile(r"\(os error \d+\)")
@@ -51,7 +52,9 @@ app.add_typer(store_app, name="store")
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"lwc {__version__}")
+        libraries = versions(("torch", "transformers", "onnxruntime"))
+        told = ", ".join(f"{name} {version or 'not installed'}" for name, version in libraries.items())
+        typer.echo(f"lwc {__version__} ({told})")
         raise typer.Exit
 
 
@@ -64,9 +67,9 @@ def _root(
 
 
 for command in (
-    init.init, running.run, running.plan, running.validate, running.schema, running.score, running.sweep,
-    running.compare, running.report, serving.export, serving.serve, serving.deploy, serving.rollback, loadtest.loadtest,
-    push.push, looking.families, looking.doctor,
+    init.init, running.run, running.plan, running.validate, running.schema, running.sweep, running.compare,
+    running.report, steps.score, steps.cut, steps.export, steps.package, serving.serve, serving.deploy,
+    serving.rollback, loadtest.loadtest, push.push, looking.families, looking.doctor,
 ):  # fmt: skip
     app.command()(grouped(command))
 data_app.command("inspect")(looking.data_inspect)

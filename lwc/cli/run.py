@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from lwc.cli import terminal as render
-from lwc.cli.options import AsJson, Overrides, RecipePath, Runs, load, print_json, run_line, show
+from lwc.cli.options import AsJson, Overrides, RecipePath, Runs, load, print_json, run_line
 from lwc.cli.view import RunView
 from lwc.core.errors import GATE_FAILED, OK, USAGE, LwcError
 
@@ -193,22 +193,6 @@ def schema() -> None:
     from lwc.recipe import Recipe
 
     print_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()})
-
-
-def score(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
-    """Train (or reuse) the model and rank its blocks."""
-    from lwc.core.store import read_json
-
-    loaded = load(recipe, overrides)
-    if not loaded.score.methods:
-        raise LwcError(
-            f"{loaded.name}: blocks are not scored: score.methods is empty",
-            "add `score: {}` to the recipe, or --set score={}",
-            exit_code=USAGE,
-        )
-    results = run_line(loaded, runs, "score")
-    importance = read_json(results["score"].path / "importance.json")
-    show(importance, as_json, render.importance_table)
 
 
 def report(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from lwc.cli import terminal as render
-from lwc.cli.options import AsJson, Overrides, Runs, print_json, show
+from lwc.cli.options import AsJson, print_json, show
 from lwc.core.errors import OK, USAGE, RecipeError
 
 ServerUrl = Annotated[
@@ -18,38 +18,6 @@ ServerUrl = Annotated[
     typer.Option(help="HTTP host:port of the server that reads DIR (key: LWC_ADMIN_KEY); by default, none"),
 ]
 LoadSeconds = Annotated[float, typer.Option("--seconds", min=1.0, help="timeout for loading a model")]
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    """Which plan is built, and where it goes."""
-
-    to: Annotated[Literal["tensorrt", "tensorrt-rtx"], typer.Option(help="tensorrt needs the GPU of the plan")]
-    precision: Annotated[
-        Literal["fp16", "fp32"] | None, typer.Option(help="by default the recipe's export.tensorrt.precision")
-    ] = None
-    out: Annotated[Path | None, typer.Option(help="by default runs/NAME/TO")] = None
-    built: Annotated[bool, typer.Option("--built", help="stamp the plan that the printed command built")] = False
-
-
-def export(
-    source: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", help="runs/NAME, or a recipe that has run")],
-    plan: PlanOptions,
-    overrides: Overrides = None,
-    runs: Runs = Path("runs"),
-    models: Annotated[Path, typer.Option("--triton-models", help="folder for the plan's repository")] = Path(
-        "triton_models"
-    ),
-    as_json: AsJson = False,
-) -> None:
-    """Build a TensorRT plan from a finished run, and stamp it with its GPU. Exit 4 without a GPU."""
-    from lwc.pipeline.export_plan import export_plan, find_run
-
-    found = find_run(source, runs, overrides or ())
-    precision = plan.precision or found.recipe.export.tensorrt.precision
-    stamp = export_plan(found, plan.to, precision, plan.out, models, plan.built, render.note)
-    if as_json:
-        print_json(stamp)
 
 
 def repo_check(

@@ -17,11 +17,15 @@ import jsonschema
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from card import run_card
 from grid import kept
 from measured_figures import differences
 
-from lwc.data.splits import load_split
+import lwc as api
+from lwc.data.splits import load_labels, load_split
+from lwc.models.load import load_model
+from lwc.pipeline.run import plan
 from lwc.pipeline.stages import stages_until
 from lwc.recipe.file import load_recipe
 from lwc.report.build import report_schema
@@ -242,6 +246,33 @@ def test_killed_at_any_stage_it_resumes_to_the_same_result(
     expected, got = digests(folder), digests(tmp_path)
     for name in ("train", "remove", "recover", "export"):
         assert got[name] == expected[name], f"{name} differs after a kill in {stage}"
+
+
+@pytest.mark.serving
+@pytest.mark.slow
+def test_the_python_api_gives_what_the_stages_did(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], report: dict[str, Any], tmp_path: Path
+) -> None:
+    folder, _ = finished
+    runs = folder / "runs"
+    ran = api.run(TINY, runs=runs, triton_models=tmp_path)
+    assert (ran.passed, ran.folder) == (True, runs / "tiny")
+    assert ran.report["quality"] == report["quality"]
+    stages = {one.stage.name: one.artifact for one in plan(load_recipe(TINY), runs) if one.artifact is not None}
+    base, data = stages["train"].path / "model", stages["data"].path
+    calibration, names = load_split(data, "calibration"), load_labels(data)
+    importance = api.score(base, None, calibration.texts, [names[label] for label in calibration.labels])
+    scored = json.loads((stages["score"].path / "importance.json").read_text())
+    assert importance.content["fused"] == scored["fused"]
+    assert importance.scores == {name: one["scores"] for name, one in scored["methods"].items()}
+    smaller = api.remove_blocks(base, importance.lowest(2)).state_dict()
+    cut = load_model(stages["remove"].path / "model").state_dict()
+    assert smaller.keys() == cut.keys()
+    assert all(torch.equal(weight, cut[name]) for name, weight in smaller.items())
+    done = lwc("export", runs / "tiny", "--to", "onnx", "--out", "onnx", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    exported = stages["export"].path / "compressed" / "model.onnx"
+    assert (tmp_path / "onnx" / "model.onnx").read_bytes() == exported.read_bytes()
 
 
 @pytest.mark.slow

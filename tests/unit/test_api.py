@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from tiny_texts import LABELS, TEXTS, classifier, language_model
 from transformers import AutoModelForSequenceClassification
 
 import lwc
+from lwc.api.state import own_state
 from lwc.core.errors import LwcError
 from lwc.importance.score import score_blocks
 from lwc.models.batches import batches, encode
@@ -313,21 +315,25 @@ def test_recovery_brings_the_cut_model_closer(made: tuple[Any, Any], recovered: 
     assert all(weight.requires_grad for weight in recovered.model.parameters())
 
 
-def test_recovery_needs_no_labels_and_leaves_everything_else_alone(
-    made: tuple[Any, Any], tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+@pytest.fixture
+def _fresh_process() -> Iterator[None]:
+    with own_state():
+        yield
+
+
+@pytest.mark.usefixtures("_fresh_process")
+def test_recovery_needs_no_labels_and_leaves_everything_else_alone(made: tuple[Any, Any], tmp_path: Path) -> None:
     model, tokenizer = made
     lwc.remove_blocks(model, [2]).save_pretrained(tmp_path / "cut")
     cut = AutoModelForSequenceClassification.from_pretrained(tmp_path / "cut")
     before = {name: value.clone() for one in (model, cut) for name, value in one.state_dict().items()}
-    accelerator = Accelerator(mixed_precision="bf16", cpu=True)
-    request.addfinalizer(accelerator.state._reset_state)
+    trainers = Accelerator(mixed_precision="bf16", cpu=True)
     torch.manual_seed(3), random.seed(3), np.random.seed(3)
     drawn = torch.rand(1).item(), random.random(), np.random.rand()
     torch.manual_seed(3), random.seed(3), np.random.seed(3)
     found = lwc.recover(cut, model, tokenizer, texts=TEXTS, epochs=1, scratch=tmp_path / "work")
     assert (torch.rand(1).item(), random.random(), np.random.rand()) == drawn
-    assert accelerator.mixed_precision == "bf16"
+    assert trainers.mixed_precision == "bf16"
     assert found.kept == [0, 1, 3]
     assert {"kl_divergence", "score"} <= found.history[0].keys()
     after = {name: value for one in (model, cut) for name, value in one.state_dict().items()}

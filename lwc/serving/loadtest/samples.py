@@ -22,7 +22,7 @@ from lwc.tasks.endpoint import Sample, Wire
 _OTHER = ("id", "label", "offline")
 # A longer name of an only column is rather the first text of a file without a header.
 _WORDS_OF_A_NAME = 3
-_Numbered = list[tuple[int, Mapping[str, Any]]]
+Numbered = list[tuple[int, Mapping[str, Any]]]
 
 
 def read_samples(path: Path, wire: Wire, say: Callable[[str], None] = lambda text: None) -> list[Sample]:
@@ -38,7 +38,7 @@ def read_samples(path: Path, wire: Wire, say: Callable[[str], None] = lambda tex
     if not path.is_file():
         raise DataError(f"no samples file at {path}", "give a .parquet, .jsonl, .csv, .tsv or .txt file")
     needed = f"samples need the column {wire.column}; label, offline and id are optional"
-    rows = _lines(path, wire) if format_of(path) == ".txt" else _records(path, wire, needed, say)
+    rows = questions_of(path, wire) if format_of(path) == ".txt" else _records(path, wire, needed, say)
     ids = [row.get("id") for _, row in rows]
     numbered = not all(_is_whole(one) for one in ids)
     if numbered and any(one is not None for one in ids):
@@ -62,15 +62,15 @@ def read_samples(path: Path, wire: Wire, say: Callable[[str], None] = lambda tex
     return samples
 
 
-def _records(path: Path, wire: Wire, needed: str, say: Callable[[str], None]) -> _Numbered:
+def _records(path: Path, wire: Wire, needed: str, say: Callable[[str], None]) -> Numbered:
     """The rows of a table, with the columns of the questions under the names that ``wire`` has for them."""
     present = columns_of(path)
-    chosen = _chosen(path, present, wire)
+    chosen = chosen_columns(path, present, wire)
     for name, column in chosen.items():
         if name != column:
             say(f"{path}: {name} is read from the column {column!r}")
     wanted = Wanted(chosen or {wire.column: wire.column}, _OTHER, needed, options=None, nested=True)
-    rows: _Numbered = []
+    rows: Numbered = []
     for found in records(path, WRITTEN_AS_USUAL, wanted, every=True):
         if isinstance(found, Bad):
             raise refused(found, path)
@@ -81,7 +81,7 @@ def _records(path: Path, wire: Wire, needed: str, say: Callable[[str], None]) ->
     return rows
 
 
-def _chosen(path: Path, present: Sequence[str], wire: Wire) -> dict[str, str]:
+def chosen_columns(path: Path, present: Sequence[str], wire: Wire) -> dict[str, str]:
     """The column of each part of a question: of its own name, of a usual one, or the only one of the file.
 
     Empty where none may have the questions.
@@ -120,9 +120,9 @@ def _is_whole(value: object) -> bool:
     return not isinstance(value, float) or value.is_integer()
 
 
-def _lines(path: Path, wire: Wire) -> _Numbered:
+def questions_of(path: Path, wire: Wire) -> Numbered:
     """The lines of a text file but blank ones."""
-    rows: _Numbered = []
+    rows: Numbered = []
     for found in lines(path, path.name):
         if isinstance(found, Bad):
             raise refused(found, path)
