@@ -169,7 +169,8 @@ def ratio_interval(value: float, samples: Floats) -> Interval:
 def quotient(above: ArrayLike, below: ArrayLike) -> Floats:
     """above ÷ below, NaN where the latter is 0."""
     one, other = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
-    return np.divide(one, other, out=np.full(other.shape, np.nan), where=other != 0)
+    found: Floats = np.divide(one, other, out=np.full(other.shape, np.nan), where=other != 0)
+    return found
 
 
 def classification_quality(labels: ArrayLike, logits: ArrayLike, n_boot: int, seed: int) -> dict[str, Any]:

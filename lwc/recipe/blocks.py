@@ -184,8 +184,8 @@ class Score(Section):
 class Target(Section):
     """How small: a ratio and what it is a ratio of. There is no default base."""
 
-    ratio: Ratio
-    of: RatioBase
+    ratio: Ratio = Field(description="how many times smaller, e.g. 2.5x")
+    of: RatioBase = Field(description="what the ratio counts")
 
     def reached(self, ratio: float) -> bool:
         """Whether a ratio is enough. One asked as 2.4 must not fail on 12 / 5 = 2.4000000000000004 or its neighbour."""
@@ -201,9 +201,11 @@ class Strategy(Row):
     reads_scores: ClassVar[bool] = False
     """Whether the choice goes by the scores of `Score`."""
     strategy: str
-    keep_first: Annotated[int, Field(ge=0)] = 0
-    keep_last: Annotated[int, Field(ge=0)] = 0
-    weights: Literal["kept", "random"] = "kept"
+    keep_first: Annotated[int, Field(ge=0)] = Field(default=0, description="first blocks that stay")
+    keep_last: Annotated[int, Field(ge=0)] = Field(default=0, description="last blocks that stay")
+    weights: Literal["kept", "random"] = Field(
+        default="kept", description="random: the cut model starts from random weights (a baseline)"
+    )
 
     def ends(self, total: int) -> frozenset[int]:
         """The first and last blocks that must stay, of ``total``."""
@@ -229,7 +231,7 @@ class Single(_Spans):
     implementation: ClassVar[str] = "lwc.selection.strategies:single"
     reads_scores: ClassVar[bool] = True
     strategy: Literal["single"]
-    method: str
+    method: str = Field(description="one of score.methods")
 
 
 class Greedy(Strategy):
@@ -244,7 +246,7 @@ class Beam(_Spans):
 
     implementation: ClassVar[str] = "lwc.selection.search:beam"
     strategy: Literal["beam"]
-    width: Positive = 8
+    width: Positive = Field(default=8, description="subsets that each step keeps")
     rows: Positive = Field(default=128, description="number of calibration rows to measure subsets on")
 
 
@@ -254,10 +256,10 @@ class Racing(_Spans):
     implementation: ClassVar[str] = "lwc.selection.racing:racing"
     reads_scores: ClassVar[bool] = True
     strategy: Literal["racing"]
-    candidates: Annotated[int, Field(ge=2, le=64)] = 8
+    candidates: Annotated[int, Field(ge=2, le=64)] = Field(default=8, description="most candidates that race")
     steps: Positive = Field(default=50, description="recovery steps of the first round")
-    width: Positive = 8
-    rows: Positive = 128
+    width: Positive = Field(default=8, description="width of the beam search for candidates")
+    rows: Positive = Field(default=128, description="calibration rows to measure subsets on")
 
 
 class Iterated(Strategy):
@@ -265,9 +267,9 @@ class Iterated(Strategy):
 
     implementation: ClassVar[str] = "lwc.selection.iterated:iterated"
     strategy: Literal["iterated"]
-    rounds: Annotated[int, Field(ge=2, le=50)] = 3
+    rounds: Annotated[int, Field(ge=2, le=50)] = Field(default=3, description="rounds of removal and recovery")
     steps: Positive = Field(default=100, description="recovery steps after each round except the last")
-    rows: Positive = 128
+    rows: Positive = Field(default=128, description="calibration rows to measure subsets on")
 
 
 class Drawn(Strategy):
@@ -275,7 +277,7 @@ class Drawn(Strategy):
 
     implementation: ClassVar[str] = "lwc.selection.strategies:drawn"
     strategy: Literal["random"]
-    draw: Annotated[int, Field(ge=0)] = 0
+    draw: Annotated[int, Field(ge=0)] = Field(default=0, description="number of the draw")
 
 
 class DropTop(Strategy):
@@ -335,5 +337,5 @@ Select = Annotated[Strategy, STRATEGIES]
 class Vocabulary(Section):
     """Trim the vocabulary of the compressed model to the tokens of the train split."""
 
-    trim: bool = False
+    trim: bool = Field(default=False, description="remove tokens that the train split does not use")
     min_count: Positive = Field(default=1, description="remove tokens that occur less often than this in train")

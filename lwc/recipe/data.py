@@ -16,13 +16,13 @@ class Columns(Lean):
     """Column names of a table; unset columns do not exist in the source."""
 
     added: ClassVar[tuple[str, ...]] = ("split",)
-    body: str | None = "text"
-    title: str | None = None
-    rating: str | None = None
-    label: str | None = None
-    user: str | None = None
-    item: str | None = None
-    time: str | None = None
+    body: str | None = Field(default="text", description="the text")
+    title: str | None = Field(default=None, description="a title or headline")
+    rating: str | None = Field(default=None, description="stars, 1 to 5")
+    label: str | None = Field(default=None, description="the class or number")
+    user: str | None = Field(default=None, description="who wrote the row; splits are disjoint by user")
+    item: str | None = Field(default=None, description="what the row is about")
+    time: str | None = Field(default=None, description="date or seconds since 1970")
     split: str | None = Field(
         default=None, description="column that says of each row whether it is of train, validation or test"
     )
@@ -103,7 +103,7 @@ class McAuleyFile(DataSource):
 
     implementation: ClassVar[str] = "lwc.data.sources.mcauley:SOURCE"
     kind: Literal["mcauley"]
-    paths: Paths
+    paths: Paths = Field(description="files, folders or patterns")
 
 
 class TableFile(DataSource, Lean):
@@ -115,9 +115,9 @@ class TableFile(DataSource, Lean):
     implementation: ClassVar[str] = "lwc.data.sources.table:SOURCE"
     added: ClassVar[tuple[str, ...]] = ("format",)
     kind: Literal["table"]
-    paths: Paths
-    columns: Columns = Columns()
-    format: Format = Format()
+    paths: Paths = Field(description="files, folders or patterns")
+    columns: Columns = Field(default=Columns(), description="which column is what")
+    format: Format = Field(default=Format(), description="how text tables are written")
 
 
 class HubDataset(DataSource):
@@ -125,10 +125,10 @@ class HubDataset(DataSource):
 
     implementation: ClassVar[str] = "lwc.data.sources.hub:SOURCE"
     kind: Literal["hub"]
-    id: str
-    config: str | None = None
-    split: str = "train"
-    columns: Columns = Columns()
+    id: str = Field(description="dataset id, or a local folder")
+    config: str | None = Field(default=None, description="configuration of the dataset")
+    split: str = Field(default="train", description="split to read")
+    columns: Columns = Field(default=Columns(), description="which column is what")
 
 
 class Amazon2023(DataSource):
@@ -136,7 +136,7 @@ class Amazon2023(DataSource):
 
     implementation: ClassVar[str] = "lwc.data.sources.amazon_2023:SOURCE"
     kind: Literal["amazon-2023"]
-    category: str
+    category: str = Field(description="category as in the file's name, e.g. All_Beauty")
 
 
 SOURCES = Table("kind", AmazonSample, McAuleyFile, TableFile, HubDataset, Amazon2023, default=AmazonSample)
@@ -156,9 +156,9 @@ class Split(Lean):
     """
 
     added: ClassVar[tuple[str, ...]] = ("map",)
-    by: Literal["auto", "user", "time", "random"] = "auto"
-    validation: Fraction = 0.1
-    test: Fraction = 0.2
+    by: Literal["auto", "user", "time", "random"] = Field(default="auto", description="how rows are divided")
+    validation: Fraction = Field(default=0.1, description="share of validation rows")
+    test: Fraction = Field(default=0.2, description="share of test rows")
     map: dict[LabelName, SplitName | Literal["none"]] = Field(
         default={},
         description="what the values of a split column mean, if they are not train, validation (valid, val, dev) or"
@@ -186,7 +186,7 @@ class Ingest(Section):
 
 class Data(Lean):
     added: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
-    source: AnySource = AmazonSample(kind="amazon-sample")
+    source: AnySource = Field(default=AmazonSample(kind="amazon-sample"), description="where the rows are read from")
     train: AnySource | None = Field(default=None, description="the train rows, instead of source")
     validation: AnySource | None = Field(
         default=None,
@@ -197,11 +197,17 @@ class Data(Lean):
         description="your test rows, which stay whole; without kind, a source like that of train with these settings"
         " changed",
     )
-    text_fields: tuple[Literal["title", "body"], ...] = Field(default=("body",), min_length=1)
-    labels: Labels = Labels()
-    split: Split = Split()
-    near_duplicate_threshold: Annotated[float, Field(ge=0.5, le=1.0)] = 0.9
-    max_bad_rows: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
+    text_fields: tuple[Literal["title", "body"], ...] = Field(
+        default=("body",), min_length=1, description="what the model reads, joined by a line break"
+    )
+    labels: Labels = Field(default=Labels(), description="how labels are made")
+    split: Split = Field(default=Split(), description="how rows are divided")
+    near_duplicate_threshold: Annotated[float, Field(ge=0.5, le=1.0)] = Field(
+        default=0.9, description="Jaccard similarity of word triples from which texts count as the same"
+    )
+    max_bad_rows: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.05, description="largest share of rows that may be quarantined"
+    )
     limit: Positive | None = Field(
         default=None,
         description="random subsample of rows, after cleaning; of whole histories if items are recommended; rows of"

@@ -33,7 +33,11 @@ LabelName = Annotated[str, BeforeValidator(_label), Field(min_length=1)]
 class Labels(Section):
     """How labels are made: star schemes (binary: >=4 vs <=2, the others dropped), a label column, or none."""
 
-    scheme: Literal["binary", "three_class", "five_class", "column", "none"] = "binary"
+    scheme: Literal["binary", "three_class", "five_class", "column", "none"] = Field(
+        default="binary",
+        description="binary: 4 and 5 stars against 1 and 2; three_class; five_class; column: a label column; none:"
+        " no labels",
+    )
     names: tuple[LabelName, ...] | None = Field(
         default=None,
         description="the classes in the order of their ids, by default that of the checkpoint's head; it also names the"

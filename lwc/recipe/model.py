@@ -25,11 +25,11 @@ class Pretrained(Lean):
 
     added: ClassVar[tuple[str, ...]] = ("head",)
     kind: Literal["pretrained"]
-    source: str
+    source: str = Field(description="folder, hub id, or package:MODULE")
     sha256: str | None = Field(default=None, description="SHA-256 of the weights file, checked before use")
-    revision: str | None = None
-    trust_remote_code: bool = False
-    max_length: Annotated[int, Field(ge=8, le=8192)] = 128
+    revision: str | None = Field(default=None, description="branch, tag or commit of a hub id")
+    trust_remote_code: bool = Field(default=False, description="run the code of the checkpoint's repository")
+    max_length: Annotated[int, Field(ge=8, le=8192)] = Field(default=128, description="tokens at which texts are cut")
     head: Literal["own", "new"] = Field(
         default="own",
         description="own: the checkpoint's head, whose outputs must be the classes of the data; a new one if it has"
@@ -41,14 +41,18 @@ class FromConfig(Section):
     """A transformer trained from scratch (pre-norm ModernBERT with mean pooling, or post-norm BERT)."""
 
     kind: Literal["config"]
-    blocks: Annotated[int, Field(ge=1, le=200)] = 12
-    hidden: Annotated[int, Field(ge=1, le=65_536)] = 128
-    heads: Annotated[int, Field(ge=1, le=65_536)] = 4
-    intermediate: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    vocab_size: Annotated[int, Field(ge=200, le=500_000)] = 8000
-    norm: Literal["pre", "post"] = "pre"
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
-    max_length: Annotated[int, Field(ge=8, le=8192)] = 128
+    blocks: Annotated[int, Field(ge=1, le=200)] = Field(default=12, description="number of blocks")
+    hidden: Annotated[int, Field(ge=1, le=65_536)] = Field(default=128, description="width of the hidden states")
+    heads: Annotated[int, Field(ge=1, le=65_536)] = Field(default=4, description="attention heads")
+    intermediate: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        default=None, description="width of the feed-forward layer; by default chosen from hidden"
+    )
+    vocab_size: Annotated[int, Field(ge=200, le=500_000)] = Field(
+        default=8000, description="tokens of the WordPiece vocabulary"
+    )
+    norm: Literal["pre", "post"] = Field(default="pre", description="pre: ModernBERT with mean pooling; post: BERT")
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(default=0.1, description="dropout in training")
+    max_length: Annotated[int, Field(ge=8, le=8192)] = Field(default=128, description="tokens at which texts are cut")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> FromConfig:
@@ -63,19 +67,21 @@ ModelSource = Annotated[Pretrained | FromConfig, Field(discriminator="kind")]
 class Optimization(Section):
     """Settings of the one training loop, shared by train and recover."""
 
-    epochs: Annotated[float, Field(gt=0.0)] = 1.0
-    batch_size: Positive = 32
+    epochs: Annotated[float, Field(gt=0.0)] = Field(default=1.0, description="passes over the train split")
+    batch_size: Positive = Field(default=32, description="rows of a step")
     optimizer: Literal["adamw", "muon"] = Field(
         default="adamw",
         description="muon: orthogonalised steps for the matrices of the blocks, AdamW for the rest (decision 6)",
     )
-    learning_rate: Annotated[float, Field(gt=0.0, lt=1.0)] = 2e-4
-    warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
-    max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    learning_rate: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(default=2e-4, description="highest learning rate")
+    warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.1, description="share of the steps in which the rate rises"
+    )
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(default=0.01, description="weight decay of AdamW")
+    max_grad_norm: Annotated[float, Field(gt=0.0)] = Field(default=1.0, description="largest norm of a step's gradient")
     dropout: bool = Field(default=True, description="use the dropout of the model's config")
     patience: Positive = Field(default=3, description="evaluations without improvement before stopping")
-    evaluations_per_epoch: Positive = 1
+    evaluations_per_epoch: Positive = Field(default=1, description="evaluations on validation in an epoch")
     checkpoint_every: Positive | None = Field(
         default=None, description="steps between resumable checkpoints; by default one a minute"
     )
@@ -132,14 +138,14 @@ class OrSkip:
 class Unlabelled(Section):
     """More text, whose labels are not read. Texts and users of validation and test are left out."""
 
-    source: AnySource
+    source: AnySource = Field(description="where the texts are read from")
     limit: Positive | None = Field(default=None, description="use a random sample of this many texts")
 
 
 class Recovery(Optimization):
     """Recovery distillation from the uncut model."""
 
-    epochs: Annotated[float, Field(gt=0.0)] = 3.0
+    epochs: Annotated[float, Field(gt=0.0)] = Field(default=3.0, description="passes over the texts")
     start: Literal["cut", "linear"] = Field(
         default="cut",
         description="linear: the block before each gap is first fitted, by least squares, to what the removed blocks "
@@ -149,10 +155,14 @@ class Recovery(Optimization):
         default=False,
         description="dropout of the student; helps only if the same rows are read many times (decision 6)",
     )
-    temperature: Annotated[float, Field(gt=0.0)] = 2.0
-    logits_weight: Annotated[float, Field(ge=0.0)] = 1.0
-    hidden_weight: Annotated[float, Field(ge=0.0)] = 1.0
-    label_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    temperature: Annotated[float, Field(gt=0.0)] = Field(default=2.0, description="temperature of the distilled logits")
+    logits_weight: Annotated[float, Field(ge=0.0)] = Field(default=1.0, description="weight of the distance of logits")
+    hidden_weight: Annotated[float, Field(ge=0.0)] = Field(
+        default=1.0, description="weight of the distance of hidden states"
+    )
+    label_weight: Annotated[float, Field(ge=0.0)] = Field(
+        default=0.0, description="weight of the loss against the labels"
+    )
     last_block: Literal["all", "read"] = Field(
         default="all",
         description="tokens whose hidden states are matched in the last block; read: the first one alone, which the "

@@ -24,10 +24,10 @@ class Gate(Section):
     """
 
     metric: MetricPath
-    op: Literal[">=", "<=", ">", "<", "=="]
-    value: float
+    op: Literal[">=", "<=", ">", "<", "=="] = Field(description="how the value is compared")
+    value: float = Field(description="the limit")
     # Multiply `value` by another report metric, so that a limit can be relative to the base model.
-    relative_to: str | None = None
+    relative_to: str | None = Field(default=None, description="metric that the limit is multiplied by")
     at: At = Field(
         default="value",
         description="what of the metric's 95% interval is judged: its value, or its lower or upper end. With `at: low`,"
@@ -44,7 +44,7 @@ class Gate(Section):
 class Sweep(Section):
     """Ratios and strategies of ``lwc sweep``, one variant for each pair. ``lwc run`` ignores this section."""
 
-    ratios: tuple[Ratio, ...] = Field(min_length=1)
+    ratios: tuple[Ratio, ...] = Field(min_length=1, description="ratios of target.of")
     select: tuple[Select, ...] = Field(default=(), description="by default the recipe's own")
 
 
@@ -53,23 +53,23 @@ class Recipe(Section):
 
     schema_version: Literal[1]
     name: Name
-    description: str = ""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 17
-    task: AnyTask = Classification()
-    data: Data = Data()
-    model: ModelSource
-    train: Annotated[Training, OrSkip()] = Training()
-    score: Score = Score()
-    target: Target
-    select: Select = Fused()
-    recover: Recovery = Recovery()
-    vocabulary: Vocabulary = Vocabulary()
-    evaluate: Evaluate = Evaluate()
-    export: Export = Export()
-    package: Package = Package()
-    verify: Verify = Verify()
-    gates: tuple[Gate, ...] = ()
-    sweep: Sweep | None = None
+    description: str = Field(default="", description="one line for the report")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=17, description="seed of every random choice")
+    task: AnyTask = Field(default=Classification(), description="what the model learns")
+    data: Data = Field(default=Data(), description="rows, labels and splits")
+    model: ModelSource = Field(description="the checkpoint, or a shape to train from scratch")
+    train: Annotated[Training, OrSkip()] = Field(default=Training(), description="training of the base")
+    score: Score = Field(default=Score(), description="how blocks are ranked")
+    target: Target = Field(description="how small")
+    select: Select = Field(default=Fused(), description="which blocks go")
+    recover: Recovery = Field(default=Recovery(), description="distillation after the cut")
+    vocabulary: Vocabulary = Field(default=Vocabulary(), description="trimming of the vocabulary")
+    evaluate: Evaluate = Field(default=Evaluate(), description="the one read of the test split")
+    export: Export = Field(default=Export(), description="ONNX, int8 and timing")
+    package: Package = Field(default=Package(), description="the Triton repository")
+    verify: Verify = Field(default=Verify(), description="the load test")
+    gates: tuple[Gate, ...] = Field(default=(), description="limits that decide whether the run passes")
+    sweep: Sweep | None = Field(default=None, description="variants of lwc sweep")
     tracking: tuple[Literal["tensorboard", "mlflow", "trackio", "wandb"], ...] = Field(
         default=(),
         description="experiment trackers that `lwc run` logs to when it ends: parameters, curves, stage times, metrics,"

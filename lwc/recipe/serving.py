@@ -171,8 +171,10 @@ class Package(Section):
 class FindRate(Section):
     """Search for the highest open-loop rate that the served model answers within a p95."""
 
-    max_p95_ms: Annotated[float, Field(gt=0.0)]
-    max_error_rate: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    max_p95_ms: Annotated[float, Field(gt=0.0)] = Field(description="highest p95 in ms")
+    max_error_rate: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.0, description="highest share of failed requests"
+    )
     against_base: bool = Field(default=True, description="also search for the uncut model; windows alternate")
     start: Annotated[float, Field(ge=0.5, le=1e6)] = Field(default=10.0, description="requests/s to start from")
     seconds: Annotated[float, Field(ge=1.0)] = Field(default=5.0, description="length of a window")

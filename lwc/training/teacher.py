@@ -215,7 +215,7 @@ def _store(teacher: LiveTeacher, train: Encoded, folder: Path, progress: Callabl
     groups = batches(train, np.zeros(len(train), dtype=np.int64), 32, length_bucketed=True, seed=None)
     shape = (int(starts[-1]), int(model.config.hidden_size))
     states = [
-        open_memmap(aside / f"hidden-{slot}.npy", "w+", np.float32, shape)  # type: ignore[no-untyped-call]
+        open_memmap(aside / f"hidden-{slot}.npy", "w+", np.float32, shape)  # type: ignore[no-untyped-call,unused-ignore]
         for slot in range(len(teacher.blocks))
     ]
     logits: Array = np.zeros((len(train), int(model.config.num_labels)), dtype=np.float32)

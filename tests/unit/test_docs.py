@@ -19,6 +19,7 @@ from tiny_texts import LABELS, TEXTS, classifier
 
 import lwc
 from lwc.cli.main import app
+from lwc.recipe import Recipe
 from lwc.recipe.file import parse_recipe
 from lwc.recipe.variants import unfit_variants
 from lwc.report.gate_names import CHECKS
@@ -200,3 +201,16 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     targets = set(re.findall(r'href="#([A-Z]\w+)"', recipe))
     assert targets
     assert all(f'id="{target}"' in recipe for target in targets)
+
+
+def test_every_key_of_a_recipe_is_described() -> None:
+    """The reference is made from these descriptions; a tag such as ``kind: table`` says it all."""
+    schema = Recipe.model_json_schema()
+    sections = {"recipe": schema, **schema["$defs"]}
+    silent = [
+        f"{name}.{key}"
+        for name, section in sections.items()
+        for key, value in section.get("properties", {}).items()
+        if "description" not in value and "const" not in value
+    ]
+    assert silent == []
