@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from transformers import AutoTokenizer
 
 from lwc.api.folders import new_folder
-from lwc.api.models import ModelLike, model_of, tokenizer_folder
+from lwc.api.models import ModelLike, model_of, tokenizer_folder, unwrapped
 from lwc.core.errors import LwcError
 from lwc.models.families import family_of
 from lwc.models.loaded import reading
@@ -39,7 +39,7 @@ def remove_blocks(model: ModelLike, blocks: Iterable[int]) -> PreTrainedModel:
     """
     whole = model_of(model)
     smaller = removed_from(whole, family_of(whole), {index(block) for block in blocks})
-    return cast("PreTrainedModel", smaller)
+    return unwrapped(cast("PreTrainedModel", smaller))
 
 
 def cut_folder(source: str, blocks: Collection[int], folder: str | PathLike[str]) -> dict[str, Any]:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 LONGEST = 512
 """Tokens of a text unless ``max_length`` says otherwise, or the tokenizer or the model allow fewer."""
 _STATE = "trainer_state.json"
+# Attributes by which Accelerate puts autocast around the pass forward of a model that it has prepared.
+_WRAPPED = ("forward", "_original_forward")
 
 Kind = Literal["classification", "regression", "causal_lm"]
 
@@ -209,15 +211,25 @@ def _language_tokenizer(folder: Path) -> Any:
 def exact(model: PreTrainedModel, device: str | None = None) -> Iterator[PreTrainedModel]:
     """The model as scores, parity and export need it: float32, eager attention, on ``device`` (default: its own).
 
-    A copy where that needs other weights; otherwise the model itself, put back as it was afterwards.
+    A copy where that needs other weights; otherwise the model itself, put back as it was afterwards. Without the
+    autocast of a Trainer in half precision, see `unwrapped`.
     """
     place = torch.device(device) if device is not None else device_of(model)
     whole = {weight.dtype for weight in model.parameters() if weight.is_floating_point()} <= {torch.float32}
     if not whole or place != device_of(model):
         model = copy.deepcopy(model).to(place).float()
-    before = model.config._attn_implementation
+    before, wrapped = model.config._attn_implementation, {name: model.__dict__.get(name) for name in _WRAPPED}
     model.set_attn_implementation("eager")
     try:
-        yield model
+        yield unwrapped(model)
     finally:
         model.set_attn_implementation(before)
+        model.__dict__.update({name: value for name, value in wrapped.items() if value is not None})
+
+
+def unwrapped(model: PreTrainedModel) -> PreTrainedModel:
+    """The model without the wrapper that Accelerate leaves around ``forward``, which computes in half precision."""
+    if "_original_forward" in model.__dict__:
+        for name in _WRAPPED:
+            model.__dict__.pop(name, None)
+    return model

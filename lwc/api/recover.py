@@ -22,6 +22,7 @@ from lwc.api.models import (
     length_of,
     model_of,
     tokenizer_of,
+    unwrapped,
 )
 from lwc.api.settings import checked, told
 from lwc.api.state import own_state
@@ -108,7 +109,7 @@ def recover(
     origin = _checked_kept(kept, student, whole) if kept is not None else kept_blocks(student, whole)
     own = next(student.parameters())
     with own_state(), exact(whole) as taught, tempfile.TemporaryDirectory(prefix="lwc-recover-") as temporary:
-        pupil: Any = copy.deepcopy(student).float().eval()
+        pupil: Any = unwrapped(copy.deepcopy(student)).float().eval()
         pupil.set_attn_implementation("eager")  # as a checkpoint's: training switches to the fused kernel by itself
         place = device_of(taught)
         work = Path(temporary if scratch is None else scratch)
