@@ -64,7 +64,7 @@ def data_notes(quality: DataQuality) -> list[str]:
     if cleaned := test.get("cleaned", 0):
         found.append(
             f"Cleaning (entities, tags, spaces, control characters) changes {cleaned:,} of the {test['used']:,} texts"
-            " of your test split, and would at the endpoint: what reads them raw may get other answers for them."
+            " of your test split, as it does at the endpoint. A program that reads the raw texts may get other answers."
         )
     if head := quality.get("head", []):
         shown = ", ".join(head[:8]) + (f" and {len(head) - 8} more" if len(head) > 8 else "")
@@ -154,31 +154,33 @@ def _splits(quality: DataQuality, skipped: bool) -> Iterator[str]:
     if "test" not in given and (quality.get("head") or skipped):
         why = "has a head for these labels" if quality.get("head") else "is taken as it is"
         yield (
-            f"The checkpoint {why}, and lwc drew the test split itself: the checkpoint may have been trained on test"
-            " rows, so the base's figures may be too good, and the retention too low. Name the rows it was not trained"
-            " on: data.test, or data.source.columns.split."
+            f"The checkpoint {why}, and lwc drew the test split itself. The checkpoint may have been trained on test"
+            " rows, which makes the base look too good and retention too low. Name rows that it was not trained on,"
+            " with data.test or data.source.columns.split."
         )
     shared = quality.get("shared_by_splits", {})
     rows = quality.get("splits", {}).get("test", {}).get("rows", 0)
     if count := shared.get("test_in_train", 0):
         yield (
-            f"{count:,} of the {rows:,} test rows are in your train split too. The test split stays whole, and the"
-            f" {shared['train_left_out']:,} train rows that are also in validation or test are not trained on here. A"
-            " checkpoint that was trained on them has seen these test rows."
+            f"{count:,} of the {rows:,} test rows also occur in your train split. The test split stays whole; the"
+            f" {shared['train_left_out']:,} train rows that also occur in validation or test are not used for training."
+            " A checkpoint that was trained on them has already seen these test rows."
         )
     if count := shared.get("test_in_validation", 0):
         yield (
-            f"{count:,} of the {rows:,} test rows are in your validation split too, from which they are left out"
+            f"{count:,} of the {rows:,} test rows also occur in your validation split, where they are left out"
             f" ({shared['validation_left_out']:,} rows)."
         )
     test = quality.get("test_rows", {})
-    lost = test.get("given", 0) - test.get("used", 0)
-    if lost:
-        left_out = test.get("left_out", 0)
-        scheme = f", {left_out:,} of them by data.labels.scheme" if left_out else ""
+    if test and test["used"] < test["given"]:
+        left_out, bad = test["left_out"], test["given"] - test["used"] - test["left_out"]
+        reasons = [
+            *([f"{left_out:,} left out by data.labels.scheme"] if left_out else []),
+            *([f"{bad:,} bad, see quarantine.jsonl"] if bad else []),
+        ]
         yield (
-            f"{lost:,} of the {test['given']:,} rows of your test split are not in it{scheme}; the bad ones are in"
-            " quarantine.jsonl. The figures, the base's too, are of the other rows."
+            f"{test['used']:,} of the {test['given']:,} rows of your test split are used ({', '.join(reasons)}). All"
+            " figures, also the base's, cover only the rows used."
         )
 
 

@@ -111,7 +111,8 @@ class TextTask:
             check_checkpoint(folder)
             order = None if head is None else self.order(head, recipe.data.labels, names)
             set_seed(recipe.seed)  # a new head is random: the same recipe gives the same model
-            fresh = source.head == "new" and Saved(folder, CLASSIFICATION).head is not None
+            found = Saved(folder, CLASSIFICATION).head
+            fresh = source.head == "new" and found is not None and found[1] == len(outputs)  # else it is made anyway
             model = load_classifier(folder, outputs, source.trust_remote_code, order, new_head=fresh)
             tokenizer = load_tokenizer(folder, source.trust_remote_code)
             check_vocabulary(tokenizer, model, source)

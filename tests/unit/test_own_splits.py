@@ -65,7 +65,7 @@ def test_the_test_split_stays_whole_and_its_texts_leave_train(tmp_path: Path) ->
     assert quality["test_rows"] == {"given": 37, "left_out": 0, "used": 37, "cleaned": 1}
     said = data_warnings(quality, "classification")
     assert any(
-        "3 of the 37 test rows are in your train split too. The test split stays whole, and the 4" in s for s in said
+        "3 of the 37 test rows also occur in your train split. The test split stays whole; the 4" in s for s in said
     )
     assert any("changes 1 of the 37 texts" in one for one in data_notes(quality))
     assert split_words(quality) == "split as the data say"
@@ -91,7 +91,10 @@ def test_what_is_left_out_of_a_test_split_is_told(tmp_path: Path) -> None:
     quality, _ = made(tmp_path, given, labels={"scheme": "binary"})
     assert quality["test_rows"] == {"given": 31, "left_out": 10, "used": 20, "cleaned": 0}
     said = " ".join(data_warnings(quality, "classification"))
-    assert "11 of the 31 rows of your test split are not in it, 10 of them by data.labels.scheme" in said
+    assert (
+        "20 of the 31 rows of your test split are used (10 left out by data.labels.scheme, 1 bad, see quarantine.jsonl)"
+        in said
+    )
 
 
 @pytest.mark.parametrize("given", [("train", "test"), ("train", "validation")])

@@ -90,7 +90,7 @@ def test_the_base_is_the_checkpoint_and_its_figures_those_of_plain_transformers(
     assert report["recipe"]["resolved"]["train"] == "skip"
     for page in ("report.md", "report.html"):
         assert "The base is your checkpoint, not trained here." in (tmp_path / "out" / page).read_text()
-    assert any("3 of the 76 test rows are in your train split too" in one for one in report["verdict"]["warnings"])
+    assert any("3 of the 76 test rows also occur in your train split" in one for one in report["verdict"]["warnings"])
 
 
 def test_a_regressor_is_kept_too(number: Path, tmp_path: Path) -> None:
