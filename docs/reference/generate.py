@@ -1,7 +1,8 @@
 """mkdocs hook: pages that are made from the code, so that they cannot differ from it.
 
 ``reference/recipe.md`` comes from the JSON Schema of the recipe and ``reference/cli.md`` from the Typer application.
-The decisions in the navigation are listed by their titles.
+``notebooks/notebook.md`` is notebooks/notebook.ipynb with its outputs. The navigation lists the decisions by their
+titles.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from mkdocs.structure.files import File, Files
 
 RECIPE = "reference/recipe.md"
 CLI = "reference/cli.md"
+NOTEBOOK = "notebooks/notebook.md"
 _RECIPE_TEXT = """\
 # Recipe keys
 
@@ -35,13 +37,15 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
-    for path, text in ((RECIPE, recipe_page()), (CLI, cli_page())):
+    notebook = Path(config.docs_dir) / "notebooks" / "notebook.ipynb"
+    pages = ((RECIPE, recipe_page()), (CLI, cli_page()), (NOTEBOOK, notebook_page(notebook)))
+    for path, text in pages:
         files.append(File.generated(config, path, content=text))
     return files
 
 
 def _title(path: Path) -> str:
-    return path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+    return path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ").replace("`", "")
 
 
 def recipe_page() -> str:
@@ -115,7 +119,7 @@ def _type(value: dict[str, Any], definitions: dict[str, Any]) -> str:
     if value.get("type") == "array":
         return f"list of {_type(value.get('items', {}), definitions)}"
     limits = [
-        f"{sign} {value[key]:g}"
+        f"{sign} {value[key]:.12g}"
         for key, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
         if isinstance(value.get(key), int | float)
     ]
@@ -137,3 +141,22 @@ def cli_page() -> str:
     context = typer.Context(command, info_name="lwc")
     text: str = get_docs_for_click(obj=command, ctx=context, name="lwc", title="Command line")
     return text
+
+
+def notebook_page(path: Path) -> str:
+    """A notebook as Markdown: text, code, and what each cell printed and showed."""
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        parts += [_output(one) for one in cell.get("outputs", ())]
+    return "\n\n".join(parts) + "\n\n[Download the notebook](notebook.ipynb)\n"
+
+
+def _output(output: dict[str, Any]) -> str:
+    data = output.get("data", {})
+    if "image/png" in data:
+        return f'<img alt="{_cell(data["text/plain"])}" src="data:image/png;base64,{data["image/png"].strip()}">'
+    if "text/html" in data:
+        return str(data["text/html"]).replace("\n", "")
+    return f"```text\n{(data.get('text/plain') or output['text']).rstrip()}\n```"

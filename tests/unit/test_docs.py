@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pandas as pd
 import pytest
+import torch
 import typer
 import yaml
 from pages import PAGES, ROOT, Block, blocks, inline, lwc_commands
+from run_notebook import cells, execute
 from tiny_texts import LABELS, TEXTS, classifier
 
 import lwc
@@ -24,6 +27,8 @@ from lwc.recipe.variants import unfit_variants
 from lwc.report.gate_names import CHECKS
 
 GENERATED = [ROOT / "docs" / "reference" / name for name in ("recipe.md", "cli.md")]
+NOTEBOOKS = ROOT / "docs" / "notebooks"
+GENERATED.append(NOTEBOOKS / "notebook.md")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMAND = typer.main.get_command(app)
 
@@ -180,6 +185,31 @@ def test_the_ten_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     given = {"model": model, "tokenizer": tokenizer, "texts": TEXTS, "labels": LABELS, "more_texts": TEXTS}
     exec(compile(block.text, "README.md", "exec"), given)
     assert "Answer(label=" in capsys.readouterr().out
+
+
+def test_the_notebook_is_its_source_run_whole() -> None:
+    made = json.loads((NOTEBOOKS / "notebook.ipynb").read_text(encoding="utf-8"))["cells"]
+    source = cells((NOTEBOOKS / "notebook.py").read_text(encoding="utf-8"))
+    assert [(cell["cell_type"], cell["source"]) for cell in made] == [(kind, text) for kind, _, text in source], (
+        "run docs/notebooks/run_notebook.py again"
+    )
+    outputs = [one for cell in made for one in cell.get("outputs", ())]
+    assert any("image/png" in one.get("data", {}) for one in outputs)
+    assert not [one for one in outputs if one["output_type"] == "error"]
+
+
+@pytest.mark.serving
+def test_the_notebook_runs_on_a_model_and_data_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All cells but the two that it tells people to replace."""
+    monkeypatch.chdir(tmp_path)
+    model, tokenizer = classifier(blocks=6)
+    own = pd.DataFrame({"text": TEXTS, "label": LABELS})
+    parts = {"train": own, "calibration": own, "test": own, "names": model.config.id2label}
+    space = {"pd": pd, "torch": torch, "model": model, "tokenizer": tokenizer, **parts}
+    code = [(name, text) for kind, name, text in cells((NOTEBOOKS / "notebook.py").read_text()) if kind == "code"]
+    assert [name for name, _ in code if name] == ["data", "model"]
+    outputs = [one for name, text in code if not name for one in execute(text, space)]
+    assert "Answer(label=" in outputs[-1]["text"]
 
 
 def test_the_python_page_shows_every_public_name() -> None:
