@@ -158,5 +158,6 @@ def _output(output: dict[str, Any]) -> str:
     if "image/png" in data:
         return f'<img alt="{_cell(data["text/plain"])}" src="data:image/png;base64,{data["image/png"].strip()}">'
     if "text/html" in data:
-        return str(data["text/html"]).replace("\n", "")
+        # Without these attributes, the theme styles it as a table of its own.
+        return str(data["text/html"]).replace(' border="1" class="dataframe"', "").replace("\n", "")
     return f"```text\n{(data.get('text/plain') or output['text']).rstrip()}\n```"
