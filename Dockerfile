@@ -2,11 +2,12 @@
 # Serving in production uses the official Triton image with the repository that lwc wrote: see README.
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY lwc lwc
 # The CPU build of torch; for a GPU build leave the index out.
 RUN python -m venv /opt/lwc \
- && /opt/lwc/bin/pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu '.[serve,sample]'
+ && /opt/lwc/bin/pip install --no-cache-dir 'torch<2.14' --index-url https://download.pytorch.org/whl/cpu \
+ && /opt/lwc/bin/pip install --no-cache-dir '.[serve,sample]'
 
 FROM python:3.11-slim-bookworm
 RUN useradd --uid 1000 --create-home lwc
