@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lwc.core.errors import USAGE, LwcError, disk_full, no_space
+from lwc.core.errors import USAGE, LwcError
+from lwc.core.store import replacing
 
 
 @contextmanager
@@ -23,20 +22,5 @@ def new_folder(place: Path, ours: str | None = None) -> Iterator[Path]:
     if place.exists() and not (place.is_dir() and (not any(place.iterdir()) or (ours and (place / ours).is_file()))):
         what = "exists" if ours is None else "exists and is not an earlier result of this kind"
         raise LwcError(f"{place} {what}", "name another folder", USAGE)
-    place.absolute().parent.mkdir(parents=True, exist_ok=True)
-    made = place.with_name(f".{place.name}.new-{os.getpid()}")
-    old = place.with_name(f".{place.name}.old-{os.getpid()}")
-    for aside in (made, old):
-        shutil.rmtree(aside, ignore_errors=True)
-    made.mkdir()
-    try:
+    with replacing(place) as made:
         yield made
-        if place.exists():
-            place.rename(old)
-        made.rename(place)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException as error:
-        shutil.rmtree(made, ignore_errors=True)
-        if disk_full(error):
-            raise no_space(place) from error
-        raise

@@ -120,8 +120,35 @@ def read_record(run: Path) -> dict[str, Any]:
     return found
 
 
+@contextmanager
+def replacing(destination: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of ``destination`` at the end of the block, or vanishes if that raises.
+
+    An older one is replaced by two renames.
+
+    Raises:
+        LwcError: the disk is full.
+    """
+    destination.absolute().parent.mkdir(parents=True, exist_ok=True)
+    fresh, old = (destination.with_name(f".{destination.name}.{state}-{os.getpid()}") for state in ("new", "old"))
+    for aside in (fresh, old):
+        shutil.rmtree(aside, ignore_errors=True)
+    fresh.mkdir()
+    try:
+        yield fresh
+        if destination.exists():
+            destination.rename(old)
+        fresh.rename(destination)
+    except BaseException as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if disk_full(error):
+            raise no_space(destination) from error
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def publish_folder(source: Path, destination: Path, added: Mapping[str, str] | None = None) -> None:
-    """Copy a folder to ``destination``; an older one is replaced by two renames, or stays if the copy fails.
+    """Copy a folder to ``destination``; an older one stays if the copy fails (`replacing`).
 
     Copies, never links: people edit a published file in place, and a link would carry the edit into the store.
 
@@ -131,24 +158,11 @@ def publish_folder(source: Path, destination: Path, added: Mapping[str, str] | N
     Raises:
         LwcError: the disk is full.
     """
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    fresh = destination.with_name(f".{destination.name}.new-{os.getpid()}")
-    old = destination.with_name(f".{destination.name}.old-{os.getpid()}")
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
+    with replacing(destination) as fresh:
         # A server that used the source leaves compiled Python behind.
-        shutil.copytree(source, fresh, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(source, fresh, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
         for name, text in (added or {}).items():
             (fresh / name).write_text(text, encoding="utf-8")
-    except BaseException as error:
-        shutil.rmtree(fresh, ignore_errors=True)
-        if disk_full(error):
-            raise no_space(destination) from error
-        raise
-    if destination.exists():
-        destination.rename(old)
-    fresh.rename(destination)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -161,13 +175,23 @@ class Artifact:
 
 
 @contextmanager
-def exclusive(lock: Path, problem: LwcError) -> Iterator[None]:
-    """Hold the lock file ``lock``, which stays; raise ``problem`` if another process holds it."""
-    with lock.open("w") as held:
+def taken(lock: Path) -> Iterator[bool]:
+    """Hold the lock file ``lock``, which stays, unless another process does; gives whether this one holds it."""
+    with lock.open("a+") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise problem from error
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+@contextmanager
+def exclusive(lock: Path, problem: LwcError) -> Iterator[None]:
+    """Hold the lock file ``lock``, which stays; raise ``problem`` if another process holds it."""
+    with taken(lock) as free:
+        if not free:
+            raise problem
         yield
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from lwc.core.errors import USAGE, LwcError
-from lwc.core.store import MANIFEST, RECORD, STORE_FOLDER, key_of, read_record
+from lwc.core.store import MANIFEST, RECORD, STORE_FOLDER, key_of, read_record, taken
 
 _WORK, _LOCKS, _ANSWERS = "work", "locks", "teacher"
 _UNFINISHED = (_WORK, _ANSWERS)
@@ -73,12 +71,8 @@ def _users(runs: Path) -> dict[tuple[str, str], list[str]]:
 def _held(lock: Path) -> bool:
     if not lock.is_file():
         return False
-    with lock.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    with taken(lock) as free:
+        return not free
 
 
 def unneeded(entries: list[Entry], days: float, unfinished: bool, now: float | None = None) -> list[Entry]:
@@ -99,8 +93,9 @@ def prune(entries: list[Entry], say: Callable[[Entry], None] = lambda entry: Non
     for entry in entries:
         store = entry.path.parent.parent
         name = entry.name if entry.stage == _WORK else f"{entry.stage}-{entry.name}"
-        with _taken(store / _LOCKS / name) as taken:
-            if not taken:
+        (store / _LOCKS).mkdir(exist_ok=True)
+        with taken(store / _LOCKS / name) as free:
+            if not free:
                 continue
             # Renamed first: a half-deleted result must not look whole.
             going = store / _WORK / f".gone-{name}"
@@ -111,15 +106,3 @@ def prune(entries: list[Entry], say: Callable[[Entry], None] = lambda entry: Non
         freed += entry.bytes
         say(entry)
     return freed
-
-
-@contextmanager
-def _taken(lock: Path) -> Iterator[bool]:
-    lock.parent.mkdir(exist_ok=True)
-    with lock.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
