@@ -92,5 +92,5 @@ def run(
     with own_state(), tracked(loaded, base) as tracking:
         results = run_stages(loaded, base, lambda kind, stage, text: say(f"{stage}: {text}") if text else None)
         report = finish(loaded, results, folder, models)
-        tracking.report, tracking.files = report, [folder / f"report.{kind}" for kind in ("html", "md", "json")]
+        tracking.decided(report, folder)
     return Run(report, report["verdict"]["passed"], folder)

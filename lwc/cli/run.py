@@ -63,7 +63,7 @@ def run(
         if "verify" in results:
             with RunView() as view, view.stage("report", REPORT):
                 report = finish(loaded, results, folder, models)
-            run.report, run.files = report, [folder / f"report.{kind}" for kind in ("html", "md", "json")]
+            run.decided(report, folder)
     if "verify" not in results:
         if "recover" in results:
             render.places({"checkpoint": f"{results['recover'].path / 'model'} (Hugging Face folder)"})

@@ -74,11 +74,12 @@ def _ingredients(stage: Stage, recipe: Recipe, inputs: Mapping[str, Artifact]) -
     }
 
 
-def _flatten(value: object, prefix: str = "") -> dict[str, Any]:
+def flatten(value: object, prefix: str = "") -> dict[str, Any]:
+    """Single values of a nested mapping by dotted path."""
     if isinstance(value, Mapping):
         flat: dict[str, Any] = {}
         for key, item in value.items():
-            flat.update(_flatten(item, f"{prefix}.{key}" if prefix else str(key)))
+            flat.update(flatten(item, f"{prefix}.{key}" if prefix else str(key)))
         return flat
     return {prefix: value}
 
@@ -87,7 +88,7 @@ def _why(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
     """The first differences between what a stage was made from last time and now."""
     if before is None:
         return NEVER_RUN
-    old, new = _flatten(before), _flatten(now)
+    old, new = flatten(before), flatten(now)
     changes = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     if not changes:
         return "its result is gone or damaged"

@@ -15,7 +15,7 @@ from typing import Any
 
 from lwc.core.errors import LwcError, MissingDependency
 from lwc.core.store import read_json
-from lwc.pipeline.run import plan, run_folder
+from lwc.pipeline.run import flatten, plan, run_folder
 from lwc.recipe import Recipe
 from lwc.report.content_types import Report
 
@@ -99,6 +99,10 @@ class Tracked:
     report: Report | None = None
     files: list[Path] = field(default_factory=list)
 
+    def decided(self, report: Report, folder: Path) -> None:
+        """The run has a verdict, and its report is in ``folder``."""
+        self.report, self.files = report, [folder / f"report.{kind}" for kind in ("html", "md", "json")]
+
 
 @contextmanager
 def tracked(recipe: Recipe, runs: Path) -> Iterator[Tracked]:
@@ -129,7 +133,8 @@ def _write(recipe: Recipe, runs: Path, run: Tracked, failed: bool) -> None:
         try:
             tracker = kind.start(recipe, run_folder(runs, recipe))
             tracker.start()
-            tracker.store_init_configuration(dict(_leaves(recipe.model_dump(mode="json", exclude={"tracking"}), str)))
+            settings = flatten(recipe.model_dump(mode="json", exclude={"tracking"}))
+            tracker.store_init_configuration({key: str(value) for key, value in settings.items()})
             for step, values in _curves(recipe, runs):
                 tracker.log(values, step=step)
             tracker.log(_figures(run.report) | {"failed": float(failed)}, step=0)
@@ -159,16 +164,6 @@ def _figures(report: Report | None) -> dict[str, float]:
     """The figures of a report that people compare runs by, and its gates: 1 passed, 0 failed."""
     if report is None:
         return {}
-    figures = {key: value for section in _SECTIONS for key, value in _leaves({section: report.get(section)}, float)}
+    found = flatten({section: report.get(section) for section in _SECTIONS})
+    figures = {key: float(value) for key, value in found.items() if isinstance(value, int | float)}
     return figures | {f"gates/{gate['metric']}": float(gate["passed"]) for gate in report["gates"]}
-
-
-def _leaves(value: Any, kind: Callable[[Any], Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Single values of a nested one by dotted path; with ``float`` only the numbers."""
-    if isinstance(value, Mapping):
-        for key, part in value.items():
-            yield from _leaves(part, kind, f"{path}.{key}" if path else str(key))
-    elif kind is str:
-        yield path, str(value)
-    elif isinstance(value, int | float):
-        yield path, float(value)
