@@ -11,6 +11,7 @@ from typing import Any
 
 from lwc.core.errors import DataError
 from lwc.data.columns import Wanted
+from lwc.data.own_splits import split_of
 from lwc.data.paths import locate_all
 from lwc.data.rows import Bad
 from lwc.data.sources.table import records
@@ -27,7 +28,6 @@ _NAMES = {
     "time": ("time", "timestamp", "date", "datetime", "unixreviewtime", "review_date", "created_at", "created"),
     "split": ("split", "fold", "subset", "partition"),
 }
-_SPLITS = {"train", "training", "valid", "validation", "val", "dev", "test", "testing", "eval"}
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,9 @@ def guess(paths: Sequence[str]) -> Guess:
     elif "title" in chosen:
         chosen["body"] = chosen.pop("title")
     splits = tuple(found[chosen["split"]].counts()) if "split" in chosen else ()
-    if not {value.casefold() for value in splits} <= _SPLITS:
-        del chosen["split"]
+    strange = [value for value in splits if split_of(value, {}) is None]
+    if strange:
+        notes.append(f"{chosen.pop('split')}: {strange[0]!r} names no split, so the column is left out")
         splits = ()
     if "rating" in chosen and not _is_stars(found[chosen["rating"]]):
         notes.append(f"{chosen['rating']}: not ratings from 1 to 5")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lwc.core.errors import MissingDependency, ModelError
 from lwc.models.checkpoint import check_checkpoint
 from lwc.models.families import CLASSIFICATION
 from lwc.models.head_labels import class_names, differing, match_labels, named_as, output_names, unnamed
-from lwc.models.saved import Saved
+from lwc.models.saved import CLASSIFIER_SUFFIX, Saved
 from lwc.models.source import resolve_source
 from lwc.recipe import FromConfig, Labels, Pretrained
 
@@ -90,10 +91,19 @@ def _on_hub(model: Pretrained, stays: bool) -> Head | None:
             f"{model.source}: not a local folder, and not reachable on the hub: {str(error).splitlines()[0]}",
             "download it and give the folder's path, or use package:<module>",
         ) from error
-    config = json.loads(Path(path).read_bytes())
-    if not any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ()):
+    outputs = declared_outputs(json.loads(Path(path).read_bytes()), model.source)
+    return None if outputs is None else Head(model.source, outputs, stays)
+
+
+def declared_outputs(config: Mapping[str, Any], place: str) -> list[str] | None:
+    """Names of the outputs of the head that a ``config.json`` declares; None where it declares none.
+
+    Raises:
+        ModelError: it contradicts itself.
+    """
+    if not any(str(name).endswith(CLASSIFIER_SUFFIX) for name in config.get("architectures") or ()):
         return None
     try:
-        return Head(model.source, output_names(config, config.get("num_labels", 2)), stays)
+        return output_names(config, config.get("num_labels", 2))
     except ValueError as error:
-        raise ModelError(f"{model.source}: config.json: {error}", "name another checkpoint") from error
+        raise ModelError(f"{place}: config.json: {error}", "name another checkpoint") from error

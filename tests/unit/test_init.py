@@ -116,6 +116,29 @@ def test_what_cannot_be_compressed_is_refused(
     assert caught.value.hint
 
 
+def test_a_head_is_kept_and_its_names_are_never_guessed(tmp_path: Path) -> None:
+    data = table(tmp_path / "t.csv", 100, text=[TEXT], label=["spam", "ham"])
+
+    def written(**config: Any) -> tuple[Recipe, str]:
+        place = tmp_path / f"m{len(list(tmp_path.iterdir()))}"
+        return drafted([data], checkpoint(place, architectures=["BertForSequenceClassification"], **config))
+
+    recipe, text = written(id2label={"0": "HAM", "1": "SPAM"})
+    assert recipe.train.skip
+    assert "map:" not in text, "they match without case"
+    assert '# map: {"spam": …, "ham": …}' in written(id2label={"0": "good", "1": "bad"})[1]
+    assert "# names: […]" in written()[1], "outputs without names"
+    with pytest.raises(ModelError, match="id2label"):
+        written(id2label={"0": "a", "2": "b"})
+
+
+def test_a_damaged_config_is_no_bug(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="not JSON"):
+        draft([table(tmp_path / "t.csv", 60, text=[TEXT], label=["a", "b"])], str(tmp_path / "m"), "mine")
+
+
 def test_the_command_writes_once_and_names_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     table(tmp_path / "my data.csv", 60, text=[TEXT], label=["a", "b"])

@@ -12,6 +12,7 @@ from lwc.core.errors import MissingDependency, RecipeError, ServingError
 from lwc.serving.checks.model import Machine
 from lwc.serving.checks.run import check_repository
 from lwc.serving.triton.config import parse
+from lwc.serving.triton.environment import ensure
 from lwc.serving.triton.readme import curl_commands
 from lwc.serving.triton.server import HOST, TritonServer, docker_command
 
@@ -62,6 +63,7 @@ def serve_embedded(
         raise RecipeError("--control without a key", "set LWC_ADMIN_KEY, here and for `lwc deploy`")
     if not (control and repository.is_dir() and not any(repository.glob("*/"))):  # empty: the first deploy fills it
         check_servable(repository, say)
+    ensure(say)  # the first time it takes a while
     server = TritonServer(repository, http_port, grpc_port, metrics_port, control=control, key=key)
     starts: deque[float] = deque(maxlen=RESTARTS + 1)
     while True:
