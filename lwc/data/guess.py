@@ -14,8 +14,7 @@ from lwc.data.columns import Wanted
 from lwc.data.own_splits import split_of
 from lwc.data.paths import locate_all
 from lwc.data.rows import Bad
-from lwc.data.sources.table import records
-from lwc.recipe import Format
+from lwc.data.sources.table import WRITTEN_AS_USUAL, columns_of, records
 
 _SAMPLE, _COUNTED = 5_000, 200_000
 _MOST_CLASSES = 50
@@ -129,7 +128,9 @@ def _sample(paths: Sequence[Path]) -> tuple[dict[str, list[str]], int, int, bool
     columns: dict[str, list[str]] = {}
     rows = 0
     for path in paths:
-        for found in records(path, Format(), Wanted({}), every=True):
+        # Named, they show how the file is split.
+        wanted = Wanted({name: name for name in columns_of(path)}, nested=True)
+        for found in records(path, WRITTEN_AS_USUAL, wanted, every=True):
             if isinstance(found, Bad):
                 continue
             if rows == _COUNTED:

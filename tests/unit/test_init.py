@@ -116,6 +116,24 @@ def test_what_cannot_be_compressed_is_refused(
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_other_delimiters_than_commas_are_found_and_commas_stay_in_texts(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "t.csv"
+    rows = [f"it works, well, number {row}{mark}{('good', 'bad')[row % 2]}" for row in range(80)]
+    path.write_text("\n".join([f"text{mark}label", *rows]), encoding="utf-8")
+    found = guess([str(path)])
+    assert found.columns == {"label": "label", "body": "text"}
+    assert found.rows == 80
+
+
+def test_lists_and_missing_keys_of_json_lines_do_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    lines = [{"text": f"{TEXT} {row}", "label": "ab"[row % 2], "tags": [1, 2]} for row in range(40)]
+    path.write_text("\n".join(json.dumps(line if row else {**line, "note": "x"}) for row, line in enumerate(lines)))
+    found = guess([str(path)])
+    assert (found.columns["body"], found.columns["label"], found.rows) == ("text", "label", 40)
+
+
 def test_a_head_is_kept_and_its_names_are_never_guessed(tmp_path: Path) -> None:
     data = table(tmp_path / "t.csv", 100, text=[TEXT], label=["spam", "ham"])
 
